@@ -1,0 +1,300 @@
+"""One run, typed, frozen, complete: corpus, annotator, parsing, classifier, label stage, report, storage.
+
+A recipe is a YAML file. Unknown keys and wrong types are refused with the path of the key, its line and the
+nearest valid name; ``--set a.b=c`` changes one value. Fields declared with ``placed()`` say where and how
+wide a stage runs and can never change a result: they are left out of every fingerprint.
+"""
+
+import difflib
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
+
+from llambert.errors import InputError
+
+Model = TypeVar("Model", bound=BaseModel)
+Share = float  # a share of something, between 0 and 1
+
+
+def placed(default: Any, **constraints: Any) -> Any:
+    """A field of placement, concurrency or batch size: part of the recipe, not of any fingerprint."""
+    return Field(default, json_schema_extra={"changes_result": False}, **constraints)
+
+
+class Section(BaseModel):
+    """A part of a recipe: immutable, and closed to keys it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+
+
+class Columns(Section):
+    """Which source column is what. ``record_id`` null: made from content and position, deterministically."""
+
+    text: str = "text"
+    record_id: str | None = None
+    split: str | None = None
+    gold_label: str | None = None
+    keep: tuple[str, ...] = ()
+
+
+class CorpusRecipe(Section):
+    """Where the corpus is and which of its rows are records.
+
+    Null and blank texts are rejected (``null_text``, ``empty_text``). A text of more than
+    ``max_text_chars`` characters keeps its first ``max_text_chars`` and is counted as truncated.
+    """
+
+    path: str
+    format: Literal["auto", "parquet", "jsonl", "csv", "tsv", "text"] = "auto"
+    columns: Columns = Columns()
+    gold_labels: dict[str, str] = Field(default_factory=dict)
+    """Source value -> category; empty: the values are the categories."""
+    exclude: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Column -> values whose rows are no records of this corpus (counted as ``excluded``)."""
+    max_text_chars: PositiveInt = 100_000
+    rows_per_part: PositiveInt = 50_000
+
+
+class Decoding(Section):
+    """How a response is generated; the paper's reference values are in jobs/recipes."""
+
+    temperature: float = Field(0.0, ge=0)
+    top_k: NonNegativeInt = 0
+    top_p: float = Field(1.0, gt=0, le=1)
+    max_new_tokens: PositiveInt = 10
+    seed: int = 0
+
+
+class AnnotatorRecipe(Section):
+    """Which LLM is asked about which records, and how.
+
+    ``mode``: ``generate`` (free text, parsed afterwards), ``choice`` (decoding constrained to the answer
+    words) or ``score`` (one prefill, probabilities of the answer words). ``prompt`` names one of the task's.
+    """
+
+    engine: Literal["transformers", "vllm", "openai"] = "transformers"
+    model: str
+    revision: str | None = None
+    prompt: str | None = None
+    num_shots: NonNegativeInt | None = None
+    mode: Literal["generate", "choice", "score"] = "generate"
+    num_records: PositiveInt
+    seed: int = 0
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    max_model_len: PositiveInt | None = None
+    truncation: Literal["head", "tail", "head_tail"] = "head"
+    """Which end of a text is kept where the prompt would not fit the model's context."""
+    decoding: Decoding = Decoding()
+    records_per_part: PositiveInt = 256
+    max_batch_tokens: PositiveInt = placed(1024)
+    min_replicas: PositiveInt = placed(1)
+    max_replicas: PositiveInt = placed(1)
+    cpus_per_replica: float = placed(1.0, gt=0)
+    gpus_per_replica: NonNegativeInt = placed(0)
+    max_attempts: PositiveInt = placed(3)
+
+
+class ParseRecipe(Section):
+    """How responses become categories.
+
+    ``prior_correction``: ``none``; ``batch`` (batch calibration, Zhou et al. 2024, arXiv 2309.17249: the
+    mean log-probability of each category over the annotated sample is taken off).
+    ``min_answer_mass``: a scored record whose answer words hold less probability than this is rejected.
+    ``min_confidence``: silver labels below it are rejected as ``low_confidence``.
+    """
+
+    prior_correction: Literal["none", "batch"] = "none"
+    min_answer_mass: Share = Field(0.0, ge=0, le=1)
+    min_confidence: Share = Field(0.0, ge=0, le=1)
+
+
+class ClassifierRecipe(Section):
+    """How the encoder is fine-tuned; defaults are the paper's (arXiv 2403.15938).
+
+    ``loss``: ``hard`` (cross-entropy on the silver label) or ``soft`` (against the annotator's
+    probabilities). ``batch_size`` is global, whatever the number of workers.
+    """
+
+    model: str
+    revision: str | None = None
+    epochs: PositiveInt = 5
+    batch_size: PositiveInt = 16
+    learning_rate: float = Field(2e-5, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    warmup_share: Share = Field(0.1, ge=0, le=1)
+    max_length: PositiveInt = 512
+    loss: Literal["hard", "soft"] = "hard"
+    label_smoothing: Share = Field(0.0, ge=0, lt=1)
+    seed: int = 0
+    bucketing: bool = True
+    checkpoint_every_steps: PositiveInt = placed(100)
+    num_workers: PositiveInt = placed(1)
+    cpus_per_worker: float = placed(1.0, gt=0)
+    use_gpu: bool = placed(False)
+    max_failures: NonNegativeInt = placed(3)
+
+
+class LabelRecipe(Section):
+    """How the classifier labels the whole corpus."""
+
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    probabilities: bool = False
+    keep: tuple[str, ...] = ()
+    """Corpus columns passed through to the labels table."""
+    max_batch_tokens: PositiveInt = placed(2048)
+    min_actors: PositiveInt = placed(1)
+    max_actors: PositiveInt = placed(1)
+    cpus_per_actor: float = placed(1.0, gt=0)
+    gpus_per_actor: float = placed(0.0, ge=0)
+    max_attempts: PositiveInt = placed(3)
+
+
+class Recipe(Section):
+    """A whole run. ``task`` is the name of a shipped task or the path of a task file."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    task: str
+    corpus: CorpusRecipe
+    annotator: AnnotatorRecipe
+    parse: ParseRecipe = ParseRecipe()
+    classifier: ClassifierRecipe
+    label: LabelRecipe = LabelRecipe()
+    storage: str = placed("")
+    """URI of the run directory; ``runs/<name>`` where the recipe names none."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_storage(cls, values: Any) -> Any:
+        if isinstance(values, dict) and not values.get("storage") and isinstance(values.get("name"), str):
+            return {**values, "storage": f"runs/{values['name']}"}
+        return values
+
+
+def load_recipe(path: str | Path, settings: list[str] | None = None) -> Recipe:
+    """Read a recipe file and apply ``a.b=c`` settings; ``InputError`` with every fault, a line each."""
+    text = read_text(path)
+    values = parse_yaml(text, path)
+    for setting in settings or []:
+        _apply(values, setting)
+    return validate(Recipe, values, text, path)
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The resolved recipe as YAML, every default written out."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def result_fields(section: Section) -> dict[str, Any]:
+    """The fields of a section that can change a stage's result, as JSON values."""
+    values = section.model_dump(mode="json")
+    return {
+        name: values[name]
+        for name, info in type(section).model_fields.items()
+        if (info.json_schema_extra or {}).get("changes_result", True)  # type: ignore[union-attr]
+    }
+
+
+def digest(*values: Any) -> str:
+    """Twelve hexadecimal digits that stand for JSON values; the fingerprints are made of it."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:12]
+
+
+def read_text(path: str | Path) -> str:
+    """A text file a user named; ``InputError`` if it cannot be read."""
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise InputError(f"{path}: cannot be read: {reason}") from error
+
+
+def parse_yaml(text: str, path: str | Path) -> dict[str, Any]:
+    """A YAML mapping; ``InputError`` naming the line otherwise."""
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f":{mark.line + 1}" if mark else ""
+        raise InputError(f"{path}{line}: not YAML: {getattr(error, 'problem', error)}") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: expected a mapping of keys to values, found {type(values).__name__}")
+    return values
+
+
+def validate(model: type[Model], values: dict[str, Any], text: str, path: str | Path) -> Model:
+    """Make ``model`` of ``values`` read from ``text``; ``InputError`` with a line per fault otherwise."""
+    try:
+        return model.model_validate_json(json.dumps(values))
+    except TypeError as error:
+        raise InputError(f"{path}: a value is neither text, number, list nor mapping: {error}") from error
+    except ValidationError as error:
+        lines = _line_numbers(text)
+        faults = [_describe(fault, model, path, lines) for fault in error.errors(include_url=False)]
+        raise InputError("\n".join(faults)) from error
+
+
+def _describe(fault: Any, model: type[BaseModel], path: str | Path, lines: dict[tuple[str, ...], int]) -> str:
+    location = tuple(str(step) for step in fault["loc"])
+    line = next((lines[location[:n]] for n in range(len(location), 0, -1) if location[:n] in lines), None)
+    where = f"{path}:{line}" if line else f"{path}"
+    key = ".".join(location)
+    match fault["type"]:
+        case "extra_forbidden":
+            names = list(_section_at(model, location[:-1]).model_fields)
+            near = difflib.get_close_matches(location[-1], names, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(names)}"
+            return f"{where}: {key}: unknown key; {hint}"
+        case "missing":
+            return f"{where}: {key}: is missing"
+        case _:
+            return f"{where}: {key}: {fault['msg'].removeprefix('Value error, ')} (found {fault['input']!r})"
+
+
+def _section_at(model: type[BaseModel], location: tuple[str, ...]) -> type[BaseModel]:
+    for step in location:
+        annotation = model.model_fields[step].annotation if step in model.model_fields else None
+        candidates = [annotation, *get_args(annotation)]
+        inner = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
+        if inner:
+            model = inner[0]
+    return model
+
+
+def _line_numbers(text: str) -> dict[tuple[str, ...], int]:
+    """The 1-based line of every key path of a YAML text."""
+    found: dict[tuple[str, ...], int] = {}
+
+    def walk(node: yaml.Node, prefix: tuple[str, ...]) -> None:
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                found[(*prefix, str(key.value))] = key.start_mark.line + 1
+                walk(value, (*prefix, str(key.value)))
+        elif isinstance(node, yaml.SequenceNode):
+            for index, value in enumerate(node.value):
+                found[(*prefix, str(index))] = value.start_mark.line + 1
+                walk(value, (*prefix, str(index)))
+
+    root = yaml.compose(text)
+    if root is not None:
+        walk(root, ())
+    return found
+
+
+def _apply(values: dict[str, Any], setting: str) -> None:
+    path, equals, raw = setting.partition("=")
+    if not equals or not path.strip():
+        raise InputError(f"--set {setting}: expected key.path=value")
+    *sections, last = path.strip().split(".")
+    for step in sections:
+        inner = values.setdefault(step, {})
+        if not isinstance(inner, dict):
+            raise InputError(f"--set {setting}: {step} is a value, not a section")
+        values = inner
+    try:
+        values[last] = yaml.safe_load(raw)
+    except yaml.YAMLError as error:
+        raise InputError(f"--set {setting}: the value is not YAML") from error

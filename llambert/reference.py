@@ -1,0 +1,149 @@
+"""Where a model or a corpus lives: one string that says it.
+
+========================  =====================================================================
+``meta-llama/Llama-2-…``   a name on the Hugging Face hub (models; ``hf://datasets/…`` for corpora)
+``./folder``, ``/folder``  a local file or folder
+``s3://bucket/key``        anything fsspec can open
+``package:name/file``      a file inside an installed Python package, found without importing it
+========================  =====================================================================
+"""
+
+import hashlib
+import importlib.util
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import fsspec
+
+from llambert.errors import InputError
+
+_HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
+# Files up to this size are hashed whole; of larger ones the size and the first and last mebibyte count, so
+# that a 140 GB checkpoint does not delay a run's start by minutes.
+_HASH_WHOLE_BELOW_BYTES = 1 << 30
+_MEBIBYTE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A reference that was looked up.
+
+    ``location`` is what a library is given to open: a local path, a URI or a hub name.
+    ``kind`` is ``local``, ``remote`` (an fsspec URI) or ``hub``.
+    """
+
+    location: str
+    kind: str
+
+
+def resolve(reference: str) -> Resolved:
+    """Find what a reference names; ``InputError`` if it is not there.
+
+    A bare ``name/name`` is a local path if one exists and a hub name otherwise, as everywhere in the
+    Hugging Face libraries.
+    """
+    if reference.startswith("package:"):
+        return Resolved(str(_inside_package(reference)), "local")
+    if "://" in reference:
+        return Resolved(reference, "remote")
+    path = Path(reference).expanduser()
+    if path.exists():
+        return Resolved(str(path.resolve()), "local")
+    if not reference.startswith((".", "/", "~")) and _HUB_NAME.match(reference):
+        return Resolved(reference, "hub")
+    raise InputError(f"{reference}: no such file or folder")
+
+
+def _inside_package(reference: str) -> Path:
+    name, _, inside = reference.removeprefix("package:").partition("/")
+    spec = importlib.util.find_spec(name) if name.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError(f"{reference}: the Python package {name!r} is not installed here")
+    for folder in spec.submodule_search_locations:
+        path = Path(folder) / inside
+        if path.exists():
+            return path
+    raise InputError(f"{reference}: the package {name!r} has no {inside!r}")
+
+
+def content_identity(reference: str, revision: str | None = None) -> str:
+    """A short hash of what a reference stands for now, so that replaced content is never met by old results.
+
+    Local files count by name and content; remote ones by name, size and the store's own ETag or time of
+    change; a hub name by its revision, or, if the recipe pins none, by the revision in the local hub cache.
+    """
+    resolved = resolve(reference)
+    if resolved.kind == "hub":
+        return hashlib.sha256(f"{resolved.location}@{revision or _cached_revision(resolved.location)}".encode()).hexdigest()[:16]
+    digest = hashlib.sha256()
+    if resolved.kind == "local":
+        root = Path(resolved.location)
+        files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file())
+        for file in files:
+            digest.update(f"{file.relative_to(root)}\0{file.stat().st_size}\0".encode())
+            _hash_file(file, digest)
+    else:
+        filesystem, path = fsspec.core.url_to_fs(resolved.location)
+        try:
+            found = filesystem.find(path, detail=True)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{reference}: cannot be read: {error}") from error
+        if not found:
+            raise InputError(f"{reference}: nothing is there")
+        for name, info in sorted(found.items()):
+            mark = info.get("ETag") or info.get("etag") or info.get("LastModified") or info.get("mtime") or ""
+            digest.update(f"{name}\0{info.get('size')}\0{mark}\0".encode())
+    return digest.hexdigest()[:16]
+
+
+def _hash_file(file: Path, digest) -> None:
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        if size <= _HASH_WHOLE_BELOW_BYTES:
+            while chunk := stream.read(_MEBIBYTE):
+                digest.update(chunk)
+        else:
+            digest.update(stream.read(_MEBIBYTE))
+            stream.seek(-_MEBIBYTE, os.SEEK_END)
+            digest.update(stream.read(_MEBIBYTE))
+
+
+def _cached_revision(hub_name: str) -> str:
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        repositories = scan_cache_dir().repos
+    except CacheNotFound:
+        return "main"
+    for repository in repositories:
+        if repository.repo_id == hub_name:
+            for revision in repository.revisions:
+                if "main" in revision.refs:
+                    return revision.commit_hash
+    return "main"
+
+
+def local_copy(reference: str) -> str:
+    """A local path or hub name that transformers can load, downloading remote folders once.
+
+    Remote folders are copied below ``LLAMBERT_CACHE`` (default ``~/.cache/llambert``) under their content
+    identity, whole before they get their name: a copy cut short is never taken for a model.
+    """
+    resolved = resolve(reference)
+    if resolved.kind != "remote":
+        return resolved.location
+    cache = Path(os.environ.get("LLAMBERT_CACHE", "~/.cache/llambert")).expanduser()
+    target = cache / content_identity(reference)
+    if not target.exists():
+        filesystem, path = fsspec.core.url_to_fs(resolved.location)
+        partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        filesystem.get(path, str(partial), recursive=True)
+        try:
+            os.rename(partial, target)
+        except OSError:
+            assert target.exists(), f"{partial} could not be renamed to {target}"
+    return str(target)

@@ -1,0 +1,104 @@
+"""One run: a recipe, its task, its directory, and the fingerprint under which each table lives."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from llambert import schema
+from llambert.recipe import Recipe, digest, dump_recipe, load_recipe, result_fields
+from llambert.reference import content_identity
+from llambert.run_directory import RunDirectory, TableDirectory
+from llambert.tasks import Task, load_task
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything a stage is given. Picklable; stages take ``run`` and return their table's manifest."""
+
+    recipe: Recipe
+    task: Task
+
+    @property
+    def directory(self) -> RunDirectory:
+        """Where the tables are."""
+        return RunDirectory(self.recipe.storage)
+
+    @cached_property
+    def model_identities(self) -> dict[str, str]:
+        """Content hashes of the annotator's and the classifier's model (an HTTP engine's is its name)."""
+        annotator, classifier = self.recipe.annotator, self.recipe.classifier
+        return {
+            "annotator": annotator.model
+            if annotator.engine == "openai"
+            else content_identity(annotator.model, annotator.revision),
+            "classifier": content_identity(classifier.model, classifier.revision),
+        }
+
+    @cached_property
+    def corpus_identity(self) -> str:
+        """Content hash of the corpus' source files."""
+        return content_identity(self.recipe.corpus.path)
+
+    @cached_property
+    def fingerprints(self) -> dict[str, str]:
+        """Table -> twelve hexadecimal digits over every field that can change it and the tables upstream.
+
+        ``responses`` leaves ``num_records`` out: a response depends on its record, not on how many others
+        are asked about, so a larger sample finds the responses of the smaller one.
+        """
+        recipe, task = self.recipe, self.task
+        annotator = result_fields(recipe.annotator)
+        num_records, seed = annotator.pop("num_records"), annotator["seed"]
+        corpus = digest(result_fields(recipe.corpus), self.corpus_identity)
+        sample = digest(corpus, seed, num_records)
+        responses = digest(
+            corpus,
+            annotator,
+            self.model_identities["annotator"],
+            task.prompt(recipe.annotator.prompt).model_dump(mode="json"),
+            [category.model_dump(mode="json") for category in task.categories],
+        )
+        silver = digest(responses, num_records, result_fields(recipe.parse))
+        checkpoint = digest(silver, result_fields(recipe.classifier), self.model_identities["classifier"])
+        labels = digest(corpus, checkpoint, result_fields(recipe.label))
+        return {
+            "corpus": corpus,
+            "sample": sample,
+            "responses": responses,
+            "silver": silver,
+            "checkpoint": checkpoint,
+            "labels": labels,
+            "report": digest(labels),
+        }
+
+    def table(self, name: str) -> TableDirectory:
+        """The directory of one of the run's tables."""
+        stage, table_schema = _TABLES[name]
+        return self.directory.table(name, self.fingerprints[stage], table_schema)
+
+
+# Table -> the table whose fingerprint it lives under, and its schema (None: not one Parquet schema).
+_TABLES = {
+    "corpus": ("corpus", schema.CORPUS),
+    "corpus_rejects": ("corpus", schema.CORPUS_REJECTS),
+    "duplicates": ("corpus", schema.DUPLICATES),
+    "sample": ("sample", schema.SAMPLE),
+    "responses": ("responses", schema.RESPONSES),
+    "silver": ("silver", schema.SILVER),
+    "rejects": ("silver", schema.REJECTS),
+    "training": ("checkpoint", None),
+    "checkpoint": ("checkpoint", None),
+    "labels": ("labels", schema.LABELS),
+    "label_rejects": ("labels", schema.CORPUS_REJECTS),
+    "report": ("report", None),
+}
+
+
+def open_run(recipe_path: str, settings: list[str] | None = None) -> Run:
+    """The run a recipe file describes; nothing is written."""
+    recipe = load_recipe(recipe_path, settings)
+    return Run(recipe, load_task(recipe.task))
+
+
+def record_recipe(run: Run) -> None:
+    """Save the resolved recipe beside the results."""
+    run.directory.write("recipe.yaml", dump_recipe(run.recipe))

@@ -1,0 +1,312 @@
+"""Where a run keeps its tables, on any filesystem fsspec opens, and how a part or a manifest gets there whole.
+
+::
+
+    RUN/recipe.yaml                            the resolved recipe of the latest start
+    RUN/<table>/<fingerprint>/part-00000.parquet …
+    RUN/<table>/<fingerprint>/progress.json    how far the stage is; rewritten while it works
+    RUN/<table>/<fingerprint>/manifest.json    written last: with it, the table is complete
+
+A table lives under the fingerprint of everything that decided its content, so a changed recipe starts a
+table of its own and never meets a stale part; going back to the old recipe finds the old table complete.
+"""
+
+import hashlib
+import io
+import json
+import os
+import re
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from llambert import __version__
+from llambert.errors import InputError
+
+MANIFEST = "manifest.json"
+PROGRESS = "progress.json"
+# Parquet key under which a part carries its own counts, so that a restart reads footers, not rows.
+_COUNTS_KEY = b"llambert.counts"
+
+
+class Part(BaseModel):
+    """One committed file of a table. ``counts`` are the stage's own per-part figures, summed in the manifest."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: str
+    num_rows: int
+    num_bytes: int
+    sha256: str
+    counts: dict[str, int] = Field(default_factory=dict)
+
+
+class Manifest(BaseModel):
+    """Completion mark, provenance and the input of the cost report of one table.
+
+    ``num_in == num_kept + sum(num_rejected.values())``, checked when it is made. ``busy_seconds`` is the time
+    models or readers worked, summed over workers; ``accelerator_seconds`` the time GPUs were held for it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    stage: str
+    fingerprint: str
+    upstream: dict[str, str] = Field(default_factory=dict)
+    recipe: dict[str, Any] = Field(default_factory=dict)
+    code_version: str = __version__
+    model: str | None = None
+    model_identity: str | None = None
+    num_in: int
+    num_kept: int
+    num_rejected: dict[str, int] = Field(default_factory=dict)
+    counts: dict[str, int] = Field(default_factory=dict)
+    measures: dict[str, float] = Field(default_factory=dict)
+    wall_seconds: float
+    busy_seconds: float = 0.0
+    accelerator_seconds: float = 0.0
+    completed_at: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    parts: list[Part] = Field(default_factory=list)
+
+    def model_post_init(self, context: Any) -> None:
+        rejected = sum(self.num_rejected.values())
+        assert self.num_in == self.num_kept + rejected, (
+            f"{self.stage}: {self.num_in} in, but {self.num_kept} kept and {rejected} rejected"
+        )
+
+
+@dataclass(frozen=True)
+class TableDirectory:
+    """One table of one run under one fingerprint. Small and picklable: it travels to every worker."""
+
+    uri: str
+    schema: pa.Schema | None = field(default=None, compare=False)
+
+    @cached_property
+    def _opened(self) -> tuple[fsspec.AbstractFileSystem, str]:
+        return open_filesystem(self.uri)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"uri": self.uri, "schema": self.schema}
+
+    @property
+    def filesystem(self) -> fsspec.AbstractFileSystem:
+        return self._opened[0]
+
+    def path(self, name: str = "") -> str:
+        """The path of ``name`` as this table's filesystem takes it."""
+        return f"{self._opened[1]}/{name}" if name else self._opened[1]
+
+    # Parts
+
+    def commit_part(self, name: str, table: pa.Table, counts: dict[str, int] | None = None) -> Part:
+        """Write one part whole under its own name, or keep the one that is there already.
+
+        The first writer wins: a retry, or a second driver on the same run, never replaces a committed part
+        by rows that differ in a last bit. Returns what the store then holds.
+        """
+        if self.schema is not None:
+            expected, got = self.schema.names, table.schema.names
+            assert got[: len(expected)] == expected, f"{name}: columns {got}, the schema has {expected}"
+        metadata = {**(table.schema.metadata or {}), _COUNTS_KEY: json.dumps(counts or {}, sort_keys=True).encode()}
+        sink = io.BytesIO()
+        pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd")
+        content = sink.getvalue()
+        if not create_whole(self.filesystem, self.path(name), content):
+            return self.committed_part(name)
+        return Part(
+            name=name,
+            num_rows=table.num_rows,
+            num_bytes=len(content),
+            sha256=hashlib.sha256(content).hexdigest(),
+            counts=counts or {},
+        )
+
+    def committed_part(self, name: str) -> Part:
+        """What the store holds under ``name``, read back and checked to be Parquet."""
+        content = self.filesystem.cat_file(self.path(name))
+        parquet = pq.ParquetFile(io.BytesIO(content))
+        metadata = parquet.schema_arrow.metadata or {}
+        return Part(
+            name=name,
+            num_rows=parquet.metadata.num_rows,
+            num_bytes=len(content),
+            sha256=hashlib.sha256(content).hexdigest(),
+            counts=json.loads(metadata.get(_COUNTS_KEY, b"{}")),
+        )
+
+    def part_names(self) -> list[str]:
+        """Names of the committed parts, sorted; from one listing, never from a list of ids."""
+        try:
+            found = self.filesystem.ls(self.path(), detail=False, refresh=True)
+        except FileNotFoundError:
+            return []
+        names = (str(path).rstrip("/").rsplit("/", 1)[-1] for path in found)
+        return sorted(name for name in names if re.fullmatch(r"[^.].*\.parquet", name))
+
+    def read_part(self, name: str, columns: list[str] | None = None) -> pa.Table:
+        """One part as a table."""
+        with self.filesystem.open(self.path(name), "rb") as stream:
+            return pq.read_table(stream, columns=columns).replace_schema_metadata(None)
+
+    def iter_tables(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """The table part by part, in part order, as its manifest lists them."""
+        for part in self.require_manifest().parts:
+            yield self.read_part(part.name, columns)
+
+    def read(self, columns: list[str] | None = None) -> pa.Table:
+        """The whole table in memory; for tables whose size a person chose (silver), not for a corpus."""
+        tables = list(self.iter_tables(columns))
+        if tables:
+            return pa.concat_tables(tables)
+        assert self.schema is not None, f"{self.uri} has no part and no schema was named"
+        empty = self.schema.empty_table()
+        return empty if columns is None else empty.select(columns)
+
+    # Manifest and progress
+
+    def read_manifest(self) -> Manifest | None:
+        """The manifest, or None while the table is not complete. A damaged one is an error, not None."""
+        try:
+            content = self.filesystem.cat_file(self.path(MANIFEST))
+        except FileNotFoundError:
+            return None
+        try:
+            return Manifest.model_validate_json(content)
+        except ValidationError as error:
+            raise InputError(
+                f"{self.uri}/{MANIFEST} is damaged ({error.error_count()} faults); "
+                "delete it and run the job again: committed parts are kept"
+            ) from error
+
+    def require_manifest(self) -> Manifest:
+        """The manifest of a table that must be complete."""
+        manifest = self.read_manifest()
+        if manifest is None:
+            raise InputError(f"{self.uri} is not complete: it has no {MANIFEST}; run the job again to finish it")
+        return manifest
+
+    def write_manifest(self, manifest: Manifest) -> Manifest:
+        """Mark the table complete. Temporary files of writers that were killed are swept first."""
+        self._sweep()
+        write_whole(self.filesystem, self.path(MANIFEST), manifest.model_dump_json(indent=1).encode())
+        return manifest
+
+    def write_progress(self, progress: dict[str, Any]) -> None:
+        """Say how far the stage is; read by ``llambert status`` and by the next start after a kill."""
+        write_whole(self.filesystem, self.path(PROGRESS), json.dumps(progress, sort_keys=True).encode())
+
+    def read_progress(self) -> dict[str, Any]:
+        """The last progress written, empty if there is none."""
+        try:
+            return json.loads(self.filesystem.cat_file(self.path(PROGRESS)))
+        except FileNotFoundError:
+            return {}
+
+    def _sweep(self) -> None:
+        if not is_local(self.filesystem):
+            return  # object stores make objects visible whole; nothing temporary is left behind
+        for leftover in Path(self.path()).glob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """A run's place, by URI."""
+
+    uri: str
+
+    def table(self, name: str, fingerprint: str, schema: pa.Schema | None = None) -> TableDirectory:
+        """The directory of one table under one fingerprint."""
+        return TableDirectory(f"{self.uri.rstrip('/')}/{name}/{fingerprint}", schema)
+
+    def write(self, name: str, content: str) -> None:
+        """Write a file of the run itself (recipe.yaml), whole."""
+        filesystem, path = open_filesystem(self.uri)
+        write_whole(filesystem, f"{path}/{name}", content.encode())
+
+    def read(self, name: str) -> str:
+        """Read a file of the run itself; ``InputError`` if it is not there."""
+        filesystem, path = open_filesystem(self.uri)
+        try:
+            return filesystem.cat_file(f"{path}/{name}").decode()
+        except FileNotFoundError as error:
+            raise InputError(f"{self.uri}: no {name} there; is this a run directory?") from error
+
+
+def open_filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The filesystem of a URI and the path on it; ``InputError`` in one line if it cannot be opened."""
+    try:
+        filesystem, path = fsspec.core.url_to_fs(uri)
+    except (ImportError, ValueError, OSError) as error:
+        raise InputError(f"{uri}: this storage cannot be opened: {error}") from error
+    return filesystem, path.rstrip("/")
+
+
+def is_local(filesystem: fsspec.AbstractFileSystem) -> bool:
+    """Whether paths of this filesystem are files of this machine."""
+    protocol = filesystem.protocol
+    return "file" in ((protocol,) if isinstance(protocol, str) else protocol)
+
+
+def create_whole(filesystem: fsspec.AbstractFileSystem, path: str, content: bytes) -> bool:
+    """Create ``path`` with ``content``, all of it or nothing; False if it is there already.
+
+    Locally: a synced temporary file, then a hard link, which fails where the name exists. On S3: one PUT
+    with ``If-None-Match: *`` (s3fs raises ``OSError(EINVAL)`` for the 412 of a lost race).
+    """
+    if is_local(filesystem):
+        temporary = _write_temporary(path, content)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        finally:
+            temporary.unlink(missing_ok=True)
+        _sync_folder(Path(path).parent)
+        return True
+    if filesystem.exists(path, refresh=True):
+        return False
+    try:
+        filesystem.pipe_file(path, content, mode="create")
+    except OSError:
+        filesystem.invalidate_cache()
+        if filesystem.exists(path):
+            return False
+        raise
+    return True
+
+
+def write_whole(filesystem: fsspec.AbstractFileSystem, path: str, content: bytes) -> None:
+    """Write or replace ``path``, all of it or nothing."""
+    if is_local(filesystem):
+        os.replace(_write_temporary(path, content), path)
+        _sync_folder(Path(path).parent)
+    else:
+        filesystem.pipe_file(path, content)
+
+
+def _write_temporary(path: str, content: bytes) -> Path:
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+    with temporary.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    return temporary
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,137 @@
+"""The Arrow schema of every table: the only place where a column name is written.
+
+Labels are category strings in every table; integers exist only inside a tokenized batch.
+"""
+
+import pyarrow as pa
+
+RECORD_ID = "record_id"
+TEXT = "text"
+SPLIT = "split"
+GOLD_LABEL = "gold_label"
+DUPLICATE_OF = "duplicate_of"
+PROMPT = "prompt"
+RESPONSE = "response"
+FINISH_REASON = "finish_reason"
+LABEL = "label"
+LABEL_PROBABILITIES = "label_probabilities"
+CONFIDENCE = "confidence"
+REJECT_REASON = "reject_reason"
+SCORE = "score"
+MODEL = "model"
+NUM_PROMPT_TOKENS = "num_prompt_tokens"
+NUM_RESPONSE_TOKENS = "num_response_tokens"
+NUM_TRUNCATED_TOKENS = "num_truncated_tokens"
+ERROR = "error"
+
+# One probability per category, keyed by category. A list of structs rather than an Arrow map: pandas,
+# Polars and DuckDB read it, and it survives Parquet without a dictionary key order.
+PROBABILITIES = pa.list_(pa.struct([pa.field("category", pa.string()), pa.field("probability", pa.float64())]))
+
+CORPUS = pa.schema(
+    [
+        pa.field(RECORD_ID, pa.string(), nullable=False),
+        pa.field(TEXT, pa.string(), nullable=False),
+        pa.field(SPLIT, pa.string(), nullable=False),
+        pa.field(GOLD_LABEL, pa.string()),
+    ]
+)
+"""Written by ingest; extra columns the recipe asks for follow these."""
+
+CORPUS_REJECTS = pa.schema(
+    [
+        pa.field(RECORD_ID, pa.string(), nullable=False),
+        pa.field(TEXT, pa.string()),
+        pa.field(REJECT_REASON, pa.string(), nullable=False),
+    ]
+)
+"""Rows of the source that are no record, each with its reason; written by ingest."""
+
+DUPLICATES = pa.schema(
+    [
+        pa.field(RECORD_ID, pa.string(), nullable=False),
+        pa.field(DUPLICATE_OF, pa.string(), nullable=False),
+    ]
+)
+"""Records whose text an earlier record has already: never sampled or evaluated, labelled like any other."""
+
+SAMPLE = pa.schema(
+    [
+        pa.field(RECORD_ID, pa.string(), nullable=False),
+        pa.field(TEXT, pa.string(), nullable=False),
+    ]
+)
+"""The random subset, in order of its sampling hash: every prefix is a uniform sample too."""
+
+RESPONSES = pa.schema(
+    [
+        pa.field(RECORD_ID, pa.string(), nullable=False),
+        pa.field(TEXT, pa.string(), nullable=False),
+        pa.field(PROMPT, pa.string(), nullable=False),
+        pa.field(RESPONSE, pa.string()),
+        pa.field(FINISH_REASON, pa.string(), nullable=False),
+        pa.field(LABEL_PROBABILITIES, PROBABILITIES),
+        pa.field(NUM_PROMPT_TOKENS, pa.int64(), nullable=False),
+        pa.field(NUM_RESPONSE_TOKENS, pa.int64(), nullable=False),
+        pa.field(NUM_TRUNCATED_TOKENS, pa.int64(), nullable=False),
+        pa.field(MODEL, pa.string(), nullable=False),
+        pa.field(ERROR, pa.string()),
+    ]
+)
+"""Written by annotate. ``label_probabilities`` are the engine's raw answer-word probabilities: they sum to
+the share of the model's belief that lies on any answer word, not to 1. ``finish_reason`` is ``stop``,
+``length`` or ``error`` (then ``error`` says what, and ``response`` is null)."""
+
+SILVER = pa.schema(
+    [
+        pa.field(RECORD_ID, pa.string(), nullable=False),
+        pa.field(TEXT, pa.string(), nullable=False),
+        pa.field(LABEL, pa.string(), nullable=False),
+        pa.field(LABEL_PROBABILITIES, PROBABILITIES),
+        pa.field(CONFIDENCE, pa.float64()),
+    ]
+)
+"""Written by parse. ``label_probabilities`` are normalised over the categories and, if the recipe asks,
+corrected for the annotator's prior; ``confidence`` is that of ``label``."""
+
+REJECTS = pa.schema(
+    [
+        pa.field(RECORD_ID, pa.string(), nullable=False),
+        pa.field(RESPONSE, pa.string()),
+        pa.field(REJECT_REASON, pa.string(), nullable=False),
+    ]
+)
+"""Annotated records without a usable answer; written by parse."""
+
+LABELS = pa.schema(
+    [
+        pa.field(RECORD_ID, pa.string(), nullable=False),
+        pa.field(LABEL, pa.string(), nullable=False),
+        pa.field(SCORE, pa.float32(), nullable=False),
+    ]
+)
+"""Written by label. ``score`` is the classifier's probability of ``label``; ``label_probabilities`` and
+corpus columns follow when the recipe asks for them."""
+
+METRICS = pa.schema(
+    [
+        pa.field("task", pa.string(), nullable=False),
+        pa.field("model", pa.string(), nullable=False),
+        pa.field("training_labels", pa.string()),
+        pa.field("num_train", pa.int64()),
+        pa.field("seed", pa.int64()),
+        pa.field("metric", pa.string(), nullable=False),
+        pa.field("value", pa.float64(), nullable=False),
+        pa.field("low", pa.float64()),
+        pa.field("high", pa.float64()),
+    ]
+)
+"""Written by evaluation, one row a figure; ``low`` and ``high`` bound its 95 % interval."""
+
+
+def probability_rows(categories: list[str], probabilities) -> list[list[dict]]:
+    """Rows of the ``PROBABILITIES`` type from an array of shape (records, categories)."""
+    return [
+        [{"category": category, "probability": float(p)} for category, p in zip(categories, row, strict=True)]
+        for row in probabilities
+    ]

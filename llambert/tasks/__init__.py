@@ -1,0 +1,72 @@
+"""What is asked of which corpus: a question, its categories and their answer words, and prompts.
+
+Shipped tasks are the YAML files beside this one; a user's own is any YAML file of the same form.
+"""
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from llambert.errors import InputError
+from llambert.prompts import Prompt
+from llambert.recipe import Section, parse_yaml, read_text, validate
+
+_SHIPPED = Path(__file__).parent
+
+
+class Category(Section):
+    """An allowed class and the words by which an answer names it; the first is used in shots."""
+
+    name: str = Field(min_length=1)
+    answer_words: tuple[str, ...] = Field(min_length=1)
+
+
+class Task(Section):
+    """A question about each record of a corpus. Categories keep the order of the file everywhere."""
+
+    name: str
+    question: str
+    categories: tuple[Category, ...] = Field(min_length=2)
+    prompts: dict[str, Prompt] = Field(min_length=1)
+    """By name; the first is the default."""
+
+    @property
+    def category_names(self) -> list[str]:
+        """Category names in task order: the order of every probability array."""
+        return [category.name for category in self.categories]
+
+    def prompt(self, name: str | None = None) -> Prompt:
+        """The prompt of that name, or the first; ``InputError`` if there is none."""
+        if name is None:
+            return next(iter(self.prompts.values()))
+        if name not in self.prompts:
+            raise InputError(f"task {self.name}: no prompt {name!r}; it has {', '.join(self.prompts)}")
+        return self.prompts[name]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        names = self.category_names
+        if len(set(names)) != len(names):
+            raise ValueError(f"a category stands twice among {', '.join(names)}")
+        owner: dict[str, str] = {}
+        for category in self.categories:
+            for word in category.answer_words:
+                if owner.setdefault(word.casefold(), category.name) != category.name:
+                    raise ValueError(f"answer word {word!r} belongs to {owner[word.casefold()]} and {category.name}")
+        for prompt_name, prompt in self.prompts.items():
+            for shot in prompt.shots:
+                if shot.label not in names:
+                    raise ValueError(f"prompts.{prompt_name}: a shot is labelled {shot.label!r}, which is no category")
+        return self
+
+
+def load_task(name_or_path: str) -> Task:
+    """A shipped task by name, or a task file by path; ``InputError`` with a line per fault."""
+    shipped = _SHIPPED / f"{name_or_path}.yaml"
+    path = shipped if shipped.is_file() else Path(name_or_path)
+    if not path.is_file():
+        names = ", ".join(sorted(file.stem for file in _SHIPPED.glob("*.yaml")))
+        raise InputError(f"task {name_or_path!r}: neither a shipped task ({names}) nor a file")
+    text = read_text(path)
+    return validate(Task, parse_yaml(text, path), text, path)
