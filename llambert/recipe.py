@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
 from llambert.errors import InputError
 
@@ -163,15 +163,8 @@ class Recipe(Section):
     parse: ParseRecipe = ParseRecipe()
     classifier: ClassifierRecipe
     label: LabelRecipe = LabelRecipe()
-    storage: str = placed("")
-    """URI of the run directory; ``runs/<name>`` where the recipe names none."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _name_storage(cls, values: Any) -> Any:
-        if isinstance(values, dict) and not values.get("storage") and isinstance(values.get("name"), str):
-            return {**values, "storage": f"runs/{values['name']}"}
-        return values
+    storage: str = placed(...)
+    """URI of the run directory; ``runs/<name>`` where the recipe file names none."""
 
 
 def load_recipe(path: str | Path, settings: list[str] | None = None) -> Recipe:
@@ -180,6 +173,7 @@ def load_recipe(path: str | Path, settings: list[str] | None = None) -> Recipe:
     values = parse_yaml(text, path)
     for setting in settings or []:
         _apply(values, setting)
+    values.setdefault("storage", f"runs/{values.get('name')}")
     return validate(Recipe, values, text, path)
 
 

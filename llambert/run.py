@@ -42,16 +42,20 @@ class Run:
     def fingerprints(self) -> dict[str, str]:
         """Table -> twelve hexadecimal digits over every field that can change it and the tables upstream.
 
-        ``responses`` leaves ``num_records`` out: a response depends on its record, not on how many others
+        ``records`` is the corpus without its gold labels: what annotate, parse, label and silver training
+        may see. So a mended gold label costs a new report, not a new annotation. ``responses`` leaves ``num_records`` out: a response depends on its record, not on how many others
         are asked about, so a larger sample finds the responses of the smaller one.
         """
         recipe, task = self.recipe, self.task
         annotator = result_fields(recipe.annotator)
         num_records, seed = annotator.pop("num_records"), annotator["seed"]
-        corpus = digest(result_fields(recipe.corpus), self.corpus_identity)
-        sample = digest(corpus, seed, num_records)
+        fields = result_fields(recipe.corpus)
+        corpus = digest(fields, self.corpus_identity)
+        del fields["gold_labels"], fields["columns"]["gold_label"]
+        records = digest(fields, self.corpus_identity)
+        sample = digest(records, seed, num_records)
         responses = digest(
-            corpus,
+            records,
             annotator,
             self.model_identities["annotator"],
             task.prompt(recipe.annotator.prompt).model_dump(mode="json"),
@@ -59,7 +63,7 @@ class Run:
         )
         silver = digest(responses, num_records, result_fields(recipe.parse))
         checkpoint = digest(silver, result_fields(recipe.classifier), self.model_identities["classifier"])
-        labels = digest(corpus, checkpoint, result_fields(recipe.label))
+        labels = digest(records, checkpoint, result_fields(recipe.label))
         return {
             "corpus": corpus,
             "sample": sample,
@@ -67,7 +71,7 @@ class Run:
             "silver": silver,
             "checkpoint": checkpoint,
             "labels": labels,
-            "report": digest(labels),
+            "report": digest(corpus, labels),
         }
 
     def table(self, name: str) -> TableDirectory:
@@ -80,6 +84,7 @@ class Run:
 _TABLES = {
     "corpus": ("corpus", schema.CORPUS),
     "corpus_rejects": ("corpus", schema.CORPUS_REJECTS),
+    "corpus_keys": ("corpus", schema.CORPUS_KEYS),
     "duplicates": ("corpus", schema.DUPLICATES),
     "sample": ("sample", schema.SAMPLE),
     "responses": ("responses", schema.RESPONSES),

@@ -55,6 +55,11 @@ DUPLICATES = pa.schema(
 )
 """Records whose text an earlier record has already: never sampled or evaluated, labelled like any other."""
 
+CORPUS_KEYS = pa.schema(
+    [pa.field("record_id_hash", pa.uint64(), nullable=False), pa.field("text_hash", pa.uint64(), nullable=False)]
+)
+"""64-bit hashes of every record's id and text, row for row with ``corpus``: what finds duplicates."""
+
 SAMPLE = pa.schema(
     [
         pa.field(RECORD_ID, pa.string(), nullable=False),

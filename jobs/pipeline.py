@@ -1,0 +1,15 @@
+"""The whole method in one job: ingest, annotate, parse, finetune, label, report.
+
+On this machine:      python jobs/pipeline.py jobs/recipes/reviews.yaml
+On a Ray cluster:     ray job submit --runtime-env runtime_env.yaml --working-dir . -- \
+                          python jobs/pipeline.py jobs/recipes/reviews.yaml
+With another value:   python jobs/pipeline.py jobs/recipes/reviews.yaml --set annotator.num_records=1000
+
+Exit status: 0 labelled and reported; 2 the recipe or its inputs are at fault (a line says where); 1 else.
+"""
+
+from llambert.cli import job
+from llambert.pipeline import pipeline
+
+if __name__ == "__main__":
+    job(pipeline)

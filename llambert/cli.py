@@ -1,0 +1,100 @@
+"""``llambert …``: run, status, verify, report. Commands import what they need when they run, so that
+``llambert --help`` and a complete run come back at once.
+
+Exit status: 0 done; 2 the recipe or its inputs are at fault, with one line a fault; 1 anything else.
+"""
+
+import sys
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+
+from llambert import __version__
+from llambert.errors import InputError
+from llambert.run import Run, open_run, record_recipe
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+RecipePath = Annotated[str, typer.Argument(help="The recipe file.", show_default=False)]
+Settings = Annotated[list[str] | None, typer.Option("--set", help="A value of the recipe, as key.path=value.")]
+
+
+def job(step: Callable[[Run], object]) -> None:
+    """Run ``step`` as a program whose arguments are a recipe and ``--set``s: the body of every job."""
+
+    def main(recipe: RecipePath, settings: Settings = None) -> None:
+        _start(recipe, settings, step)
+
+    main.__doc__ = sys.modules["__main__"].__doc__
+    program = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    program.command()(main)
+    _exit_clearly(program)
+
+
+def main() -> None:
+    """The console script."""
+    _exit_clearly(app)
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def run(recipe: RecipePath, settings: Settings = None) -> None:
+    """Ingest, annotate, parse, fine-tune, label, report. Skips what is complete, goes on where it was killed."""
+    from llambert.pipeline import pipeline
+
+    _start(recipe, settings, pipeline)
+
+
+@app.command()
+def status(recipe: RecipePath, settings: Settings = None) -> None:
+    """How far each stage is; while the job runs, and after it died."""
+    from llambert.status import render, status
+
+    print(render(status(open_run(recipe, settings))))
+
+
+@app.command()
+def verify(recipe: RecipePath, settings: Settings = None) -> None:
+    """Prove that every part is there, whole and unaltered, and every record in exactly once."""
+    from llambert.verify import verify
+
+    findings = verify(open_run(recipe, settings))
+    for finding in findings:
+        print(finding)
+    if findings:
+        raise typer.Exit(1)
+    print("verified: every part is there and whole, every record once")
+
+
+@app.command()
+def report(recipe: RecipePath, settings: Settings = None) -> None:
+    """Write the report of a finished run again, or for the first time, and print its summary."""
+    from llambert.evaluation.report import report
+
+    _start(recipe, settings, report)
+
+
+def _start(recipe: str, settings: list[str] | None, step: Callable[[Run], object]) -> None:
+    from llambert.evaluation.report import summary
+
+    opened = open_run(recipe, settings)
+    record_recipe(opened)
+    step(opened)
+    if opened.table("report").read_manifest() is not None:
+        print(summary(opened))
+
+
+def _exit_clearly(program: typer.Typer) -> None:
+    try:
+        program()
+    except InputError as error:
+        for line in str(error).splitlines():
+            print(f"llambert: {line}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,19 @@
+"""The whole method, from a corpus to its labels and a report: LlamBERT (arXiv 2403.15938), step by step."""
+
+from llambert.evaluation.report import report
+from llambert.run import Run
+from llambert.stages.annotate import annotate
+from llambert.stages.finetune import finetune
+from llambert.stages.ingest import ingest
+from llambert.stages.label import label
+from llambert.stages.parse import parse
+
+
+def pipeline(run: Run) -> None:
+    """Every step skips what is complete, goes on with what is half done, and writes its manifest last."""
+    ingest(run)  #    the corpus as records
+    annotate(run)  #  (i)   an LLM annotates a random subset from a plain-language prompt
+    parse(run)  #     (ii)  its responses become categories; (iii) what does not is discarded, with a reason
+    finetune(run)  #  (iv)  a small encoder is fine-tuned on these silver labels
+    label(run)  #     (v)   and labels the whole corpus
+    report(run)  #    how good, how fast, at what cost
