@@ -1,10 +1,24 @@
-"""Prompt template, shots, rendering: what the annotator reads, to the character."""
+"""Prompt template, shots, rendering: what the annotator reads, to the character and to the token."""
 
-from typing import Literal
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
+from jinja2 import TemplateError
 from pydantic import Field, field_validator
 
+from llambert.errors import InputError
 from llambert.recipe import Section
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Truncation = Literal["head", "tail", "head_tail"]
+
+# What stands between the two ends of a text whose middle was left out.
+ELLIPSIS = " ... "
+_LLAMA2_MARKS = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>")
 
 
 class Shot(Section):
@@ -35,3 +49,173 @@ class Prompt(Section):
         if template.count("{text}") != 1:
             raise ValueError("a prompt template holds {text} exactly once")
         return template
+
+    def fill(self, text: str) -> str:
+        """The template with ``text`` in its place; braces inside a text mean nothing."""
+        before, after = self.template.split("{text}")
+        return before + text + after
+
+    def first_shots(self, num_shots: int | None) -> tuple[Shot, ...]:
+        """The first ``num_shots`` shots, all for None; ``InputError`` where there are not as many."""
+        if num_shots is not None and num_shots > len(self.shots):
+            raise InputError(f"annotator.num_shots: {num_shots} asked for, the prompt has {len(self.shots)}")
+        return self.shots[:num_shots]
+
+
+def chat_messages(prompt: Prompt, answers: Mapping[str, str], num_shots: int | None, text: str) -> list[dict[str, str]]:
+    """The prompt for ``text`` as chat messages: system, then user and assistant for each shot, then user.
+
+    ``answers`` gives each category's answer in a shot. Nothing is done about template tokens inside the
+    text: an HTTP endpoint keeps roles apart by itself, ``Renderer`` does it for a local tokenizer.
+    """
+    messages = [{"role": "system", "content": prompt.system}] if prompt.system else []
+    for shot in prompt.first_shots(num_shots):
+        messages.append({"role": "user", "content": prompt.fill(shot.text)})
+        messages.append({"role": "assistant", "content": answers[shot.label]})
+    return [*messages, {"role": "user", "content": prompt.fill(text)}]
+
+
+def completion_text(prompt: Prompt, answers: Mapping[str, str], num_shots: int | None, text: str) -> str:
+    """The prompt for ``text`` as plain text: system, shots with their answers, then the open question.
+
+    A blank stands before the answer of a shot unless the template ends in white space already, which is how
+    a model goes on with running text.
+    """
+    blank = "" if prompt.template[-1].isspace() else " "
+    shots = [prompt.fill(shot.text) + blank + answers[shot.label] for shot in prompt.first_shots(num_shots)]
+    return prompt.separator.join([*([prompt.system] if prompt.system else []), *shots, prompt.fill(text)])
+
+
+def llama2_text(messages: list[dict[str, str]], begin: str = "<s>", end: str = "</s>") -> str:
+    """Chat messages in the format Llama-2-chat was trained on, from Meta's reference (llama/generation.py).
+
+    The system prompt is part of the first user turn; every earlier turn with its answer is a sequence of
+    its own between ``begin`` and ``end``; the last one is left open for the answer.
+    """
+    system = ""
+    if messages[0]["role"] == "system":
+        system = f"<<SYS>>\n{messages[0]['content']}\n<</SYS>>\n\n"
+        messages = messages[1:]
+    users = [system * (turn == 0) + message["content"] for turn, message in enumerate(messages[::2])]
+    answers = [message["content"] for message in messages[1::2]]
+    closed = [
+        f"{begin}[INST] {user.strip()} [/INST] {answer.strip()} {end}"
+        for user, answer in zip(users[:-1], answers, strict=True)
+    ]
+    return "".join(closed) + f"{begin}[INST] {users[-1].strip()} [/INST]"
+
+
+@dataclass(frozen=True)
+class RenderedPrompt:
+    """What the model reads: as a string, and as the tokens of exactly that string.
+
+    ``num_truncated_tokens``: tokens of the record's text that were left out to make it fit.
+    """
+
+    text: str
+    token_ids: list[int]
+    num_truncated_tokens: int = 0
+
+
+class Renderer:
+    """A prompt made ready for one tokenizer: record texts in, rendered prompts out.
+
+    A text that holds a token of the chat template must not end the user's turn: inside a record's text a
+    blank is put after the first character of every special token of the tokenizer and of Llama-2's marks
+    (``<|im_end|>`` becomes ``< |im_end|>``, ``[/INST]`` becomes ``[ /INST]``), which the stored prompt
+    shows. Should a tokenizer still read a special token out of a text, the record is refused.
+    """
+
+    def __init__(
+        self,
+        prompt: Prompt,
+        answers: Mapping[str, str],
+        num_shots: int | None,
+        tokenizer: "PreTrainedTokenizerBase",
+    ) -> None:
+        if not tokenizer.is_fast:
+            raise InputError("annotator.model: its tokenizer has no tokenizer.json; convert it to a fast tokenizer")
+        self._prompt, self._answers, self._num_shots = prompt, answers, num_shots
+        self._tokenizer = tokenizer
+        self.format = prompt.format
+        if prompt.format == "chat" and not tokenizer.chat_template:
+            self.format = "llama2"
+        control = {
+            str(token): token_id
+            for token_id, token in tokenizer.added_tokens_decoder.items()
+            if token.special or not str(token).isspace()
+        }
+        self._control_ids = frozenset(control.values())
+        marks = [*control, *(_LLAMA2_MARKS if self.format == "llama2" else ())]
+        # Single characters cannot be taken apart; encode() refuses texts that hold one as a token.
+        apart = sorted((re.escape(mark) for mark in marks if len(mark) > 1), key=len, reverse=True)
+        self._marks = re.compile("|".join(apart) or r"(?!)")
+        try:
+            frame = self._tokens(self._render(""))
+        except TemplateError as error:
+            raise InputError(f"annotator.prompt: the model's chat template refuses it: {error}") from error
+        self.num_frame_tokens = len(frame)
+        self._num_frame_controls = self._num_controls(frame)
+
+    @property
+    def stop(self) -> list[str]:
+        """Where a generated answer ends besides the end-of-sequence token."""
+        return [self._prompt.separator] if self.format == "completion" and self._prompt.separator else []
+
+    def render(self, text: str) -> str:
+        """The whole prompt for a record's text, template tokens inside the text taken apart."""
+        return self._render(self._take_apart(text))
+
+    def encode(self, text: str, max_tokens: int, keep: Truncation = "head") -> RenderedPrompt:
+        """The prompt for a record's text in at most ``max_tokens`` tokens, shots kept, the text cut if need be.
+
+        ``keep`` says which end of the text stays: its head, its tail, or both with ``ELLIPSIS`` between.
+        Raises ``ValueError`` where not even an empty text fits, or where the text would read as a template token.
+        """
+        text = self._take_apart(text)
+        rendered = self._render(text)
+        token_ids = self._tokens(rendered)
+        num_truncated = 0
+        if len(token_ids) > max_tokens:
+            spans = self._tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
+            num_kept = len(spans)
+            while len(token_ids) > max_tokens:
+                if num_kept == 0:
+                    raise ValueError(f"the prompt needs {len(token_ids)} tokens without any text; {max_tokens} fit")
+                num_kept = max(0, num_kept - (len(token_ids) - max_tokens))
+                rendered = self._render(_cut(text, spans, num_kept, keep))
+                token_ids = self._tokens(rendered)
+            num_truncated = len(spans) - num_kept
+        if self._num_controls(token_ids) != self._num_frame_controls:
+            raise ValueError("the text reads as a token of the model's chat template")
+        return RenderedPrompt(rendered, token_ids, num_truncated)
+
+    def _render(self, text: str) -> str:
+        if self.format == "completion":
+            return completion_text(self._prompt, self._answers, self._num_shots, text)
+        messages = chat_messages(self._prompt, self._answers, self._num_shots, text)
+        if self.format == "llama2":
+            return llama2_text(messages, self._tokenizer.bos_token or "", self._tokenizer.eos_token or "")
+        rendered: Any = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return rendered
+
+    def _tokens(self, rendered: str) -> list[int]:
+        # Chat formats write the beginning-of-sequence token themselves.
+        return self._tokenizer(rendered, add_special_tokens=self.format == "completion")["input_ids"]
+
+    def _take_apart(self, text: str) -> str:
+        while self._marks.search(text):
+            text = self._marks.sub(lambda mark: f"{mark[0][0]} {mark[0][1:]}", text)
+        return text
+
+    def _num_controls(self, token_ids: list[int]) -> int:
+        return sum(token_id in self._control_ids for token_id in token_ids)
+
+
+def _cut(text: str, spans: list[tuple[int, int]], num_kept: int, keep: Truncation) -> str:
+    """``text`` down to ``num_kept`` of its tokens, whose character spans are given."""
+    num_head = {"head": num_kept, "tail": 0, "head_tail": (num_kept + 1) // 2}[keep]
+    num_tail = num_kept - num_head
+    head = text[: spans[num_head - 1][1]] if num_head else ""
+    tail = text[spans[-num_tail][0] :] if num_tail else ""
+    return head + ELLIPSIS * (keep == "head_tail") + tail if num_kept else ""

@@ -1,0 +1,385 @@
+"""The embedded engine: a causal language model through Hugging Face transformers, in the replica's process.
+
+Tokens are time here. The keys and values of the tokens that all prompts share (template head, shots) are
+computed once; each batch then holds only the rest of its prompts, padded on the left, of similar length.
+"""
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jinja2 import TemplateError
+from safetensors import SafetensorError
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    DynamicCache,
+    GgufConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+from transformers.cache_utils import DynamicLayer
+from transformers.utils.logging import disable_progress_bar
+
+from llambert.engines import Answer
+from llambert.engines.scoring import Sequence, answer_sequences
+from llambert.errors import InputError
+from llambert.prompts import RenderedPrompt, Renderer
+from llambert.recipe import AnnotatorRecipe, Decoding
+from llambert.reference import local_copy
+from llambert.tasks import Task
+
+# What can go wrong with one record: a text no tokenizer takes, a template that refuses it, memory, no finite answer.
+_RECORD_FAULTS = (RuntimeError, ValueError, TypeError, IndexError, TemplateError)
+# Texts that begin in every way a text can: what all their prompts share, any prompt is taken to share (and
+# every prompt is checked).
+_PROBES = ("a", "The", "I", "Z", "7", "(", '"', "-", "\n", " ", "é", "北", "")
+# The expanded keys and values of the shared tokens are copied for each batch: with max_batch_tokens 1024 and
+# SmolLM2-135M (46 KiB a token) eight times as many tokens are 370 MiB.
+_MAX_CACHED_PER_BATCH_TOKEN = 8
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Request:
+    """One record on its way: its place in the answers, its text, its prompt, tokens it shares with all others."""
+
+    index: int
+    text: str
+    prompt: RenderedPrompt
+    num_shared: int
+
+    @property
+    def rest(self) -> list[int]:
+        return self.prompt.token_ids[self.num_shared :]
+
+
+class TransformersEngine:
+    """``score``, ``choice`` and ``generate`` with a local causal language model.
+
+    ``score``: the probability that the answer begins with a category's answer words (``engines.scoring`` says
+    which strings those are), exact for words of several tokens; the response is the best category's first
+    answer word. ``choice``: the same distribution restricted to the answer words; its maximum at temperature
+    0, a draw from it raised to 1/temperature and normalised otherwise (top_k and top_p do not apply to whole
+    words). ``generate``: free text; a completion also ends at the prompt's separator.
+
+    Draws are keyed by decoding.seed and the text, so an answer depends on neither batch nor order. No answer
+    changes by more than float noise (1e-4) with its batch.
+    """
+
+    def __init__(self, annotator: AnnotatorRecipe, task: Task) -> None:
+        self._annotator, self._task = annotator, task
+        self._answers = {category.name: category.answer_words[0] for category in task.categories}
+        torch.set_num_threads(max(1, int(annotator.cpus_per_replica)))
+        self.model, self.tokenizer = load_model(annotator)
+        prompt = task.prompt(annotator.prompt)
+        self._renderer = Renderer(prompt, self._answers, annotator.num_shots, self.tokenizer)
+        self._sequences = answer_sequences(self.tokenizer, task) if annotator.mode != "generate" else None
+        self._max_prompt_tokens = self._room_for_prompt()
+        with torch.inference_mode():
+            self._shared_ids = self._common_beginning()
+            self._shared_states = self._states_of(self._shared_ids)
+
+    def annotate(self, texts: list[str]) -> list[Answer]:
+        """One answer per text, in the order of ``texts``."""
+        answers: list[Answer | None] = [None] * len(texts)
+        requests = []
+        for index, text in enumerate(texts):
+            try:
+                requests.append(self._request(index, text))
+            except _RECORD_FAULTS as error:
+                answers[index] = _failed(error)
+        for batch in self._batches(requests):
+            for request, answer in zip(batch, self._answer_batch(batch), strict=True):
+                answers[request.index] = answer
+        assert all(answer is not None for answer in answers), "a text was left without an answer"
+        return answers  # type: ignore[return-value]
+
+    def close(self) -> None:
+        """Give the model's memory back; the engine is of no use afterwards."""
+        del self.model
+        self._shared_states = []
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    # Prompts
+
+    def _room_for_prompt(self) -> int:
+        context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        length = self._annotator.max_model_len or context
+        if length is None:
+            raise InputError("annotator.max_model_len: the model does not say how long its context is; set it")
+        if context is not None and length > context:
+            raise InputError(f"annotator.max_model_len: {length} is more than the model's context of {context}")
+        needed = self._annotator.decoding.max_new_tokens if self._sequences is None else self._sequences.longest
+        if self._renderer.num_frame_tokens + needed >= length:
+            raise InputError(
+                f"annotator.max_model_len: prompt and shots need {self._renderer.num_frame_tokens} tokens and the "
+                f"answer {needed}; {length} leave no room for a text"
+            )
+        return length - needed
+
+    def _request(self, index: int, text: str) -> _Request:
+        prompt = self._renderer.encode(text, self._max_prompt_tokens, self._annotator.truncation)
+        num_shared = len(self._shared_ids)
+        shares = len(prompt.token_ids) > num_shared and prompt.token_ids[:num_shared] == self._shared_ids
+        return _Request(index, text, prompt, num_shared if shares else 0)
+
+    def _common_beginning(self) -> list[int]:
+        """The tokens every prompt begins with, one short of the shortest prompt seen."""
+        probes = [self._renderer.encode(text, self._max_prompt_tokens).token_ids for text in _PROBES]
+        length = 0
+        while all(len(ids) > length + 1 and ids[length] == probes[0][length] for ids in probes):
+            length += 1
+        return probes[0][:length]
+
+    def _batches(self, requests: list[_Request]) -> Iterator[list[_Request]]:
+        """Prompts of similar length, at most max_batch_tokens with padding, or one prompt that is longer."""
+        budget = self._annotator.max_batch_tokens
+        batch: list[_Request] = []
+        for request in sorted(requests, key=lambda r: (r.num_shared, len(r.rest))):
+            size = len(batch) + 1
+            fits = len(request.rest) * size <= budget
+            cached = len(request.prompt.token_ids) * size <= budget * _MAX_CACHED_PER_BATCH_TOKEN
+            if batch and not (fits and cached and request.num_shared == batch[0].num_shared):
+                yield batch
+                batch = []
+            batch.append(request)
+        if batch:
+            yield batch
+
+    # Answers
+
+    def _answer_batch(self, batch: list[_Request]) -> list[Answer]:
+        """The answers of a batch; where it fails as a whole, each record is tried alone."""
+        answer: Callable[[list[_Request]], list[Answer]]
+        answer = self._generate if self._annotator.mode == "generate" else self._score
+        try:
+            with torch.inference_mode():
+                return answer(batch)
+        except _RECORD_FAULTS as error:
+            if len(batch) == 1:
+                return [_failed(error, batch[0].prompt)]
+            logger.warning("a batch of %d prompts failed (%s); each is tried alone", len(batch), error)
+        return [alone for request in batch for alone in self._answer_batch([request])]
+
+    def _score(self, batch: list[_Request]) -> list[Answer]:
+        assert self._sequences is not None
+        probabilities = self._sequences.category_probabilities(self._sequence_log_probabilities(batch))
+        names = self._task.category_names
+        answers = []
+        for request, row in zip(batch, probabilities, strict=True):
+            if not np.isfinite(row).all():
+                answers.append(_failed(ValueError("the model gave no finite probability"), request.prompt))
+                continue
+            answers.append(
+                Answer(
+                    prompt=request.prompt.text,
+                    response=self._answers[names[self._choose(request.text, row)]],
+                    finish_reason="stop",
+                    label_probabilities=dict(zip(names, row.tolist(), strict=True)),
+                    num_prompt_tokens=len(request.prompt.token_ids),
+                    num_truncated_tokens=request.prompt.num_truncated_tokens,
+                )
+            )
+        return answers
+
+    def _choose(self, text: str, probabilities: np.ndarray) -> int:
+        decoding = self._annotator.decoding
+        if self._annotator.mode == "score" or decoding.temperature == 0 or not probabilities.any():
+            return int(probabilities.argmax())
+        weights = (probabilities / probabilities.max()) ** (1 / decoding.temperature)
+        drawn = np.random.default_rng(_key(decoding.seed, text)).choice(len(weights), p=weights / weights.sum())
+        return int(drawn)
+
+    def _sequence_log_probabilities(self, batch: list[_Request]) -> np.ndarray:
+        """Shape (records, sequences): log-probability of each answer sequence right after the prompt."""
+        assert self._sequences is not None
+        inputs = self._inputs(batch)
+        output = self.model(**inputs, use_cache=True, logits_to_keep=1)
+        after = {(): output.logits[:, -1].float().log_softmax(-1)}
+        mask, last = inputs["attention_mask"], inputs["position_ids"][:, -1:]
+        for path in self._sequences.continuations:
+            step = torch.arange(1, len(path) + 1, device=last.device)
+            logits = self.model(
+                input_ids=torch.tensor([path] * len(batch), device=last.device),
+                attention_mask=torch.cat([mask, mask.new_ones(len(batch), len(path))], dim=1),
+                position_ids=last + step,
+                past_key_values=output.past_key_values,
+                use_cache=True,
+            ).logits
+            output.past_key_values.crop(-len(path))
+            for num in range(1, len(path) + 1):
+                after[path[:num]] = logits[:, num - 1].float().log_softmax(-1)
+        return np.stack([self._sum_steps(after, sequence) for sequence in self._sequences.sequences], axis=1)
+
+    @staticmethod
+    def _sum_steps(after: dict[Sequence, torch.Tensor], sequence: Sequence) -> np.ndarray:
+        steps = [after[sequence[:num]][:, token_id] for num, token_id in enumerate(sequence)]
+        return torch.stack(steps).double().sum(0).cpu().numpy()
+
+    def _generate(self, batch: list[_Request]) -> list[Answer]:
+        inputs = self._inputs(batch)
+        shared = self._shared_ids[: batch[0].num_shared]
+        ids = inputs.pop("input_ids")
+        del inputs["position_ids"]  # generate() derives the same ones from the mask
+        ids = torch.cat([ids.new_tensor(shared).expand(len(batch), -1), ids], dim=1)
+        decoding, stop = self._annotator.decoding, self._renderer.stop
+        generated = self.model.generate(
+            input_ids=ids,
+            **inputs,
+            max_new_tokens=decoding.max_new_tokens,
+            do_sample=False,
+            logits_processor=_processors(decoding, [request.text for request in batch], ids.shape[1]),
+            pad_token_id=self._pad_id,
+            **({"stop_strings": stop, "tokenizer": self.tokenizer} if stop else {}),
+        )
+        rows = generated[:, ids.shape[1] :].tolist()
+        return [self._generated_answer(request, row) for request, row in zip(batch, rows, strict=True)]
+
+    def _generated_answer(self, request: _Request, new_ids: list[int]) -> Answer:
+        ends = self._end_ids
+        num_tokens = next((i + 1 for i, token_id in enumerate(new_ids) if token_id in ends), len(new_ids))
+        finished = num_tokens > 0 and new_ids[num_tokens - 1] in ends
+        response = self.tokenizer.decode(new_ids[:num_tokens], skip_special_tokens=True)
+        for stop in self._renderer.stop:
+            if stop in response:
+                response, finished = response.split(stop, 1)[0], True
+        return Answer(
+            prompt=request.prompt.text,
+            response=response,
+            finish_reason="stop" if finished else "length",
+            num_prompt_tokens=len(request.prompt.token_ids),
+            num_response_tokens=num_tokens,
+            num_truncated_tokens=request.prompt.num_truncated_tokens,
+        )
+
+    # The model's inputs
+
+    @property
+    def _end_ids(self) -> set[int]:
+        stated = self.model.generation_config.eos_token_id
+        ids = stated if isinstance(stated, list) else [stated]
+        return {token_id for token_id in [*ids, self.tokenizer.eos_token_id] if token_id is not None}
+
+    @property
+    def _pad_id(self) -> int:
+        """Any token will do: padding is masked."""
+        return next((i for i in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id) if i is not None), 0)
+
+    def _inputs(self, batch: list[_Request]) -> dict[str, Any]:
+        """What the model is called with: the rest of each prompt padded on the left, behind the shared states."""
+        num_shared, length = batch[0].num_shared, max(len(request.rest) for request in batch)
+        ids = torch.full((len(batch), length), self._pad_id)
+        mask = torch.zeros((len(batch), num_shared + length), dtype=torch.long)
+        mask[:, :num_shared] = 1
+        for row, request in enumerate(batch):
+            ids[row, length - len(request.rest) :] = torch.tensor(request.rest)
+            mask[row, num_shared + length - len(request.rest) :] = 1
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, num_shared:]
+        device = self.model.device
+        return {
+            "input_ids": ids.to(device),
+            "attention_mask": mask.to(device),
+            "position_ids": positions.to(device),
+            "past_key_values": self._cache(len(batch), num_shared),
+        }
+
+    def _cache(self, num_records: int, num_shared: int) -> DynamicCache:
+        """A cache for a batch that holds the shared states already, as views that are not copied."""
+        cache = DynamicCache()
+        for keys, values in self._shared_states if num_shared else []:
+            layer = DynamicLayer()
+            layer.lazy_initialization(keys, values)
+            layer.keys = keys.expand(num_records, -1, -1, -1)
+            layer.values = values.expand(num_records, -1, -1, -1)
+            cache.layers.append(layer)
+        return cache
+
+    def _states_of(self, token_ids: list[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Keys and values of a beginning, layer by layer, each of shape (1, heads, tokens, head size)."""
+        if not token_ids:
+            return []
+        cache = DynamicCache()
+        ids = torch.tensor([token_ids], device=self.model.device)
+        self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        return [(layer.keys, layer.values) for layer in cache.layers]
+
+
+def load_model(annotator: AnnotatorRecipe) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The recipe's model, ready for inference, and its tokenizer; ``InputError`` in one line if it cannot be had.
+
+    A ``.gguf`` file is turned back into full weights. Other models load from safetensors alone: pickled weights
+    and code that comes with a model are refused.
+    """
+    device = "cuda" if annotator.gpus_per_replica else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"annotator.gpus_per_replica: {annotator.gpus_per_replica} asked for, torch finds no GPU here")
+    location = local_copy(annotator.model)
+    options: dict[str, Any] = {"dtype": getattr(torch, annotator.dtype)}
+    if location.endswith(".gguf"):
+        file = Path(location)
+        location, source = str(file.parent), {"gguf_file": file.name}
+        options["quantization_config"] = GgufConfig(dequantize=True)
+    else:
+        source = {"revision": annotator.revision} if annotator.revision else {}
+        options["use_safetensors"] = True
+    disable_progress_bar()
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(location, **source)
+        model = AutoModelForCausalLM.from_pretrained(location, **source, **options).to(device).eval()
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"annotator.model: {annotator.model} cannot be loaded: {reason}") from error
+    return model, tokenizer
+
+
+class _KeyedNoise(LogitsProcessor):
+    """Gumbel noise keyed by seed, text and step: the maximum of log-probabilities with it is a draw from them."""
+
+    def __init__(self, seed: int, texts: list[str], num_prompt_tokens: int) -> None:
+        self._keys = [_key(seed, text) for text in texts]
+        self._num_prompt_tokens = num_prompt_tokens
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        step = input_ids.shape[1] - self._num_prompt_tokens
+        noise = np.stack([np.random.default_rng([key, step]).gumbel(size=scores.shape[1]) for key in self._keys])
+        return scores + torch.from_numpy(noise).to(scores)
+
+
+def _processors(decoding: Decoding, texts: list[str], num_prompt_tokens: int) -> LogitsProcessorList:
+    """Temperature, top-k and top-p as everywhere, then the draw; nothing at temperature 0."""
+    if decoding.temperature == 0:
+        return LogitsProcessorList()
+    processors: list[LogitsProcessor] = [TemperatureLogitsWarper(decoding.temperature)]
+    if decoding.top_k:
+        processors.append(TopKLogitsWarper(decoding.top_k))
+    if decoding.top_p < 1:
+        processors.append(TopPLogitsWarper(decoding.top_p))
+    return LogitsProcessorList([*processors, _KeyedNoise(decoding.seed, texts, num_prompt_tokens)])
+
+
+def _key(seed: int, text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), key=str(seed).encode(), digest_size=8).digest(), "big")
+
+
+def _failed(error: Exception, prompt: RenderedPrompt | None = None) -> Answer:
+    reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+    return Answer(
+        prompt=prompt.text if prompt else "",
+        response=None,
+        finish_reason="error",
+        num_prompt_tokens=len(prompt.token_ids) if prompt else 0,
+        error=reason,
+    )

@@ -1,0 +1,114 @@
+"""Which records are annotated: the n smallest keyed hashes of (seed, record_id).
+
+The sample is exactly n records, uniform, nested (the sample of n holds every smaller one of the same seed) and
+depends on nothing but the ids and the seed: not on blocks, order, workers or machines. The smallest n of a
+part, merged with those of the other parts, are the smallest n of the corpus; nobody holds more than a
+selection of n ids at a time.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+
+def sampling_hashes(record_ids: pa.Array | pa.ChunkedArray | Iterable[str], seed: int) -> np.ndarray:
+    """BLAKE2b of each id in UTF-8, keyed with the seed, as unsigned 64-bit integers of shape (records,).
+
+    64 bits: among 100 million ids two share a hash with probability 0.0003, and the order of such two is
+    decided by the ids themselves.
+    """
+    keyed = hashlib.blake2b(key=str(seed).encode(), digest_size=8)
+    ids = record_ids.to_pylist() if isinstance(record_ids, pa.Array | pa.ChunkedArray) else record_ids
+    digests = []
+    for record_id in ids:
+        state = keyed.copy()  # cheaper than setting the key up again for every id
+        state.update(record_id.encode())
+        digests.append(state.digest())
+    return np.frombuffer(b"".join(digests), dtype=">u8").astype(np.uint64)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Ids in the order of their sampling hash; ``hashes[i]`` is that of ``record_ids[i]``."""
+
+    hashes: np.ndarray
+    record_ids: pa.Array
+
+    @classmethod
+    def empty(cls) -> Self:
+        """No id at all: where merging starts."""
+        return cls(np.empty(0, dtype=np.uint64), pa.array([], pa.string()))
+
+    @classmethod
+    def smallest(cls, record_ids: pa.Array | pa.ChunkedArray, num: int, seed: int) -> Self:
+        """The ``num`` ids with the smallest hashes, or all where there are fewer."""
+        if isinstance(record_ids, pa.ChunkedArray):
+            record_ids = record_ids.combine_chunks()
+        hashes = sampling_hashes(record_ids, seed)
+        if num < len(hashes):
+            # Everything up to the num-th smallest hash, ties included; _first puts them in order and cuts.
+            candidates = np.flatnonzero(hashes <= np.partition(hashes, num - 1)[num - 1])
+            hashes, record_ids = hashes[candidates], record_ids.take(pa.array(candidates))
+        return cls._first(hashes, record_ids, num)
+
+    @classmethod
+    def _first(cls, hashes: np.ndarray, record_ids: pa.Array, num: int) -> Self:
+        table = pa.table({"hash": pa.array(hashes, pa.uint64()), "record_id": record_ids.cast(pa.string())})
+        order = pc.sort_indices(table, sort_keys=[("hash", "ascending"), ("record_id", "ascending")])[:num]
+        return cls(hashes[order.to_numpy()], table["record_id"].combine_chunks().take(order))
+
+    def __len__(self) -> int:
+        return len(self.record_ids)
+
+    def merge(self, other: "Selection", num: int) -> "Selection":
+        """The ``num`` smallest of both."""
+        hashes = np.concatenate([self.hashes, other.hashes])
+        return self._first(hashes, pa.concat_arrays([self.record_ids, other.record_ids]), num)
+
+    def without(self, record_ids: pa.Array) -> "Selection":
+        """What is left when these ids are taken out."""
+        kept = pc.invert(pc.is_in(self.record_ids, value_set=record_ids))
+        return Selection(self.hashes[kept.to_numpy(zero_copy_only=False)], self.record_ids.filter(kept))
+
+
+@dataclass(frozen=True)
+class IdSource:
+    """The ids of a table. ``read`` gives them part by part, anew at every call; ``num_records`` is their number."""
+
+    read: Callable[[], Iterator[pa.ChunkedArray]]
+    num_records: int
+
+
+def select(corpus: IdSource, duplicates: IdSource, num: int, seed: int) -> Selection:
+    """The ``num`` records of smallest hash that are no duplicates, or all of those where there are fewer.
+
+    Memory: one part's ids and about ``num`` ids scaled by the share of duplicates. A duplicate is hashed
+    like any record, so among the m smallest of the corpus about m times their share are duplicates: m is
+    chosen six standard deviations wide of that, and widened in the rare case that it does not do.
+    """
+    eligible = corpus.num_records - duplicates.num_records
+    num = min(num, eligible)
+    if num <= 0:
+        return Selection.empty()
+    wanted = num * corpus.num_records / eligible
+    width = min(corpus.num_records, int(wanted + 6 * np.sqrt(wanted)) + 1) if duplicates.num_records else num
+    while True:
+        widest = _smallest_of(corpus.read(), width, seed)
+        kept = widest
+        for ids in duplicates.read():
+            kept = kept.without(ids.combine_chunks())
+        if len(kept) >= num or len(widest) < width or width >= corpus.num_records:
+            return Selection(kept.hashes[:num], kept.record_ids[:num])
+        width = min(2 * width, corpus.num_records)
+
+
+def _smallest_of(parts: Iterable[pa.ChunkedArray], num: int, seed: int) -> Selection:
+    selection = Selection.empty()
+    for ids in parts:
+        selection = selection.merge(Selection.smallest(ids, num, seed), num)
+    return selection
