@@ -1,0 +1,377 @@
+"""A checkpoint that labels: texts in, labels and probabilities out, in input order. No Ray.
+
+Texts are taken by the window. A background thread tokenizes the next window (Rust, outside Python's lock)
+while the model works on this one. Within a window records are sorted by length and cut into batches of a
+token budget whose padding stays below ``MAX_PADDING_WASTE``; most batches hold records of one length and
+need no attention mask at all.
+"""
+
+import logging
+import re
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+
+from llambert import onednn
+from llambert.errors import InputError
+from llambert.reference import local_copy
+
+log = logging.getLogger(__name__)
+
+MAX_PADDING_WASTE = 0.03
+"""Share of a batch's token positions that may be padding; holds for every batch, so for every run."""
+
+WINDOW_RECORDS = 8192
+_WINDOW_CHARS = 32 << 20
+_WINDOWS_AHEAD = 1
+_TEXTS_PER_ENCODING = 256  # an Encoding takes about 100 bytes a token: only ids outlive a call
+_DEFAULT_BATCH_TOKENS = {"cpu": 2048, "cuda": 65_536}
+_CHARS_PER_TOKEN = 32
+_MAX_CHARS_PER_TOKEN = 512
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_NON_SPACE = re.compile(r"\S")
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What the classifier says about ``n`` texts, in their order.
+
+    ``labels``: category names, None where ``failures`` has the index. ``probabilities``: float32 of shape
+    (n, categories), rows summing to 1; ``scores``: float32 (n,), the probability of ``labels``; both NaN for
+    a failure. ``failures``: index -> ``tokenizer_error``, ``model_error`` or ``not_finite``.
+    ``num_tokens`` are real tokens, special ones included; ``num_padded_tokens`` what the model was given.
+    ``num_truncated`` texts had more tokens than the checkpoint takes. ``busy_seconds``: the model at work.
+    """
+
+    labels: list[str | None]
+    scores: np.ndarray
+    probabilities: np.ndarray
+    failures: dict[int, str] = field(default_factory=dict)
+    num_tokens: int = 0
+    num_padded_tokens: int = 0
+    num_truncated: int = 0
+    busy_seconds: float = 0.0
+
+    @property
+    def padding_waste(self) -> float:
+        """Share of the token positions computed that were padding."""
+        return 1 - self.num_tokens / self.num_padded_tokens if self.num_padded_tokens else 0.0
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Rows of a window and their token ids; ``mask`` None: no row is padded."""
+
+    rows: np.ndarray
+    input_ids: torch.Tensor
+    mask: torch.Tensor | None
+
+
+@dataclass(frozen=True)
+class _Window:
+    num_texts: int
+    batches: list[_Batch]
+    failures: dict[int, str]
+    num_tokens: int
+    num_truncated: int
+
+
+class Classifier:
+    """A fine-tuned encoder, loaded once and used from one thread.
+
+    ``checkpoint`` is a reference to a Hugging Face sequence classification folder whose ``id2label`` holds
+    the categories; weights are read from safetensors alone and no code of the folder is run. ``device``
+    None: CUDA where there is a GPU. ``num_threads`` sets PyTorch's threads for the whole process.
+    ``max_batch_tokens`` None: 2,048 on a CPU, 65,536 on a GPU. ``InputError``: no such checkpoint.
+    """
+
+    def __init__(
+        self,
+        checkpoint: str,
+        *,
+        dtype: str = "float32",
+        max_batch_tokens: int | None = None,
+        device: str | None = None,
+        num_threads: int | None = None,
+        compile: bool = False,
+    ) -> None:
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if self.device.type == "cpu" and dtype == "float16":
+            raise InputError(
+                "label.dtype: float16 needs a GPU; on a CPU use float32, or bfloat16 where the chip has it"
+            )
+        if num_threads is not None:
+            torch.set_num_threads(num_threads)
+        self.max_batch_tokens = max_batch_tokens or _DEFAULT_BATCH_TOKENS[self.device.type]
+        location = local_copy(checkpoint)
+        model = _load_model(checkpoint, location, _DTYPES[dtype])
+        self.categories: list[str] = [name for _, name in sorted((model.config.id2label or {}).items())]
+        self.max_length, self._tokenizer, self._padding_id = _load_tokenizer(checkpoint, location, model)
+        if self.device.type == "cpu" and onednn.available():
+            onednn.pack_linear_layers(model)
+        torch.nn.Module.to(model, self.device)
+        self._model = torch.compile(model, dynamic=True) if compile else model
+
+    def predict(self, texts: Sequence[str]) -> Predictions:
+        """Labels and probabilities of ``texts``, in their order; a text that fails is in ``failures``."""
+        return _joined(list(self.stream(windows(texts))), len(self.categories))
+
+    def stream(self, texts: Iterable[Sequence[str]]) -> Iterator[Predictions]:
+        """One ``Predictions`` per window of texts, in order, holding two windows in memory at most.
+
+        The iterable is read from another thread, ahead of the model. Sorting, and so batching, never
+        reaches over a window: a record's batch depends on its window alone.
+        """
+        source = iter(texts)
+
+        def prepare_next() -> _Window | None:
+            window = next(source, None)
+            return None if window is None else self._prepare(window)
+
+        with ThreadPoolExecutor(1, "tokenizer") as thread:
+            ahead = deque(thread.submit(prepare_next) for _ in range(_WINDOWS_AHEAD + 1))
+            while (window := ahead.popleft().result()) is not None:
+                ahead.append(thread.submit(prepare_next))
+                yield self._classify(window)
+
+    # Before the model: in the background thread
+
+    def _prepare(self, texts: Sequence[str]) -> _Window:
+        ids: list[np.ndarray] = []
+        failures: dict[int, str] = {}
+        num_truncated = 0
+        for start in range(0, len(texts), _TEXTS_PER_ENCODING):
+            chunk = list(texts[start : start + _TEXTS_PER_ENCODING])
+            for offset, encoded in enumerate(self._encode(chunk)):
+                if encoded is None:
+                    failures[start + offset] = "tokenizer_error"
+                    ids.append(np.zeros(0, np.int32))
+                else:
+                    ids.append(encoded[0])
+                    num_truncated += encoded[1]
+        rows = [row for row in range(len(texts)) if row not in failures]
+        lengths = np.array([len(row) for row in ids], dtype=np.int64)
+        batches = [
+            self._collate(part, [ids[row] for row in part])
+            for part in plan_batches(np.array(rows, dtype=np.int64), lengths, self.max_batch_tokens)
+        ]
+        return _Window(len(texts), batches, failures, int(lengths.sum()), num_truncated)
+
+    def _encode(self, texts: list[str]) -> list[tuple[np.ndarray, bool] | None]:
+        """Token ids and whether they were truncated, per text; None where the tokenizer fails on it."""
+        if all(isinstance(text, str) and len(text) <= _CHARS_PER_TOKEN * self.max_length for text in texts):
+            try:
+                return [
+                    (np.array(encoding.ids, dtype=np.int32), bool(encoding.overflowing))
+                    for encoding in self._tokenizer.encode_batch_fast(texts)
+                ]
+            except (TypeError, ValueError):  # one of them: find out which
+                pass
+        return [self._encode_alone(text) for text in texts]
+
+    def _encode_alone(self, text: str) -> tuple[np.ndarray, bool] | None:
+        """One text, read only as far as its kept tokens reach.
+
+        Whole words are tokenized, from the start: ``32 * max_length`` characters, then twice as many, until
+        tokens are left over (more text cannot change those kept) or the text ends. Of a text that yields too
+        few tokens all the same (mebibytes without a space), ``512 * max_length`` characters are read.
+        Lone surrogates, which are no Unicode text, become U+FFFD.
+        """
+        if not isinstance(text, str):
+            return None
+        num_chars = _CHARS_PER_TOKEN * self.max_length
+        while True:
+            whole = num_chars >= len(text)
+            prefix = text if whole else text[:num_chars]
+            if not whole and num_chars < _MAX_CHARS_PER_TOKEN * self.max_length:
+                words = prefix.rsplit(maxsplit=1)
+                prefix = words[0] if len(words) == 2 else ""
+            try:
+                encoding = self._tokenizer.encode_batch_fast([_without_lone_surrogates(prefix)])[0]
+            except (TypeError, ValueError) as error:
+                log.warning("the tokenizer failed on a text of %d characters: %s", len(text), type(error).__name__)
+                return None
+            truncated = bool(encoding.overflowing)
+            if truncated or whole or num_chars >= _MAX_CHARS_PER_TOKEN * self.max_length:
+                rest = not whole and _NON_SPACE.search(text, num_chars) is not None
+                return np.array(encoding.ids, dtype=np.int32), truncated or rest
+            num_chars *= 2
+
+    def _collate(self, rows: np.ndarray, ids: list[np.ndarray]) -> _Batch:
+        longest = max(map(len, ids))
+        padded = np.full((len(ids), longest), self._padding_id, dtype=np.int64)
+        mask = np.zeros((len(ids), longest), dtype=np.int64)
+        for position, row in enumerate(ids):
+            padded[position, : len(row)] = row
+            mask[position, : len(row)] = 1
+        tensors = [torch.from_numpy(padded), *([] if mask.all() else [torch.from_numpy(mask)])]
+        if self.device.type == "cuda":  # page-locked here, so that the copy to the GPU overlaps with its work
+            tensors = [tensor.pin_memory() for tensor in tensors]
+        return _Batch(rows, tensors[0], tensors[1] if len(tensors) == 2 else None)
+
+    # The model: in the caller's thread
+
+    def _classify(self, window: _Window) -> Predictions:
+        started = time.perf_counter()
+        failures = dict(window.failures)
+        probabilities = np.full((window.num_texts, len(self.categories)), np.nan, dtype=np.float32)
+        # Results stay on the device until the window ends: reading one back would make the GPU wait.
+        done: list[tuple[np.ndarray, torch.Tensor]] = []
+        for batch in window.batches:
+            done += self._forward_or_split(batch, failures)
+        for rows, result in done:
+            probabilities[rows] = result.cpu().numpy()
+        for row in np.flatnonzero(~np.isfinite(probabilities).all(axis=1)):
+            failures.setdefault(int(row), "not_finite")
+        busy_seconds = time.perf_counter() - started
+        failed = sorted(failures)
+        probabilities[failed] = np.nan
+        best = np.where(np.isnan(probabilities), -1, probabilities).argmax(axis=1)
+        labels: list[str | None] = [self.categories[column] for column in best]
+        for row in failed:
+            labels[row] = None
+        return Predictions(
+            labels,
+            probabilities[np.arange(window.num_texts), best],
+            probabilities,
+            failures,
+            window.num_tokens,
+            sum(batch.input_ids.numel() for batch in window.batches),
+            window.num_truncated,
+            busy_seconds,
+        )
+
+    def _forward_or_split(self, batch: _Batch, failures: dict[int, str]) -> list[tuple[np.ndarray, torch.Tensor]]:
+        """The batch's probabilities; if the model fails on it, those of its halves, down to the one record.
+
+        A record that fails alone is put down in ``failures``, unless the model fails on an empty text too:
+        then the fault is the model's or the machine's, and is raised.
+        """
+        try:
+            return [(batch.rows, self._forward(batch))]
+        except (RuntimeError, IndexError) as error:
+            if len(batch.rows) == 1:
+                self._forward(self._prepare([""]).batches[0])
+                log.warning("the model failed on a text of %d tokens: %s", batch.input_ids.numel(), error)
+                failures[int(batch.rows[0])] = "model_error"
+                return []
+        middle = len(batch.rows) // 2
+        return [
+            result
+            for half in (slice(0, middle), slice(middle, None))
+            for result in self._forward_or_split(
+                _Batch(batch.rows[half], batch.input_ids[half], None if batch.mask is None else batch.mask[half]),
+                failures,
+            )
+        ]
+
+    @torch.inference_mode()
+    def _forward(self, batch: _Batch) -> torch.Tensor:
+        mask = None if batch.mask is None else batch.mask.to(self.device, non_blocking=True)
+        logits = self._model(input_ids=batch.input_ids.to(self.device, non_blocking=True), attention_mask=mask).logits
+        return logits.float().softmax(dim=-1)
+
+
+def windows(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Runs of at most ``WINDOW_RECORDS`` texts and, single texts aside, 32 Mi characters."""
+    window: list[str] = []
+    num_chars = 0
+    for text in texts:
+        size = len(text) if isinstance(text, str) else 0
+        if window and (len(window) == WINDOW_RECORDS or num_chars + size > _WINDOW_CHARS):
+            yield window
+            window, num_chars = [], 0
+        window.append(text)
+        num_chars += size
+    if window:
+        yield window
+
+
+def plan_batches(rows: np.ndarray, lengths: np.ndarray, max_tokens: int) -> list[np.ndarray]:
+    """Cut ``rows`` into batches, longest first.
+
+    A batch's padded size (its number of rows times its longest) stays within ``max_tokens``, single rows
+    aside, and the share of it that is padding within ``MAX_PADDING_WASTE``. ``lengths`` is by row.
+    """
+    ordered = rows[np.argsort(-lengths[rows], kind="stable")]
+    batches: list[np.ndarray] = []
+    start, longest, real = 0, 0, 0
+    for position, row in enumerate(ordered):
+        length = int(lengths[row])
+        padded = longest * (position - start + 1)
+        if position > start and (padded > max_tokens or padded - real - length > MAX_PADDING_WASTE * padded):
+            batches.append(ordered[start:position])
+            start = position
+        if position == start:
+            longest, real = length, 0
+        real += length
+    if len(ordered):
+        batches.append(ordered[start:])
+    return batches
+
+
+def _joined(parts: list[Predictions], num_categories: int) -> Predictions:
+    starts = np.cumsum([0, *(len(part.labels) for part in parts)])
+    return Predictions(
+        [label for part in parts for label in part.labels],
+        np.concatenate([np.zeros(0, np.float32), *(part.scores for part in parts)]),
+        np.concatenate([np.zeros((0, num_categories), np.float32), *(part.probabilities for part in parts)]),
+        {
+            int(start) + row: why
+            for start, part in zip(starts, parts, strict=False)
+            for row, why in part.failures.items()
+        },
+        sum(part.num_tokens for part in parts),
+        sum(part.num_padded_tokens for part in parts),
+        sum(part.num_truncated for part in parts),
+        sum(part.busy_seconds for part in parts),
+    )
+
+
+def _load_model(checkpoint: str, location: str, dtype: torch.dtype) -> PreTrainedModel:
+    try:
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            location, dtype=dtype, use_safetensors=True, attn_implementation="sdpa", output_loading_info=True
+        )
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{checkpoint}: no classifier could be loaded from it: {str(error).splitlines()[0]}"
+        ) from error
+    if report["missing_keys"]:
+        missing = ", ".join(sorted(report["missing_keys"])[:3])
+        raise InputError(f"{checkpoint}: it lacks the weights {missing}: a model that was not fine-tuned to classify")
+    return model.eval()
+
+
+def _load_tokenizer(checkpoint: str, location: str, model: PreTrainedModel) -> tuple[int, Tokenizer, int]:
+    """Maximum length in tokens, the Rust tokenizer set to truncate at it, and the id that pads."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(location)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{checkpoint}: no tokenizer can be loaded from it: {str(error).splitlines()[0]}") from error
+    if not tokenizer.is_fast:
+        raise InputError(f"{checkpoint}: its tokenizer has no fast (Rust) form, which llambert needs")
+    positions = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
+    # RoBERTa's positions start after the padding id; BERT's have none.
+    padding_index = getattr(positions, "padding_idx", None)
+    reserved = 0 if padding_index is None else padding_index + 1
+    max_length = min(tokenizer.model_max_length, model.config.max_position_embeddings - reserved)
+    rust = tokenizer.backend_tokenizer
+    rust.no_padding()
+    rust.enable_truncation(max_length)
+    return max_length, rust, tokenizer.pad_token_id
+
+
+def _without_lone_surrogates(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
