@@ -8,6 +8,7 @@ which Ray gives to another actor; a new start leaves out the units whose parts a
 import json
 import logging
 import os
+import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, Self
@@ -59,14 +60,19 @@ class Pool:
 
 
 def connect() -> None:
-    """Join the Ray cluster that ``RAY_ADDRESS`` or the job names, or start a local one."""
+    """Join the Ray cluster that ``RAY_ADDRESS`` or the job names, or start a local one.
+
+    A local one talks to nobody and keeps its own messages in its session folder (``/tmp/ray``): a worker's
+    failure reaches the user as an exception, its log lines would only bury the progress.
+    """
     if ray.is_initialized():
         return
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=True)
-    else:
-        ray.init(address="local", include_dashboard=False, log_to_driver=True)
+        ray.init()
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
 
 
 def run_units(
@@ -83,18 +89,24 @@ def run_units(
     context = DataContext.get_current()
     context.enable_progress_bars = False  # the stages draw their own, in records
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    dataset = ray.data.from_items([{"unit": json.dumps(unit)} for unit in units], override_num_blocks=len(units)).map_batches(
-        _UnitActor,
-        fn_constructor_args=(worker, arguments),
-        batch_size=1,
-        compute=ActorPoolStrategy(
-            min_size=pool.min_actors, max_size=pool.max_actors, max_tasks_in_flight_per_actor=2
-        ),
-        num_cpus=pool.num_cpus,
-        num_gpus=pool.num_gpus,
-        max_restarts=-1,
-        max_task_retries=pool.max_attempts,
-    )
+    items = [{"unit": json.dumps(unit)} for unit in units]
+    with warnings.catch_warnings():
+        # Ray 2.60 has no named parameter yet for what bounds the retries of a unit that kills its process.
+        warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
+        dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
+            _UnitActor,
+            fn_constructor_args=(worker, arguments),
+            batch_size=1,
+            compute=ActorPoolStrategy(
+                min_size=min(pool.min_actors, len(units)),
+                max_size=min(pool.max_actors, len(units)),
+                max_tasks_in_flight_per_actor=2,
+            ),
+            num_cpus=pool.num_cpus,
+            num_gpus=pool.num_gpus,
+            max_restarts=-1,
+            max_task_retries=pool.max_attempts,
+        )
     dataset.set_name(name)
     for row in dataset.iter_rows():
         if row["refusal"]:

@@ -1,0 +1,97 @@
+import bz2
+import gzip
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from llambert.corpora import find_source_files, read_tables
+from llambert.errors import InputError
+from llambert.recipe import CorpusRecipe
+
+ROWS = [{"id": "a", "text": "one, two"}, {"id": "b", "text": 'say "hi"\nagain'}, {"id": "c", "text": "süß"}]
+
+
+def read(path, columns=("id", "text"), **recipe):
+    [source] = find_source_files(CorpusRecipe(path=str(path), **recipe))
+    tables = list(read_tables(source, list(columns)))
+    return pa.concat_tables(tables).to_pylist() if tables else []
+
+
+def test_every_format_gives_the_same_rows(tmp_path):
+    csv = 'id,text,more\na,"one, two",1\nb,"say ""hi""\nagain",2\nc,süß,3\n'
+    (tmp_path / "x.csv").write_text(csv)
+    (tmp_path / "x.csv.gz").write_bytes(gzip.compress(csv.encode()))
+    (tmp_path / "x.csv.bz2").write_bytes(bz2.compress(csv.encode()))
+    (tmp_path / "x.tsv").write_text('id\ttext\na\tone, two\nb\t"say ""hi""\nagain"\nc\tsüß\n')
+    (tmp_path / "x.jsonl").write_text(
+        '{"id":"a","text":"one, two"}\n\n{"id":"b","text":"say \\"hi\\"\\nagain"}\n{"text":"süß","id":"c"}\n'
+    )
+    pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "x.parquet")
+    for name in ["x.csv", "x.csv.gz", "x.csv.bz2", "x.tsv", "x.jsonl", "x.parquet"]:
+        assert read(tmp_path / name) == ROWS, name
+
+
+def test_a_text_file_is_a_record_a_line(tmp_path):
+    (tmp_path / "x.txt").write_bytes(b"one\r\n\ntwo")
+    assert read(tmp_path / "x.txt", ["text"]) == [{"text": "one"}, {"text": ""}, {"text": "two"}]
+
+
+def test_an_empty_csv_field_is_null_and_a_quoted_one_is_empty(tmp_path):
+    (tmp_path / "x.csv").write_text('id,text\na,\nb,""\n')
+    assert read(tmp_path / "x.csv") == [{"id": "a", "text": None}, {"id": "b", "text": ""}]
+
+
+def test_broken_utf8_becomes_replacement_characters_and_costs_no_row(tmp_path):
+    (tmp_path / "x.csv").write_bytes(b"id,text\na,caf\xe9\nb,fine\n")
+    (tmp_path / "x.jsonl").write_bytes(b'{"id":"a","text":"caf\xe9"}\n{"id":"b","text":"\\ud800"}\n')
+    assert read(tmp_path / "x.csv") == [{"id": "a", "text": "caf�"}, {"id": "b", "text": "fine"}]
+    assert [row["text"] for row in read(tmp_path / "x.jsonl")] == ["caf�", "���"]
+
+
+def test_numbers_and_dictionaries_of_a_parquet_column_are_read_as_text(tmp_path):
+    table = pa.table({"id": [1, 2], "text": pa.array(["x", "y"]).dictionary_encode()})
+    pq.write_table(table, tmp_path / "x.parquet")
+    assert read(tmp_path / "x.parquet") == [{"id": "1", "text": "x"}, {"id": "2", "text": "y"}]
+
+
+def test_a_folder_or_a_glob_is_its_visible_files_in_order(tmp_path):
+    for name in ["b.csv", "a.csv", ".hidden.csv", "_SUCCESS"]:
+        (tmp_path / name).write_text("id,text\n")
+    for path in [tmp_path, tmp_path / "*.csv"]:
+        files = find_source_files(CorpusRecipe(path=str(path)))
+        assert [(file.index, file.uri.rsplit("/", 1)[-1]) for file in files] == [(0, "a.csv"), (1, "b.csv")]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.csv", b"id,body\n1,2\n", "no column 'text'; it has 'id', 'body'"),
+        ("x.csv", b"", "cannot be read as csv"),
+        ("x.csv", b"id,text\n1,2,3\n", "cannot be read as csv"),
+        ("x.csv.gz", gzip.compress(b"id,text\na,b\n")[:-6], "cannot be read as csv"),
+        ("x.csv.gz", b"id,text\na,b\n", "cannot be read as csv"),
+        ("x.parquet", b"PAR1 not really", "cannot be read as parquet"),
+        ("x.jsonl", b'{"id": 1, "text": "a"}\n{"id": \n', "x.jsonl:2: not JSON"),
+        ("x.jsonl", b"[1]\n", "x.jsonl:1: expected an object, found list"),
+        ("x.jsonl", b'{"id": "a", "body": "b"}\n', "no column 'text'"),
+        ("x.docx", b"", "has none of the endings"),
+    ],
+)
+def test_a_file_that_is_not_what_it_says_is_refused_in_one_line_with_its_name(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError) as caught:
+        read(tmp_path / name)
+    assert message in str(caught.value)
+    assert name in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["{tmp}/nothing*.csv", "{tmp}/empty", "memory://nowhere", "nosuchscheme://x/y"])
+def test_a_corpus_that_is_not_there_is_said_in_one_line(tmp_path, path):
+    (tmp_path / "empty").mkdir()
+    path = path.replace("{tmp}", str(tmp_path))
+    with pytest.raises(InputError) as caught:
+        find_source_files(CorpusRecipe(path=path))
+    assert path in str(caught.value)
+    assert "\n" not in str(caught.value)

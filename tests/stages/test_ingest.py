@@ -1,0 +1,141 @@
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from llambert import schema
+from llambert.errors import InputError
+from llambert.recipe import load_recipe
+from llambert.run import Run
+from llambert.run_directory import TableDirectory
+from llambert.stages.ingest import IngestFile, _repeated, ingest
+from llambert.tasks import load_task
+
+CSV = """\
+key,body,stars,kind
+a,Good film.,fresh,review
+b,,rotten,review
+c,"   ",rotten,review
+d,Bad film.,rotten,review
+e,A plot.,,plot
+f,Good film.,fresh,review
+,No id.,fresh,review
+g,abcdefghijk,odd,review
+"""
+
+
+def make_run(tmp_path, csv=CSV, settings=()):
+    (tmp_path / "films.csv").write_text(csv)
+    (tmp_path / "recipe.yaml").write_text(
+        f"""
+name: films
+task: reviews
+storage: {tmp_path}/run
+corpus:
+  path: {tmp_path}/films.csv
+  columns: {{record_id: key, text: body, gold_label: stars, keep: [kind]}}
+  gold_labels: {{fresh: positive, rotten: negative}}
+  exclude: {{kind: [plot]}}
+  max_text_chars: 10
+  rows_per_part: 3
+annotator: {{model: package:llambert/tasks, num_records: 2}}
+classifier: {{model: package:llambert/tasks}}
+"""
+    )
+    return Run(load_recipe(tmp_path / "recipe.yaml", list(settings)), load_task("reviews"))
+
+
+@pytest.mark.slow
+def test_every_source_row_is_a_record_or_a_reject_with_its_reason(tmp_path):
+    run = make_run(tmp_path)
+    manifest = ingest(run)
+    assert (manifest.num_in, manifest.num_kept) == (8, 4)
+    assert manifest.num_rejected == {"empty_text": 1, "excluded": 1, "null_record_id": 1, "null_text": 1}
+    assert manifest.counts["num_truncated"] == 1
+    assert manifest.counts["num_unknown_gold"] == 1
+    assert run.table("corpus").read().to_pylist() == [
+        {"record_id": "a", "text": "Good film.", "split": "all", "gold_label": "positive", "kind": "review"},
+        {"record_id": "d", "text": "Bad film.", "split": "all", "gold_label": "negative", "kind": "review"},
+        {"record_id": "f", "text": "Good film.", "split": "all", "gold_label": "positive", "kind": "review"},
+        {"record_id": "g", "text": "abcdefghij", "split": "all", "gold_label": None, "kind": "review"},
+    ]
+    assert run.table("corpus_rejects").read().to_pylist() == [
+        {"record_id": "b", "text": None, "reject_reason": "null_text"},
+        {"record_id": "c", "text": "   ", "reject_reason": "empty_text"},
+        {"record_id": "e", "text": None, "reject_reason": "excluded"},
+        {"record_id": "", "text": "No id.", "reject_reason": "null_record_id"},
+    ]
+    assert run.table("duplicates").read().to_pylist() == [{"record_id": "f", "duplicate_of": "a"}]
+    assert ingest(run) == manifest  # complete: read back, not done again
+
+
+@pytest.mark.slow
+def test_a_record_id_that_stands_twice_is_refused_with_examples(tmp_path):
+    run = make_run(tmp_path, CSV.replace("d,Bad", "a,Bad"))
+    with pytest.raises(InputError, match="1 record ids stand more than once, for example 'a'"):
+        ingest(run)
+    assert run.table("corpus").read_manifest() is None
+
+
+@pytest.mark.slow
+def test_a_corpus_without_a_record_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"has no record.*null_text"):
+        ingest(make_run(tmp_path, "key,body,stars,kind\na,,fresh,review\n"))
+
+
+def ingest_file(tmp_path, run):
+    tables = (TableDirectory(f"{tmp_path}/{name}") for name in ("corpus", "rejects", "keys"))
+    worker = IngestFile(run.recipe.corpus, ("positive", "negative"), *tables)
+    path = tmp_path / "films.csv"
+    return worker, {"index": 0, "uri": str(path), "format": "csv", "num_bytes": path.stat().st_size}
+
+
+def test_a_second_start_keeps_committed_parts_and_makes_the_missing_ones(tmp_path):
+    worker, unit = ingest_file(tmp_path, make_run(tmp_path))
+    first = worker(unit).parts
+    assert [part.num_rows for part in first] == [1, 2, 1]
+    lost = tmp_path / "corpus" / first[1].name
+    kept = tmp_path / "corpus" / first[0].name
+    lost.unlink()
+    written = kept.stat().st_mtime_ns
+    assert worker(unit).parts == first
+    assert lost.exists()
+    assert kept.stat().st_mtime_ns == written
+
+
+def test_ids_are_made_of_file_row_and_content_where_the_corpus_has_none(tmp_path):
+    run = make_run(tmp_path, settings=["corpus.columns.record_id=null", "corpus.rows_per_part=100"])
+    worker, unit = ingest_file(tmp_path, run)
+    worker(unit)
+    ids = worker.corpus.read_part("part-00000-000000.parquet")[schema.RECORD_ID].to_pylist()
+    assert len(set(ids)) == len(ids) == 5
+    assert ids[0].startswith("00000-000000000-")
+    assert ids[0].rsplit("-")[-1] == ids[2].rsplit("-")[-1]  # the same text, at another row
+
+
+def test_repeated_finds_every_later_position_and_where_the_value_stood_first():
+    later, first = _repeated(np.array([5, 7, 5, 9, 7, 5], dtype=np.uint64))
+    assert later.tolist() == [2, 4, 5]
+    assert first.tolist() == [0, 1, 0]
+    assert _repeated(np.array([], dtype=np.uint64))[0].tolist() == []
+
+
+def test_the_gold_label_changes_neither_what_is_sampled_nor_what_is_asked(tmp_path):
+    with_gold = make_run(tmp_path).fingerprints
+    without = make_run(tmp_path, settings=["corpus.columns.gold_label=null", "corpus.gold_labels={}"]).fingerprints
+    assert with_gold["corpus"] != without["corpus"]
+    same = ["sample", "responses", "silver", "checkpoint", "labels"]
+    assert [with_gold[name] for name in same] == [without[name] for name in same]
+
+
+def test_more_records_keep_the_responses_and_change_what_comes_after(tmp_path):
+    few, many = make_run(tmp_path), make_run(tmp_path, settings=["annotator.num_records=3"])
+    assert few.fingerprints["responses"] == many.fingerprints["responses"]
+    for name in ["sample", "silver", "checkpoint", "labels"]:
+        assert few.fingerprints[name] != many.fingerprints[name]
+
+
+def test_keys_stand_row_for_row_with_the_records(tmp_path):
+    worker, unit = ingest_file(tmp_path, make_run(tmp_path))
+    for part in worker(unit).parts:
+        assert worker.keys.read_part(part.name).num_rows == part.num_rows
+    assert isinstance(worker.keys.read_part(part.name), pa.Table)

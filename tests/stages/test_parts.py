@@ -1,0 +1,52 @@
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from llambert.errors import InputError
+from llambert.run_directory import Part
+from llambert.stages.parts import Outcome, Pool, run_units
+
+pytestmark = pytest.mark.slow
+
+
+class Worker:
+    """Notes every attempt as a file, and does what its unit says."""
+
+    def __init__(self, folder, fault=None):
+        if fault == "model":
+            raise InputError("model x: not there")
+        self.folder = Path(folder)
+
+    def __call__(self, unit):
+        attempt = len(list(self.folder.glob(f"{unit['n']}-*")))
+        (self.folder / f"{unit['n']}-{attempt}").touch()
+        match unit.get("fault"):
+            case "killed once" if attempt == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "refused":
+                raise InputError(f"unit {unit['n']} is damaged")
+        return Outcome([Part(name=str(unit["n"]), num_rows=unit["n"], num_bytes=0, sha256="")], 0.25, {"tokens": 3.0})
+
+
+def test_every_unit_comes_back_with_its_outcome(tmp_path):
+    outcomes = list(run_units("count", Worker, (str(tmp_path),), [{"n": n} for n in range(5)], Pool()))
+    assert sorted(outcome.parts[0].num_rows for outcome in outcomes) == list(range(5))
+    assert outcomes[0].busy_seconds == 0.25
+    assert outcomes[0].measures == {"tokens": 3.0}
+    assert list(run_units("nothing", Worker, (str(tmp_path),), [], Pool())) == []
+
+
+def test_a_worker_killed_in_a_unit_is_restarted_and_loses_none(tmp_path):
+    units = [{"n": 0}, {"n": 1, "fault": "killed once"}, {"n": 2}]
+    outcomes = list(run_units("killed", Worker, (str(tmp_path),), units, Pool()))
+    assert sorted(outcome.parts[0].num_rows for outcome in outcomes) == [0, 1, 2]
+    assert (tmp_path / "1-1").exists()
+
+
+def test_what_the_user_must_mend_comes_out_as_one_line_and_stops_the_stage(tmp_path):
+    with pytest.raises(InputError, match=r"^unit 1 is damaged$"):
+        list(run_units("bad unit", Worker, (str(tmp_path),), [{"n": 0}, {"n": 1, "fault": "refused"}], Pool()))
+    with pytest.raises(InputError, match=r"^model x: not there$"):
+        list(run_units("bad model", Worker, (str(tmp_path), "model"), [{"n": 0}], Pool()))

@@ -1,0 +1,62 @@
+import pytest
+
+from llambert.errors import InputError
+from llambert.tasks import load_task
+
+GOOD = """\
+name: urgent
+question: Is the message urgent?
+categories:
+  - {name: urgent, answer_words: [yes]}
+  - {name: calm, answer_words: [no]}
+prompts:
+  plain:
+    template: "Message: {text}"
+    shots:
+      - {text: Fire!, label: urgent}
+"""
+
+
+def refusal(tmp_path, text):
+    path = tmp_path / "task.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError) as caught:
+        load_task(str(path))
+    return str(caught.value)
+
+
+def test_the_shipped_task_of_the_demo_loads_with_its_default_prompt_first():
+    task = load_task("reviews")
+    assert task.category_names == ["positive", "negative"]
+    assert task.prompt() is task.prompts["completion"]
+    assert task.prompt("instruct").format == "chat"
+
+
+def test_yaml_reads_unquoted_yes_as_a_truth_value_and_the_refusal_says_where(tmp_path):
+    message = refusal(tmp_path, GOOD)
+    assert "task.yaml:4: categories.0.answer_words.0: Input should be a valid string (found True)" in message
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("label: urgent", "label: angry", "labelled 'angry', which is no category"),
+        ("{text}", "{txt}", "holds {text} exactly once"),
+        ("[no]", "['yes']", "answer word 'yes' belongs to urgent and calm"),
+        ("name: calm", "name: urgent", "a category stands twice"),
+        ("question:", "queston:", "did you mean 'question'?"),
+    ],
+)
+def test_a_task_that_contradicts_itself_is_refused(tmp_path, old, new, message):
+    text = GOOD.replace("[yes]", "['yes']").replace("[no]", "['no']") if "[no]" not in old else GOOD.replace("[yes]", "['yes']")
+    assert message in refusal(tmp_path, text.replace(old, new))
+
+
+def test_an_unknown_task_names_the_shipped_ones():
+    with pytest.raises(InputError, match=r"neither a shipped task \(.*reviews.*\) nor a file"):
+        load_task("revews")
+
+
+def test_an_unknown_prompt_names_the_ones_there_are():
+    with pytest.raises(InputError, match="no prompt 'x'; it has completion, instruct"):
+        load_task("reviews").prompt("x")
