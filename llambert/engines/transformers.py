@@ -31,6 +31,7 @@ from transformers import (
 from transformers.cache_utils import DynamicLayer
 from transformers.utils.logging import disable_progress_bar
 
+from llambert import onednn
 from llambert.engines import Answer
 from llambert.engines.scoring import Sequence, answer_sequences
 from llambert.errors import InputError
@@ -82,14 +83,18 @@ class TransformersEngine:
         self._annotator, self._task = annotator, task
         self._answers = {category.name: category.answer_words[0] for category in task.categories}
         torch.set_num_threads(max(1, int(annotator.cpus_per_replica)))
+        self.model: Any  # PreTrainedModel; its generate() is decorated beyond what a type checker follows
         self.model, self.tokenizer = load_model(annotator)
         prompt = task.prompt(annotator.prompt)
         self._renderer = Renderer(prompt, self._answers, annotator.num_shots, self.tokenizer)
         self._sequences = answer_sequences(self.tokenizer, task) if annotator.mode != "generate" else None
         self._max_prompt_tokens = self._room_for_prompt()
-        with torch.inference_mode():
-            self._shared_ids = self._common_beginning()
-            self._shared_states = self._states_of(self._shared_ids)
+        self._shared_ids = self._common_beginning()
+        try:
+            with torch.inference_mode():
+                self._shared_states = self._states_of(self._shared_ids)
+        except RuntimeError as error:
+            raise InputError(f"annotator.model: {annotator.model} cannot run here: {_first_line(error)}") from error
 
     def annotate(self, texts: list[str]) -> list[Answer]:
         """One answer per text, in the order of ``texts``."""
@@ -208,7 +213,7 @@ class TransformersEngine:
         assert self._sequences is not None
         inputs = self._inputs(batch)
         output = self.model(**inputs, use_cache=True, logits_to_keep=1)
-        after = {(): output.logits[:, -1].float().log_softmax(-1)}
+        after: dict[Sequence, torch.Tensor] = {(): output.logits[:, -1].float().log_softmax(-1)}
         mask, last = inputs["attention_mask"], inputs["position_ids"][:, -1:]
         for path in self._sequences.continuations:
             step = torch.arange(1, len(path) + 1, device=last.device)
@@ -252,7 +257,7 @@ class TransformersEngine:
         ends = self._end_ids
         num_tokens = next((i + 1 for i, token_id in enumerate(new_ids) if token_id in ends), len(new_ids))
         finished = num_tokens > 0 and new_ids[num_tokens - 1] in ends
-        response = self.tokenizer.decode(new_ids[:num_tokens], skip_special_tokens=True)
+        response = str(self.tokenizer.decode(new_ids[:num_tokens], skip_special_tokens=True))
         for stop in self._renderer.stop:
             if stop in response:
                 response, finished = response.split(stop, 1)[0], True
@@ -314,7 +319,8 @@ class TransformersEngine:
         cache = DynamicCache()
         ids = torch.tensor([token_ids], device=self.model.device)
         self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
-        return [(layer.keys, layer.values) for layer in cache.layers]
+        layers = [layer for layer in cache.layers if isinstance(layer, DynamicLayer)]
+        return [(layer.keys, layer.values) for layer in layers if layer.keys is not None and layer.values is not None]
 
 
 def load_model(annotator: AnnotatorRecipe) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -338,10 +344,12 @@ def load_model(annotator: AnnotatorRecipe) -> tuple[PreTrainedModel, PreTrainedT
     disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(location, **source)
-        model = AutoModelForCausalLM.from_pretrained(location, **source, **options).to(device).eval()
+        model: Any = AutoModelForCausalLM.from_pretrained(location, **source, **options)
+        model.to(device).eval()
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"annotator.model: {annotator.model} cannot be loaded: {reason}") from error
+        raise InputError(f"annotator.model: {annotator.model} cannot be loaded: {_first_line(error)}") from error
+    if device == "cpu" and annotator.dtype == "float32" and onednn.available():
+        onednn.pack_linear_layers(model)  # twice the rate: 39 instead of 20 records/s on the reviews, to 5e-6 the same
     return model, tokenizer
 
 
@@ -375,11 +383,14 @@ def _key(seed: int, text: str) -> int:
 
 
 def _failed(error: Exception, prompt: RenderedPrompt | None = None) -> Answer:
-    reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
     return Answer(
         prompt=prompt.text if prompt else "",
         response=None,
         finish_reason="error",
         num_prompt_tokens=len(prompt.token_ids) if prompt else 0,
-        error=reason,
+        error=_first_line(error),
     )
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".strip().splitlines()[0]
