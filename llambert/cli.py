@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from llambert import __version__
+from llambert.engines import check
 from llambert.errors import InputError
 from llambert.run import Run, open_run, record_recipe
 
@@ -24,7 +25,7 @@ def job(step: Callable[[Run], object]) -> None:
     """Run ``step`` as a program whose arguments are a recipe and ``--set``s: the body of every job."""
 
     def main(recipe: RecipePath, settings: Settings = None) -> None:
-        _start(recipe, settings, step)
+        _start(_open(recipe, settings), step)
 
     main.__doc__ = sys.modules["__main__"].__doc__
     program = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -47,9 +48,10 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 @app.command()
 def run(recipe: RecipePath, settings: Settings = None) -> None:
     """Ingest, annotate, parse, fine-tune, label, report. Skips what is complete, goes on where it was killed."""
+    opened = _open(recipe, settings)
     from llambert.pipeline import pipeline
 
-    _start(recipe, settings, pipeline)
+    _start(opened, pipeline)
 
 
 @app.command()
@@ -78,17 +80,24 @@ def report(recipe: RecipePath, settings: Settings = None) -> None:
     """Write the report of a finished run again, or for the first time, and print its summary."""
     from llambert.evaluation.report import report
 
-    _start(recipe, settings, report)
+    _start(_open(recipe, settings), report)
 
 
-def _start(recipe: str, settings: list[str] | None, step: Callable[[Run], object]) -> None:
+def _open(recipe: str, settings: list[str] | None) -> Run:
+    """The run, once everything that can be refused without reading a record was looked at."""
+    opened = open_run(recipe, settings)
+    check(opened.recipe.annotator, opened.task)
+    opened.fingerprints  # noqa: B018  looks every file and model up
+    return opened
+
+
+def _start(run: Run, step: Callable[[Run], object]) -> None:
     from llambert.evaluation.report import summary
 
-    opened = open_run(recipe, settings)
-    record_recipe(opened)
-    step(opened)
-    if opened.table("report").read_manifest() is not None:
-        print(summary(opened))
+    record_recipe(run)
+    step(run)
+    if run.table("report").read_manifest() is not None:
+        print(summary(run))
 
 
 def _exit_clearly(program: typer.Typer) -> None:

@@ -14,10 +14,12 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
-from llambert.errors import InputError
+from llambert.errors import InputError, one_line
 
 _HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
 # Files up to this size are hashed whole; of larger ones the size and the first and last mebibyte count, so
@@ -74,28 +76,43 @@ def content_identity(reference: str, revision: str | None = None) -> str:
     Local files count by name and content; remote ones by name, size and the store's own ETag or time of
     change; a hub name by its revision, or, if the recipe pins none, by the revision in the local hub cache.
     """
-    resolved = resolve(reference)
-    if resolved.kind == "hub":
-        return hashlib.sha256(f"{resolved.location}@{revision or _cached_revision(resolved.location)}".encode()).hexdigest()[:16]
+    if not is_glob(reference) and (resolved := resolve(reference)).kind == "hub":
+        version = revision or _cached_revision(resolved.location)
+        return hashlib.sha256(f"{resolved.location}@{version}".encode()).hexdigest()[:16]
     digest = hashlib.sha256()
-    if resolved.kind == "local":
-        root = Path(resolved.location)
-        files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file())
-        for file in files:
-            digest.update(f"{file.relative_to(root)}\0{file.stat().st_size}\0".encode())
-            _hash_file(file, digest)
-    else:
-        filesystem, path = fsspec.core.url_to_fs(resolved.location)
-        try:
-            found = filesystem.find(path, detail=True)
-        except (OSError, ValueError) as error:
-            raise InputError(f"{reference}: cannot be read: {error}") from error
-        if not found:
-            raise InputError(f"{reference}: nothing is there")
-        for name, info in sorted(found.items()):
-            mark = info.get("ETag") or info.get("etag") or info.get("LastModified") or info.get("mtime") or ""
-            digest.update(f"{name}\0{info.get('size')}\0{mark}\0".encode())
+    filesystem, files = find_files(reference)
+    folder = os.path.commonpath([name.rpartition("/")[0] for name in files])
+    is_local = isinstance(filesystem, LocalFileSystem)
+    for name, info in files.items():
+        digest.update(f"{name.removeprefix(folder)}\0{info['size']}\0".encode())
+        if is_local:
+            _hash_file(Path(name), digest)
+        else:
+            mark = info.get("ETag") or info.get("etag") or info.get("LastModified") or info.get("created") or ""
+            digest.update(f"{mark}\0".encode())
     return digest.hexdigest()[:16]
+
+
+def is_glob(reference: str) -> bool:
+    """Whether a reference names files by a pattern."""
+    return any(character in reference for character in "*?[")
+
+
+def find_files(reference: str) -> tuple[fsspec.AbstractFileSystem, dict[str, dict[str, Any]]]:
+    """The filesystem of a file, a folder (everything below it) or a glob, and its files by sorted path.
+
+    ``InputError`` if it cannot be read or no file is there.
+    """
+    location = reference if is_glob(reference) else resolve(reference).location
+    try:
+        filesystem, path = fsspec.core.url_to_fs(location)
+        search = filesystem.glob if is_glob(reference) else filesystem.find
+        found = {name: info for name, info in sorted(search(path, detail=True).items()) if info["type"] == "file"}
+    except Exception as error:  # each filesystem of fsspec has exceptions of its own
+        raise InputError(f"{reference}: cannot be read: {one_line(error)}") from error
+    if not found:
+        raise InputError(f"{reference}: no file is there")
+    return filesystem, found
 
 
 def _hash_file(file: Path, digest) -> None:

@@ -30,7 +30,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llambert import __version__
-from llambert.errors import InputError
+from llambert.errors import InputError, one_line
 
 MANIFEST = "manifest.json"
 PROGRESS = "progress.json"
@@ -228,9 +228,15 @@ class RunDirectory:
         return TableDirectory(f"{self.uri.rstrip('/')}/{name}/{fingerprint}", schema)
 
     def write(self, name: str, content: str) -> None:
-        """Write a file of the run itself (recipe.yaml), whole."""
+        """Write a file of the run itself (recipe.yaml), whole; ``InputError`` if the storage takes none.
+
+        The first write of every start, so this is where storage that cannot be used is found out.
+        """
         filesystem, path = open_filesystem(self.uri)
-        write_whole(filesystem, f"{path}/{name}", content.encode())
+        try:
+            write_whole(filesystem, f"{path}/{name}", content.encode())
+        except Exception as error:  # each filesystem of fsspec has exceptions of its own
+            raise InputError(f"storage: {self.uri} cannot be written: {one_line(error)}") from error
 
     def read(self, name: str) -> str:
         """Read a file of the run itself; ``InputError`` if it is not there."""

@@ -42,6 +42,16 @@ def test_identity_follows_content_and_not_place(tmp_path):
     assert content_identity(str(tmp_path / "a")) != content_identity(str(tmp_path / "b"))
 
 
+def test_a_glob_counts_its_files(tmp_path):
+    for name in ["a.csv", "b.csv", "c.txt"]:
+        (tmp_path / name).write_text(name)
+    before = content_identity(f"{tmp_path}/*.csv")
+    (tmp_path / "c.txt").write_text("other")
+    assert content_identity(f"{tmp_path}/*.csv") == before
+    (tmp_path / "b.csv").write_text("other")
+    assert content_identity(f"{tmp_path}/*.csv") != before
+
+
 def test_identity_of_a_hub_name_is_its_revision():
     assert content_identity("org/model", "abc") != content_identity("org/model", "def")
 
@@ -56,5 +66,5 @@ def test_a_remote_folder_is_copied_once_and_whole(tmp_path, monkeypatch):
     assert local_copy("memory://models/tiny") == first
     with open(f"{first}/sub/w.bin", "rb") as stream:
         assert stream.read() == b"123"
-    with pytest.raises(InputError, match="nothing is there"):
+    with pytest.raises(InputError, match="no file is there"):
         local_copy("memory://models/other")

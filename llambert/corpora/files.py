@@ -11,9 +11,9 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from llambert.errors import InputError
+from llambert.errors import InputError, one_line
 from llambert.recipe import CorpusRecipe
-from llambert.reference import resolve
+from llambert.reference import find_files
 
 _FORMATS = {
     ".parquet": "parquet",
@@ -44,20 +44,10 @@ class SourceFile:
 
 def find_source_files(corpus: CorpusRecipe) -> list[SourceFile]:
     """The corpus' files in the order of their paths: a file, a folder's files, or a glob; local or remote."""
-    is_glob = any(character in corpus.path for character in "*?[")
-    location = corpus.path if is_glob else resolve(corpus.path).location
-    try:
-        filesystem, path = fsspec.core.url_to_fs(location)
-        if is_glob:
-            found = filesystem.glob(path, detail=True)
-        else:
-            found = filesystem.find(path, detail=True)
-        files = {name: info for name, info in found.items() if info["type"] == "file"}
-    except (OSError, ValueError, ImportError) as error:
-        raise InputError(f"corpus.path: {corpus.path} cannot be read: {error}") from error
-    visible = sorted(name for name in files if not name.rsplit("/", 1)[-1].startswith((".", "_")))
+    filesystem, files = find_files(corpus.path)
+    visible = [name for name in files if not name.rsplit("/", 1)[-1].startswith((".", "_"))]
     if not visible:
-        raise InputError(f"corpus.path: no file at {corpus.path}")
+        raise InputError(f"corpus.path: no file at {corpus.path} but hidden ones")
     return [
         SourceFile(index, filesystem.unstrip_protocol(name), _format_of(name, corpus), files[name]["size"] or 0)
         for index, name in enumerate(visible)
@@ -87,11 +77,7 @@ def read_tables(source: SourceFile, columns: list[str]) -> Iterator[pa.Table]:
     try:
         yield from _READERS[source.format](source, columns)
     except (pa.ArrowInvalid, OSError, EOFError, UnicodeDecodeError) as error:
-        raise InputError(f"{source.uri}: cannot be read as {source.format}: {_one_line(error)}") from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+        raise InputError(f"{source.uri}: cannot be read as {source.format}: {one_line(error)}") from error
 
 
 def _open(source: SourceFile) -> BinaryIO:

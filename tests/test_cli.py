@@ -1,0 +1,84 @@
+import subprocess
+import sys
+
+import pytest
+
+RECIPE = """\
+name: films
+task: reviews
+storage: {tmp}/run
+corpus:
+  path: {tmp}/films.csv
+annotator: {{model: "package:llambert/tasks", num_records: 1}}
+classifier: {{model: "package:llambert/tasks"}}
+"""
+
+
+def llambert(*arguments):
+    return subprocess.run(
+        [sys.executable, "-c", "from llambert.cli import main; main()", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    (tmp_path / "films.csv").write_text("text\nA good film.\n")
+    path = tmp_path / "recipe.yaml"
+    path.write_text(RECIPE.format(tmp=tmp_path))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("annotator.modell=x", "annotator.modell: unknown key; did you mean 'model'?"),
+        ("annotator.num_records=many", "annotator.num_records: Input should be a valid integer"),
+        ("annotator.model=./no/model", "./no/model: no such file or folder"),
+        ("classifier.model=package:nowhere/x", "the Python package 'nowhere' is not installed here"),
+        ("corpus.path=./nowhere.csv", "./nowhere.csv: no such file or folder"),
+        ("corpus.path=nosuch://bucket/x.csv", "nosuch://bucket/x.csv: cannot be read"),
+        ("storage=nosuch://bucket/run", "nosuch://bucket/run: this storage cannot be opened"),
+        ("storage=/proc/run", "storage: /proc/run cannot be written"),
+        ("task=nothing", "task 'nothing': neither a shipped task"),
+        ("annotator.engine=openai", "annotator"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_exit_status_2(recipe, setting, message):
+    settings = ["--set", setting]
+    if "openai" in setting:
+        settings += ["--set", "annotator.mode=choice"]
+    done = llambert("run", recipe, *settings)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "Traceback" not in done.stderr
+    assert not (recipe.parent / "run" / "corpus").exists()
+
+
+@pytest.mark.slow
+def test_a_missing_column_is_found_while_reading_and_nothing_counts_as_complete(recipe):
+    done = llambert("run", recipe, "--set", "corpus.columns.text=body")
+    assert done.returncode == 2
+    assert "films.csv: no column 'body'; it has 'text'" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list(recipe.parent.glob("run/**/manifest.json"))
+
+
+def test_a_missing_recipe_is_named():
+    done = llambert("run", "nowhere.yaml")
+    assert done.returncode == 2
+    assert done.stderr == "llambert: nowhere.yaml: cannot be read: No such file or directory\n"
+
+
+def test_help_and_version_come_without_ray_or_torch():
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys, llambert.cli; print({'ray', 'torch', 'transformers'} & set(sys.modules))"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "set()\n"
+    assert llambert("--version").stdout.strip()
