@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from tokenizers import Tokenizer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
@@ -45,7 +46,7 @@ class Predictions:
 
     ``labels``: category names, None where ``failures`` has the index. ``probabilities``: float32 of shape
     (n, categories), rows summing to 1; ``scores``: float32 (n,), the probability of ``labels``; both NaN for
-    a failure. ``failures``: index -> ``tokenizer_error``, ``model_error`` or ``not_finite``.
+    a failure. ``failures``: index -> ``null_text``, ``tokenizer_error``, ``model_error`` or ``not_finite``.
     ``num_tokens`` are real tokens, special ones included; ``num_padded_tokens`` what the model was given.
     ``num_truncated`` texts had more tokens than the checkpoint takes. ``busy_seconds``: the model at work.
     """
@@ -114,6 +115,7 @@ class Classifier:
         model = _load_model(checkpoint, location, _DTYPES[dtype])
         self.categories: list[str] = [name for _, name in sorted((model.config.id2label or {}).items())]
         self.max_length, self._tokenizer, self._padding_id = _load_tokenizer(checkpoint, location, model)
+        self.max_text_chars = _MAX_CHARS_PER_TOKEN * self.max_length
         if self.device.type == "cpu" and onednn.available():
             onednn.pack_linear_layers(model)
         torch.nn.Module.to(model, self.device)
@@ -151,7 +153,7 @@ class Classifier:
             chunk = list(texts[start : start + _TEXTS_PER_ENCODING])
             for offset, encoded in enumerate(self._encode(chunk)):
                 if encoded is None:
-                    failures[start + offset] = "tokenizer_error"
+                    failures[start + offset] = "null_text" if chunk[offset] is None else "tokenizer_error"
                     ids.append(np.zeros(0, np.int32))
                 else:
                     ids.append(encoded[0])
@@ -190,7 +192,7 @@ class Classifier:
         while True:
             whole = num_chars >= len(text)
             prefix = text if whole else text[:num_chars]
-            if not whole and num_chars < _MAX_CHARS_PER_TOKEN * self.max_length:
+            if not whole and num_chars < self.max_text_chars:
                 words = prefix.rsplit(maxsplit=1)
                 prefix = words[0] if len(words) == 2 else ""
             try:
@@ -199,7 +201,7 @@ class Classifier:
                 log.warning("the tokenizer failed on a text of %d characters: %s", len(text), type(error).__name__)
                 return None
             truncated = bool(encoding.overflowing)
-            if truncated or whole or num_chars >= _MAX_CHARS_PER_TOKEN * self.max_length:
+            if truncated or whole or num_chars >= self.max_text_chars:
                 rest = not whole and _NON_SPACE.search(text, num_chars) is not None
                 return np.array(encoding.ids, dtype=np.int32), truncated or rest
             num_chars *= 2
@@ -340,10 +342,8 @@ def _load_model(checkpoint: str, location: str, dtype: torch.dtype) -> PreTraine
         model, report = AutoModelForSequenceClassification.from_pretrained(
             location, dtype=dtype, use_safetensors=True, attn_implementation="sdpa", output_loading_info=True
         )
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"{checkpoint}: no classifier could be loaded from it: {str(error).splitlines()[0]}"
-        ) from error
+    except (OSError, ValueError, SafetensorError) as error:
+        raise InputError(f"{checkpoint}: no classifier can be loaded from it: {str(error).splitlines()[0]}") from error
     if report["missing_keys"]:
         missing = ", ".join(sorted(report["missing_keys"])[:3])
         raise InputError(f"{checkpoint}: it lacks the weights {missing}: a model that was not fine-tuned to classify")
@@ -354,7 +354,7 @@ def _load_tokenizer(checkpoint: str, location: str, model: PreTrainedModel) -> t
     """Maximum length in tokens, the Rust tokenizer set to truncate at it, and the id that pads."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(location)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise InputError(f"{checkpoint}: no tokenizer can be loaded from it: {str(error).splitlines()[0]}") from error
     if not tokenizer.is_fast:
         raise InputError(f"{checkpoint}: its tokenizer has no fast (Rust) form, which llambert needs")

@@ -1,0 +1,262 @@
+"""The classifier core against plain transformers, on texts kind and unkind."""
+
+import json
+import shutil
+import threading
+
+import numpy as np
+import pytest
+import torch
+from tiny_classifier import MAX_LENGTH, save_tiny_classifier, tiny_texts
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from llambert import classifier as module
+from llambert import onednn
+from llambert.classifier import MAX_PADDING_WASTE, Classifier, plan_batches, windows
+from llambert.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return save_tiny_classifier(tmp_path_factory.mktemp("checkpoint"), ("positive", "negative", "mixed"))
+
+
+@pytest.fixture(scope="module")
+def classifier(checkpoint):
+    return Classifier(str(checkpoint), max_batch_tokens=256, device="cpu")
+
+
+def reference_probabilities(checkpoint, texts: list[str]) -> np.ndarray:
+    """The reference's loop: batches of 16 in corpus order, padded to the longest, float32."""
+    model = AutoModelForSequenceClassification.from_pretrained(checkpoint).eval()
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    out = []
+    with torch.no_grad():
+        for start in range(0, len(texts), 16):
+            batch = tokenizer(texts[start : start + 16], padding=True, truncation=True, return_tensors="pt")
+            out.append(model(**batch).logits.softmax(-1).numpy())
+    return np.concatenate(out)
+
+
+def test_labels_and_probabilities_are_the_reference_loops_in_input_order(classifier, checkpoint):
+    texts = tiny_texts(500)
+    expected = reference_probabilities(checkpoint, texts)
+    assert len(set(expected.argmax(1))) == 3, "the tiny model must not always say the same"
+    predictions = classifier.predict(texts)
+    np.testing.assert_allclose(predictions.probabilities, expected, atol=1e-5)
+    assert predictions.labels == [classifier.categories[i] for i in expected.argmax(1)]
+    np.testing.assert_array_equal(predictions.scores, predictions.probabilities.max(1))
+    assert predictions.failures == {}
+    assert classifier.categories == ["positive", "negative", "mixed"]
+
+
+def test_the_result_does_not_depend_on_windows_or_batch_size(checkpoint, classifier, monkeypatch):
+    texts = tiny_texts(300, seed=1)
+    expected = classifier.predict(texts)
+    monkeypatch.setattr(module, "WINDOW_RECORDS", 37)
+    cut = Classifier(str(checkpoint), max_batch_tokens=70, device="cpu").predict(texts)
+    assert cut.labels == expected.labels
+    np.testing.assert_allclose(cut.probabilities, expected.probabilities, atol=1e-6)
+    assert cut.num_tokens == expected.num_tokens
+
+
+def test_tokens_are_counted_and_padding_stays_below_its_bound(classifier, checkpoint):
+    texts = tiny_texts(400, seed=2)
+    predictions = classifier.predict(texts)
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    assert predictions.num_tokens == sum(len(ids) for ids in tokenizer(texts, truncation=True)["input_ids"])
+    assert 0 <= predictions.padding_waste <= MAX_PADDING_WASTE
+
+
+def test_batches_keep_to_the_token_budget_and_hold_every_row_once():
+    generator = np.random.default_rng(0)
+    lengths = generator.integers(2, 512, 1000)
+    rows = np.flatnonzero(generator.random(1000) < 0.9)
+    batches = plan_batches(rows, lengths, max_tokens=2048)
+    assert sorted(np.concatenate(batches)) == rows.tolist()
+    for batch in batches:
+        padded = len(batch) * lengths[batch].max()
+        assert padded <= 2048
+        assert padded - lengths[batch].sum() <= MAX_PADDING_WASTE * padded
+    assert [len(batch) for batch in plan_batches(np.arange(2), np.array([5000, 9]), 2048)] == [1, 1]
+    assert plan_batches(np.zeros(0, np.int64), lengths, 2048) == []
+
+
+def test_over_long_texts_are_truncated_as_transformers_does_and_counted(classifier, checkpoint):
+    words = "good dull film the plot comes alive " * 3000  # 105,000 characters: read only as far as needed
+    texts = ["good", words, "bad " * (MAX_LENGTH - 2), "bad " * (MAX_LENGTH - 1)]
+    predictions = classifier.predict(texts)
+    np.testing.assert_allclose(predictions.probabilities, reference_probabilities(checkpoint, texts), atol=1e-5)
+    assert predictions.num_truncated == 2
+    assert predictions.num_tokens == 3 + 3 * MAX_LENGTH
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("", id="empty"),
+        pytest.param("   \n\t ", id="blank"),
+        pytest.param("good\0film\0", id="NUL"),
+        pytest.param("\u0301" * 5000, id="combining marks alone"),
+        pytest.param("\u202egood film\u202c", id="bidi controls"),
+        pytest.param("[SEP] [CLS] good [MASK]", id="special tokens in the text"),
+        pytest.param(" " * 30_000 + "good", id="blanks before the first word"),
+        pytest.param("x" * 20_000 + " good film", id="a word longer than the first reading"),
+    ],
+)
+def test_unkind_texts_get_the_label_that_transformers_gives_them(classifier, checkpoint, text):
+    texts = ["a good film", text, "a dull film"]
+    predictions = classifier.predict(texts)
+    np.testing.assert_allclose(predictions.probabilities, reference_probabilities(checkpoint, texts), atol=1e-5)
+    assert predictions.failures == {}
+
+
+def test_ten_megabytes_without_a_space_are_labelled_from_a_stated_number_of_characters(classifier):
+    assert classifier.max_text_chars == 512 * MAX_LENGTH
+    predictions = classifier.predict(["x" * 10_000_000, "x" * classifier.max_text_chars])
+    assert predictions.labels[0] == predictions.labels[1]
+    assert predictions.num_truncated == 1
+
+
+def test_lone_surrogates_count_as_replacement_characters(classifier):
+    predictions = classifier.predict(["good \ud800 film", "good \ufffd film"])
+    np.testing.assert_allclose(predictions.probabilities[0], predictions.probabilities[1], atol=1e-6)
+
+
+def test_what_is_no_text_is_reported_alone(classifier):
+    texts = ["good", None, "bad", 7]
+    predictions = classifier.predict(texts)
+    assert predictions.failures == {1: "null_text", 3: "tokenizer_error"}
+    assert [label is None for label in predictions.labels] == [False, True, False, True]
+    assert np.isnan(predictions.scores[[1, 3]]).all()
+    assert np.isnan(predictions.probabilities[1]).all()
+    np.testing.assert_allclose(predictions.probabilities[[0, 2]], classifier.predict(["good", "bad"]).probabilities)
+
+
+def test_a_text_the_model_fails_on_costs_itself_alone(checkpoint):
+    classifier = Classifier(str(checkpoint), device="cpu")
+    inner, dull = classifier._model, classifier._tokenizer.token_to_id("dull")
+
+    def fails_on_dull(input_ids, attention_mask):
+        if (input_ids == dull).any():
+            raise RuntimeError("out of memory")
+        return inner(input_ids=input_ids, attention_mask=attention_mask)
+
+    classifier._model = fails_on_dull
+    texts = ["good film", "dull film", "bad film", "great film"]
+    predictions = classifier.predict(texts)
+    assert predictions.failures == {1: "model_error"}
+    whole = Classifier(str(checkpoint), device="cpu").predict(texts)
+    np.testing.assert_allclose(predictions.probabilities[[0, 2, 3]], whole.probabilities[[0, 2, 3]], atol=1e-6)
+
+
+def test_a_model_that_fails_on_every_text_raises_instead_of_rejecting_the_corpus(checkpoint):
+    classifier = Classifier(str(checkpoint), device="cpu")
+
+    def broken(input_ids, attention_mask):
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    classifier._model = broken
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        classifier.predict(["good film", "dull film"])
+
+
+def test_an_answer_that_is_not_finite_is_a_failure_not_a_label(checkpoint):
+    classifier = Classifier(str(checkpoint), device="cpu")
+    with torch.no_grad():
+        classifier._model.bert.embeddings.word_embeddings.weight[classifier._tokenizer.token_to_id("dull")] = torch.nan
+    predictions = classifier.predict(["good film", "dull film"])
+    assert predictions.failures == {1: "not_finite"}
+    assert predictions.labels[0] is not None
+
+
+def test_no_texts_give_no_predictions(classifier):
+    predictions = classifier.predict([])
+    assert predictions.labels == []
+    assert predictions.probabilities.shape == (0, 3)
+    assert predictions.padding_waste == 0.0
+
+
+def test_a_stream_gives_each_window_its_predictions_and_reads_two_windows_ahead_at_most(classifier):
+    texts = tiny_texts(60, seed=3)
+    read: list[int] = []
+
+    def source():
+        for start in range(0, 60, 10):
+            read.append(start)
+            yield texts[start : start + 10]
+
+    stream = classifier.stream(source())
+    first = next(stream)
+    assert first.labels == classifier.predict(texts[:10]).labels
+    stream.close()
+    assert len(read) <= 3
+    labels = [label for window in classifier.stream(source()) for label in window.labels]
+    assert labels == classifier.predict(texts).labels
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("tokenizer")]
+
+
+def test_a_fault_in_reading_the_texts_reaches_the_caller(classifier):
+    def source():
+        yield ["good"]
+        raise OSError("the part is gone")
+
+    with pytest.raises(OSError, match="the part is gone"):
+        list(classifier.stream(source()))
+
+
+def test_windows_are_bounded_by_records_and_by_characters(monkeypatch):
+    monkeypatch.setattr(module, "WINDOW_RECORDS", 3)
+    monkeypatch.setattr(module, "_WINDOW_CHARS", 10)
+    texts = ["a", "b", "c", "d", "x" * 30, "eeeeee", "ffffff"]
+    assert list(windows(texts)) == [["a", "b", "c"], ["d"], ["x" * 30], ["eeeeee"], ["ffffff"]]
+
+
+def test_bfloat16_stays_close_to_float32(checkpoint, classifier):
+    texts = tiny_texts(200, seed=4)
+    reduced = Classifier(str(checkpoint), dtype="bfloat16", device="cpu").predict(texts)
+    assert np.abs(reduced.probabilities - classifier.predict(texts).probabilities).max() < 0.1
+    assert reduced.probabilities.dtype == np.float32
+
+
+def test_onednn_is_in_this_build_of_pytorch_and_replaces_every_linear_layer(classifier):
+    # Without it the classifier still works, at half the speed: an upgrade must not lose it unseen.
+    assert onednn.available()
+    kinds = [type(layer).__name__ for layer in classifier._model.modules()]
+    assert "Linear" not in kinds
+    assert kinds.count("PackedLinear") == 2 * 6 + 2
+
+
+def test_a_missing_checkpoint_is_one_line(tmp_path):
+    with pytest.raises(InputError, match=r"^[^\n]*no such file or folder[^\n]*$"):
+        Classifier(str(tmp_path / "none"))
+
+
+def test_a_folder_that_holds_no_model_is_one_line(tmp_path):
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(InputError, match=r"^[^\n]*no classifier can be loaded[^\n]*$"):
+        Classifier(str(tmp_path))
+
+
+def test_weights_cut_short_are_one_line(checkpoint, tmp_path):
+    folder = tmp_path / "cut"
+    shutil.copytree(checkpoint, folder)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(InputError, match=r"^[^\n]*no classifier can be loaded[^\n]*$"):
+        Classifier(str(folder))
+
+
+def test_an_encoder_that_was_never_fine_tuned_is_refused(checkpoint, tmp_path):
+    folder = tmp_path / "base"
+    shutil.copytree(checkpoint, folder)
+    AutoModelForSequenceClassification.from_pretrained(folder).bert.save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    assert config["architectures"] == ["BertModel"]
+    with pytest.raises(InputError, match="not fine-tuned to classify"):
+        Classifier(str(folder))
+
+
+def test_float16_on_a_cpu_is_refused(checkpoint):
+    with pytest.raises(InputError, match="float16 needs a GPU"):
+        Classifier(str(checkpoint), dtype="float16", device="cpu")
