@@ -61,7 +61,7 @@ def label(run: Run) -> Manifest:
     except InputError:
         raise
     except Exception as error:
-        work.write_progress(failure=str(error).strip().splitlines()[-1])
+        work.write_progress(failure=" ".join([type(error).__name__, *str(error).split("\n")[-1:]]))
         missing = [part.name for part in work.to_do]
         raise RuntimeError(
             f"label: {len(missing)} of {len(corpus_parts)} parts are not labelled ({', '.join(missing[:5])}"
