@@ -1,0 +1,1 @@
+"""Quality figures, and what tells them: metrics with intervals, plots, the report of a run."""

@@ -1,0 +1,213 @@
+"""Quality figures with 95 % intervals: accuracy, differences, confusion, reliability, corrected shares.
+
+Arrays of categories are integer codes in task order. Every function takes plain numpy arrays and does no input
+or output; every interval's source is named where it is computed.
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+from sklearn.metrics import confusion_matrix as sklearn_confusion_matrix
+
+Codes = NDArray[np.integer]
+Floats = NDArray[np.floating]
+
+CONFIDENCE_LEVEL = 0.95
+_Z = float(stats.norm.ppf(0.5 + CONFIDENCE_LEVEL / 2))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure and its 95 % interval; ``low`` and ``high`` are None where the figure is not estimated but counted."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    num: int = 0
+    """Records it rests on."""
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """``low`` and ``high`` of a figure that has an interval."""
+        assert self.low is not None, "this figure has no interval"
+        assert self.high is not None, "this figure has no interval"
+        return self.low, self.high
+
+    @classmethod
+    def share(cls, num_hits: int, num: int) -> Self:
+        """``num_hits`` of ``num`` with the Wilson score interval (Wilson 1927, JASA 22:209)."""
+        assert 0 <= num_hits <= num, f"{num_hits} of {num} is no share"
+        assert num > 0, "a share of nothing"
+        interval = stats.binomtest(num_hits, num).proportion_ci(CONFIDENCE_LEVEL, method="wilson")
+        return cls(num_hits / num, float(interval.low), float(interval.high), num)
+
+
+def accuracy(gold: Codes, predicted: Codes) -> Estimate:
+    """Share of records whose predicted category is the gold one, with its Wilson interval."""
+    return Estimate.share(int((gold == predicted).sum()), len(gold))
+
+
+def independent_difference(first: Estimate, second: Estimate) -> Estimate:
+    """``first - second`` for shares of two disjoint sets of records.
+
+    Newcombe's hybrid score interval (Newcombe 1998, Statistics in Medicine 17:873, method 10), built from
+    the two Wilson intervals.
+    """
+    (first_low, first_high), (second_low, second_high) = first.bounds, second.bounds
+    difference = first.value - second.value
+    below = np.hypot(first.value - first_low, second_high - second.value)
+    above = np.hypot(first_high - first.value, second.value - second_low)
+    return Estimate(difference, float(difference - below), float(difference + above), first.num + second.num)
+
+
+def paired_difference(first_right: NDArray[np.bool_], second_right: NDArray[np.bool_]) -> Estimate:
+    """Accuracy of the first minus that of the second on the *same* records.
+
+    Adjusted Wald interval (Bonett & Price 2012, J. Educational and Behavioral Statistics 37:479): one
+    pseudo-record is added to each discordant cell.
+    """
+    num = len(first_right)
+    assert num > 0, "a difference on no records"
+    only_first, only_second = int((first_right & ~second_right).sum()), int((second_right & ~first_right).sum())
+    p_first, p_second = (only_first + 1) / (num + 2), (only_second + 1) / (num + 2)
+    centre = p_first - p_second
+    half = _Z * np.sqrt((p_first + p_second - centre**2) / (num + 2))
+    low, high = max(-1.0, float(centre - half)), min(1.0, float(centre + half))
+    return Estimate((only_first - only_second) / num, low, high, num)
+
+
+@dataclass(frozen=True)
+class ClassFigures:
+    """Precision, recall and F1 of one category. None where no record was predicted, or is, of that category."""
+
+    category: str
+    num_gold: int
+    precision: Estimate | None
+    recall: Estimate | None
+    f1: float
+
+
+def confusion(gold: Codes, predicted: Codes, num_categories: int) -> NDArray[np.int64]:
+    """Counts of shape (gold category, predicted category)."""
+    return sklearn_confusion_matrix(gold, predicted, labels=np.arange(num_categories)).astype(np.int64)
+
+
+def class_figures(matrix: NDArray[np.int64], categories: list[str]) -> list[ClassFigures]:
+    """Per category, from a confusion matrix: shares with Wilson intervals, F1 as their harmonic mean."""
+    found = []
+    for code, category in enumerate(categories):
+        hits, num_predicted, num_gold = int(matrix[code, code]), int(matrix[:, code].sum()), int(matrix[code].sum())
+        found.append(
+            ClassFigures(
+                category=category,
+                num_gold=num_gold,
+                precision=Estimate.share(hits, num_predicted) if num_predicted else None,
+                recall=Estimate.share(hits, num_gold) if num_gold else None,
+                f1=2 * hits / (num_predicted + num_gold) if num_predicted + num_gold else 0.0,
+            )
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """A reliability diagram: mean confidence and accuracy of the records in each confidence bin."""
+
+    edges: Floats
+    num: NDArray[np.int64]
+    mean_confidence: Floats
+    accuracy: Floats
+    expected_calibration_error: float
+
+    @property
+    def filled(self) -> NDArray[np.bool_]:
+        """Bins that hold a record; the others' means are NaN."""
+        return self.num > 0
+
+
+def reliability(confidence: Floats, right: NDArray[np.bool_], num_bins: int = 10) -> Reliability:
+    """Bins of equal width over [0, 1] and the expected calibration error.
+
+    ECE is the mean absolute gap between a bin's confidence and accuracy, weighted by its records (Naeini,
+    Cooper & Hauskrecht 2015, AAAI; Guo et al. 2017, arXiv 1706.04599).
+    """
+    assert len(confidence) == len(right) > 0, "reliability of nothing"
+    edges = np.linspace(0.0, 1.0, num_bins + 1)
+    bins = np.clip(np.digitize(confidence, edges[1:-1], right=True), 0, num_bins - 1)
+    num = np.bincount(bins, minlength=num_bins)
+    with np.errstate(invalid="ignore"):
+        mean_confidence = np.bincount(bins, weights=confidence, minlength=num_bins) / num
+        share_right = np.bincount(bins, weights=right, minlength=num_bins) / num
+    gaps = np.abs(mean_confidence - share_right)[num > 0]
+    error = float((gaps * num[num > 0]).sum() / len(confidence))
+    return Reliability(edges, num.astype(np.int64), mean_confidence, share_right, error)
+
+
+@dataclass(frozen=True)
+class CoveragePoint:
+    """Keeping only the ``coverage`` most confident records, from ``threshold`` up, ``accuracy`` of them are right."""
+
+    threshold: float
+    coverage: float
+    accuracy: Estimate
+
+
+def risk_coverage(score: Floats, right: NDArray[np.bool_], coverages: Floats) -> list[CoveragePoint]:
+    """Accuracy of the most confident records, for each share of records kept (El-Yaniv & Wiener 2010, JMLR 11).
+
+    Records that tie with the threshold's score are all kept, so that a threshold can be applied as it stands;
+    a coverage that ties with an earlier one is left out.
+    """
+    order = np.argsort(-score, kind="stable")
+    descending, hits = score[order], np.cumsum(right[order])
+    points: list[CoveragePoint] = []
+    for coverage in coverages:
+        wanted = max(1, min(len(score), round(float(coverage) * len(score))))
+        threshold = descending[wanted - 1]
+        num = int(np.searchsorted(-descending, -threshold, side="right"))
+        if not points or points[-1].threshold != float(threshold):
+            points.append(CoveragePoint(float(threshold), num / len(score), Estimate.share(int(hits[num - 1]), num)))
+    return points
+
+
+def threshold_for_accuracy(score: Floats, right: NDArray[np.bool_], wanted: float) -> CoveragePoint | None:
+    """The lowest of a hundred thresholds from which on the *lower* 95 % bound of accuracy reaches ``wanted``."""
+    points = risk_coverage(score, right, np.linspace(1.0, 0.01, 100))
+    reached = [point for point in points if point.accuracy.bounds[0] >= wanted]
+    return max(reached, key=lambda point: point.coverage) if reached else None
+
+
+def corrected_share(gold: NDArray[np.bool_], predicted: NDArray[np.bool_], share_all: float, num_all: int) -> Estimate:
+    """The share of a category in the whole corpus, corrected for the classifier's errors by a gold sample.
+
+    ``gold`` and ``predicted`` say of each gold record whether it is, and is labelled as, of the category;
+    ``share_all`` is the share labelled so among all ``num_all`` records, the gold ones included. The gold
+    records must be a uniform random sample of them.
+
+    The mean estimator of prediction-powered inference (Angelopoulos et al. 2023, Science 382:669, arXiv
+    2301.09633), ``mean(gold) + tuning * (share_all - mean(predicted))``, with the power tuning of PPI++
+    (Angelopoulos, Duchi & Zrnic 2023, arXiv 2311.01453), so that poor predictions do no harm. The corpus is
+    finite and labelled whole, which makes this the regression estimator of survey sampling, with its finite
+    population correction (Cochran 1977, Sampling Techniques, ch. 7): gold on every record leaves no doubt.
+    As in Bonett & Price (2012) one pseudo-record per discordant cell enters the variance, so that a small
+    sample without an error is not taken for certainty.
+    """
+    num = len(gold)
+    assert 2 < num <= num_all, f"{num} gold records of {num_all}"
+    both = np.array([(gold & predicted).sum(), (gold & ~predicted).sum(), (~gold & predicted).sum()], dtype=float)
+    mean_gold, mean_predicted = (both[0] + both[1]) / num, (both[0] + both[2]) / num
+    # Cells with the pseudo-records, as shares: (gold, predicted) in 11, 10, 01.
+    p11, p10, p01 = both[0] / (num + 2), (both[1] + 1) / (num + 2), (both[2] + 1) / (num + 2)
+    p_gold, p_predicted = p11 + p10, p11 + p01
+    covariance = p11 - p_gold * p_predicted
+    variance_gold, variance_predicted = p_gold * (1 - p_gold), p_predicted * (1 - p_predicted)
+    tuning = float(np.clip(covariance / variance_predicted, 0.0, 1.0))
+    variance = variance_gold - 2 * tuning * covariance + tuning**2 * variance_predicted
+    unseen_share = 1 - num / num_all
+    half = stats.t.ppf(0.5 + CONFIDENCE_LEVEL / 2, num - 2) * np.sqrt(variance / (num - 2) * unseen_share)
+    value = mean_gold + tuning * (share_all - mean_predicted)
+    bounds = np.clip([value, value - half, value + half], 0.0, 1.0)
+    return Estimate(float(bounds[0]), float(bounds[1]), float(bounds[2]), num)

@@ -1,0 +1,274 @@
+"""From a run's evidence to its quality figures. Gold labels are looked at here and nowhere else in llambert.
+
+A figure that needs gold is None where there is none. Accuracies count each text once: records whose text an
+earlier record has are left out. Shares are of the corpus as it is, duplicates included.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llambert.evaluation.evidence import Evidence
+from llambert.evaluation.metrics import (
+    ClassFigures,
+    CoveragePoint,
+    Estimate,
+    Reliability,
+    accuracy,
+    class_figures,
+    confusion,
+    corrected_share,
+    independent_difference,
+    paired_difference,
+    reliability,
+    risk_coverage,
+    threshold_for_accuracy,
+)
+
+_COVERAGES = np.array([1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
+_WANTED_ACCURACIES = (0.8, 0.85, 0.9, 0.95, 0.99)
+# Below this many gold records the shares cannot be corrected: the variance has no degrees of freedom.
+_MIN_FOR_SHARES = 10
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Labels held against gold on one set of records."""
+
+    accuracy: Estimate
+    matrix: NDArray[np.int64]
+    """Counts of shape (gold category, given category)."""
+    classes: list[ClassFigures]
+    reliability: Reliability | None
+
+    @property
+    def macro_f1(self) -> float:
+        """Mean F1 of the categories that gold or the labels name."""
+        present = np.flatnonzero(self.matrix.sum(axis=0) + self.matrix.sum(axis=1))
+        return float(np.mean([self.classes[code].f1 for code in present]))
+
+
+@dataclass(frozen=True)
+class CategoryShare:
+    """How much of the corpus one category is: as labelled, and corrected by gold where there is some."""
+
+    category: str
+    num_labelled: int
+    raw: float
+    corrected: Estimate | None
+    silver: float | None
+    """Its share of the silver labels."""
+
+
+@dataclass(frozen=True)
+class PriorCorrection:
+    """Silver accuracy before and after the annotator's prior was taken off, on the same records."""
+
+    raw: Estimate
+    corrected: Estimate
+    gain: Estimate
+    num_changed: int
+    """Silver labels that the correction changed, with gold or without."""
+
+
+@dataclass(frozen=True)
+class Drift:
+    """The annotated subset beside the whole corpus: a random subset differs by chance alone."""
+
+    label_shares: dict[str, tuple[Estimate, float]]
+    """Category -> (share among annotated records with its interval, share of the whole), by the classifier's label."""
+    mean_score: tuple[float, float]
+    median_chars: tuple[float, float]
+    mean_chars: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Every quality figure of a run; see the fields' types for what each one holds."""
+
+    num_gold: int
+    num_unseen: int
+    """Labelled, distinct records that the annotator never saw and that have gold."""
+    silver: Judged | None
+    unseen: Judged | None
+    whole: Judged | None
+    by_split: dict[str, Estimate]
+    """Split -> accuracy on never-annotated records, where the corpus has more than one split."""
+    difference: Estimate | None
+    """Classifier (never-annotated records) minus silver labels (annotated records)."""
+    prior: PriorCorrection | None
+    shares: list[CategoryShare]
+    shares_need: str | None
+    """Why the shares are not corrected; None if they are."""
+    coverage: list[CoveragePoint]
+    thresholds: dict[float, CoveragePoint | None]
+    agreement: Estimate | None
+    """The classifier's label is the silver label, on the silver records it was trained on; needs no gold."""
+    rejected: dict[str, tuple[int, dict[str, float]]]
+    """Reject reason -> records, and the classifier's label shares among them: is a category lost more often?"""
+    drift: Drift
+
+
+def assess(evidence: Evidence) -> Quality:
+    """All quality figures of a run."""
+    records = evidence.records
+    usable = records.has_gold & records.has_label & ~records.is_duplicate
+    unseen = usable & ~records.is_annotated
+    silver = _judge_silver(evidence)
+    judged_unseen = _judge_classifier(evidence, unseen)
+    shares, shares_need = _shares(evidence)
+    right = records.label[unseen] == records.gold[unseen]
+    score = records.score[unseen].astype(np.float64)
+    return Quality(
+        num_gold=int(records.has_gold.sum()),
+        num_unseen=int(unseen.sum()),
+        silver=silver,
+        unseen=judged_unseen,
+        whole=_judge_classifier(evidence, usable),
+        by_split=_by_split(evidence, unseen),
+        difference=independent_difference(judged_unseen.accuracy, silver.accuracy)
+        if judged_unseen and silver
+        else None,
+        prior=_prior_correction(evidence),
+        shares=shares,
+        shares_need=shares_need,
+        coverage=risk_coverage(score, right, _COVERAGES) if len(score) else [],
+        thresholds={wanted: threshold_for_accuracy(score, right, wanted) for wanted in _WANTED_ACCURACIES}
+        if len(score)
+        else {},
+        agreement=_agreement(evidence),
+        rejected=_rejected(evidence),
+        drift=_drift(evidence),
+    )
+
+
+def _judge_silver(evidence: Evidence) -> Judged | None:
+    records, silver = evidence.records, evidence.silver
+    with_gold = records.has_gold[silver.row]
+    if not with_gold.any():
+        return None
+    gold, given = records.gold[silver.row][with_gold], silver.label[with_gold]
+    confidence = None if silver.confidence is None else silver.confidence[with_gold]
+    return _judge(evidence, gold, given, confidence)
+
+
+def _judge_classifier(evidence: Evidence, chosen: NDArray[np.bool_]) -> Judged | None:
+    if not chosen.any():
+        return None
+    records = evidence.records
+    return _judge(evidence, records.gold[chosen], records.label[chosen], records.score[chosen].astype(np.float64))
+
+
+def _judge(evidence: Evidence, gold: NDArray, given: NDArray, confidence: NDArray[np.float64] | None) -> Judged:
+    matrix = confusion(gold, given, len(evidence.categories))
+    return Judged(
+        accuracy=accuracy(gold, given),
+        matrix=matrix,
+        classes=class_figures(matrix, evidence.categories),
+        reliability=None if confidence is None else reliability(confidence, gold == given),
+    )
+
+
+def _by_split(evidence: Evidence, unseen: NDArray[np.bool_]) -> dict[str, Estimate]:
+    records = evidence.records
+    if len(records.splits) < 2:
+        return {}
+    found = {}
+    for code, name in enumerate(records.splits):
+        chosen = unseen & (records.split == code)
+        if chosen.any():
+            found[name] = accuracy(records.gold[chosen], records.label[chosen])
+    return found
+
+
+def _prior_correction(evidence: Evidence) -> PriorCorrection | None:
+    records, silver = evidence.records, evidence.silver
+    if silver.raw_label is None:
+        return None
+    with_gold = records.has_gold[silver.row]
+    if not with_gold.any():
+        return None
+    gold = records.gold[silver.row][with_gold]
+    raw, corrected = silver.raw_label[with_gold], silver.label[with_gold]
+    return PriorCorrection(
+        raw=accuracy(gold, raw),
+        corrected=accuracy(gold, corrected),
+        gain=paired_difference(corrected == gold, raw == gold),
+        num_changed=int((silver.raw_label != silver.label).sum()),
+    )
+
+
+def _shares(evidence: Evidence) -> tuple[list[CategoryShare], str | None]:
+    """Shares of the labelled records, corrected if there is gold enough to correct them by."""
+    records, num_categories = evidence.records, len(evidence.categories)
+    num_labelled = int(records.has_label.sum())
+    counts = np.bincount(records.label[records.has_label], minlength=num_categories)
+    with_gold = records.has_gold & records.has_label
+    gold, given = records.gold[with_gold], records.label[with_gold]
+    need = (
+        None if len(gold) >= _MIN_FOR_SHARES else f"gold labels on at least {_MIN_FOR_SHARES} records drawn at random"
+    )
+    num_silver = len(evidence.silver.label)
+    silver = np.bincount(evidence.silver.label, minlength=num_categories)
+    found = []
+    for code, category in enumerate(evidence.categories):
+        raw = counts[code] / num_labelled if num_labelled else 0.0
+        found.append(
+            CategoryShare(
+                category=category,
+                num_labelled=int(counts[code]),
+                raw=float(raw),
+                corrected=None if need else corrected_share(gold == code, given == code, raw, num_labelled),
+                silver=float(silver[code] / num_silver) if num_silver else None,
+            )
+        )
+    return found, need
+
+
+def _agreement(evidence: Evidence) -> Estimate | None:
+    records, silver = evidence.records, evidence.silver
+    labelled = records.has_label[silver.row]
+    if not labelled.any():
+        return None
+    return accuracy(silver.label[labelled], records.label[silver.row][labelled])
+
+
+def _rejected(evidence: Evidence) -> dict[str, tuple[int, dict[str, float]]]:
+    records, rejects = evidence.records, evidence.rejects
+    reasons = np.array(rejects.reason, dtype=object)
+    found = {}
+    for reason, num in Counter(rejects.reason).most_common():
+        rows = rejects.row[reasons == reason]
+        label = records.label[rows][records.has_label[rows]]
+        counts = np.bincount(label, minlength=len(evidence.categories))
+        shares = dict(zip(evidence.categories, (counts / max(1, len(label))).tolist(), strict=True))
+        found[reason] = (num, shares if len(label) else {})
+    return found
+
+
+def _drift(evidence: Evidence) -> Drift:
+    records = evidence.records
+    annotated, labelled = records.is_annotated, records.has_label
+    both = annotated & labelled
+    label_shares = {}
+    for code, category in enumerate(evidence.categories):
+        is_category = records.label == code
+        if both.any():
+            among = Estimate.share(int((is_category & both).sum()), int(both.sum()))
+            label_shares[category] = (among, float(is_category[labelled].mean()))
+    return Drift(
+        label_shares=label_shares,
+        mean_score=(_mean(records.score[both]), _mean(records.score[labelled])),
+        median_chars=(_median(records.num_chars[annotated]), _median(records.num_chars)),
+        mean_chars=(_mean(records.num_chars[annotated]), _mean(records.num_chars)),
+    )
+
+
+def _mean(values: NDArray) -> float:
+    return float(values.mean(dtype=np.float64)) if len(values) else 0.0
+
+
+def _median(values: NDArray) -> float:
+    return float(np.median(values)) if len(values) else 0.0

@@ -1,0 +1,345 @@
+"""What the report says below its answer: the evidence, section by section."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from llambert.costs import format_duration
+from llambert.evaluation import plots
+from llambert.evaluation.document import Block, Details, Document, Figure, Section, Table, Verbatim
+from llambert.evaluation.evidence import STAGE_TABLES
+from llambert.evaluation.findings import Findings, answer, interval, percent, points
+from llambert.evaluation.metrics import ClassFigures, Estimate
+from llambert.evaluation.quality import Judged
+from llambert.recipe import dump_recipe
+
+NEEDS_GOLD = "needs gold labels"
+_STAGE_NAMES = {
+    "corpus": "ingest",
+    "responses": "annotate",
+    "silver": "parse",
+    "checkpoint": "fine-tune",
+    "labels": "label",
+}
+
+
+def compose(findings: Findings) -> Document:
+    """The report of one run."""
+    return Document(
+        title=f"llambert: {findings.run.recipe.name}",
+        answer=answer(findings),
+        sections=[
+            _asked(findings),
+            _counts(findings),
+            _accuracy(findings),
+            _mistakes(findings),
+            _probabilities(findings),
+            _prior(findings),
+            _shares(findings),
+            _time(findings),
+            _drift(findings),
+            _provenance(findings),
+        ],
+    )
+
+
+def _asked(findings: Findings) -> Section:
+    run, answers = findings.run, findings.evidence.answers
+    annotator = run.recipe.annotator
+    blocks: list[Block] = [
+        run.task.question,
+        Table(["category", "answer words"], [[c.name, ", ".join(c.answer_words)] for c in run.task.categories]),
+        f"{annotator.num_records:,} records drawn uniformly at random (seed {annotator.seed}) were given to "
+        f"{', '.join(answers.models) or annotator.model}: engine {annotator.engine}, mode {annotator.mode}.",
+    ]
+    if answers.prompt is not None:
+        blocks += ["One prompt, as the model read it:", Verbatim(answers.prompt)]
+        blocks += (
+            ["Its response:", Verbatim(answers.response)] if answers.response is not None else ["It had no response."]
+        )
+    return Section("What was asked", blocks)
+
+
+def _counts(findings: Findings) -> Section:
+    evidence = findings.evidence
+    rows = []
+    for table in STAGE_TABLES:
+        manifest = evidence.manifests[table]
+        rejected = ", ".join(f"{num:,} {reason}" for reason, num in manifest.num_rejected.items() if num) or "none"
+        rows.append([_STAGE_NAMES[table], f"{manifest.num_in:,}", f"{manifest.num_kept:,}", rejected])
+    answers, records = evidence.answers, evidence.records
+    finished = ", ".join(f"{num:,} {reason}" for reason, num in answers.finish_reasons.items()) or "none"
+    facts = [
+        ["distinct texts in the corpus", f"{int((~records.is_duplicate).sum()):,}"],
+        ["records whose text an earlier record has", f"{int(records.is_duplicate.sum()):,}"],
+        ["records with a gold label", f"{findings.quality.num_gold:,}"],
+        ["sampled for annotation", f"{int(records.is_annotated.sum()):,}"],
+        ["answered, by how the answer ended", f"{answers.num:,}: {finished}"],
+        ["prompts whose text was truncated to fit", f"{answers.num_truncated:,}"],
+        ["silver labels", f"{len(evidence.silver.label):,}"],
+        ["answers without a usable category", f"{len(evidence.rejects.reason):,}"],
+        ["labelled by the classifier", f"{int(records.has_label.sum()):,}"],
+    ]
+    blocks: list[Block] = [
+        "Every stage's records in and out; what was left out is kept in a table of its own, with its reason.",
+        Table(["stage", "in", "kept", "left out"], rows),
+        Table(["count", "records"], facts),
+    ]
+    if findings.quality.rejected:
+        categories = evidence.categories
+        rejected_rows = [
+            [reason, f"{num:,}", *(percent(shares[c]) if shares else "-" for c in categories)]
+            for reason, (num, shares) in findings.quality.rejected.items()
+        ]
+        header = ["rejected answers", "records", *(f"labelled {c}" for c in categories)]
+        blocks.append(
+            Table(header, rejected_rows, "What the classifier calls the records whose answers were rejected:")
+        )
+    return Section("Counts through every stage", blocks)
+
+
+def _accuracy(findings: Findings) -> Section:
+    quality = findings.quality
+    rows = [
+        _estimate_row("silver labels against gold (annotated records)", _accuracy_of(quality.silver)),
+        _estimate_row("classifier against gold, records never annotated", _accuracy_of(quality.unseen)),
+        _estimate_row("classifier against gold, all records", _accuracy_of(quality.whole)),
+        _estimate_row("classifier (never annotated) minus silver labels", quality.difference, points),
+        _estimate_row("classifier agrees with the silver label it was trained on", quality.agreement),
+    ]
+    rows += [_estimate_row(f"split {name}, records never annotated", value) for name, value in quality.by_split.items()]
+    blocks: list[Block] = [
+        Table(["share that is right", "value", "95 % interval", "records"], rows),
+        "Texts that stand several times count once. Intervals: Wilson score for shares, Newcombe's hybrid score for "
+        "the difference (percentage points).",
+    ]
+    if quality.unseen is None:
+        blocks.insert(0, f"Accuracy {NEEDS_GOLD} on records that were not annotated; agreement alone does not show it.")
+    return Section("How many labels are right", blocks)
+
+
+def _mistakes(findings: Findings) -> Section:
+    quality, categories = findings.quality, findings.evidence.categories
+    blocks: list[Block] = []
+    for name, title, judged in (
+        ("annotator", "annotator (silver labels)", quality.silver),
+        ("classifier", "classifier (records never annotated)", quality.unseen),
+    ):
+        if judged is None:
+            blocks.append(f"Confusion, precision and recall of the {title}: {NEEDS_GOLD} on these records.")
+            continue
+        svg = plots.confusion(f"confusion-{name}", judged.matrix, categories, name)
+        blocks.append(
+            Figure(f"confusion-{name}", svg, f"Confusion of the {title}: records, and share of the gold category.")
+        )
+        blocks.append(
+            Table(
+                ["category", "precision", "recall", "F1", "gold records"],
+                [_class_row(figures) for figures in judged.classes],
+                f"{title.capitalize()}; 95 % Wilson intervals in brackets; macro F1 {judged.macro_f1:.3f}:",
+            )
+        )
+    return Section("Which labels are wrong", blocks)
+
+
+def _probabilities(findings: Findings) -> Section:
+    quality, records = findings.quality, findings.evidence.records
+    diagrams = {
+        title: judged.reliability
+        for title, judged in (("annotator", quality.silver), ("classifier", quality.unseen))
+        if judged is not None and judged.reliability is not None
+    }
+    blocks: list[Block] = []
+    if diagrams:
+        svg = plots.reliability_diagram("reliability", diagrams)
+        blocks.append(Figure("reliability", svg, "Reliability: points on the dotted line are stated as they are."))
+        errors = [[title, percent(d.expected_calibration_error)] for title, d in diagrams.items()]
+        blocks.append(Table(["expected calibration error (10 bins)", "value"], errors))
+    else:
+        blocks.append(f"Reliability of the probabilities {NEEDS_GOLD}.")
+    with_gold = records.has_gold & records.has_label & ~records.is_annotated & ~records.is_duplicate
+    if with_gold.any():
+        right = records.gold[with_gold] == records.label[with_gold]
+        svg = plots.score_distribution("scores", records.score[with_gold], right)
+        blocks.append(Figure("scores", svg, "Scores of the classifier on gold records never annotated."))
+    else:
+        svg = plots.score_distribution("scores", records.score[records.has_label], None)
+        blocks.append(Figure("scores", svg, "Scores of the classifier over the whole corpus."))
+    if quality.coverage:
+        svg = plots.accuracy_by_coverage("coverage", quality.coverage)
+        blocks.append(Figure("coverage", svg, "Accuracy when only the surest labels are kept; band: 95 % interval."))
+        rows = [
+            [percent(wanted, 0), *([f"{p.threshold:.3f}", percent(p.coverage)] if p else ["not reached", "-"])]
+            for wanted, p in quality.thresholds.items()
+        ]
+        caption = "The score from which on at least so many labels are right (lower 95 % bound), and what it keeps:"
+        blocks.append(Table(["wanted accuracy", "score from", "records kept"], rows, caption))
+    return Section("How far the probabilities can be trusted", blocks)
+
+
+def _prior(findings: Findings) -> Section:
+    prior, mode = findings.quality.prior, findings.run.recipe.parse.prior_correction
+    title = "What the prior correction did"
+    if prior is None:
+        reason = "the annotator gave no label probabilities"
+        if findings.evidence.silver.raw_label is not None:
+            reason = f"its effect on accuracy {NEEDS_GOLD} on annotated records"
+        return Section(title, [f"Prior correction: {mode}; {reason}."])
+    rows = [
+        _estimate_row("silver labels from the raw probabilities", prior.raw),
+        _estimate_row("silver labels as used", prior.corrected),
+        _estimate_row("gain (same records; Bonett-Price interval)", prior.gain, points),
+    ]
+    text = f"Prior correction: {mode}. It changed {prior.num_changed:,} silver labels."
+    return Section(title, [text, Table(["share that is right", "value", "95 % interval", "records"], rows)])
+
+
+def _shares(findings: Findings) -> Section:
+    quality = findings.quality
+    rows = [
+        [
+            share.category,
+            f"{share.num_labelled:,}",
+            percent(share.raw),
+            *([percent(share.corrected.value), interval(share.corrected)] if share.corrected else ["-", "-"]),
+            "-" if share.silver is None else percent(share.silver),
+        ]
+        for share in quality.shares
+    ]
+    header = ["category", "records", "as labelled", "corrected", "95 % interval", "among silver labels"]
+    corrected = next((share.corrected for share in quality.shares if share.corrected), None)
+    if corrected is None:
+        note = f"Shares as labelled carry the classifier's bias; correcting them needs {quality.shares_need}."
+    elif corrected.num == sum(share.num_labelled for share in quality.shares):
+        note = "Every labelled record has gold: the corrected shares are counted, not estimated."
+    else:
+        note = (
+            f"Corrected by {corrected.num:,} gold records with prediction-powered inference (Angelopoulos et al. 2023, "
+            "power-tuned); valid if these records are a random sample of the corpus."
+        )
+    return Section("How much of the corpus each category is", [Table(header, rows), note])
+
+
+def _time(findings: Findings) -> Section:
+    costs, answers = findings.costs, findings.evidence.answers
+    rows = []
+    for table, cost in costs.items():
+        rate = cost.records_per_second
+        tokens = f"{cost.num_prompt_tokens:,} / {cost.num_response_tokens:,}" if table == "responses" else "-"
+        rows.append(
+            [
+                _STAGE_NAMES[table],
+                f"{cost.num_records:,}",
+                format_duration(cost.wall_seconds),
+                format_duration(cost.busy_seconds),
+                f"{rate:,.1f}" if rate is not None else "-",
+                f"{cost.accelerator_seconds / 3600:,.2f}",
+                tokens,
+            ]
+        )
+    header = [
+        "stage",
+        "records",
+        "on the clock",
+        "at work",
+        "records/s",
+        "GPU-hours",
+        "prompt / response tokens",
+    ]
+    comparison = findings.comparison
+    seconds = {_STAGE_NAMES[table]: cost.wall_seconds for table, cost in costs.items()}
+    alternative = ("LLM on everything", comparison.llm_seconds) if comparison else None
+    blocks: list[Block] = [
+        Figure(
+            "times",
+            plots.stage_times("times", seconds, alternative),
+            "Time of each stage, and of the alternative.",
+        ),
+        Table(header, rows),
+        "On the clock: from a stage's start to its end. At work: time its models or readers worked, over all workers.",
+    ]
+    if answers.num:
+        tokens_per_record = (answers.num_prompt_tokens + answers.num_response_tokens) / answers.num
+        blocks.append(f"The LLM read and wrote {tokens_per_record:,.1f} tokens a record.")
+    if comparison is not None:
+        blocks.append(
+            f"LLM on everything: its working time per record times {comparison.num_records:,} records, on this run's "
+            f"number of replicas and without its start: {format_duration(comparison.llm_seconds)}, "
+            f"{comparison.speed_up:.2f} times the run's {format_duration(comparison.run_seconds)}."
+        )
+    return Section("What it took", [*blocks, *_money(findings)])
+
+
+def _money(findings: Findings) -> list[Block]:
+    prices, annotator = findings.prices, findings.run.recipe.annotator
+    blocks: list[Block] = []
+    gpu_hours = sum(cost.accelerator_seconds for cost in findings.costs.values()) / 3600
+    if gpu_hours > 0:
+        rows = [[name, f"{usd:.2f}", f"{usd * gpu_hours:,.2f}"] for name, usd in prices.accelerators.items()]
+        caption = f"{gpu_hours:,.2f} GPU-hours at list prices of {prices.as_of}:"
+        blocks.append(Table(["accelerator", "USD per GPU-hour", "USD"], rows, caption))
+    if annotator.engine == "openai" and (price := prices.tokens.get(annotator.model)):
+        spent = findings.costs["responses"].usd(tokens=price) or 0.0
+        every = spent / max(1, findings.evidence.answers.num) * len(findings.evidence.records)
+        blocks.append(
+            f"Tokens of {annotator.model} at list prices of {prices.as_of}: {spent:,.2f} USD; "
+            f"for every record it would be {every:,.2f} USD."
+        )
+    return blocks
+
+
+def _drift(findings: Findings) -> Section:
+    drift = findings.quality.drift
+    rows = [
+        [f"labelled {category}", percent(among.value), interval(among), percent(whole)]
+        for category, (among, whole) in drift.label_shares.items()
+    ]
+    rows += [
+        ["mean score", f"{drift.mean_score[0]:.3f}", "", f"{drift.mean_score[1]:.3f}"],
+        ["median text length (characters)", f"{drift.median_chars[0]:,.0f}", "", f"{drift.median_chars[1]:,.0f}"],
+        ["mean text length (characters)", f"{drift.mean_chars[0]:,.1f}", "", f"{drift.mean_chars[1]:,.1f}"],
+    ]
+    note = "A random subset looks like its corpus; a share of the corpus outside the interval calls for a look."
+    header = ["", "annotated subset", "95 % interval", "whole corpus"]
+    return Section("The annotated subset beside the corpus", [Table(header, rows), note])
+
+
+def _provenance(findings: Findings) -> Section:
+    evidence, run = findings.evidence, findings.run
+    rows = []
+    for table in STAGE_TABLES:
+        manifest = evidence.manifests[table]
+        model = " ".join(part for part in (manifest.model, manifest.model_identity) if part) or "-"
+        rows.append([_STAGE_NAMES[table], manifest.fingerprint, manifest.code_version, manifest.completed_at, model])
+    training = [[key, str(value)] for key, value in evidence.training_record.items() if np.isscalar(value)]
+    blocks: list[Block] = [
+        Table(["stage", "fingerprint", "llambert", "completed (UTC)", "model and content hash"], rows),
+        Details("Training record", [Table(["", "value"], training)]),
+        Details("The resolved recipe", [Verbatim(dump_recipe(run.recipe))]),
+    ]
+    return Section("Where this comes from", blocks)
+
+
+def _accuracy_of(judged: Judged | None) -> Estimate | None:
+    return None if judged is None else judged.accuracy
+
+
+def _estimate_row(name: str, estimate: Estimate | None, show: Callable[[float], str] = percent) -> list[str]:
+    if estimate is None:
+        return [name, NEEDS_GOLD, "-", "-"]
+    low, high = estimate.bounds
+    bounds = interval(estimate) if show is percent else f"{show(low)} to {show(high)}"
+    return [name, show(estimate.value), bounds, f"{estimate.num:,}"]
+
+
+def _class_row(figures: ClassFigures) -> list[str]:
+    def shown(estimate: Estimate | None) -> str:
+        return f"{percent(estimate.value)} ({interval(estimate)})" if estimate else "-"
+
+    return [
+        figures.category,
+        shown(figures.precision),
+        shown(figures.recall),
+        f"{figures.f1:.3f}",
+        f"{figures.num_gold:,}",
+    ]
