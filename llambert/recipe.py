@@ -95,6 +95,12 @@ class AnnotatorRecipe(Section):
     max_replicas: PositiveInt = placed(1)
     cpus_per_replica: float = placed(1.0, gt=0)
     gpus_per_replica: NonNegativeInt = placed(0)
+    tensor_parallel_size: PositiveInt = placed(1)
+    """vLLM: over how many GPUs of its node one replica's model is spread."""
+    engine_args: dict[str, Any] = placed({})
+    """vLLM: engine arguments that make it faster or smaller and can change no response."""
+    model_args: dict[str, Any] = Field(default_factory=dict)
+    """vLLM: engine arguments that can change responses (quantization, rope scaling, …)."""
     max_attempts: PositiveInt = placed(3)
 
 
@@ -112,25 +118,67 @@ class ParseRecipe(Section):
     min_confidence: Share = Field(0.0, ge=0, le=1)
 
 
+class GoldPhase(Section):
+    """The second phase of regime ``combined``: gold records, from the silver checkpoint; the paper's values."""
+
+    epochs: PositiveInt = 5
+    learning_rate: float = Field(1e-6, gt=0)
+    num_records: PositiveInt | None = None
+    """The first so many by sampling hash: nested subsets; null: all."""
+
+
 class ClassifierRecipe(Section):
     """How the encoder is fine-tuned; defaults are the paper's (arXiv 2403.15938).
 
-    ``loss``: ``hard`` (cross-entropy on the silver label) or ``soft`` (against the annotator's
-    probabilities). ``batch_size`` is global, whatever the number of workers.
+    ``regime``: ``gold`` (gold labels of split ``train``), ``silver`` (silver labels, splits ``test`` and
+    ``extra`` left out), ``silver_extra`` (``extra`` too), ``combined`` (``silver_extra``, then ``gold``).
+    ``loss``: ``hard`` (cross-entropy on the label), ``soft`` (against the annotator's probabilities) or
+    ``gce`` (generalised cross-entropy on the label, robust to wrong labels: Zhang & Sabuncu 2018, arXiv
+    1805.07836). ``batch_size`` is global, whatever the number of workers.
     """
 
     model: str
     revision: str | None = None
+    regime: Literal["gold", "silver", "silver_extra", "combined"] = "silver"
+    num_records: PositiveInt | None = None
+    """The first so many silver (regime gold: gold) records by sampling hash: nested subsets; null: all."""
+    mislabel_share: Share = Field(0.0, ge=0, le=1)
+    """Share of the training records given a wrong label on purpose, by seed."""
     epochs: PositiveInt = 5
     batch_size: PositiveInt = 16
     learning_rate: float = Field(2e-5, gt=0)
+    gold: GoldPhase = GoldPhase()
     weight_decay: float = Field(0.01, ge=0)
     warmup_share: Share = Field(0.1, ge=0, le=1)
+    max_grad_norm: float = Field(1.0, gt=0)
     max_length: PositiveInt = 512
-    loss: Literal["hard", "soft"] = "hard"
+    freeze_encoder: bool = False
+    dropout: Share | None = Field(None, ge=0, lt=1)
+    """Null: the model's own."""
+    loss: Literal["hard", "soft", "gce"] = "hard"
+    gce_exponent: float = Field(0.7, gt=0, le=1)
     label_smoothing: Share = Field(0.0, ge=0, lt=1)
+    class_weights: bool = False
+    """Each category weighs the same in the loss, however rare."""
+    confidence_weights: bool = False
+    """Each record weighs as much as the annotator's confidence in its label."""
+    min_confidence: Share = Field(0.0, ge=0, le=1)
+    """Silver records below it are not trained on."""
+    averaging: Literal["none", "ema", "tail"] = "none"
+    """Weights of the result: the last, their exponential moving average, or the mean over the last half."""
+    ema_decay: float = Field(0.99, gt=0, lt=1)
+    held_out_share: Share = Field(0.05, ge=0, lt=1)
+    """Share of the training records kept out for the figures after each epoch, and for the early stop."""
+    early_stop_patience: PositiveInt | None = None
+    """Epochs without a lower held-out loss before training stops; the best epoch's weights are the result."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """``bfloat16`` is autocast over float32 weights; ``auto``: where the GPU or CPU has it in hardware."""
     seed: int = 0
     bucketing: bool = True
+    micro_batch_size: PositiveInt | None = placed(None)
+    """At most so many records at once on a worker, gradients accumulated; null: the worker's whole share."""
+    gradient_checkpointing: bool = placed(False)
+    compile: bool = placed(False)
     checkpoint_every_steps: PositiveInt = placed(100)
     num_workers: PositiveInt = placed(1)
     cpus_per_worker: float = placed(1.0, gt=0)

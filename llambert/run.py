@@ -62,7 +62,9 @@ class Run:
             [category.model_dump(mode="json") for category in task.categories],
         )
         silver = digest(responses, num_records, result_fields(recipe.parse))
-        checkpoint = digest(silver, result_fields(recipe.classifier), self.model_identities["classifier"])
+        # Gold labels, which `corpus` covers, reach the classifier in these two regimes alone.
+        gold = corpus if recipe.classifier.regime in ("gold", "combined") else None
+        checkpoint = digest(silver, gold, result_fields(recipe.classifier), self.model_identities["classifier"])
         labels = digest(records, checkpoint, result_fields(recipe.label))
         return {
             "corpus": corpus,

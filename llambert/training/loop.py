@@ -1,0 +1,362 @@
+"""The training loop: one process, or one rank of a torch.distributed group; the same curve either way.
+
+Everything random is a function of seed, phase, step and rank, so that a run resumed from a checkpoint goes
+on as if it had not been interrupted. Every rank takes every step: an empty share joins the all-reduce.
+"""
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from llambert.errors import InputError
+from llambert.recipe import ClassifierRecipe
+from llambert.training.batches import collate, micro_batches, plan_epoch, worker_share
+from llambert.training.losses import record_losses
+from llambert.training.metrics import held_out_metrics
+from llambert.training.model import Encoder
+from llambert.training.records import TrainingSet
+
+LOOK_EVERY_STEPS = 10
+"""Losses are read back from the device, summed over the ranks and checked this often: waiting for each step
+would leave a GPU idle between them."""
+_EVALUATION_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One pass of fine-tuning: a training set, what is held out of it, and for how long."""
+
+    name: str
+    train: TrainingSet
+    held_out: TrainingSet
+    epochs: int
+    learning_rate: float
+
+
+@dataclass(frozen=True)
+class Step:
+    """One optimizer step; ``loss`` is the mean over the global batch, ``step`` counts from 1 in its phase."""
+
+    phase: str
+    step: int
+    loss: float
+    learning_rate: float
+    grad_norm: float
+
+
+@dataclass
+class History:
+    """The loss curve and the held-out figures after each epoch, of all phases so far."""
+
+    steps: list[Step] = field(default_factory=list)
+    epochs: list[dict[str, Any]] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for a checkpoint or JSON."""
+        return {"steps": [asdict(step) for step in self.steps], "epochs": self.epochs}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "History":
+        """What ``to_dict`` wrote."""
+        return cls([Step(**step) for step in values["steps"]], list(values["epochs"]))
+
+
+class Observer:
+    """What the loop tells while it works; every rank tells the same at the same step."""
+
+    def on_steps(self, steps: list[Step]) -> None:
+        """The steps since the last call, checked and summed over the ranks."""
+
+    def on_epoch(self, figures: dict[str, Any]) -> None:
+        """Held-out figures after an epoch, with ``phase`` and ``epoch``."""
+
+    def on_checkpoint(self, state: Callable[[], dict[str, Any]]) -> None:
+        """A moment to store what ``state()`` returns; ``FineTuning.restore`` goes on from it."""
+
+
+@dataclass
+class _Tokenized:
+    token_ids: list[np.ndarray]
+    lengths: np.ndarray
+    records: TrainingSet
+
+
+class FineTuning:
+    """An encoder being fine-tuned through one or more phases.
+
+    ``checkpoint_every_steps`` and everything else comes from the recipe. After ``run`` the encoder's model
+    holds the result (averaged or best weights where the recipe asks) and ``history`` the curve.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        phases: list[Phase],
+        recipe: ClassifierRecipe,
+        categories: list[str],
+        device: torch.device | None = None,
+        observer: Observer | None = None,
+    ) -> None:
+        self.encoder, self.phases, self.recipe, self.categories = encoder, phases, recipe, categories
+        self.device = device or torch.device("cpu")
+        self.observer = observer or Observer()
+        self.history = History()
+        self.rank = dist.get_rank() if dist.is_initialized() else 0
+        self.num_workers = dist.get_world_size() if dist.is_initialized() else 1
+        self._autocast = use_bfloat16(recipe.dtype, self.device)
+        self._model = encoder.model.to(self.device)  # type: ignore[arg-type]
+        self._forward: nn.Module = self._model
+        if recipe.compile:
+            self._forward = torch.compile(self._model, dynamic=True)  # type: ignore[assignment]
+        if self.num_workers > 1:
+            self._forward = nn.parallel.DistributedDataParallel(self._forward)
+        self._phase = 0
+        self._state: dict[str, Any] | None = None
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps of all phases."""
+        return sum(self._steps_of(phase) for phase in self.phases)
+
+    @property
+    def num_steps_done(self) -> int:
+        """Steps of this and earlier starts."""
+        return len(self.history.steps)
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what ``Observer.on_checkpoint`` was given."""
+        self._model.load_state_dict(state["model"])
+        self.history = History.from_dict(state["history"])
+        self._phase = state["phase"]
+        self._state = state
+
+    def run(self) -> History:
+        """Train what is left of the phases; ``InputError`` if the loss is no longer finite."""
+        while self._phase < len(self.phases):
+            _PhaseRun(self, self.phases[self._phase], self._phase, self._state).run()
+            self._phase, self._state = self._phase + 1, None
+            self.observer.on_checkpoint(
+                lambda: {"phase": self._phase, "model": _on_cpu(self._model), "history": self.history.to_dict()}
+            )
+        return self.history
+
+    def predict(self, model: nn.Module, tokenized: _Tokenized) -> np.ndarray:
+        """Probabilities of shape (records, categories), every rank computing its share of the batches."""
+        order = np.argsort(-tokenized.lengths, kind="stable")
+        batches = [order[start : start + _EVALUATION_BATCH] for start in range(0, len(order), _EVALUATION_BATCH)]
+        mine: list[tuple[np.ndarray, np.ndarray]] = []
+        model.eval()
+        with torch.no_grad(), self.autocast():
+            for rows in batches[self.rank :: self.num_workers]:
+                inputs = self.collate(tokenized, rows)
+                mine.append((rows, model(**inputs).logits.float().softmax(dim=-1).cpu().numpy()))
+        model.train()
+        everyone: list[list[tuple[np.ndarray, np.ndarray]]] = [mine]
+        if self.num_workers > 1:
+            everyone = [[] for _ in range(self.num_workers)]
+            dist.all_gather_object(everyone, mine)
+        probabilities = np.zeros((len(order), len(self.categories)), dtype=np.float32)
+        for share in everyone:
+            for rows, values in share:
+                probabilities[rows] = values
+        return probabilities
+
+    def collate(self, tokenized: _Tokenized, rows: np.ndarray) -> dict[str, torch.Tensor]:
+        """The padded batch of these records, on the device."""
+        padding_id = self.encoder.tokenizer.pad_token_id
+        return collate([tokenized.token_ids[row] for row in rows], padding_id, self.device)
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        """Matrix products in bfloat16 where that was chosen."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._autocast)
+
+    def tokenized(self, records: TrainingSet) -> _Tokenized:
+        """The records with their token ids, made once and kept."""
+        ids = self.encoder.tokenize(records.texts)
+        return _Tokenized(ids, np.array([len(row) for row in ids], dtype=np.int64), records)
+
+    def _steps_of(self, phase: Phase) -> int:
+        return phase.epochs * -(-len(phase.train) // self.recipe.batch_size)
+
+
+class _PhaseRun:
+    """One phase under way: its optimizer, its averaged weights, its place in the plan."""
+
+    def __init__(self, owner: FineTuning, phase: Phase, index: int, state: dict[str, Any] | None) -> None:
+        self.owner, self.phase, self.index, self.recipe = owner, phase, index, owner.recipe
+        self.train, self.held_out = owner.tokenized(phase.train), owner.tokenized(phase.held_out)
+        self.targets = torch.from_numpy(phase.train.targets).to(owner.device)
+        self.weights = torch.from_numpy(phase.train.weights).to(owner.device)
+        self.steps_per_epoch = -(-len(phase.train) // self.recipe.batch_size)
+        self.num_steps = phase.epochs * self.steps_per_epoch
+        self.optimizer = create_optimizer(owner.encoder.model, phase.learning_rate, self.recipe.weight_decay)
+        self.average = self._create_average()
+        self.best: dict[str, Any] | None = None
+        self.step = 0
+        self._seen: list[tuple[int, torch.Tensor, torch.Tensor]] = []
+        if state is not None and "optimizer" in state:
+            self.step, self.best = state["step"], state["best"]
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self.average is not None:
+                self.average.load_state_dict(state["average"])
+
+    def run(self) -> None:
+        """Take the steps that are left and put the chosen weights into the model."""
+        model = self.owner.encoder.model
+        model.train()
+        while self.step < self.num_steps:
+            epoch = self.step // self.steps_per_epoch
+            seed = (self.recipe.seed, 3, self.index, epoch)
+            plan = plan_epoch(self.train.lengths, self.recipe.batch_size, seed, self.recipe.bucketing)
+            for batch in plan[self.step % self.steps_per_epoch :]:
+                self._take_step(batch)
+                epoch_ends = self.step % self.steps_per_epoch == 0
+                checkpoint = self.step % self.recipe.checkpoint_every_steps == 0 and self.step < self.num_steps
+                if epoch_ends or checkpoint or self.step % LOOK_EVERY_STEPS == 0:
+                    self._look()
+                if epoch_ends and self._after_epoch(epoch + 1):
+                    self.step = self.num_steps
+                if checkpoint and self.step < self.num_steps:
+                    self.owner.observer.on_checkpoint(self._capture)
+        if self.recipe.early_stop_patience is not None and self.best is not None:
+            model.load_state_dict(self.best["model"])
+        elif self.average is not None:
+            model.load_state_dict(self.average.module.state_dict())
+
+    def _take_step(self, batch: np.ndarray) -> None:
+        """Forward, backward and update on one global batch."""
+        owner, recipe = self.owner, self.recipe
+        rate = self.phase.learning_rate * linear_schedule(self.step, self.num_steps, recipe.warmup_share)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        sequence = np.random.SeedSequence([recipe.seed, 4, self.index, self.step, owner.rank])
+        torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
+        pieces = micro_batches(worker_share(batch, owner.rank, owner.num_workers), recipe.micro_batch_size)
+        losses = torch.zeros((), device=owner.device)
+        # All ranks must run the same number of synchronised backward passes: one, the last.
+        for number, rows in enumerate(pieces):
+            waiting = owner.num_workers > 1 and number < len(pieces) - 1
+            with owner._forward.no_sync() if waiting else contextlib.nullcontext():  # type: ignore[operator]
+                loss = self._loss(rows, len(batch))
+                # DistributedDataParallel takes the mean over ranks of gradients; the loss is a sum over them.
+                (loss * owner.num_workers).backward()
+            losses += loss.detach()
+        trained = [parameter for parameter in owner.encoder.model.parameters() if parameter.grad is not None]
+        grad_norm = nn.utils.clip_grad_norm_(trained, recipe.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        if self.average is not None and (recipe.averaging == "ema" or self.step > self.num_steps // 2):
+            self.average.update_parameters(owner.encoder.model)
+        self._seen.append((self.step, losses, grad_norm.detach()))
+
+    def _loss(self, rows: np.ndarray, num_in_batch: int) -> torch.Tensor:
+        """This worker's part of the batch's mean loss; an empty share computes one record, times nothing."""
+        empty = len(rows) == 0
+        rows = np.zeros(1, dtype=np.int64) if empty else rows
+        with self.owner.autocast():
+            logits = self.owner._forward(**self.owner.collate(self.train, rows)).logits
+        index = torch.from_numpy(rows).to(self.owner.device, non_blocking=True)
+        losses = record_losses(logits, self.targets[index], self.recipe) * self.weights[index]
+        return losses.sum() * (0.0 if empty else 1 / num_in_batch)
+
+    def _look(self) -> None:
+        """Read the losses since the last look; stop at the first that is not finite, the same on every rank."""
+        if not self._seen:
+            return
+        losses = torch.stack([loss for _, loss, _ in self._seen])
+        norms = torch.stack([norm for _, _, norm in self._seen]).cpu()
+        if self.owner.num_workers > 1:
+            dist.all_reduce(losses)
+        steps = []
+        for (step, _, _), loss, norm in zip(self._seen, losses.cpu().tolist(), norms.tolist(), strict=True):
+            if not (np.isfinite(loss) and np.isfinite(norm)):
+                raise InputError(
+                    f"the loss is not finite at step {step} of {self.num_steps} (phase {self.phase.name}): training "
+                    "stopped, the last good checkpoint is kept; lower classifier.learning_rate"
+                )
+            rate = self.phase.learning_rate * linear_schedule(step - 1, self.num_steps, self.recipe.warmup_share)
+            steps.append(Step(self.phase.name, step, loss, rate, norm))
+        self._seen = []
+        self.owner.history.steps += steps
+        self.owner.observer.on_steps(steps)
+
+    def _after_epoch(self, epoch: int) -> bool:
+        """Figures on what is held out; True if the early stop says that this was the last epoch."""
+        figures: dict[str, Any] = {"phase": self.phase.name, "epoch": epoch, "step": self.step}
+        steps = self.owner.history.steps[-self.steps_per_epoch :]
+        figures["training_loss"] = float(np.mean([step.loss for step in steps]))
+        model = self.owner.encoder.model
+        evaluated = model if self.average is None or not self._averaging_began() else self.average.module
+        if len(self.held_out.records):
+            records = self.held_out.records
+            probabilities = self.owner.predict(evaluated, self.held_out)
+            figures |= held_out_metrics(probabilities, records.labels, records.targets, self.owner.categories)
+        self.owner.history.epochs.append(figures)
+        self.owner.observer.on_epoch(figures)
+        if self.recipe.early_stop_patience is None:
+            return False
+        if self.best is None or figures["loss"] < self.best["loss"]:
+            self.best = {"loss": figures["loss"], "epoch": epoch, "model": _on_cpu(evaluated)}
+        return epoch - self.best["epoch"] >= self.recipe.early_stop_patience
+
+    def _averaging_began(self) -> bool:
+        assert self.average is not None
+        return int(self.average.n_averaged) > 0
+
+    def _create_average(self) -> AveragedModel | None:
+        if self.recipe.averaging == "none":
+            return None
+        model = self.owner.encoder.model
+        if self.recipe.averaging == "ema":
+            return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(self.recipe.ema_decay), use_buffers=True)
+        return AveragedModel(model, use_buffers=True)
+
+    def _capture(self) -> dict[str, Any]:
+        return {
+            "phase": self.index,
+            "step": self.step,
+            "model": _on_cpu(self.owner.encoder.model),
+            "optimizer": self.optimizer.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "best": self.best,
+            "history": self.owner.history.to_dict(),
+        }
+
+
+def create_optimizer(model: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW (Loshchilov & Hutter 2019), fused, without decay on biases and normalisation weights."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [parameter for parameter in trained if parameter.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [parameter for parameter in trained if parameter.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=learning_rate, fused=True)
+
+
+def linear_schedule(step: int, num_steps: int, warmup_share: float) -> float:
+    """Factor of the learning rate at ``step``, from 0: up to 1 over the warm-up, then down to 0."""
+    num_warmup = round(warmup_share * num_steps)
+    if step < num_warmup:
+        return (step + 1) / (num_warmup + 1)
+    return (num_steps - step) / max(1, num_steps - num_warmup)
+
+
+def use_bfloat16(dtype: str, device: torch.device) -> bool:
+    """Whether to autocast: as told, or, for ``auto``, where the chip multiplies bfloat16 itself."""
+    if dtype != "auto":
+        return dtype == "bfloat16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def _on_cpu(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}

@@ -1,0 +1,57 @@
+import numpy as np
+import pytest
+import torch
+
+from llambert.training.batches import collate, micro_batches, plan_epoch, worker_share
+
+LENGTHS = np.random.default_rng(0).integers(3, 200, size=1003)
+
+
+@pytest.mark.parametrize("bucketing", [True, False])
+def test_every_record_comes_once_an_epoch_in_batches_of_the_global_size(bucketing):
+    batches = plan_epoch(LENGTHS, 16, (0, 1), bucketing)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(1003))
+    assert sorted(map(len, batches)) == [11] + [16] * 62
+
+
+def test_a_plan_is_the_same_whenever_it_is_made_and_another_in_every_epoch():
+    first, again, next_epoch = (np.concatenate(plan_epoch(LENGTHS, 16, (0, e), True)) for e in (1, 1, 2))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, next_epoch)
+
+
+def test_bucketing_pads_far_less_and_still_mixes_the_order_of_lengths():
+    def padding(bucketing):
+        batches = plan_epoch(LENGTHS, 16, (0, 1), bucketing)
+        return sum(len(b) * LENGTHS[b].max() for b in batches) / LENGTHS.sum() - 1
+
+    assert padding(True) < 0.1 < 0.5 < padding(False)
+    means = [LENGTHS[batch].mean() for batch in plan_epoch(LENGTHS, 16, (0, 1), True)]
+    assert abs(np.corrcoef(means, range(len(means)))[0, 1]) < 0.3  # batches do not come from short to long
+
+
+def test_bucketed_batches_are_composed_anew_each_epoch():
+    partners = [{tuple(sorted(b)) for b in plan_epoch(LENGTHS, 16, (0, e), True)} for e in (1, 2)]
+    assert not partners[0] & partners[1]
+
+
+@pytest.mark.parametrize("num_workers", [1, 2, 3, 7])
+def test_workers_shares_make_up_the_batch_even_where_some_get_nothing(num_workers):
+    for size in (16, 11, 3, 1):
+        batch = np.arange(size) + 5
+        shares = [worker_share(batch, rank, num_workers) for rank in range(num_workers)]
+        assert sorted(np.concatenate(shares).tolist()) == batch.tolist()
+        assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_micro_batches_hold_at_most_their_size_and_an_empty_share_is_one_piece():
+    assert [len(piece) for piece in micro_batches(np.arange(10), 4)] == [4, 4, 2]
+    assert [len(piece) for piece in micro_batches(np.arange(10), None)] == [10]
+    assert [len(piece) for piece in micro_batches(np.arange(0), 4)] == [0]
+
+
+def test_collate_pads_to_the_longest_and_masks_the_padding():
+    ids = [np.array([5, 6, 7], np.int32), np.array([8], np.int32)]
+    batch = collate(ids, padding_id=1, device=torch.device("cpu"))
+    assert batch["input_ids"].tolist() == [[5, 6, 7], [8, 1, 1]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
