@@ -35,7 +35,7 @@ from llambert.errors import InputError, one_line
 MANIFEST = "manifest.json"
 PROGRESS = "progress.json"
 # Parquet key under which a part carries its own counts, so that a restart reads footers, not rows.
-_COUNTS_KEY = b"llambert.counts"
+COUNTS_KEY = b"llambert.counts"
 
 
 class Part(BaseModel):
@@ -115,7 +115,7 @@ class TableDirectory:
         if self.schema is not None:
             expected, got = self.schema.names, table.schema.names
             assert got[: len(expected)] == expected, f"{name}: columns {got}, the schema has {expected}"
-        metadata = {**(table.schema.metadata or {}), _COUNTS_KEY: json.dumps(counts or {}, sort_keys=True).encode()}
+        metadata = {**(table.schema.metadata or {}), COUNTS_KEY: json.dumps(counts or {}, sort_keys=True).encode()}
         sink = io.BytesIO()
         pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd")
         content = sink.getvalue()
@@ -139,7 +139,7 @@ class TableDirectory:
             num_rows=parquet.metadata.num_rows,
             num_bytes=len(content),
             sha256=hashlib.sha256(content).hexdigest(),
-            counts=json.loads(metadata.get(_COUNTS_KEY, b"{}")),
+            counts=json.loads(metadata.get(COUNTS_KEY, b"{}")),
         )
 
     def part_names(self) -> list[str]:
@@ -278,16 +278,21 @@ def create_whole(filesystem: fsspec.AbstractFileSystem, path: str, content: byte
             temporary.unlink(missing_ok=True)
         _sync_folder(Path(path).parent)
         return True
-    if filesystem.exists(path, refresh=True):
+    if _is_there(filesystem, path):
         return False
     try:
         filesystem.pipe_file(path, content, mode="create")
     except OSError:
-        filesystem.invalidate_cache()
-        if filesystem.exists(path):
+        if _is_there(filesystem, path):
             return False
         raise
     return True
+
+
+def _is_there(filesystem: fsspec.AbstractFileSystem, path: str) -> bool:
+    """Whether the store has ``path`` now, whatever an earlier listing of this process said."""
+    filesystem.invalidate_cache(path)
+    return filesystem.exists(path)
 
 
 def write_whole(filesystem: fsspec.AbstractFileSystem, path: str, content: bytes) -> None:
@@ -303,10 +308,14 @@ def _write_temporary(path: str, content: bytes) -> Path:
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
-    with temporary.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError:  # a full disk: half a part must not fill it further
+        temporary.unlink(missing_ok=True)
+        raise
     return temporary
 
 

@@ -66,7 +66,7 @@ def complete(table: TableDirectory, stage: str, fingerprint: str, parts: list[Pa
     )
 
 
-def filled_run(folder: Path, num_records: int = 50, **settings) -> Run:
+def filled_run(folder: Path, num_records: int = 50, gold: bool = False, **settings) -> Run:
     """``make_run`` and ``fill`` with ``num_records`` tiny texts."""
     run = make_run(folder, **settings)
-    return fill(run, tiny_texts(num_records), folder / "encoder")
+    return fill(run, tiny_texts(num_records), folder / "encoder", gold)
