@@ -20,6 +20,8 @@ class Table:
     header: list[str]
     rows: list[list[str]]
     caption: str = ""
+    left: frozenset[int] = frozenset()
+    """Columns of words, beside the first."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +101,8 @@ def to_markdown(document: Document, plots_folder: str) -> str:
 
 def _markdown_lines(block: Block, plots_folder: str) -> list[str]:
     match block:
-        case Table(header, rows, caption):
-            alignment = ["---", *["---:"] * (len(header) - 1)]
+        case Table(header, rows, caption, left):
+            alignment = ["---" if column in left | {0} else "---:" for column in range(len(header))]
             body = [[_escape(cell) for cell in row] for row in [header, *rows]]
             body.insert(1, alignment)
             table = ["| " + " | ".join(row) + " |" for row in body]

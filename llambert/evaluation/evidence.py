@@ -23,9 +23,12 @@ from llambert.run_directory import Manifest, TableDirectory
 
 Mask = NDArray[np.bool_]
 Codes = NDArray[np.int16]
-# The tables of the stages, in the order of the method.
+# The tables that a finished run has.
 STAGE_TABLES = ("corpus", "responses", "silver", "checkpoint", "labels")
 TRAINING_RECORD = "training_record.json"
+_ORDER = ("corpus", "sample", "responses", "silver", "checkpoint", "labels")
+_GOLD_REGIMES = ("gold", "combined")
+_TRAIN_SPLIT = "train"
 
 
 @dataclass(frozen=True)
@@ -43,9 +46,21 @@ class Records:
     is_annotated: Mask
     """In the sample the annotator was asked about, answered or not."""
     is_duplicate: Mask
+    is_trained_on_gold: Mask
+    """Its gold label may have been learned from: no judge of the classifier any more."""
 
     def __len__(self) -> int:
         return len(self.label)
+
+    @property
+    def is_judged(self) -> Mask:
+        """Labelled, with gold, each text once."""
+        return self.has_gold & self.has_label & ~self.is_duplicate
+
+    @property
+    def is_unseen(self) -> Mask:
+        """Judged, and neither the annotator nor the classifier's training saw the record."""
+        return self.is_judged & ~self.is_annotated & ~self.is_trained_on_gold
 
 
 @dataclass(frozen=True)
@@ -89,6 +104,7 @@ class Evidence:
 
     categories: list[str]
     manifests: dict[str, Manifest]
+    """By table, in the order of the method."""
     records: Records
     silver: Silver
     rejects: Rejects
@@ -99,6 +115,10 @@ class Evidence:
 def read_evidence(run: Run) -> Evidence:
     """Read a run whose stages are all complete; ``InputError`` naming the table that is not."""
     manifests = {name: run.table(name).require_manifest() for name in STAGE_TABLES}
+    # No sample is drawn where the responses of a larger one are there already.
+    if sample := run.table("sample").read_manifest():
+        manifests["sample"] = sample
+    manifests = {name: manifests[name] for name in _ORDER if name in manifests}
     categories = run.task.category_names
     answers, annotated, raw = _read_answers(run, categories)
     records, annotated_in_order = _read_records(run, categories, np.sort(annotated))
@@ -138,6 +158,7 @@ def _read_records(run: Run, categories: list[str], annotated: NDArray) -> tuple[
     columns: dict[str, list[NDArray]] = {}
     splits: dict[str, int] = {}
     wanted = [schema.RECORD_ID, schema.TEXT, schema.SPLIT, schema.GOLD_LABEL]
+    learns_gold = run.recipe.classifier.regime in _GOLD_REGIMES
     for table in run.table("corpus").iter_tables(wanted):
         hashes = _hash_ids(table[schema.RECORD_ID])
         gold, has_gold = _codes(table[schema.GOLD_LABEL], categories)
@@ -153,6 +174,7 @@ def _read_records(run: Run, categories: list[str], annotated: NDArray) -> tuple[
             "split": _split_codes(table[schema.SPLIT], splits),
             "is_annotated": is_annotated,
             "is_duplicate": _find(duplicates, hashes)[0],
+            "is_trained_on_gold": has_gold & np.asarray(pc.equal(table[schema.SPLIT], _TRAIN_SPLIT)) & learns_gold,
         }
         for name, values in part.items():
             columns.setdefault(name, []).append(values)

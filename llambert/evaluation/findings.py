@@ -86,6 +86,6 @@ def points(difference: float) -> str:
 
 
 def interval(estimate: Estimate) -> str:
-    """``77.2 to 78.9 %``."""
+    """``77.2–78.9 %``."""
     low, high = estimate.bounds
-    return f"{100 * low:.1f} to {100 * high:.1f} %"
+    return f"{100 * low:.1f}–{100 * high:.1f} %"

@@ -1,4 +1,4 @@
-"""Quality figures with 95 % intervals: accuracy, differences, confusion, reliability, corrected shares.
+"""Quality figures with 95 % intervals: accuracy, differences, confusion, risk and coverage, corrected shares.
 
 Arrays of categories are integer codes in task order. Every function takes plain numpy arrays and does no input
 or output; every interval's source is named where it is computed.
@@ -110,40 +110,6 @@ def class_figures(matrix: NDArray[np.int64], categories: list[str]) -> list[Clas
             )
         )
     return found
-
-
-@dataclass(frozen=True)
-class Reliability:
-    """A reliability diagram: mean confidence and accuracy of the records in each confidence bin."""
-
-    edges: Floats
-    num: NDArray[np.int64]
-    mean_confidence: Floats
-    accuracy: Floats
-    expected_calibration_error: float
-
-    @property
-    def filled(self) -> NDArray[np.bool_]:
-        """Bins that hold a record; the others' means are NaN."""
-        return self.num > 0
-
-
-def reliability(confidence: Floats, right: NDArray[np.bool_], num_bins: int = 10) -> Reliability:
-    """Bins of equal width over [0, 1] and the expected calibration error.
-
-    ECE is the mean absolute gap between a bin's confidence and accuracy, weighted by its records (Naeini,
-    Cooper & Hauskrecht 2015, AAAI; Guo et al. 2017, arXiv 1706.04599).
-    """
-    assert len(confidence) == len(right) > 0, "reliability of nothing"
-    edges = np.linspace(0.0, 1.0, num_bins + 1)
-    bins = np.clip(np.digitize(confidence, edges[1:-1], right=True), 0, num_bins - 1)
-    num = np.bincount(bins, minlength=num_bins)
-    with np.errstate(invalid="ignore"):
-        mean_confidence = np.bincount(bins, weights=confidence, minlength=num_bins) / num
-        share_right = np.bincount(bins, weights=right, minlength=num_bins) / num
-    gaps = np.abs(mean_confidence - share_right)[num > 0]
-    error = float((gaps * num[num > 0]).sum() / len(confidence))
-    return Reliability(edges, num.astype(np.int64), mean_confidence, share_right, error)
 
 
 @dataclass(frozen=True)

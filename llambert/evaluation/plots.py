@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llambert.evaluation.metrics import CoveragePoint, Reliability
+from llambert.calibration import ReliabilityBin
+from llambert.evaluation.metrics import CoveragePoint
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe & Ito's palette, told apart by the colour-blind; the two differ in lightness too, and by hatching.
-DARK, LIGHT = "#0072b2", "#e69f00"
+# After Okabe & Ito's palette for the colour-blind. Both stand out on white and on black; they differ in lightness
+# too, and by hatching.
+DARK, LIGHT = "#1f83c4", "#e69f00"
 # Stands for the page's text colour; replaced by ``currentColor`` in the SVG.
 _INK = "#010203"
 _STYLE = {
@@ -61,24 +63,21 @@ def confusion(name: str, matrix: NDArray[np.int64], categories: Sequence[str], g
         return finish()
 
 
-def reliability_diagram(name: str, diagrams: dict[str, Reliability]) -> str:
+def reliability_diagram(name: str, diagrams: dict[str, list[ReliabilityBin]]) -> str:
     """Accuracy against mean confidence per bin, with the diagonal of perfect calibration."""
     markers = [("o", DARK, "-"), ("s", LIGHT, "--")]
     with _drawing(name, 4.4, 3.8) as (axes, finish):
         axes.plot([0, 1], [0, 1], color=_INK, linewidth=0.8, linestyle=":", label="perfectly calibrated")
         lowest = 1.0
-        for (title, diagram), (marker, colour, line) in zip(diagrams.items(), markers, strict=False):
-            filled = diagram.filled
-            confidence, right = diagram.mean_confidence[filled], diagram.accuracy[filled]
-            # The area of a mark is its share of the records.
-            sizes = 12 + 160 * diagram.num[filled] / diagram.num.sum()
-            axes.plot(confidence, right, color=colour, linestyle=line, linewidth=1.2)
-            axes.scatter(confidence, right, s=sizes, color=colour, marker=marker, label=title, zorder=3)
-            lowest = min(lowest, float(confidence.min()), float(right.min()))
+        for (title, bins), (marker, colour, line) in zip(diagrams.items(), markers, strict=False):
+            confidence = [one.mean_confidence for one in bins]
+            right = [one.accuracy for one in bins]
+            axes.plot(confidence, right, color=colour, linestyle=line, linewidth=1.2, marker=marker, label=title)
+            lowest = min(lowest, *confidence, *right)
         start = max(0.0, np.floor(lowest * 10) / 10 - 0.02)
         axes.set(xlim=(start, 1.02), ylim=(start, 1.02))
         axes.set(xlabel="stated probability (mean of the bin)", ylabel="share that is right")
-        axes.legend(loc="upper left", fontsize=9)
+        _legend_above(axes)
         return finish()
 
 
@@ -94,7 +93,7 @@ def score_distribution(name: str, scores: NDArray, right: NDArray[np.bool_] | No
             misses = np.histogram(scores[~right], edges)[0]
             axes.bar(edges[:-1], hits, width, align="edge", color=DARK, alpha=0.85, label="right")
             axes.bar(edges[:-1], misses, width, bottom=hits, align="edge", color=LIGHT, hatch="///", label="wrong")
-            axes.legend(loc="upper left")
+            _legend_above(axes)
         axes.set(xlabel="score: the classifier's probability of its label", ylabel="records")
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         return finish()
@@ -162,10 +161,14 @@ def _inline(figure: "Figure", name: str) -> str:
     text = sink.getvalue()
     svg = text[text.index("<svg ") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, count=1, flags=re.DOTALL)
-    svg = re.sub(r'^<svg ([^>]*?)width="([\d.]+)pt" height="[\d.]+pt"', r'<svg \1width="\2pt"', svg, count=1)
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", svg)
     return svg.replace(_INK, "currentColor").strip()
+
+
+def _legend_above(axes: "Axes") -> None:
+    """A legend that no curve or bar can run into."""
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3, fontsize=9, handlelength=1.5, columnspacing=1)
 
 
 def _time_unit(longest_seconds: float) -> tuple[str, float]:

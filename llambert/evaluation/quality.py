@@ -1,7 +1,8 @@
 """From a run's evidence to its quality figures. Gold labels are looked at here and nowhere else in llambert.
 
 A figure that needs gold is None where there is none. Accuracies count each text once: records whose text an
-earlier record has are left out. Shares are of the corpus as it is, duplicates included.
+earlier record has are left out. Shares are of the corpus as it is, duplicates included. Gold labels that the
+classifier was trained on (regimes ``gold`` and ``combined``) judge it in ``whole`` alone.
 """
 
 from collections import Counter
@@ -10,19 +11,18 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from llambert.calibration import ReliabilityBin, expected_calibration_error, reliability_bins
 from llambert.evaluation.evidence import Evidence
 from llambert.evaluation.metrics import (
     ClassFigures,
     CoveragePoint,
     Estimate,
-    Reliability,
     accuracy,
     class_figures,
     confusion,
     corrected_share,
     independent_difference,
     paired_difference,
-    reliability,
     risk_coverage,
     threshold_for_accuracy,
 )
@@ -41,7 +41,13 @@ class Judged:
     matrix: NDArray[np.int64]
     """Counts of shape (gold category, given category)."""
     classes: list[ClassFigures]
-    reliability: Reliability | None
+    reliability: list[ReliabilityBin] | None
+    """None where the labels came without probabilities."""
+
+    @property
+    def calibration_error(self) -> float | None:
+        """Expected calibration error of the stated probabilities."""
+        return None if self.reliability is None else expected_calibration_error(self.reliability)
 
     @property
     def macro_f1(self) -> float:
@@ -90,7 +96,7 @@ class Quality:
 
     num_gold: int
     num_unseen: int
-    """Labelled, distinct records that the annotator never saw and that have gold."""
+    """Distinct labelled records with gold that neither the annotator nor the classifier's training saw."""
     silver: Judged | None
     unseen: Judged | None
     whole: Judged | None
@@ -114,8 +120,7 @@ class Quality:
 def assess(evidence: Evidence) -> Quality:
     """All quality figures of a run."""
     records = evidence.records
-    usable = records.has_gold & records.has_label & ~records.is_duplicate
-    unseen = usable & ~records.is_annotated
+    unseen = records.is_unseen
     silver = _judge_silver(evidence)
     judged_unseen = _judge_classifier(evidence, unseen)
     shares, shares_need = _shares(evidence)
@@ -126,7 +131,7 @@ def assess(evidence: Evidence) -> Quality:
         num_unseen=int(unseen.sum()),
         silver=silver,
         unseen=judged_unseen,
-        whole=_judge_classifier(evidence, usable),
+        whole=_judge_classifier(evidence, records.is_judged),
         by_split=_by_split(evidence, unseen),
         difference=independent_difference(judged_unseen.accuracy, silver.accuracy)
         if judged_unseen and silver
@@ -167,7 +172,7 @@ def _judge(evidence: Evidence, gold: NDArray, given: NDArray, confidence: NDArra
         accuracy=accuracy(gold, given),
         matrix=matrix,
         classes=class_figures(matrix, evidence.categories),
-        reliability=None if confidence is None else reliability(confidence, gold == given),
+        reliability=None if confidence is None else reliability_bins(confidence, gold == given),
     )
 
 
@@ -205,7 +210,7 @@ def _shares(evidence: Evidence) -> tuple[list[CategoryShare], str | None]:
     records, num_categories = evidence.records, len(evidence.categories)
     num_labelled = int(records.has_label.sum())
     counts = np.bincount(records.label[records.has_label], minlength=num_categories)
-    with_gold = records.has_gold & records.has_label
+    with_gold = records.has_gold & records.has_label & ~records.is_trained_on_gold
     gold, given = records.gold[with_gold], records.label[with_gold]
     need = (
         None if len(gold) >= _MIN_FOR_SHARES else f"gold labels on at least {_MIN_FOR_SHARES} records drawn at random"

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import io
 import json
-import math
 import textwrap
 import time
 from typing import Any
@@ -110,6 +109,8 @@ def _costs(evidence: Evidence) -> dict[str, StageCost]:
         num_prompt_tokens=answers.num_prompt_tokens,
         num_response_tokens=answers.num_response_tokens,
     )
+    num_tokens = evidence.manifests["labels"].counts.get("num_tokens", 0)
+    costs["labels"] = dataclasses.replace(costs["labels"], num_prompt_tokens=num_tokens)
     return costs
 
 
@@ -119,8 +120,8 @@ def _metric_rows(findings: Any) -> list[dict[str, Any]]:
     annotator = {"model": run.recipe.annotator.model, "training_labels": None, "num_train": None, "seed": None}
     classifier = {
         "model": run.recipe.classifier.model,
-        "training_labels": "silver",
-        "num_train": len(evidence.silver.label),
+        "training_labels": run.recipe.classifier.regime,
+        "num_train": evidence.manifests["checkpoint"].num_kept,
         "seed": run.recipe.classifier.seed,
     }
     rows: list[dict[str, Any]] = []
@@ -137,8 +138,8 @@ def _metric_rows(findings: Any) -> list[dict[str, Any]]:
             continue
         add(of, name.format("accuracy"), judged.accuracy.value, *judged.accuracy.bounds)
         add(of, name.format("macro_f1"), judged.macro_f1)
-        if judged.reliability is not None:
-            add(of, name.format("ece"), judged.reliability.expected_calibration_error)
+        if judged.calibration_error is not None:
+            add(of, name.format("ece"), judged.calibration_error)
         for figures in judged.classes:
             for kind, estimate in (("precision", figures.precision), ("recall", figures.recall)):
                 if estimate is not None:
@@ -190,7 +191,7 @@ def _metrics_json(findings: Any, rows: list[dict[str, Any]], answer: list[str]) 
 
 
 def _plain(value: Any) -> Any:
-    """Dataclasses, arrays and numpy numbers as JSON values; the mean of an empty bin as null."""
+    """Dataclasses, arrays and numpy numbers as JSON values."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, dict):
@@ -201,8 +202,6 @@ def _plain(value: Any) -> Any:
         return _plain(value.tolist())
     if isinstance(value, np.generic):
         return _plain(value.item())
-    if isinstance(value, float) and math.isnan(value):
-        return None
     return value
 
 

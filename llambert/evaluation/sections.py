@@ -1,13 +1,15 @@
 """What the report says below its answer: the evidence, section by section."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-from llambert.costs import format_duration
+from llambert.calibration import expected_calibration_error
+from llambert.costs import StageCost, format_duration
 from llambert.evaluation import plots
 from llambert.evaluation.document import Block, Details, Document, Figure, Section, Table, Verbatim
-from llambert.evaluation.evidence import STAGE_TABLES
+from llambert.evaluation.evidence import TRAINING_RECORD, Evidence
 from llambert.evaluation.findings import Findings, answer, interval, percent, points
 from llambert.evaluation.metrics import ClassFigures, Estimate
 from llambert.evaluation.quality import Judged
@@ -16,6 +18,7 @@ from llambert.recipe import dump_recipe
 NEEDS_GOLD = "needs gold labels"
 _STAGE_NAMES = {
     "corpus": "ingest",
+    "sample": "sample",
     "responses": "annotate",
     "silver": "parse",
     "checkpoint": "fine-tune",
@@ -46,9 +49,10 @@ def compose(findings: Findings) -> Document:
 def _asked(findings: Findings) -> Section:
     run, answers = findings.run, findings.evidence.answers
     annotator = run.recipe.annotator
+    words = [[category.name, ", ".join(category.answer_words)] for category in run.task.categories]
     blocks: list[Block] = [
         run.task.question,
-        Table(["category", "answer words"], [[c.name, ", ".join(c.answer_words)] for c in run.task.categories]),
+        Table(["category", "answer words"], words, left=frozenset({1})),
         f"{annotator.num_records:,} records drawn uniformly at random (seed {annotator.seed}) were given to "
         f"{', '.join(answers.models) or annotator.model}: engine {annotator.engine}, mode {annotator.mode}.",
     ]
@@ -63,8 +67,7 @@ def _asked(findings: Findings) -> Section:
 def _counts(findings: Findings) -> Section:
     evidence = findings.evidence
     rows = []
-    for table in STAGE_TABLES:
-        manifest = evidence.manifests[table]
+    for table, manifest in evidence.manifests.items():
         rejected = ", ".join(f"{num:,} {reason}" for reason, num in manifest.num_rejected.items() if num) or "none"
         rows.append([_STAGE_NAMES[table], f"{manifest.num_in:,}", f"{manifest.num_kept:,}", rejected])
     answers, records = evidence.answers, evidence.records
@@ -74,15 +77,17 @@ def _counts(findings: Findings) -> Section:
         ["records whose text an earlier record has", f"{int(records.is_duplicate.sum()):,}"],
         ["records with a gold label", f"{findings.quality.num_gold:,}"],
         ["sampled for annotation", f"{int(records.is_annotated.sum()):,}"],
-        ["answered, by how the answer ended", f"{answers.num:,}: {finished}"],
-        ["prompts whose text was truncated to fit", f"{answers.num_truncated:,}"],
+        [f"answers, by how they ended ({finished})", f"{answers.num:,}"],
+        ["texts truncated in the corpus", _counted(evidence, "corpus", "num_truncated")],
+        ["texts truncated to fit a prompt", f"{answers.num_truncated:,}"],
+        ["texts of which the classifier read the beginning", _counted(evidence, "labels", "num_truncated")],
         ["silver labels", f"{len(evidence.silver.label):,}"],
         ["answers without a usable category", f"{len(evidence.rejects.reason):,}"],
         ["labelled by the classifier", f"{int(records.has_label.sum()):,}"],
     ]
     blocks: list[Block] = [
         "Every stage's records in and out; what was left out is kept in a table of its own, with its reason.",
-        Table(["stage", "in", "kept", "left out"], rows),
+        Table(["stage", "in", "kept", "left out, by reason"], rows, left=frozenset({3})),
         Table(["count", "records"], facts),
     ]
     if findings.quality.rejected:
@@ -98,6 +103,11 @@ def _counts(findings: Findings) -> Section:
     return Section("Counts through every stage", blocks)
 
 
+def _counted(evidence: Evidence, table: str, name: str) -> str:
+    num = evidence.manifests[table].counts.get(name)
+    return "-" if num is None else f"{num:,}"
+
+
 def _accuracy(findings: Findings) -> Section:
     quality = findings.quality
     rows = [
@@ -110,8 +120,9 @@ def _accuracy(findings: Findings) -> Section:
     rows += [_estimate_row(f"split {name}, records never annotated", value) for name, value in quality.by_split.items()]
     blocks: list[Block] = [
         Table(["share that is right", "value", "95 % interval", "records"], rows),
-        "Texts that stand several times count once. Intervals: Wilson score for shares, Newcombe's hybrid score for "
-        "the difference (percentage points).",
+        "Records never annotated exclude those whose gold label the classifier was trained on, if it was. Texts that "
+        "stand several times count once. Intervals: Wilson score for shares, Newcombe's hybrid score for the "
+        "difference (percentage points).",
     ]
     if quality.unseen is None:
         blocks.insert(0, f"Accuracy {NEEDS_GOLD} on records that were not annotated; agreement alone does not show it.")
@@ -152,15 +163,16 @@ def _probabilities(findings: Findings) -> Section:
     blocks: list[Block] = []
     if diagrams:
         svg = plots.reliability_diagram("reliability", diagrams)
-        blocks.append(Figure("reliability", svg, "Reliability: points on the dotted line are stated as they are."))
-        errors = [[title, percent(d.expected_calibration_error)] for title, d in diagrams.items()]
-        blocks.append(Table(["expected calibration error (10 bins)", "value"], errors))
+        caption = "Reliability: each point is as many records; on the dotted line probabilities are what they say."
+        blocks.append(Figure("reliability", svg, caption))
+        errors = [[title, percent(expected_calibration_error(bins))] for title, bins in diagrams.items()]
+        blocks.append(Table(["expected calibration error", "value"], errors))
     else:
         blocks.append(f"Reliability of the probabilities {NEEDS_GOLD}.")
-    with_gold = records.has_gold & records.has_label & ~records.is_annotated & ~records.is_duplicate
-    if with_gold.any():
-        right = records.gold[with_gold] == records.label[with_gold]
-        svg = plots.score_distribution("scores", records.score[with_gold], right)
+    unseen = records.is_unseen
+    if unseen.any():
+        right = records.gold[unseen] == records.label[unseen]
+        svg = plots.score_distribution("scores", records.score[unseen], right)
         blocks.append(Figure("scores", svg, "Scores of the classifier on gold records never annotated."))
     else:
         svg = plots.score_distribution("scores", records.score[records.has_label], None)
@@ -221,53 +233,38 @@ def _shares(findings: Findings) -> Section:
 
 
 def _time(findings: Findings) -> Section:
-    costs, answers = findings.costs, findings.evidence.answers
-    rows = []
-    for table, cost in costs.items():
-        rate = cost.records_per_second
-        tokens = f"{cost.num_prompt_tokens:,} / {cost.num_response_tokens:,}" if table == "responses" else "-"
-        rows.append(
-            [
-                _STAGE_NAMES[table],
-                f"{cost.num_records:,}",
-                format_duration(cost.wall_seconds),
-                format_duration(cost.busy_seconds),
-                f"{rate:,.1f}" if rate is not None else "-",
-                f"{cost.accelerator_seconds / 3600:,.2f}",
-                tokens,
-            ]
-        )
-    header = [
-        "stage",
-        "records",
-        "on the clock",
-        "at work",
-        "records/s",
-        "GPU-hours",
-        "prompt / response tokens",
-    ]
-    comparison = findings.comparison
+    costs, comparison = findings.costs, findings.comparison
     seconds = {_STAGE_NAMES[table]: cost.wall_seconds for table, cost in costs.items()}
     alternative = ("LLM on everything", comparison.llm_seconds) if comparison else None
+    svg = plots.stage_times("times", seconds, alternative)
+    header = ["stage", "records", "on the clock", "at work", "records/s", "tokens read", "tokens written", "GPU-hours"]
     blocks: list[Block] = [
-        Figure(
-            "times",
-            plots.stage_times("times", seconds, alternative),
-            "Time of each stage, and of the alternative.",
-        ),
-        Table(header, rows),
-        "On the clock: from a stage's start to its end. At work: time its models or readers worked, over all workers.",
+        Figure("times", svg, "Time of each stage, and of the LLM asked about everything."),
+        Table(header, [_time_row(table, cost) for table, cost in costs.items()]),
+        "On the clock: from a stage's start to its end, records/s over that. At work: time its models or readers "
+        "worked, summed over all workers.",
     ]
-    if answers.num:
-        tokens_per_record = (answers.num_prompt_tokens + answers.num_response_tokens) / answers.num
-        blocks.append(f"The LLM read and wrote {tokens_per_record:,.1f} tokens a record.")
     if comparison is not None:
         blocks.append(
-            f"LLM on everything: its working time per record times {comparison.num_records:,} records, on this run's "
-            f"number of replicas and without its start: {format_duration(comparison.llm_seconds)}, "
-            f"{comparison.speed_up:.2f} times the run's {format_duration(comparison.run_seconds)}."
+            f"LLM on everything: its time at work per record times {comparison.num_records:,} records, shared by this "
+            f"run's replicas, without the time to start them: {format_duration(comparison.llm_seconds)}. The run took "
+            f"{format_duration(comparison.run_seconds)}: {comparison.speed_up:.2f} times faster."
         )
     return Section("What it took", [*blocks, *_money(findings)])
+
+
+def _time_row(table: str, cost: StageCost) -> list[str]:
+    rate = cost.records_per_second
+    return [
+        _STAGE_NAMES[table],
+        f"{cost.num_records:,}",
+        format_duration(cost.wall_seconds),
+        format_duration(cost.busy_seconds) if cost.busy_seconds else "-",
+        "-" if rate is None else f"{rate:,.1f}",
+        f"{cost.num_prompt_tokens:,}" if cost.num_prompt_tokens else "-",
+        f"{cost.num_response_tokens:,}" if cost.num_response_tokens else "-",
+        f"{cost.accelerator_seconds / 3600:,.2f}" if cost.accelerator_seconds else "-",
+    ]
 
 
 def _money(findings: Findings) -> list[Block]:
@@ -307,17 +304,36 @@ def _drift(findings: Findings) -> Section:
 def _provenance(findings: Findings) -> Section:
     evidence, run = findings.evidence, findings.run
     rows = []
-    for table in STAGE_TABLES:
-        manifest = evidence.manifests[table]
+    for table, manifest in evidence.manifests.items():
         model = " ".join(part for part in (manifest.model, manifest.model_identity) if part) or "-"
         rows.append([_STAGE_NAMES[table], manifest.fingerprint, manifest.code_version, manifest.completed_at, model])
-    training = [[key, str(value)] for key, value in evidence.training_record.items() if np.isscalar(value)]
+    header = ["stage", "fingerprint", "llambert", "completed (UTC)", "model and content hash"]
     blocks: list[Block] = [
-        Table(["stage", "fingerprint", "llambert", "completed (UTC)", "model and content hash"], rows),
-        Details("Training record", [Table(["", "value"], training)]),
+        Table(header, rows, left=frozenset({1, 2, 3, 4})),
+        Details("How the classifier was trained", _training(evidence.training_record)),
         Details("The resolved recipe", [Verbatim(dump_recipe(run.recipe))]),
     ]
     return Section("Where this comes from", blocks)
+
+
+def _training(record: dict[str, Any]) -> list[Block]:
+    """Epoch by epoch, and the versions; whatever else the record holds stays in its file."""
+    blocks: list[Block] = []
+    epochs = record.get("epochs", [])
+    if epochs:
+        header = list(dict.fromkeys(key for epoch in epochs for key in epoch if np.isscalar(epoch[key])))
+        rows = [[_shown(epoch.get(key)) for key in header] for epoch in epochs]
+        blocks.append(Table([name.replace("_", " ") for name in header], rows, "Held-out figures after each epoch:"))
+    versions = [[name, str(version)] for name, version in record.get("versions", {}).items()]
+    if versions:
+        blocks.append(Table(["software", "version"], versions))
+    return blocks or [f"See {TRAINING_RECORD} of the checkpoint."]
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 def _accuracy_of(judged: Judged | None) -> Estimate | None:

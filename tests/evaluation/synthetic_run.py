@@ -32,6 +32,7 @@ class Plan:
     classifier_accuracy: float = 0.9
     probabilities: bool = True
     splits: tuple[str, ...] = ("all",)
+    regime: str = "silver"
     seed: int = 0
 
 
@@ -48,7 +49,7 @@ def write_run(folder: Path, plan: Plan) -> Run:
             annotator=AnnotatorRecipe(
                 model=str(folder / "model"), num_records=plan.num_annotated, mode="score", prompt="completion"
             ),
-            classifier=ClassifierRecipe(model=str(folder / "model")),
+            classifier=ClassifierRecipe(model=str(folder / "model"), regime=plan.regime),
             storage=str(folder / "run"),
         ),
         load_task("reviews"),
@@ -153,7 +154,8 @@ def _write_silver(run: Run, plan: Plan, ids: list[str], annotated: list[int], si
 
 def _write_checkpoint(run: Run, plan: Plan) -> None:
     checkpoint = run.table("checkpoint")
-    record = {"num_train": plan.num_annotated - plan.num_rejected, "final_loss": 0.31, "steps": [1, 2]}
+    epochs = [{"phase": "silver", "epoch": 1, "training_loss": 0.5, "accuracy": 0.75}]
+    record = {"versions": {"torch": "2.13.0"}, "epochs": epochs, "steps": []}
     write_whole(checkpoint.filesystem, checkpoint.path("training_record.json"), json.dumps(record).encode())
     _write(run, "checkpoint", [], "finetune", num_in=plan.num_annotated, num_kept=plan.num_annotated, busy_seconds=8.0)
 

@@ -11,7 +11,6 @@ from llambert.evaluation.metrics import (
     corrected_share,
     independent_difference,
     paired_difference,
-    reliability,
     risk_coverage,
     threshold_for_accuracy,
 )
@@ -130,26 +129,6 @@ def test_class_figures_from_a_confusion_worked_out_by_hand():
     assert first.recall.value == pytest.approx(6 / 8)
     assert first.f1 == pytest.approx(12 / 15)
     assert (absent.precision, absent.recall, absent.f1) == (None, None, 0.0)
-
-
-def test_reliability_of_a_hand_worked_case():
-    confidence = np.array([0.55, 0.55, 0.95, 0.95, 0.95, 0.95])
-    right = np.array([True, False, True, True, True, False])
-    diagram = reliability(confidence, right)
-    assert diagram.num.tolist() == [0, 0, 0, 0, 0, 2, 0, 0, 0, 4]
-    assert diagram.accuracy[[5, 9]] == pytest.approx([0.5, 0.75])
-    assert diagram.expected_calibration_error == pytest.approx((2 * 0.05 + 4 * 0.2) / 6)
-
-
-def test_calibrated_probabilities_have_a_small_calibration_error():
-    rng = np.random.default_rng(5)
-    confidence = rng.uniform(0.5, 1.0, 50_000)
-    diagram = reliability(confidence, rng.random(50_000) < confidence)
-    assert diagram.expected_calibration_error < 0.01
-
-
-def test_confidences_of_zero_and_one_have_a_bin():
-    assert reliability(np.array([0.0, 1.0]), np.array([False, True])).num.sum() == 2
 
 
 def test_risk_coverage_keeps_ties_together():

@@ -46,6 +46,17 @@ def test_accuracy_is_measured_on_distinct_records_the_annotator_never_saw(full):
     assert set(quality.by_split) == {"train", "test"}
 
 
+def test_gold_that_was_trained_on_judges_no_classifier(tmp_path):
+    run = write_run(tmp_path, Plan(regime="combined", splits=("train", "test")))
+    evidence = read_evidence(run)
+    records, quality = evidence.records, assess(evidence)
+    trained = records.split == records.splits.index("train")
+    assert (records.is_trained_on_gold == trained).all()
+    assert quality.unseen.accuracy.num == int((~trained & ~records.is_annotated & ~records.is_duplicate).sum())
+    assert set(quality.by_split) == {"test"}
+    assert all(share.corrected.num == int((~trained).sum()) for share in quality.shares)
+
+
 def test_labels_are_joined_by_record_id_not_by_place(full):
     # The labels table of the synthetic run is shuffled: joined by place, accuracy would be a coin's.
     run, _ = full
