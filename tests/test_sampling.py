@@ -1,6 +1,7 @@
 """The sample: exact, nested, and the same however the ids are cut into parts."""
 
 import hashlib
+import itertools
 import random
 
 import numpy as np
@@ -16,7 +17,7 @@ IDS = [f"record-{i}" for i in range(2_000)]
 
 def source(ids: list[str], num_parts: int = 1) -> IdSource:
     bounds = np.linspace(0, len(ids), num_parts + 1).astype(int)
-    parts = [pa.chunked_array([pa.array(ids[a:b], pa.string())]) for a, b in zip(bounds, bounds[1:], strict=False)]
+    parts = [pa.chunked_array([pa.array(ids[a:b], pa.string())]) for a, b in itertools.pairwise(bounds)]
     return IdSource(lambda: iter(parts), len(ids))
 
 

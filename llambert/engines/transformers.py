@@ -323,11 +323,12 @@ class TransformersEngine:
         return [(layer.keys, layer.values) for layer in layers if layer.keys is not None and layer.values is not None]
 
 
-def load_model(annotator: AnnotatorRecipe) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_model(annotator: AnnotatorRecipe, packed: bool = True) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The recipe's model, ready for inference, and its tokenizer; ``InputError`` in one line if it cannot be had.
 
     A ``.gguf`` file is turned back into full weights. Other models load from safetensors alone: pickled weights
-    and code that comes with a model are refused.
+    and code that comes with a model are refused. ``packed``: float32 weights on a CPU laid out for oneDNN, which
+    is for inference alone and cannot be saved.
     """
     device = "cuda" if annotator.gpus_per_replica else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
@@ -348,7 +349,7 @@ def load_model(annotator: AnnotatorRecipe) -> tuple[PreTrainedModel, PreTrainedT
         model.to(device).eval()
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         raise InputError(f"annotator.model: {annotator.model} cannot be loaded: {_first_line(error)}") from error
-    if device == "cpu" and annotator.dtype == "float32" and onednn.available():
+    if packed and device == "cpu" and annotator.dtype == "float32" and onednn.available():
         onednn.pack_linear_layers(model)  # twice the rate: 39 instead of 20 records/s on the reviews, to 5e-6 the same
     return model, tokenizer
 

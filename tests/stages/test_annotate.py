@@ -198,7 +198,7 @@ def test_missing_model_is_one_line_before_anything_is_written(make_run):
     run = make_run(num_records=8)
     missing = run.recipe.annotator.model_copy(update={"model": "package:llambert/no-such.gguf"})
     broken = Run(run.recipe.model_copy(update={"annotator": missing}), run.task)
-    with pytest.raises(ValueError, match="no-such.gguf"):
+    with pytest.raises(ValueError, match=r"no-such\.gguf"):
         annotate(broken)
-    with pytest.raises(ValueError, match="no 'no-such.gguf'"):
+    with pytest.raises(ValueError, match=r"no 'no-such\.gguf'"):
         resolve("package:llambert/no-such.gguf")
