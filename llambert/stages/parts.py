@@ -5,9 +5,11 @@ part under that name; the driver sees only small outcomes. Killing any process l
 which Ray gives to another actor; a new start leaves out the units whose parts are committed.
 """
 
+import contextlib
 import json
 import logging
 import os
+import uuid
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -16,8 +18,10 @@ from typing import Any, Protocol, Self
 import ray
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext
+from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _internal_kv_put
 
 from llambert.errors import InputError
+from llambert.placement import ReplicaGroups
 from llambert.run_directory import Part
 
 
@@ -50,7 +54,7 @@ class Worker(Protocol):
 
 @dataclass(frozen=True)
 class Pool:
-    """How many actors, and what each holds."""
+    """How many actors, and what each holds; whole GPUs on one node, in a placement group of the actor's own."""
 
     min_actors: int = 1
     max_actors: int = 1
@@ -90,35 +94,68 @@ def run_units(
     context.enable_progress_bars = False  # the stages draw their own, in records
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     items = [{"unit": json.dumps(unit)} for unit in units]
+    attempts = _Attempts(f"llambert-{uuid.uuid4().hex}-", pool.max_attempts)
+    max_actors = min(pool.max_actors, len(units))
+    groups = ReplicaGroups(name, pool.num_gpus, pool.num_cpus, max_actors) if pool.num_gpus >= 1 else None
     with warnings.catch_warnings():
-        # Ray 2.60 has no named parameter yet for what bounds the retries of a unit that kills its process.
+        # Ray 2.60 has no named parameters yet for these.
         warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
         dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
             _UnitActor,
-            fn_constructor_args=(worker, arguments),
+            fn_constructor_args=(worker, arguments, attempts),
             batch_size=1,
             compute=ActorPoolStrategy(
                 min_size=min(pool.min_actors, len(units)),
-                max_size=min(pool.max_actors, len(units)),
+                max_size=max_actors,
                 max_tasks_in_flight_per_actor=2,
             ),
             num_cpus=pool.num_cpus,
             num_gpus=pool.num_gpus,
+            ray_remote_args_fn=groups.actor_options if groups else None,
             max_restarts=-1,
-            max_task_retries=pool.max_attempts,
+            # Ray would count every call to an actor whose node is lost, a few a second: _Attempts counts instead.
+            max_task_retries=-1,
         )
     dataset.set_name(name)
-    for row in dataset.iter_rows():
-        if row["refusal"]:
-            raise InputError(row["refusal"])
-        yield Outcome.from_json(row["outcome"])
+    with attempts, groups or contextlib.nullcontext():
+        for row in dataset.iter_rows():
+            if row["refusal"]:
+                raise InputError(row["refusal"])
+            if groups:
+                groups.release_unused()
+            yield Outcome.from_json(row["outcome"])
+
+
+@dataclass(frozen=True)
+class _Attempts:
+    """How often each unit was begun, in Ray's own store, which outlives actors and nodes and costs no process.
+
+    Bounds the retries of a unit that kills its process: Ray would restart the actor and try without end.
+    """
+
+    prefix: str
+    max_attempts: int
+
+    def begin(self, unit: str) -> None:
+        key = (self.prefix + unit).encode()
+        num_begun = int(_internal_kv_get(key) or 0)
+        if num_begun >= self.max_attempts:
+            raise RuntimeError(f"the process that worked on {unit} was lost {num_begun} times")
+        _internal_kv_put(key, str(num_begun + 1).encode(), overwrite=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _internal_kv_del(self.prefix.encode(), del_by_prefix=True)
 
 
 class _UnitActor:
     """A worker in its actor. What the user must mend travels back as a value, so that it stays one line."""
 
-    def __init__(self, worker: type[Worker], arguments: tuple[Any, ...]) -> None:
+    def __init__(self, worker: type[Worker], arguments: tuple[Any, ...], attempts: _Attempts) -> None:
         self._refusal = ""
+        self._attempts = attempts
         try:
             self._worker = worker(*arguments)
         except InputError as error:
@@ -127,6 +164,7 @@ class _UnitActor:
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         outcomes, refusals = [], []
         for unit in batch["unit"]:
+            self._attempts.begin(unit)
             outcome, refusal = self._do(json.loads(unit))
             outcomes.append(outcome)
             refusals.append(refusal)

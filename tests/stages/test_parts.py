@@ -25,6 +25,8 @@ class Worker:
         match unit.get("fault"):
             case "killed once" if attempt == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
+            case "killed always":
+                os.kill(os.getpid(), signal.SIGKILL)
             case "refused":
                 raise InputError(f"unit {unit['n']} is damaged")
         return Outcome([Part(name=str(unit["n"]), num_rows=unit["n"], num_bytes=0, sha256="")], 0.25, {"tokens": 3.0})
@@ -43,6 +45,13 @@ def test_a_worker_killed_in_a_unit_is_restarted_and_loses_none(tmp_path):
     outcomes = list(run_units("killed", Worker, (str(tmp_path),), units, Pool()))
     assert sorted(outcome.parts[0].num_rows for outcome in outcomes) == [0, 1, 2]
     assert (tmp_path / "1-1").exists()
+
+
+def test_a_unit_that_kills_every_process_is_given_up_after_max_attempts(tmp_path):
+    units = [{"n": 0}, {"n": 1, "fault": "killed always"}]
+    with pytest.raises(Exception, match=r'worked on {"n": 1, .* was lost 2 times'):
+        list(run_units("killed", Worker, (str(tmp_path),), units, Pool(max_attempts=2)))
+    assert len(list(tmp_path.glob("1-*"))) == 2
 
 
 def test_what_the_user_must_mend_comes_out_as_one_line_and_stops_the_stage(tmp_path):

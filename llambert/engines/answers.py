@@ -1,0 +1,87 @@
+"""What engines that read the model's own tokens share: the room for a prompt, and how an answer is made.
+
+An answer depends on the record, the prompt and ``decoding`` alone: draws are keyed by seed and text, so that
+neither batch, nor order, nor engine decides them.
+"""
+
+import hashlib
+
+import numpy as np
+
+from llambert.engines import Answer
+from llambert.engines.scoring import AnswerSequences
+from llambert.errors import InputError
+from llambert.prompts import RenderedPrompt, Renderer
+from llambert.recipe import AnnotatorRecipe
+from llambert.tasks import Task
+
+
+def room_for_prompt(
+    annotator: AnnotatorRecipe, renderer: Renderer, sequences: AnswerSequences | None, context: int | None
+) -> int:
+    """Tokens a prompt may have so that its answer fits behind it.
+
+    ``context``: what the model can read, None where it does not say. ``InputError`` where prompt template
+    and shots alone leave no room for a text.
+    """
+    length = annotator.max_model_len or context
+    if length is None:
+        raise InputError("annotator.max_model_len: the model does not say how long its context is; set it")
+    if context is not None and length > context:
+        raise InputError(f"annotator.max_model_len: {length} is more than the model's context of {context}")
+    needed = annotator.decoding.max_new_tokens if sequences is None else sequences.longest
+    if renderer.num_frame_tokens + needed >= length:
+        raise InputError(
+            f"annotator.max_model_len: prompt and shots need {renderer.num_frame_tokens} tokens and the "
+            f"answer {needed}; {length} leave no room for a text"
+        )
+    return length - needed
+
+
+def scored_answer(
+    annotator: AnnotatorRecipe, task: Task, text: str, prompt: RenderedPrompt, probabilities: np.ndarray
+) -> Answer:
+    """The answer of ``score`` or ``choice`` mode from the categories' probabilities, in task order.
+
+    ``score``: the best category. ``choice`` at a temperature above 0: drawn from the probabilities raised to
+    1/temperature and normalised (top_k and top_p do not apply to whole words). The response is the category's
+    first answer word.
+    """
+    if not np.isfinite(probabilities).all():
+        return failed(ValueError("the model gave no finite probability"), prompt)
+    temperature = annotator.decoding.temperature if annotator.mode == "choice" else 0.0
+    chosen = int(probabilities.argmax())
+    if temperature > 0 and probabilities.any():
+        weights = (probabilities / probabilities.max()) ** (1 / temperature)
+        draw = np.random.default_rng(record_key(annotator.decoding.seed, text))
+        chosen = int(draw.choice(len(weights), p=weights / weights.sum()))
+    return Answer(
+        prompt=prompt.text,
+        response=task.categories[chosen].answer_words[0],
+        finish_reason="stop",
+        label_probabilities=dict(zip(task.category_names, probabilities.tolist(), strict=True)),
+        num_prompt_tokens=len(prompt.token_ids),
+        num_truncated_tokens=prompt.num_truncated_tokens,
+    )
+
+
+def failed(error: Exception, prompt: RenderedPrompt | None = None) -> Answer:
+    """The answer of a record the engine failed on; ``prompt`` where it got as far."""
+    return Answer(
+        prompt=prompt.text if prompt else "",
+        response=None,
+        finish_reason="error",
+        num_prompt_tokens=len(prompt.token_ids) if prompt else 0,
+        num_truncated_tokens=prompt.num_truncated_tokens if prompt else 0,
+        error=first_line(error),
+    )
+
+
+def first_line(error: Exception) -> str:
+    """An exception in one line, its type first."""
+    return f"{type(error).__name__}: {error}".strip().splitlines()[0]
+
+
+def record_key(seed: int, text: str) -> int:
+    """64 bits that stand for a seed and a record's text: what its draws are keyed by."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), key=str(seed).encode(), digest_size=8).digest(), "big")

@@ -1,0 +1,76 @@
+"""What one replica needs, said once: its GPUs and CPUs as one bundle on one node, in a placement group of its own.
+
+A group is made when its replica starts and removed when the replica is gone, at the latest when the stage
+ends. A group that finds no room waits, which is what makes an autoscaler bring a node; a group whose node dies
+is placed again by Ray as soon as a node has room, and the replica starts anew inside it.
+"""
+
+import threading
+import time
+import uuid
+from types import TracebackType
+from typing import Any, Self
+
+import ray
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+# A group handed out this recently may have no actor yet: Ray Data starts it right after.
+_STARTING_S = 10.0
+
+
+class ReplicaGroups:
+    """The STRICT_PACK placement groups of one pool of actors, at most ``max_replicas``; a context manager.
+
+    ``actor_options`` goes to Ray Data as ``ray_remote_args_fn``. Ray Data 2.60 calls that when it starts an
+    actor, and also every 30 s to look at memory; and it never removes a group made there. So a group is
+    tied to an actor's name: as long as no live actor has the name, the same group is handed out again.
+    """
+
+    def __init__(self, title: str, num_gpus: float, num_cpus: float, max_replicas: int) -> None:
+        self._bundle = {"GPU": num_gpus, "CPU": num_cpus}
+        run = uuid.uuid4().hex[:8]
+        self._names = [f"{title}-replica-{number}-{run}" for number in range(max_replicas)]
+        self._groups: dict[str, PlacementGroup] = {}
+        self._handed_out: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
+        with self._lock:
+            for name in list(self._groups):
+                self._remove(name)
+
+    def actor_options(self) -> dict[str, Any]:
+        """Options for the next actor: the name of a replica that is not there, and its group.
+
+        Where all are there, those of the last one: Ray refuses a second actor of a name.
+        """
+        with self._lock:
+            name = next((name for name in self._names if not _is_there(name)), self._names[-1])
+            if name not in self._groups:
+                self._groups[name] = placement_group([self._bundle], strategy="STRICT_PACK", name=name)
+            self._handed_out[name] = time.monotonic()
+            strategy = PlacementGroupSchedulingStrategy(self._groups[name], placement_group_bundle_index=0)
+            return {"name": name, "scheduling_strategy": strategy}
+
+    def release_unused(self) -> None:
+        """Remove the groups of replicas that are gone, so that their GPUs serve others or their node leaves."""
+        with self._lock:
+            for name in list(self._groups):
+                if time.monotonic() - self._handed_out[name] > _STARTING_S and not _is_there(name):
+                    self._remove(name)
+
+    def _remove(self, name: str) -> None:
+        remove_placement_group(self._groups.pop(name))
+
+
+def _is_there(name: str) -> bool:
+    """Whether an actor has this name, waiting for its place, running or being restarted."""
+    try:
+        ray.get_actor(name)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,54 @@
+import numpy as np
+import pytest
+
+from llambert.engines.answers import failed, scored_answer
+from llambert.prompts import Prompt, RenderedPrompt
+from llambert.recipe import AnnotatorRecipe, Decoding
+from llambert.tasks import Category, Task
+
+TASK = Task(
+    name="test",
+    question="?",
+    categories=(Category(name="p", answer_words=("Yes", "sure")), Category(name="n", answer_words=("No",))),
+    prompts={"only": Prompt(template="{text}")},
+)
+PROMPT = RenderedPrompt("What?", [1, 2, 3], 4)
+
+
+def recipe(**settings):
+    return AnnotatorRecipe(model="m", num_records=1, **settings)
+
+
+def response(annotator, text, *probabilities):
+    return scored_answer(annotator, TASK, text, PROMPT, np.array(probabilities)).response
+
+
+def test_score_answers_with_the_first_word_of_the_best_category():
+    answer = scored_answer(recipe(mode="score"), TASK, "t", PROMPT, np.array([0.1, 0.2]))
+    assert (answer.response, answer.label_probabilities) == ("No", {"p": 0.1, "n": 0.2})
+    assert (answer.num_prompt_tokens, answer.num_truncated_tokens) == (3, 4)
+
+
+def test_choice_draws_by_seed_and_text_and_score_never_does():
+    hot = Decoding(temperature=1.0, seed=1)
+    choice, score = recipe(mode="choice", decoding=hot), recipe(mode="score", decoding=hot)
+    drawn = [response(choice, str(n), 0.03, 0.01) for n in range(400)]
+    assert drawn.count("Yes") / 400 == pytest.approx(0.75, abs=0.06)
+    assert drawn == [response(choice, str(n), 0.03, 0.01) for n in range(400)]
+    assert {response(score, str(n), 0.03, 0.01) for n in range(50)} == {"Yes"}
+    assert {response(recipe(mode="choice"), str(n), 0.03, 0.01) for n in range(50)} == {"Yes"}
+
+
+def test_a_category_without_any_probability_is_never_drawn():
+    choice = recipe(mode="choice", decoding=Decoding(temperature=5.0))
+    assert {response(choice, str(n), 0.0, 1e-9) for n in range(50)} == {"No"}
+
+
+def test_a_probability_that_is_no_number_is_an_error_of_the_record():
+    answer = scored_answer(recipe(mode="score"), TASK, "t", PROMPT, np.array([np.nan, 0.2]))
+    assert (answer.finish_reason, answer.response) == ("error", None)
+    assert "no finite probability" in answer.error
+
+
+def test_an_error_is_told_in_one_line_with_its_type():
+    assert failed(ValueError("first\nsecond")).error == "ValueError: first"
