@@ -12,3 +12,15 @@ class InputError(ValueError):
 def one_line(error: BaseException) -> str:
     """What another library's exception says, short enough to stand in a line of ours."""
     return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+class OverLength(ValueError):
+    """A record's prompt does not fit the model's context, however much of its text is left out.
+
+    Costs that record: an engine makes it the ``error`` of the record's answer, which begins with the type's
+    name, and parse rejects the record as ``over_length``.
+    """
+
+
+class Refused(ValueError):
+    """An endpoint would not answer about a record; as above, rejected as ``refused``."""

@@ -107,13 +107,19 @@ class AnnotatorRecipe(Section):
 class ParseRecipe(Section):
     """How responses become categories.
 
-    ``prior_correction``: ``none``; ``batch`` (batch calibration, Zhou et al. 2024, arXiv 2309.17249: the
-    mean log-probability of each category over the annotated sample is taken off).
-    ``min_answer_mass``: a scored record whose answer words hold less probability than this is rejected.
-    ``min_confidence``: silver labels below it are rejected as ``low_confidence``.
+    ``prior_correction``, of label probabilities (``score`` and ``choice``; what each does: llambert/calibration.py):
+    ``none``; ``batch`` (batch calibration, Zhou et al. 2024, arXiv 2309.17249); ``prior_matching`` (the mean
+    corrected probabilities are the ``expected_shares``; Liusie et al. 2023, arXiv 2309.04992); ``gold`` (fitted
+    to the ``gold_labels`` given here). ``min_answer_mass``: a record whose answer words hold less
+    probability than this is rejected as ``no_category``. ``min_confidence``: silver labels below it are rejected
+    as ``low_confidence``.
     """
 
-    prior_correction: Literal["none", "batch"] = "none"
+    prior_correction: Literal["none", "batch", "prior_matching", "gold"] = "none"
+    expected_shares: dict[str, Share] = Field(default_factory=dict)
+    """Category -> its share of the corpus, as far as known; empty: all equally frequent."""
+    gold_labels: dict[str, str] = Field(default_factory=dict)
+    """record_id -> category, of a few annotated records drawn at random; read by ``gold`` alone."""
     min_answer_mass: Share = Field(0.0, ge=0, le=1)
     min_confidence: Share = Field(0.0, ge=0, le=1)
 

@@ -1,8 +1,8 @@
 """Parse: stored responses -> ``silver`` and ``rejects``. No LLM and no Ray: parsing again costs seconds.
 
-Words of a ``generate`` response are read by rule (verbalizer.py); probabilities of ``score`` and ``choice``
-are normalised, and the annotator's prior is taken off if the recipe asks (calibration.py), which needs a first
-pass over the whole sample. Gold labels are never read here.
+Words of a ``generate`` response are read by rule (verbalizer.py). Probabilities of ``score`` and ``choice`` are
+normalised and, if the recipe asks, corrected for the annotator's preference among the categories
+(calibration.py), which needs a first pass over the sample. Gold labels of the corpus are never read here.
 """
 
 import re
@@ -13,38 +13,63 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from llambert import schema
-from llambert.calibration import Correction, batch_calibration, labels_and_confidence, no_correction, normalise
+from llambert.calibration import (
+    Correction,
+    Floats,
+    batch_calibration,
+    gold_calibration,
+    labels_and_confidence,
+    no_correction,
+    normalise,
+    prior_matching,
+)
+from llambert.errors import InputError
 from llambert.run import Run
 from llambert.run_directory import Manifest, Part
 from llambert.verbalizer import Verbalizer
 
 _PART_NAME = re.compile(r"part-(\d{9,})-(\d{9,})\.parquet")
-_COLUMNS = [schema.RECORD_ID, schema.TEXT, schema.RESPONSE, schema.FINISH_REASON, schema.LABEL_PROBABILITIES]
+_COLUMNS = [
+    schema.RECORD_ID,
+    schema.TEXT,
+    schema.RESPONSE,
+    schema.FINISH_REASON,
+    schema.LABEL_PROBABILITIES,
+    schema.ERROR,
+]
+# An error begins with its type; of the others (engine_error) no more can be said.
+_REASON_OF_ERROR = {"OverLength": "over_length", "Refused": "refused"}
 
 
 def parse(run: Run) -> Manifest:
     """Make ``silver`` and ``rejects`` of the first ``annotator.num_records`` responses; skipped when complete.
 
-    Returns the manifest of ``silver``: rejects by reason in ``num_rejected``, and in ``measures`` the
-    log-bias that the prior correction added to each category.
+    Returns the manifest of ``silver``: ``num_rejected`` by reason; ``counts`` ``label.<category>``; ``measures``
+    ``share.<category>`` of the labels and, where there are label probabilities, ``prior.<category>`` (the mean
+    probability before any correction), ``bias.<category>`` and ``scale`` (what the correction did to
+    log-probabilities). ``InputError`` where the recipe asks for what these responses do not have.
     """
     silver, rejects = run.table("silver"), run.table("rejects")
-    if manifest := silver.read_manifest():
-        return manifest
+    if complete := silver.read_manifest():
+        return complete
     started = time.monotonic()
+    check(run)
     parser = _Parser(run)
     silver_parts: list[Part] = []
     reject_parts: list[Part] = []
-    for name, responses in _responses(run):
+    for name, responses in _responses(run, _COLUMNS):
         kept, rejected = parser.separate(responses)
         reject_parts.append(rejects.commit_part(name, rejected, _tally(rejected, schema.REJECT_REASON)))
         silver_parts.append(silver.commit_part(name, kept, _tally(kept, schema.LABEL)))
     num_rejected, per_label = _summed(reject_parts), _summed(silver_parts)
     num_kept = sum(per_label.values())
+    shares = {f"share.{name}": per_label.get(name, 0) / max(num_kept, 1) for name in run.task.category_names}
 
-    def manifest_of(parts: list[Part], num_kept: int, num_rejected: dict[str, int], counts: dict[str, int]) -> Manifest:
+    def complete_with(parts: list[Part], num_kept: int, num_rejected: dict[str, int], **figures: dict) -> Manifest:
         return Manifest(
             stage="parse",
             fingerprint=run.fingerprints["silver"],
@@ -53,15 +78,37 @@ def parse(run: Run) -> Manifest:
             num_in=num_kept + sum(num_rejected.values()),
             num_kept=num_kept,
             num_rejected=num_rejected,
-            counts=counts,
-            measures=parser.measures,
             wall_seconds=time.monotonic() - started,
             parts=parts,
+            **figures,
         )
 
-    rejects.write_manifest(manifest_of(reject_parts, sum(num_rejected.values()), {}, num_rejected))
+    rejects.write_manifest(complete_with(reject_parts, sum(num_rejected.values()), {}, counts=num_rejected))
     counts = {f"label.{label}": count for label, count in per_label.items()}
-    return silver.write_manifest(manifest_of(silver_parts, num_kept, num_rejected, counts))
+    measures = {**parser.measures, **shares}
+    return silver.write_manifest(complete_with(silver_parts, num_kept, num_rejected, counts=counts, measures=measures))
+
+
+def check(run: Run) -> None:
+    """Refuse a ``parse`` section that this task or this annotator's mode cannot follow."""
+    recipe, categories = run.recipe.parse, run.task.category_names
+    wants_probabilities = {
+        "prior_correction": recipe.prior_correction != "none",
+        "min_answer_mass": recipe.min_answer_mass > 0,
+        "min_confidence": recipe.min_confidence > 0,
+    }
+    for key, is_wanted in wants_probabilities.items():
+        if is_wanted and run.recipe.annotator.mode == "generate":
+            raise InputError(f"parse.{key}: needs label probabilities; annotator.mode 'generate' has none, 'score' has")
+    if shares := recipe.expected_shares:
+        if sorted(shares) != sorted(categories):
+            raise InputError(f"parse.expected_shares: names {', '.join(shares)}; the task has {', '.join(categories)}")
+        if min(shares.values()) <= 0 or abs(sum(shares.values()) - 1) > 1e-6:
+            raise InputError(f"parse.expected_shares: must be above 0 and sum to 1 (found {dict(shares)})")
+    if unknown := sorted(set(recipe.gold_labels.values()) - set(categories)):
+        raise InputError(f"parse.gold_labels: {unknown[0]!r} is no category; the task has {', '.join(categories)}")
+    if recipe.prior_correction == "gold" and not recipe.gold_labels:
+        raise InputError("parse.gold_labels: prior_correction 'gold' needs some: record_id -> category")
 
 
 def _tally(table: pa.Table, column: str) -> dict[str, int]:
@@ -75,117 +122,179 @@ def _summed(parts: list[Part]) -> dict[str, int]:
     return dict(sorted(total.items()))
 
 
-def _responses(run: Run) -> Iterator[tuple[str, pa.Table]]:
+def _responses(run: Run, columns: list[str]) -> Iterator[tuple[str, pa.Table]]:
     """The responses to the first ``num_records`` records of the sample, part by part, with a name for each.
 
     The table may hold more, from a run with a larger sample: its rows are in sampling order, so the first n
     are those of the sample of n.
     """
-    responses = run.table("responses")
-    responses.require_manifest()
-    wanted = run.recipe.annotator.num_records
+    responses, wanted = run.table("responses"), run.recipe.annotator.num_records
+    manifest = responses.require_manifest()
+    if manifest.num_in < wanted:
+        # Complete all the same if the corpus has no more records to annotate.
+        wanted = min(wanted, run.table("sample").require_manifest().num_kept)
+    if manifest.num_in < wanted:
+        raise InputError(
+            f"{responses.uri}: holds {manifest.num_in} of {wanted} responses; run annotate to its end first"
+        )
     at = 0
-    for name in responses.part_names():
-        match = _PART_NAME.fullmatch(name)
-        assert match, f"{responses.uri}/{name} is no part of the responses table"
+    for part in manifest.parts:
+        match = _PART_NAME.fullmatch(part.name)
+        assert match, f"{responses.uri}/{part.name} is no part in rank order"
         first, last = int(match[1]), min(int(match[2]), wanted)
-        if last > at:
-            assert first <= at, f"{responses.uri}: the responses of ranks {at} to {first} are missing"
-            rows = responses.read_part(name, _COLUMNS).slice(at - first, last - at)
-            yield f"part-{at:09d}-{last:09d}.parquet", rows
+        if at < last:
+            assert first == at, f"{responses.uri}: after rank {at} comes {part.name}"
+            rows = responses.read_part(part.name, columns).slice(0, last - first)
+            assert rows.num_rows == last - first, f"{responses.uri}/{part.name} holds {rows.num_rows} rows"
+            yield f"part-{first:09d}-{last:09d}.parquet", rows
             at = last
 
 
 @dataclass(frozen=True)
-class _Outcome:
-    """What one response came to: a label, or the reason why there is none."""
+class _Labelled:
+    """Some responses as labels: ``reject_reasons`` holds None where ``labels`` does not.
 
-    label: str | None = None
-    reject_reason: str | None = None
-    probabilities: list[float] | None = None
-    confidence: float | None = None
+    ``probabilities`` (records, categories) and ``confidence`` are those of the kept records alone.
+    """
+
+    labels: list[str | None]
+    reject_reasons: list[str | None]
+    probabilities: Floats | None = None
+    confidence: Floats | None = None
 
 
 class _Parser:
-    """Reads responses with one task's words and one sample's prior."""
+    """Reads responses with one task's words and one sample's correction."""
 
     def __init__(self, run: Run) -> None:
         self._recipe = run.recipe.parse
         self._categories = run.task.category_names
-        self._verbalizer = Verbalizer({c.name: c.answer_words for c in run.task.categories})
-        self._by_words = run.recipe.annotator.mode == "generate"
-        self._correction = self._fit(run)
-        self.measures = {
-            f"log_bias.{name}": float(bias) for name, bias in zip(self._categories, self._correction.bias, strict=True)
-        }
+        self._verbalizer = Verbalizer({category.name: category.answer_words for category in run.task.categories})
+        self._has_probabilities = run.recipe.annotator.mode != "generate"
+        self.measures: dict[str, float] = {}
+        if self._has_probabilities:
+            self._correction = self._fit(run)
 
     def separate(self, responses: pa.Table) -> tuple[pa.Table, pa.Table]:
         """Silver rows and rejects of some responses, each in their order."""
-        outcomes = self._read_words(responses) if self._by_words else self._read_probabilities(responses)
-        is_kept = [outcome.label is not None for outcome in outcomes]
-        kept = responses.filter(pa.array(is_kept))
-        rejected = responses.filter(pa.array([not kept for kept in is_kept]))
-        labelled = [outcome for outcome in outcomes if outcome.label is not None]
+        read = self._read_probabilities if self._has_probabilities else self._read_words
+        labelled = read(responses)
+        is_kept = pa.array([label is not None for label in labelled.labels], pa.bool_())
+        kept, rejected = responses.filter(is_kept), responses.filter(pc.invert(is_kept))
         silver = {
             schema.RECORD_ID: kept[schema.RECORD_ID],
             schema.TEXT: kept[schema.TEXT],
-            schema.LABEL: [outcome.label for outcome in labelled],
-            schema.LABEL_PROBABILITIES: [
-                None if o.probabilities is None else schema.probability_rows(self._categories, [o.probabilities])[0]
-                for o in labelled
-            ],
-            schema.CONFIDENCE: [outcome.confidence for outcome in labelled],
+            schema.LABEL: [label for label in labelled.labels if label is not None],
+            schema.LABEL_PROBABILITIES: pa.nulls(kept.num_rows, schema.PROBABILITIES)
+            if labelled.probabilities is None
+            else self._to_arrow(labelled.probabilities),
+            schema.CONFIDENCE: pa.nulls(kept.num_rows, pa.float64())
+            if labelled.confidence is None
+            else labelled.confidence,
         }
         rejects = {
             schema.RECORD_ID: rejected[schema.RECORD_ID],
             schema.RESPONSE: rejected[schema.RESPONSE],
-            schema.REJECT_REASON: [outcome.reject_reason for outcome in outcomes if outcome.label is None],
+            schema.REJECT_REASON: [reason for reason in labelled.reject_reasons if reason is not None],
         }
         return pa.table(silver, schema=schema.SILVER), pa.table(rejects, schema=schema.REJECTS)
 
-    def _read_words(self, responses: pa.Table) -> list[_Outcome]:
-        columns = responses[schema.RESPONSE].to_pylist(), responses[schema.FINISH_REASON].to_pylist()
-        return [self._read_response(*row) for row in zip(*columns, strict=True)]
+    def _read_words(self, responses: pa.Table) -> _Labelled:
+        reasons = _reasons_of_errors(responses)
+        answers = zip(
+            responses[schema.RESPONSE].to_pylist(), responses[schema.FINISH_REASON].to_pylist(), reasons, strict=True
+        )
+        labels: list[str | None] = []
+        for row, (response, finish_reason, reason) in enumerate(answers):
+            label = None
+            if reason is None:
+                reading = self._verbalizer.read(response, finish_reason)
+                label, reasons[row] = reading.category, reading.reject_reason
+            labels.append(label)
+        return _Labelled(labels, reasons)
 
-    def _read_response(self, response: str | None, finish_reason: str) -> _Outcome:
-        if finish_reason == "error":
-            return _Outcome(reject_reason="engine_error")
-        reading = self._verbalizer.read(response, finish_reason)
-        return _Outcome(reading.category, reading.reject_reason)
-
-    def _read_probabilities(self, responses: pa.Table) -> list[_Outcome]:
+    def _read_probabilities(self, responses: pa.Table) -> _Labelled:
+        reasons = _reasons_of_errors(responses)
         raw = self._raw(responses)
-        usable = self._is_usable(raw)
-        errors = responses[schema.FINISH_REASON].to_pylist()
-        outcomes = [_Outcome(reject_reason="engine_error" if e == "error" else "no_category") for e in errors]
-        if usable.any():
-            corrected = self._correction.apply(normalise(raw[usable]))
-            best, confidence = labels_and_confidence(corrected)
-            for place, row in enumerate(np.flatnonzero(usable)):
-                if confidence[place] < self._recipe.min_confidence:
-                    outcomes[row] = _Outcome(reject_reason="low_confidence")
-                else:
-                    label = self._categories[best[place]]
-                    outcomes[row] = _Outcome(label, None, corrected[place].tolist(), float(confidence[place]))
-        return outcomes
+        usable = self._is_usable(raw) & np.array([reason is None for reason in reasons], dtype=bool)
+        corrected = self._correction.apply(normalise(raw[usable]))
+        best, confidence = labels_and_confidence(corrected)
+        is_sure = confidence >= self._recipe.min_confidence
+        labels: list[str | None] = [None] * len(raw)
+        for row, category, sure in zip(np.flatnonzero(usable), best, is_sure, strict=True):
+            if sure:
+                labels[row] = self._categories[category]
+            else:
+                reasons[row] = "low_confidence"
+        reasons = [reason or (None if label else "no_category") for label, reason in zip(labels, reasons, strict=True)]
+        return _Labelled(labels, reasons, corrected[is_sure], confidence[is_sure])
 
     def _fit(self, run: Run) -> Correction:
-        """The correction of the whole sample's prior; holds one number a record and category."""
-        if not self._by_words and self._recipe.prior_correction == "batch":
-            raw = np.concatenate([self._raw(responses) for _, responses in _responses(run)])
-            if (usable := self._is_usable(raw)).any():
-                return batch_calibration(normalise(raw[usable]))
-        return no_correction(len(self._categories))
+        """The recipe's correction, from one pass over the sample; it holds a number a record and category."""
+        ids: list[str] = []
+        pieces = [np.zeros((0, len(self._categories)))]
+        for _, responses in _responses(run, [schema.RECORD_ID, schema.LABEL_PROBABILITIES]):
+            raw = self._raw(responses)
+            usable = self._is_usable(raw)
+            pieces.append(normalise(raw[usable]))
+            if self._recipe.gold_labels:
+                ids += responses[schema.RECORD_ID].filter(pa.array(usable)).to_pylist()
+        sample = np.concatenate(pieces)
+        if not len(sample):
+            return no_correction(len(self._categories))
+        correction = self._correction_for(sample, ids)
+        priors, biases = sample.mean(axis=0), correction.bias
+        self.measures = {"scale": correction.scale}
+        for name, prior, bias in zip(self._categories, priors, biases, strict=True):
+            self.measures |= {f"prior.{name}": float(prior), f"bias.{name}": float(bias)}
+        return correction
 
-    def _raw(self, responses: pa.Table) -> np.ndarray:
-        """Raw probabilities, (records, categories); a row of zeros where the engine gave none."""
-        rows = np.zeros((responses.num_rows, len(self._categories)))
-        for row, probabilities in enumerate(responses[schema.LABEL_PROBABILITIES].to_pylist()):
-            for item in probabilities or ():
-                rows[row, self._categories.index(item["category"])] = item["probability"]
-        return rows
+    def _correction_for(self, sample: Floats, ids: list[str]) -> Correction:
+        expected = self._recipe.expected_shares
+        shares = np.array([expected[name] for name in self._categories]) if expected else None
+        match self._recipe.prior_correction:
+            case "none":
+                return no_correction(len(self._categories))
+            case "batch":
+                return batch_calibration(sample, shares)
+            case "prior_matching":
+                return prior_matching(sample, shares)
+            case "gold":
+                gold = self._recipe.gold_labels
+                rows = [row for row, record_id in enumerate(ids) if record_id in gold]
+                if not rows:
+                    raise InputError("parse.gold_labels: none of these records is among the annotated ones")
+                labels = [self._categories.index(gold[ids[row]]) for row in rows]
+                return gold_calibration(sample[rows], np.array(labels))
 
-    def _is_usable(self, raw: np.ndarray) -> np.ndarray:
-        """Which records have enough of the model's belief on answer words."""
+    def _raw(self, responses: pa.Table) -> Floats:
+        """Raw probabilities, (records, categories); zeros where the engine gave none."""
+        raw = np.zeros((responses.num_rows, len(self._categories)))
+        column = responses[schema.LABEL_PROBABILITIES].combine_chunks()
+        given = column.flatten()
+        category = pc.index_in(given.field("category"), pa.array(self._categories, pa.string()))
+        assert category.null_count == 0, "a response has the probability of a category that the task lacks"
+        raw[pc.list_parent_indices(column).to_numpy(), category.to_numpy()] = given.field("probability").to_numpy()
+        return raw
+
+    def _is_usable(self, raw: Floats) -> NDArray[np.bool_]:
+        """Which records have enough of the model's belief on any answer word."""
         mass = raw.sum(axis=1)
         return (mass > 0) & (mass >= self._recipe.min_answer_mass)
+
+    def _to_arrow(self, probabilities: Floats) -> pa.Array:
+        num_records, num_categories = probabilities.shape
+        names = pa.array(np.tile(self._categories, num_records), pa.string())
+        pairs = pa.StructArray.from_arrays([names, pa.array(probabilities.ravel())], ["category", "probability"])
+        offsets = np.arange(num_records + 1, dtype=np.int32) * num_categories
+        return pa.ListArray.from_arrays(pa.array(offsets), pairs)
+
+
+def _reasons_of_errors(responses: pa.Table) -> list[str | None]:
+    """Why the engine gave no answer; None where it gave one."""
+    return [
+        _REASON_OF_ERROR.get((error or "").split(":")[0], "engine_error") if finish_reason == "error" else None
+        for finish_reason, error in zip(
+            responses[schema.FINISH_REASON].to_pylist(), responses[schema.ERROR].to_pylist(), strict=True
+        )
+    ]

@@ -1,0 +1,250 @@
+"""The parse stage on stored responses: what becomes silver, what a reject, and from which of them."""
+
+from itertools import pairwise
+
+import pyarrow as pa
+import pytest
+
+from llambert import schema
+from llambert.errors import InputError
+from llambert.recipe import AnnotatorRecipe, ClassifierRecipe, CorpusRecipe, ParseRecipe, Recipe
+from llambert.run import Run
+from llambert.run_directory import Manifest
+from llambert.stages.parse import parse
+from llambert.tasks import Category, Task
+
+TASK = Task(
+    name="films",
+    question="Does the critic like the film?",
+    categories=(
+        Category(name="positive", answer_words=("positive",)),
+        Category(name="negative", answer_words=("negative",)),
+    ),
+    prompts={"plain": {"template": "{text}\nSentiment:"}},
+)
+WORDS = [
+    ("Negative.", "stop", None),
+    ("Positive", "stop", None),
+    ("", "stop", None),
+    ("The review", "length", None),
+    ("positive/negative", "stop", None),
+    ("mixed", "stop", None),
+    ("As an AI language model I cannot", "stop", None),
+    (None, "error", "APITimeoutError: too late"),
+    (None, "error", "OverLength: the prompt needs 5000 tokens"),
+    (None, "error", "Refused: content_filter"),
+]
+PROBABILITIES = [(0.6, 0.2), (0.5, 0.3), (0.3, 0.3), (0.45, 0.35), (0.0, 0.0), (0.01, 0.0), None]
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    """A run whose responses are complete: of words, or of (positive, negative) probabilities."""
+
+    def make(rows, parse_recipe=None, *, num_records=None, split_at=(4,), sample=None) -> Run:
+        mode = "generate" if rows and len(rows[0] or ()) == 3 else "score"
+        (tmp_path / "corpus.csv").write_text("text\n")
+        (tmp_path / "model").mkdir(exist_ok=True)
+        (tmp_path / "model" / "config.json").write_text("{}")
+        recipe = Recipe(
+            name="test",
+            task="films",
+            corpus=CorpusRecipe(path=str(tmp_path / "corpus.csv")),
+            annotator=AnnotatorRecipe(
+                model=str(tmp_path / "model"), mode=mode, num_records=num_records or max(len(rows), 1)
+            ),
+            parse=ParseRecipe(**parse_recipe or {}),
+            classifier=ClassifierRecipe(model=str(tmp_path / "model")),
+            storage=str(tmp_path / "run"),
+        )
+        run = Run(recipe, TASK)
+        if run.table("responses").read_manifest() is None:
+            store_responses(run, [response_row(n, row) for n, row in enumerate(rows)], split_at)
+        if sample is not None:
+            run.table("sample").write_manifest(manifest("sample", [], sample))
+        return run
+
+    return make
+
+
+def response_row(number: int, row) -> dict:
+    words = row if row and len(row) == 3 else ("positive", "stop", None) if row else (None, "error", "ValueError: no")
+    return {
+        schema.RECORD_ID: f"r{number}",
+        schema.TEXT: f"text {number}",
+        schema.PROMPT: "",
+        schema.RESPONSE: words[0],
+        schema.FINISH_REASON: words[1],
+        schema.ERROR: words[2],
+        schema.LABEL_PROBABILITIES: schema.probability_rows(TASK.category_names, [row])[0]
+        if row and len(row) == 2
+        else None,
+        schema.NUM_PROMPT_TOKENS: 1,
+        schema.NUM_RESPONSE_TOKENS: 1,
+        schema.NUM_TRUNCATED_TOKENS: 0,
+        schema.MODEL: "m",
+    }
+
+
+def store_responses(run: Run, rows: list[dict], split_at) -> None:
+    table = run.table("responses")
+    edges = [0, *[at for at in split_at if at < len(rows)], len(rows)]
+    parts = [
+        table.commit_part(f"part-{a:09d}-{b:09d}.parquet", pa.Table.from_pylist(rows[a:b], schema=schema.RESPONSES))
+        for a, b in pairwise(edges)
+        if a < b
+    ]
+    # A part that the manifest does not list, as two drivers with different samples leave it, counts for nothing.
+    table.commit_part("part-000000000-000000001.parquet", pa.Table.from_pylist(rows[:1], schema=schema.RESPONSES))
+    table.write_manifest(manifest("annotate", parts, len(rows)))
+
+
+def manifest(stage: str, parts: list, num: int) -> Manifest:
+    return Manifest(stage=stage, fingerprint="f", num_in=num, num_kept=num, wall_seconds=0.0, parts=parts)
+
+
+def read(run: Run, table: str, *columns: str) -> list[tuple]:
+    rows = run.table(table).read(list(columns))
+    return list(zip(*[rows[column].to_pylist() for column in columns], strict=True))
+
+
+def test_each_generated_response_ends_as_a_label_or_as_a_reject_with_its_reason(make_run):
+    run = make_run(WORDS)
+    parsed = parse(run)
+    assert read(run, "silver", schema.RECORD_ID, schema.TEXT, schema.LABEL, schema.CONFIDENCE) == [
+        ("r0", "text 0", "negative", None),
+        ("r1", "text 1", "positive", None),
+    ]
+    assert read(run, "rejects", schema.RECORD_ID, schema.REJECT_REASON) == [
+        ("r2", "empty"),
+        ("r3", "truncated"),
+        ("r4", "ambiguous"),
+        ("r5", "no_category"),
+        ("r6", "refused"),
+        ("r7", "engine_error"),
+        ("r8", "over_length"),
+        ("r9", "refused"),
+    ]
+    assert (parsed.num_in, parsed.num_kept) == (10, 2)
+    assert parsed.num_rejected == {
+        "ambiguous": 1,
+        "empty": 1,
+        "engine_error": 1,
+        "no_category": 1,
+        "over_length": 1,
+        "refused": 2,
+        "truncated": 1,
+    }
+    assert parsed.counts == {"label.negative": 1, "label.positive": 1}
+    assert parsed.measures == {"share.positive": 0.5, "share.negative": 0.5}
+    assert run.table("rejects").require_manifest().num_kept == 8
+
+
+def test_probabilities_are_normalised_and_the_uncertain_rejected(make_run):
+    run = make_run(PROBABILITIES, {"min_answer_mass": 0.1, "min_confidence": 0.6})
+    parsed = parse(run)
+    ((record_id, label, confidence, probabilities), (second, *_)) = read(
+        run, "silver", schema.RECORD_ID, schema.LABEL, schema.CONFIDENCE, schema.LABEL_PROBABILITIES
+    )
+    assert (record_id, label, second) == ("r0", "positive", "r1")
+    assert confidence == pytest.approx(0.75)
+    assert [p["category"] for p in probabilities] == ["positive", "negative"]
+    assert [p["probability"] for p in probabilities] == pytest.approx([0.75, 0.25])
+    assert read(run, "rejects", schema.RECORD_ID, schema.REJECT_REASON) == [
+        ("r2", "low_confidence"),
+        ("r3", "low_confidence"),
+        ("r4", "no_category"),
+        ("r5", "no_category"),
+        ("r6", "engine_error"),
+    ]
+    assert parsed.num_in == parsed.num_kept + sum(parsed.num_rejected.values()) == 7
+
+
+def test_no_answer_mass_at_all_is_no_category_whatever_the_recipe_says(make_run):
+    assert parse(make_run([(0.0, 0.0)])).num_rejected == {"no_category": 1}
+
+
+def test_batch_calibration_divides_by_the_mean_probability_of_the_sample_alone(make_run):
+    rows = [(0.75, 0.25), (0.65, 0.35), (0.55, 0.45)]  # of mean 0.65 : 0.35; what follows is of no concern
+    run = make_run([*rows, (0.01, 0.99), (0.01, 0.99)], {"prior_correction": "batch"}, num_records=3, split_at=(2, 4))
+    parsed = parse(run)
+    (_, first), (_, second), (_, third) = read(run, "silver", schema.LABEL, schema.CONFIDENCE)
+    assert [label for (label,) in read(run, "silver", schema.LABEL)] == ["positive", "positive", "negative"]
+    assert first == pytest.approx((0.75 / 0.65) / (0.75 / 0.65 + 0.25 / 0.35))
+    assert second == pytest.approx(0.5)
+    assert third == pytest.approx((0.45 / 0.35) / (0.45 / 0.35 + 0.55 / 0.65))
+    assert parsed.measures["prior.positive"] == pytest.approx(0.65)
+    assert parsed.measures["share.negative"] == pytest.approx(1 / 3)
+
+
+def test_prior_matching_makes_the_mean_probability_the_expected_share(make_run):
+    rows = [(0.9, 0.1), (0.8, 0.2), (0.6, 0.4), (0.7, 0.3)]
+    shares = {"negative": 0.75, "positive": 0.25}
+    run = make_run(rows, {"prior_correction": "prior_matching", "expected_shares": shares})
+    parse(run)
+    means = [p[0]["probability"] for (p,) in read(run, "silver", schema.LABEL_PROBABILITIES)]
+    assert sum(means) / 4 == pytest.approx(0.25, abs=1e-4)
+
+
+def test_gold_labels_of_the_recipe_move_the_boundary(make_run):
+    rows = [(0.9 - 0.01 * n, 0.1 + 0.01 * n) for n in range(40)]  # always "positive"; people say: the first half is
+    gold = {f"r{n}": "positive" if n < 20 else "negative" for n in range(0, 40, 2)}
+    run = make_run(rows, {"prior_correction": "gold", "gold_labels": gold})
+    parse(run)
+    labels = [label for (label,) in read(run, "silver", schema.LABEL)]
+    wrong = sum(label != ("positive" if n < 20 else "negative") for n, label in enumerate(labels))
+    assert wrong <= 4
+
+
+def test_only_the_first_num_records_responses_count_even_mid_part(make_run):
+    run = make_run([("negative", "stop", None)] * 10, num_records=6, split_at=(4, 8))
+    assert parse(run).num_in == 6
+    assert [i for (i,) in read(run, "silver", schema.RECORD_ID)] == [f"r{n}" for n in range(6)]
+
+
+def test_a_corpus_smaller_than_the_sample_asked_for_is_parsed_whole(make_run):
+    run = make_run([("negative", "stop", None)] * 3, num_records=10, sample=3)
+    assert parse(run).num_in == 3
+
+
+def test_responses_that_are_not_all_there_are_no_sample(make_run):
+    run = make_run([("negative", "stop", None)] * 3, num_records=10, sample=8)
+    with pytest.raises(InputError, match="3 of 8 responses"):
+        parse(run)
+    assert run.table("silver").read_manifest() is None
+
+
+def test_a_complete_table_is_left_alone_and_a_new_start_makes_the_same_bytes(make_run):
+    run = make_run(PROBABILITIES, {"prior_correction": "prior_matching"})
+    first = parse(run)
+    assert parse(run) == first
+    silver = run.table("silver")
+    for name in ["manifest.json", *silver.part_names()]:
+        silver.filesystem.rm(silver.path(name))
+    assert [part.sha256 for part in parse(run).parts] == [part.sha256 for part in first.parts]
+
+
+@pytest.mark.parametrize("rows", [[("mixed", "stop", None)], [None]])
+def test_a_sample_without_a_single_label_makes_empty_silver(make_run, rows):
+    run = make_run(rows)
+    parsed = parse(run)
+    assert parsed.num_kept == 0
+    assert run.table("silver").read().schema.names == schema.SILVER.names
+
+
+@pytest.mark.parametrize(
+    ("rows", "recipe", "message"),
+    [
+        (WORDS, {"min_confidence": 0.5}, "parse.min_confidence: needs label probabilities"),
+        (WORDS, {"prior_correction": "batch"}, "parse.prior_correction: needs label probabilities"),
+        (PROBABILITIES, {"expected_shares": {"positive": 1.0}}, "parse.expected_shares: names positive"),
+        (PROBABILITIES, {"expected_shares": {"positive": 0.5, "negative": 0.4}}, "sum to 1"),
+        (PROBABILITIES, {"prior_correction": "gold"}, "parse.gold_labels: prior_correction 'gold' needs some"),
+        (PROBABILITIES, {"prior_correction": "gold", "gold_labels": {"r0": "good"}}, "'good' is no category"),
+        (PROBABILITIES, {"prior_correction": "gold", "gold_labels": {"x": "positive"}}, "none of these records"),
+    ],
+)
+def test_a_recipe_that_cannot_be_followed_is_refused_in_one_line(make_run, rows, recipe, message):
+    run = make_run(rows, recipe)
+    with pytest.raises(InputError, match=message):
+        parse(run)
