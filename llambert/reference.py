@@ -115,7 +115,7 @@ def find_files(reference: str) -> tuple[fsspec.AbstractFileSystem, dict[str, dic
     return filesystem, found
 
 
-def _hash_file(file: Path, digest) -> None:
+def _hash_file(file: Path, digest: "hashlib._Hash") -> None:
     size = file.stat().st_size
     with file.open("rb") as stream:
         if size <= _HASH_WHOLE_BELOW_BYTES:

@@ -3,6 +3,9 @@
 Labels are category strings in every table; integers exist only inside a tokenized batch.
 """
 
+from collections.abc import Iterable
+from typing import Any
+
 import pyarrow as pa
 
 RECORD_ID = "record_id"
@@ -134,7 +137,7 @@ METRICS = pa.schema(
 """Written by evaluation, one row a figure; ``low`` and ``high`` bound its 95 % interval."""
 
 
-def probability_rows(categories: list[str], probabilities) -> list[list[dict]]:
+def probability_rows(categories: list[str], probabilities: Iterable[Iterable[float]]) -> list[list[dict[str, Any]]]:
     """Rows of the ``PROBABILITIES`` type from an array of shape (records, categories)."""
     return [
         [{"category": category, "probability": float(p)} for category, p in zip(categories, row, strict=True)]

@@ -1,0 +1,158 @@
+"""The whole method as a user starts it: a program of its own, on a local Ray, with tiny real models."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tiny_classifier import save_tiny_classifier
+from tiny_llm import save_tiny_llm
+
+from llambert.run import Run, open_run
+from llambert.verify import verify
+
+pytestmark = pytest.mark.slow
+
+SEED = 20251122
+NUM_ROWS = 240
+TABLES = ["corpus", "sample", "responses", "silver", "labels"]
+RECIPE = """\
+name: films
+task: reviews
+corpus:
+  path: films.csv
+  columns: {record_id: id, text: text, gold_label: stars}
+  gold_labels: {fresh: positive, rotten: negative}
+  rows_per_part: 40
+annotator:
+  model: ./llm
+  dtype: float32
+  prompt: completion
+  mode: score
+  num_records: 100
+  records_per_part: 20
+parse: {prior_correction: batch}
+classifier: {model: ./encoder, epochs: 2, max_length: 32, learning_rate: 1.0e-3}
+"""
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    save_tiny_llm(folder / "llm")
+    save_tiny_classifier(folder / "encoder")
+    return folder
+
+
+def make_workplace(folder: Path, models: Path, with_gold: bool = True) -> Path:
+    """A folder as a user has it: a recipe, a corpus, models; one text twice, one row without text."""
+    folder.mkdir(parents=True)
+    for name in ["llm", "encoder"]:
+        (folder / name).symlink_to(models / name)
+    words = random.Random(SEED)
+    lines = ["id,text,stars" if with_gold else "id,text"]
+    for row in range(NUM_ROWS):
+        kind = words.choice(["fresh", "rotten"])
+        adjectives = ["good", "great", "moving"] if kind == "fresh" else ["bad", "dull", "never"]
+        text = f"the film is {words.choice(adjectives)} and the plot {words.choice(adjectives)} {row}"
+        text = {7: "", 9: "the same", 11: "the same"}.get(row, text)
+        lines.append(f"r{row},{text},{kind}" if with_gold else f"r{row},{text}")
+    (folder / "films.csv").write_text("\n".join(lines) + "\n")
+    recipe = RECIPE if with_gold else RECIPE.replace(", gold_label: stars", "").replace(
+        "  gold_labels: {fresh: positive, rotten: negative}\n", ""
+    )
+    (folder / "recipe.yaml").write_text(recipe)
+    return folder
+
+
+def start(folder: Path) -> subprocess.Popen:
+    log = (folder / "log").open("a")
+    root = Path(__file__).resolve().parents[1]
+    return subprocess.Popen(
+        [sys.executable, root / "jobs" / "pipeline.py", "recipe.yaml"],
+        cwd=folder, stdout=log, stderr=log, start_new_session=True,
+    )  # fmt: skip
+
+
+def finish(folder: Path) -> None:
+    assert start(folder).wait(timeout=400) == 0, (folder / "log").read_text()[-4000:]
+
+
+def open_in(folder: Path, monkeypatch) -> Run:
+    monkeypatch.chdir(folder)
+    return open_run("recipe.yaml")
+
+
+def rows(run: Run, table: str, without: tuple[str, ...] = ()) -> list[dict]:
+    read = run.table(table).read()
+    return read.drop_columns([name for name in without if name in read.column_names]).to_pylist()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, models):
+    folder = make_workplace(tmp_path_factory.mktemp("undisturbed") / "films", models)
+    finish(folder)
+    return folder
+
+
+def test_a_corpus_goes_in_and_every_record_comes_out_labelled(undisturbed, monkeypatch):
+    run = open_in(undisturbed, monkeypatch)
+    counts = {name: run.table(name).require_manifest() for name in [*TABLES, "rejects", "report"]}
+    assert (counts["corpus"].num_in, counts["corpus"].num_kept) == (NUM_ROWS, NUM_ROWS - 1)
+    assert counts["corpus"].num_rejected == {"null_text": 1}
+    assert counts["corpus"].counts["num_duplicates"] == 1
+    assert counts["responses"].num_in == 100
+    assert counts["silver"].num_kept + sum(counts["silver"].num_rejected.values()) == 100
+    assert counts["labels"].num_kept == NUM_ROWS - 1
+    assert {row["record_id"] for row in rows(run, "labels")} == {row["record_id"] for row in rows(run, "corpus")}
+    assert not {row["record_id"] for row in rows(run, "duplicates")} & {r["record_id"] for r in rows(run, "sample")}
+    assert verify(run) == []
+    for name in ["report.md", "report.html"]:
+        assert "positive" in (undisturbed / "runs/films/report" / run.fingerprints["report"] / name).read_text()
+
+
+def test_a_second_start_computes_nothing_again(undisturbed):
+    before = {path: path.stat().st_mtime_ns for path in (undisturbed / "runs").rglob("*") if path.is_file()}
+    started = time.monotonic()
+    finish(undisturbed)
+    print(f"a complete run came back in {time.monotonic() - started:.1f} s")
+    after = {path: path.stat().st_mtime_ns for path in (undisturbed / "runs").rglob("*") if path.is_file()}
+    changed = {path.name for path in after if after[path] != before.get(path)}
+    assert changed == {"recipe.yaml"}
+
+
+def test_no_gold_label_leaks_into_annotate_parse_finetune_or_label(undisturbed, models, tmp_path, monkeypatch):
+    with_gold = open_in(undisturbed, monkeypatch)
+    expected = {name: rows(with_gold, name, ("gold_label",)) for name in TABLES}
+    folder = make_workplace(tmp_path / "films", models, with_gold=False)
+    finish(folder)
+    without = open_in(folder, monkeypatch)
+    for name in TABLES:
+        assert rows(without, name, ("gold_label",)) == expected[name], name
+
+
+def test_killed_in_every_stage_and_started_again_it_ends_with_the_same_tables(
+    undisturbed, models, tmp_path, monkeypatch
+):
+    expected_run = open_in(undisturbed, monkeypatch)
+    expected = {name: rows(expected_run, name) for name in TABLES}
+    folder = make_workplace(tmp_path / "films", models)
+    for table in ["corpus", "responses", "training", "labels"]:
+        process = start(folder)
+        deadline = time.monotonic() + 200
+        while not any((folder / "runs/films" / table).glob("*/*")) and process.poll() is None:
+            assert time.monotonic() < deadline, (folder / "log").read_text()[-4000:]
+            time.sleep(0.005)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        done = len(list((folder / "runs/films" / table).glob("*/*.parquet")))
+        print(f"killed in {table}, {done} parts committed")
+    finish(folder)
+    run = open_in(folder, monkeypatch)
+    for name in TABLES:
+        assert rows(run, name) == expected[name], name
+    assert verify(run) == []
