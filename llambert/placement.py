@@ -5,6 +5,7 @@ ends. A group that finds no room waits, which is what makes an autoscaler bring 
 is placed again by Ray as soon as a node has room, and the replica starts anew inside it.
 """
 
+import sys
 import threading
 import time
 import uuid
@@ -29,6 +30,7 @@ class ReplicaGroups:
 
     def __init__(self, title: str, num_gpus: float, num_cpus: float, max_replicas: int) -> None:
         self._bundle = {"GPU": num_gpus, "CPU": num_cpus}
+        self._title = title
         run = uuid.uuid4().hex[:8]
         self._names = [f"{title}-replica-{number}-{run}" for number in range(max_replicas)]
         self._groups: dict[str, PlacementGroup] = {}
@@ -36,6 +38,13 @@ class ReplicaGroups:
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
+        """Say so if no node is large enough yet: the stage then waits for the autoscaler, or for ever."""
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        if not any(all(node.get(name, 0) >= num for name, num in self._bundle.items()) for node in nodes):
+            needed = ", ".join(f"{num:g} {name}" for name, num in self._bundle.items())
+            print(
+                f"{self._title}: waits for a node with {needed}; the cluster has none yet", file=sys.stderr, flush=True
+            )
         return self
 
     def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:

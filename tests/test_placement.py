@@ -143,8 +143,9 @@ def test_groups_are_gone_however_the_stage_ends(cluster, tmp_path):
     cluster.remove_node(node)
 
 
-def test_asking_again_before_an_actor_starts_makes_no_second_group(cluster, tmp_path):
+def test_asking_again_before_an_actor_starts_makes_no_second_group(cluster, capsys):
     with ReplicaGroups("looked at", **FOUR_GPUS, max_replicas=2) as replicas:
+        assert capsys.readouterr().err == "looked at: waits for a node with 4 GPU, 0.1 CPU; the cluster has none yet\n"
         first = replicas.actor_options()
         for _ in range(5):
             assert replicas.actor_options()["name"] == first["name"]

@@ -3,10 +3,12 @@
 import contextlib
 import dataclasses
 import difflib
+import multiprocessing.connection
 import os
 import re
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from typing import Any
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
 from vllm.engine.arg_utils import EngineArgs
+from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.llm_engine import LLMEngine
 
 from llambert.engines.answers import first_line
@@ -129,10 +132,26 @@ def start_engine(annotator: AnnotatorRecipe, args: dict[str, Any], log: Path) ->
     """
     try:
         with _output_to(log):
-            return LLMEngine.from_engine_args(EngineArgs(**args))
+            engine = LLMEngine.from_engine_args(EngineArgs(**args))
     except _START_FAULTS as error:
         cause = _cause(log) or first_line(error)
         raise InputError(f"annotator.model: vLLM cannot start {annotator.model}: {cause} (all of it: {log})") from error
+    _report_death(engine)
+    return engine
+
+
+def _report_death(engine: LLMEngine) -> None:
+    """Make ``step`` raise ``EngineDeadError`` when the engine's process dies: vLLM 0.32 leaves it waiting for ever."""
+    engine.get_supported_tasks()  # asked once and remembered: another question without an answer after a death
+    client: Any = engine.engine_core
+    sentinels = client.resources.engine_manager.sentinels()
+    outputs = client.outputs_queue
+
+    def wait() -> None:
+        multiprocessing.connection.wait(sentinels)
+        outputs.put_nowait(EngineDeadError())
+
+    threading.Thread(target=wait, name="vllm-death", daemon=True).start()
 
 
 def new_log() -> Path:
