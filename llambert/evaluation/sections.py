@@ -115,7 +115,7 @@ def _accuracy(findings: Findings) -> Section:
         _estimate_row("classifier against gold, records never annotated", _accuracy_of(quality.unseen)),
         _estimate_row("classifier against gold, all records", _accuracy_of(quality.whole)),
         _estimate_row("classifier (never annotated) minus silver labels", quality.difference, points),
-        _estimate_row("classifier agrees with the silver label it was trained on", quality.agreement),
+        _estimate_row("agreement of classifier and silver labels (proves neither)", quality.agreement),
     ]
     rows += [_estimate_row(f"split {name}, records never annotated", value) for name, value in quality.by_split.items()]
     blocks: list[Block] = [
