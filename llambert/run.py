@@ -43,8 +43,9 @@ class Run:
         """Table -> twelve hexadecimal digits over every field that can change it and the tables upstream.
 
         ``records`` is the corpus without its gold labels: what annotate, parse, label and silver training
-        may see. So a mended gold label costs a new report, not a new annotation. ``responses`` leaves ``num_records`` out: a response depends on its record, not on how many others
-        are asked about, so a larger sample finds the responses of the smaller one.
+        may see. So a mended gold label costs a new report, not a new annotation. ``responses`` leaves
+        ``num_records`` out: a response depends on its record, not on how many others are asked about, so a
+        larger sample finds the responses of the smaller one.
         """
         recipe, task = self.recipe, self.task
         annotator = result_fields(recipe.annotator)
@@ -65,7 +66,8 @@ class Run:
         # Gold labels, which `corpus` covers, reach the classifier in these two regimes alone.
         gold = corpus if recipe.classifier.regime in ("gold", "combined") else None
         checkpoint = digest(silver, gold, result_fields(recipe.classifier), self.model_identities["classifier"])
-        labels = digest(records, checkpoint, result_fields(recipe.label))
+        passed_through = [corpus] if schema.GOLD_LABEL in recipe.label.keep else []
+        labels = digest(records, checkpoint, result_fields(recipe.label), *passed_through)
         return {
             "corpus": corpus,
             "sample": sample,

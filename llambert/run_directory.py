@@ -22,12 +22,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from llambert import __version__
 from llambert.errors import InputError, one_line
@@ -75,11 +75,12 @@ class Manifest(BaseModel):
     completed_at: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     parts: list[Part] = Field(default_factory=list)
 
-    def model_post_init(self, context: Any) -> None:
+    @model_validator(mode="after")
+    def _nothing_vanished(self) -> Self:
         rejected = sum(self.num_rejected.values())
-        assert self.num_in == self.num_kept + rejected, (
-            f"{self.stage}: {self.num_in} in, but {self.num_kept} kept and {rejected} rejected"
-        )
+        if self.num_in != self.num_kept + rejected:
+            raise ValueError(f"{self.stage}: {self.num_in} in, but {self.num_kept} kept and {rejected} rejected")
+        return self
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,7 @@ class TableDirectory:
 
     @property
     def filesystem(self) -> fsspec.AbstractFileSystem:
+        """The fsspec filesystem that the table is on."""
         return self._opened[0]
 
     def path(self, name: str = "") -> str:

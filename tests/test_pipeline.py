@@ -62,8 +62,12 @@ def make_workplace(folder: Path, models: Path, with_gold: bool = True) -> Path:
         text = {7: "", 9: "the same", 11: "the same"}.get(row, text)
         lines.append(f"r{row},{text},{kind}" if with_gold else f"r{row},{text}")
     (folder / "films.csv").write_text("\n".join(lines) + "\n")
-    recipe = RECIPE if with_gold else RECIPE.replace(", gold_label: stars", "").replace(
-        "  gold_labels: {fresh: positive, rotten: negative}\n", ""
+    recipe = (
+        RECIPE
+        if with_gold
+        else RECIPE.replace(", gold_label: stars", "").replace(
+            "  gold_labels: {fresh: positive, rotten: negative}\n", ""
+        )
     )
     (folder / "recipe.yaml").write_text(recipe)
     return folder

@@ -35,9 +35,7 @@ def test_a_stage_that_fails_does_not_print_a_last_line_as_if_it_had_ended(capsys
 def test_in_a_terminal_it_draws_a_bar_with_the_same_figures(monkeypatch):
     screen = io.StringIO()
     real = llambert.progress.Console
-    monkeypatch.setattr(
-        llambert.progress, "Console", lambda **_: real(file=screen, force_terminal=True, width=120)
-    )
+    monkeypatch.setattr(llambert.progress, "Console", lambda **_: real(file=screen, force_terminal=True, width=120))
     with Progress("label", total=4) as progress:
         progress.advance(4)
     drawn = screen.getvalue()

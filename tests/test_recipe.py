@@ -97,7 +97,8 @@ def test_settings_change_single_values_and_keep_their_type(tmp_path):
 
 
 def test_a_setting_of_an_unknown_key_is_refused_like_one_of_the_file(tmp_path):
-    assert "annotator.nun_records: unknown key; did you mean 'num_records'?" in refusal(tmp_path, GOOD, "annotator.nun_records=1")
+    message = refusal(tmp_path, GOOD, "annotator.nun_records=1")
+    assert "annotator.nun_records: unknown key; did you mean 'num_records'?" in message
 
 
 @pytest.mark.parametrize("setting", ["annotator", "=3", "name.first=x", "name=["])

@@ -15,6 +15,7 @@ prompts:
     shots:
       - {text: Fire!, label: urgent}
 """
+QUOTED = GOOD.replace("[yes]", "['yes']").replace("[no]", "['no']")
 
 
 def refusal(tmp_path, text):
@@ -42,14 +43,13 @@ def test_yaml_reads_unquoted_yes_as_a_truth_value_and_the_refusal_says_where(tmp
     [
         ("label: urgent", "label: angry", "labelled 'angry', which is no category"),
         ("{text}", "{txt}", "holds {text} exactly once"),
-        ("[no]", "['yes']", "answer word 'yes' belongs to urgent and calm"),
+        ("['no']", "['yes']", "answer word 'yes' belongs to urgent and calm"),
         ("name: calm", "name: urgent", "a category stands twice"),
         ("question:", "queston:", "did you mean 'question'?"),
     ],
 )
 def test_a_task_that_contradicts_itself_is_refused(tmp_path, old, new, message):
-    text = GOOD.replace("[yes]", "['yes']").replace("[no]", "['no']") if "[no]" not in old else GOOD.replace("[yes]", "['yes']")
-    assert message in refusal(tmp_path, text.replace(old, new))
+    assert message in refusal(tmp_path, QUOTED.replace(old, new))
 
 
 def test_an_unknown_task_names_the_shipped_ones():
