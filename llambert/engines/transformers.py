@@ -4,7 +4,6 @@ Tokens are time here. The keys and values of the tokens that all prompts share (
 computed once; each batch then holds only the rest of its prompts, padded on the left, of similar length.
 """
 
-import hashlib
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from llambert import onednn
 from llambert.engines import Answer
+from llambert.engines.answers import failed, first_line, record_key, room_for_prompt, scored_answer
 from llambert.engines.scoring import Sequence, answer_sequences
 from llambert.errors import InputError
 from llambert.prompts import RenderedPrompt, Renderer
@@ -81,20 +81,21 @@ class TransformersEngine:
 
     def __init__(self, annotator: AnnotatorRecipe, task: Task) -> None:
         self._annotator, self._task = annotator, task
-        self._answers = {category.name: category.answer_words[0] for category in task.categories}
         torch.set_num_threads(max(1, int(annotator.cpus_per_replica)))
         self.model: Any  # PreTrainedModel; its generate() is decorated beyond what a type checker follows
         self.model, self.tokenizer = load_model(annotator)
         prompt = task.prompt(annotator.prompt)
-        self._renderer = Renderer(prompt, self._answers, annotator.num_shots, self.tokenizer)
+        answers = {category.name: category.answer_words[0] for category in task.categories}
+        self._renderer = Renderer(prompt, answers, annotator.num_shots, self.tokenizer)
         self._sequences = answer_sequences(self.tokenizer, task) if annotator.mode != "generate" else None
-        self._max_prompt_tokens = self._room_for_prompt()
+        context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        self._max_prompt_tokens = room_for_prompt(annotator, self._renderer, self._sequences, context)
         self._shared_ids = self._common_beginning()
         try:
             with torch.inference_mode():
                 self._shared_states = self._states_of(self._shared_ids)
         except RuntimeError as error:
-            raise InputError(f"annotator.model: {annotator.model} cannot run here: {_first_line(error)}") from error
+            raise InputError(f"annotator.model: {annotator.model} cannot run here: {first_line(error)}") from error
 
     def annotate(self, texts: list[str]) -> list[Answer]:
         """One answer per text, in the order of ``texts``."""
@@ -104,7 +105,7 @@ class TransformersEngine:
             try:
                 requests.append(self._request(index, text))
             except _RECORD_FAULTS as error:
-                answers[index] = _failed(error)
+                answers[index] = failed(error)
         for batch in self._batches(requests):
             for request, answer in zip(batch, self._answer_batch(batch), strict=True):
                 answers[request.index] = answer
@@ -119,21 +120,6 @@ class TransformersEngine:
             torch.cuda.empty_cache()
 
     # Prompts
-
-    def _room_for_prompt(self) -> int:
-        context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        length = self._annotator.max_model_len or context
-        if length is None:
-            raise InputError("annotator.max_model_len: the model does not say how long its context is; set it")
-        if context is not None and length > context:
-            raise InputError(f"annotator.max_model_len: {length} is more than the model's context of {context}")
-        needed = self._annotator.decoding.max_new_tokens if self._sequences is None else self._sequences.longest
-        if self._renderer.num_frame_tokens + needed >= length:
-            raise InputError(
-                f"annotator.max_model_len: prompt and shots need {self._renderer.num_frame_tokens} tokens and the "
-                f"answer {needed}; {length} leave no room for a text"
-            )
-        return length - needed
 
     def _request(self, index: int, text: str) -> _Request:
         prompt = self._renderer.encode(text, self._max_prompt_tokens, self._annotator.truncation)
@@ -175,38 +161,17 @@ class TransformersEngine:
                 return answer(batch)
         except _RECORD_FAULTS as error:
             if len(batch) == 1:
-                return [_failed(error, batch[0].prompt)]
+                return [failed(error, batch[0].prompt)]
             logger.warning("a batch of %d prompts failed (%s); each is tried alone", len(batch), error)
         return [alone for request in batch for alone in self._answer_batch([request])]
 
     def _score(self, batch: list[_Request]) -> list[Answer]:
         assert self._sequences is not None
         probabilities = self._sequences.category_probabilities(self._sequence_log_probabilities(batch))
-        names = self._task.category_names
-        answers = []
-        for request, row in zip(batch, probabilities, strict=True):
-            if not np.isfinite(row).all():
-                answers.append(_failed(ValueError("the model gave no finite probability"), request.prompt))
-                continue
-            answers.append(
-                Answer(
-                    prompt=request.prompt.text,
-                    response=self._answers[names[self._choose(request.text, row)]],
-                    finish_reason="stop",
-                    label_probabilities=dict(zip(names, row.tolist(), strict=True)),
-                    num_prompt_tokens=len(request.prompt.token_ids),
-                    num_truncated_tokens=request.prompt.num_truncated_tokens,
-                )
-            )
-        return answers
-
-    def _choose(self, text: str, probabilities: np.ndarray) -> int:
-        decoding = self._annotator.decoding
-        if self._annotator.mode == "score" or decoding.temperature == 0 or not probabilities.any():
-            return int(probabilities.argmax())
-        weights = (probabilities / probabilities.max()) ** (1 / decoding.temperature)
-        drawn = np.random.default_rng(_key(decoding.seed, text)).choice(len(weights), p=weights / weights.sum())
-        return int(drawn)
+        return [
+            scored_answer(self._annotator, self._task, request.text, request.prompt, row)
+            for request, row in zip(batch, probabilities, strict=True)
+        ]
 
     def _sequence_log_probabilities(self, batch: list[_Request]) -> np.ndarray:
         """Shape (records, sequences): log-probability of each answer sequence right after the prompt."""
@@ -348,7 +313,7 @@ def load_model(annotator: AnnotatorRecipe, packed: bool = True) -> tuple[PreTrai
         model: Any = AutoModelForCausalLM.from_pretrained(location, **source, **options)
         model.to(device).eval()
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        raise InputError(f"annotator.model: {annotator.model} cannot be loaded: {_first_line(error)}") from error
+        raise InputError(f"annotator.model: {annotator.model} cannot be loaded: {first_line(error)}") from error
     if packed and device == "cpu" and annotator.dtype == "float32" and onednn.available():
         onednn.pack_linear_layers(model)  # twice the rate: 39 instead of 20 records/s on the reviews, to 5e-6 the same
     return model, tokenizer
@@ -358,7 +323,7 @@ class _KeyedNoise(LogitsProcessor):
     """Gumbel noise keyed by seed, text and step: the maximum of log-probabilities with it is a draw from them."""
 
     def __init__(self, seed: int, texts: list[str], num_prompt_tokens: int) -> None:
-        self._keys = [_key(seed, text) for text in texts]
+        self._keys = [record_key(seed, text) for text in texts]
         self._num_prompt_tokens = num_prompt_tokens
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
@@ -377,21 +342,3 @@ def _processors(decoding: Decoding, texts: list[str], num_prompt_tokens: int) ->
     if decoding.top_p < 1:
         processors.append(TopPLogitsWarper(decoding.top_p))
     return LogitsProcessorList([*processors, _KeyedNoise(decoding.seed, texts, num_prompt_tokens)])
-
-
-def _key(seed: int, text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), key=str(seed).encode(), digest_size=8).digest(), "big")
-
-
-def _failed(error: Exception, prompt: RenderedPrompt | None = None) -> Answer:
-    return Answer(
-        prompt=prompt.text if prompt else "",
-        response=None,
-        finish_reason="error",
-        num_prompt_tokens=len(prompt.token_ids) if prompt else 0,
-        error=_first_line(error),
-    )
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".strip().splitlines()[0]

@@ -5,6 +5,7 @@ included), so the first n rows of either are the uniform sample of n records: a 
 table that holds more takes the first n. Gold labels are never read here.
 """
 
+import logging
 import re
 import tempfile
 import time
@@ -35,6 +36,9 @@ _MAX_WINDOWS = 64
 _MIN_PARTS_PER_WINDOW = 16
 
 
+logger = logging.getLogger(__name__)
+
+
 def annotate(run: Run) -> Manifest:
     """Ask the LLM about ``annotator.num_records`` records; only about those without a stored response.
 
@@ -61,10 +65,14 @@ def annotate(run: Run) -> Manifest:
         max_attempts=annotator.max_attempts,
     )
     units = [{"start": start, "end": end} for start, end in missing]
+    work.save_progress()
     with Progress("annotate", total=sample.num_kept, done=work.num_done) as progress:
         for outcome in run_units("annotate", AnnotatePart, (run,), units, pool):
             work.add(outcome)
             progress.advance(sum(part.num_rows for part in outcome.parts))
+    manifest = responses.read_manifest()
+    if manifest and manifest.num_in > work.num_done:
+        return manifest  # of another driver on the same run, that was asked for more
     return responses.write_manifest(_manifest(run, work))
 
 
@@ -151,9 +159,9 @@ class _Work:
     def __post_init__(self) -> None:
         self._started, self._started_at = time.monotonic(), time.time()
         self._wall_seconds_before = self.responses.read_progress().get("wall_seconds", 0.0)
-        self._last_written = 0.0
-        self.num_done_before = self.num_done
-        self.startup_seconds: float | None = None
+        self._last_saved = 0.0
+        self._num_before, self._busy_seconds_before = self.num_done, self.busy_seconds
+        self._startup_seconds: float | None = None
 
     @property
     def num_done(self) -> int:
@@ -164,28 +172,38 @@ class _Work:
         return sum(part.counts.get(_BUSY, 0) for part in self.parts) / 1000
 
     @property
-    def seconds_of_this_start(self) -> float:
-        return time.monotonic() - self._started
-
-    @property
     def wall_seconds(self) -> float:
-        return self._wall_seconds_before + self.seconds_of_this_start
+        return self._wall_seconds_before + time.monotonic() - self._started
 
     def add(self, outcome: Outcome) -> None:
         self.parts += outcome.parts
-        started = outcome.measures["started_at"] - self._started_at
-        self.startup_seconds = started if self.startup_seconds is None else min(started, self.startup_seconds)
-        if time.monotonic() - self._last_written >= _PROGRESS_EVERY_S or self.num_done >= self.num_total:
-            self._last_written = time.monotonic()
-            self.responses.write_progress(
-                {
-                    "done": self.num_done,
-                    "total": self.num_total,
-                    "busy_seconds": self.busy_seconds,
-                    "wall_seconds": self.wall_seconds,
-                    "updated_at": datetime.now(UTC).isoformat(timespec="seconds"),
-                }
-            )
+        startup_seconds = outcome.measures["started_at"] - self._started_at
+        self._startup_seconds = min(startup_seconds, self._startup_seconds or startup_seconds)
+        if time.monotonic() - self._last_saved >= _PROGRESS_EVERY_S or self.num_done >= self.num_total:
+            self.save_progress()
+
+    def save_progress(self) -> None:
+        self._last_saved = time.monotonic()
+        self.responses.write_progress(
+            {
+                "done": self.num_done,
+                "total": self.num_total,
+                "busy_seconds": self.busy_seconds,
+                "wall_seconds": self.wall_seconds,
+                "updated_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            }
+        )
+
+    def measures(self) -> dict[str, float]:
+        """Rates of this start, from the first record asked about: without Ray's start and the model's loading."""
+        if self._startup_seconds is None:
+            return {}
+        working_seconds = time.monotonic() - self._started - self._startup_seconds
+        return {
+            "startup_seconds": self._startup_seconds,
+            "records_per_second": (self.num_done - self._num_before) / working_seconds,
+            "busy_replicas": (self.busy_seconds - self._busy_seconds_before) / working_seconds,
+        }
 
 
 def _manifest(run: Run, work: _Work) -> Manifest:
@@ -195,14 +213,6 @@ def _manifest(run: Run, work: _Work) -> Manifest:
         counts.update(part.counts)
     counts.pop(_BUSY, None)
     num_errors = counts["num_errors"]
-    measures = {}
-    if work.startup_seconds is not None:
-        # From the first record asked about to the end: without Ray's start and the loading of the model.
-        working_seconds = work.seconds_of_this_start - work.startup_seconds
-        measures = {
-            "startup_seconds": work.startup_seconds,
-            "records_per_second": (work.num_done - work.num_done_before) / working_seconds,
-        }
     return Manifest(
         stage="annotate",
         fingerprint=run.fingerprints["responses"],
@@ -214,7 +224,7 @@ def _manifest(run: Run, work: _Work) -> Manifest:
         num_kept=work.num_done - num_errors,
         num_rejected={"engine_error": num_errors} if num_errors else {},
         counts=dict(counts),
-        measures=measures,
+        measures=work.measures(),
         wall_seconds=work.wall_seconds,
         busy_seconds=work.busy_seconds,
         accelerator_seconds=work.busy_seconds * annotator.gpus_per_replica,
@@ -274,6 +284,8 @@ def draw_sample(run: Run) -> Manifest:
     corpus, duplicates = _ids(run.table("corpus")), _ids(run.table("duplicates"))
     selection = select(corpus, duplicates, annotator.num_records, annotator.seed)
     num_selected = len(selection)
+    if num_selected < annotator.num_records:
+        logger.warning("annotator.num_records: %d asked for, %d are there", annotator.num_records, num_selected)
     parts = list(_write_sample(run, selection))
     rejected = {
         "duplicate": duplicates.num_records,

