@@ -63,6 +63,8 @@ def finetune(run: Run) -> Manifest:
     _require_resources(run)
     # Workers must find the run's storage by the recipe's own, perhaps relative, path.
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+    # A worker's next report waits until the last was fetched: two seconds by default, as long as ten steps.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     monitor = ray.remote(num_cpus=0)(_Monitor).remote()
     with _progress(monitor):
         outcome = _fit(run, monitor)

