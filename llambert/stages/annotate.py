@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llambert import schema
-from llambert.engines import Answer, check, create_engine
+from llambert.engines import Answer, StoppedEarly, check, create_engine
 from llambert.progress import Progress
 from llambert.run import Run
 from llambert.run_directory import Manifest, Part, TableDirectory
@@ -66,10 +66,14 @@ def annotate(run: Run) -> Manifest:
     )
     units = [{"start": start, "end": end} for start, end in missing]
     work.save_progress()
-    with Progress("annotate", total=sample.num_kept, done=work.num_done) as progress:
-        for outcome in run_units("annotate", AnnotatePart, (run,), units, pool):
-            work.add(outcome)
-            progress.advance(sum(part.num_rows for part in outcome.parts))
+    try:
+        with Progress("annotate", total=sample.num_kept, done=work.num_done) as progress:
+            for outcome in run_units("annotate", AnnotatePart, (run, work.num_tokens), units, pool):
+                work.add(outcome)
+                progress.advance(sum(part.num_rows for part in outcome.parts))
+    except Exception as error:
+        work.save_progress(failure=f"{type(error).__name__}: {str(error).strip().rpartition(chr(10))[2]}")
+        raise
     manifest = responses.read_manifest()
     if manifest and manifest.num_in > work.num_done:
         return manifest  # of another driver on the same run, that was asked for more
@@ -77,26 +81,41 @@ def annotate(run: Run) -> Manifest:
 
 
 class AnnotatePart:
-    """One replica: loads the recipe's engine once, then answers one range of sample ranks at a time."""
+    """One replica: loads the recipe's engine once, then answers one range of sample ranks at a time.
 
-    def __init__(self, run: Run) -> None:
+    ``num_tokens_before``: prompt and response tokens of the responses stored before this start.
+    """
+
+    def __init__(self, run: Run, num_tokens_before: tuple[int, int] = (0, 0)) -> None:
         annotator = run.recipe.annotator
         self._model = annotator.model
         self._categories = run.task.category_names
         self._sample, self._responses = run.table("sample"), run.table("responses")
         self._sample_parts = [(*_ranks(part.name), part.name) for part in self._sample.require_manifest().parts]
-        self._engine = create_engine(annotator, run.task)
+        self._engine = create_engine(annotator, run.task, num_tokens_before)
 
     def __call__(self, unit: dict[str, Any]) -> Outcome:
-        """Answer the records of ranks ``start`` to ``end`` and commit their part of ``responses``."""
+        """Answer the records of ranks ``start`` to ``end`` and commit their part of ``responses``.
+
+        Where the engine stops early, the answers it gave are committed as a shorter part before that is passed on.
+        """
         start, end = unit["start"], unit["end"]
         records = self._read(start, end)
         started_at, began = time.time(), time.perf_counter()
-        answers = self._engine.annotate(records[schema.TEXT].to_pylist())
+        try:
+            answers = self._engine.annotate(records[schema.TEXT].to_pylist())
+        except StoppedEarly as stopped:
+            if stopped.answers:
+                self._commit(start, records, stopped.answers, time.perf_counter() - began)
+            raise
         busy_seconds = time.perf_counter() - began
-        part = self._responses.commit_part(
-            _part_name(start, end),
-            responses_table(records, answers, self._categories, self._model),
+        return Outcome([self._commit(start, records, answers, busy_seconds)], busy_seconds, {"started_at": started_at})
+
+    def _commit(self, start: int, records: pa.Table, answers: list[Answer], busy_seconds: float) -> Part:
+        """Commit the answers to the first ``len(answers)`` of the records that begin at rank ``start``."""
+        return self._responses.commit_part(
+            _part_name(start, start + len(answers)),
+            responses_table(records.slice(0, len(answers)), answers, self._categories, self._model),
             {
                 "num_records": len(answers),
                 "num_prompt_tokens": sum(a.num_prompt_tokens for a in answers),
@@ -106,7 +125,6 @@ class AnnotatePart:
                 _BUSY: round(busy_seconds * 1000),
             },
         )
-        return Outcome([part], busy_seconds, {"started_at": started_at})
 
     def _read(self, start: int, end: int) -> pa.Table:
         """Sample rows of ranks ``start`` to ``end``, whatever parts they lie in."""
@@ -158,7 +176,9 @@ class _Work:
 
     def __post_init__(self) -> None:
         self._started, self._started_at = time.monotonic(), time.time()
-        self._wall_seconds_before = self.responses.read_progress().get("wall_seconds", 0.0)
+        earlier = self.responses.read_progress()
+        self._wall_seconds_before = earlier.get("wall_seconds", 0.0)
+        self._num_failures_before = earlier.get("num_failures", 0)
         self._last_saved = 0.0
         self._num_before, self._busy_seconds_before = self.num_done, self.busy_seconds
         self._startup_seconds: float | None = None
@@ -172,6 +192,12 @@ class _Work:
         return sum(part.counts.get(_BUSY, 0) for part in self.parts) / 1000
 
     @property
+    def num_tokens(self) -> tuple[int, int]:
+        """Prompt and response tokens."""
+        counts = [part.counts for part in self.parts]
+        return sum(c["num_prompt_tokens"] for c in counts), sum(c["num_response_tokens"] for c in counts)
+
+    @property
     def wall_seconds(self) -> float:
         return self._wall_seconds_before + time.monotonic() - self._started
 
@@ -182,10 +208,12 @@ class _Work:
         if time.monotonic() - self._last_saved >= _PROGRESS_EVERY_S or self.num_done >= self.num_total:
             self.save_progress()
 
-    def save_progress(self) -> None:
+    def save_progress(self, failure: str | None = None) -> None:
         self._last_saved = time.monotonic()
         self.responses.write_progress(
             {
+                "failure": failure,
+                "num_failures": self._num_failures_before + (failure is not None),
                 "done": self.num_done,
                 "total": self.num_total,
                 "busy_seconds": self.busy_seconds,

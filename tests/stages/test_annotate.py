@@ -8,6 +8,7 @@ import pytest
 from tiny_llm import save_tiny_llm
 
 from llambert import schema
+from llambert.engines import Answer, StoppedEarly
 from llambert.recipe import AnnotatorRecipe, ClassifierRecipe, CorpusRecipe, Recipe
 from llambert.reference import resolve
 from llambert.run import Run
@@ -138,6 +139,32 @@ def test_worker_commits_the_responses_of_its_ranks_with_counts(make_run):
     assert part.counts["num_prompt_tokens"] == sum(table[schema.NUM_PROMPT_TOKENS].to_pylist()) > 0
     for text, prompt in zip(table[schema.TEXT].to_pylist(), table[schema.PROMPT].to_pylist(), strict=True):
         assert text in prompt
+
+
+def test_engine_that_stops_early_leaves_the_answers_it_gave(make_run, monkeypatch):
+    run = make_run(num_records=21)
+    draw_sample(run)
+
+    class Budgeted:
+        """Answers three records and has no money left then."""
+
+        def annotate(self, texts):
+            answers = [Answer(prompt=text, response="positive", finish_reason="stop") for text in texts[:3]]
+            raise StoppedEarly("budget used up", answers)
+
+    paid_before = []
+
+    def create(annotator, task, num_tokens_before):
+        paid_before.append(num_tokens_before)
+        return Budgeted()
+
+    monkeypatch.setattr("llambert.stages.annotate.create_engine", create)
+    with pytest.raises(StoppedEarly, match="budget used up"):
+        AnnotatePart(run, (70, 7))({"start": 8, "end": 16})
+    assert paid_before == [(70, 7)]
+    assert run.table("responses").part_names() == ["part-000000008-000000011.parquet"]
+    ids = run.table("responses").read_part("part-000000008-000000011.parquet")[schema.RECORD_ID].to_pylist()
+    assert ids == eligible_in_hash_order()[8:11]
 
 
 @pytest.mark.slow
