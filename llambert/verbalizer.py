@@ -53,7 +53,7 @@ _NEGATING_PHRASES = re.compile(r"\b(?:instead of|far from|anything but|as oppose
 _UNDOING = _words("only just merely simply doubt question")
 _HEDGES = _words("entirely completely totally wholly purely fully necessarily exclusively solely always strictly")
 _TURNS = _words("but however although though whereas because since while yet instead")
-_JOINTS = _words("and so then")
+_JOINTS = _words("and or also so then")  # "or" alone passes a negation on
 # Words that may stand around a mention in a verdict, and between a negation and what it denies.
 _FRAME = _words(
     """a an the this that these it its it's that's is are was were be been being am as of to in on at for by with or
@@ -77,6 +77,7 @@ _PIECES = re.compile(
     r"|(?P<comma>,)|(?P<question>\?)|(?P<stop>\.(?!\w)|[!;:()\[\]{}\n|<>=–—]|\s-+\s)"
 )
 _TYPOGRAPHY = str.maketrans({"’": "'", "‘": "'", "`": "'", "…": ".", "​": None, "﻿": None})
+_LETTER_OR_DIGIT = re.compile(r"[^\W_]")
 # What a reasoning model thinks aloud comes before its answer, and is none.
 _THOUGHT = re.compile(r"\s*<think>(?:.*?</think>|.*)", re.DOTALL)
 _INABILITY = re.compile(
@@ -98,12 +99,18 @@ class Reading:
     reject_reason: RejectReason | None = None
 
 
+_Role = Literal["break", "negation", "undoing", "joint", "hedge", "turn", "frame", "other"]
+
+
 class _Token(NamedTuple):
-    """A word or phrase, with the category it mentions; or a break: ``,``, ``?`` or ``.`` (any other)."""
+    """A word or phrase with its part in a clause and the category it mentions; or a break: ``,``, ``?``, ``.``."""
 
     word: str
+    role: _Role
     category: str | None = None
-    is_break: bool = False
+
+
+_COMMA, _QUESTION, _STOP = (_Token(sign, "break") for sign in ",?.")
 
 
 @dataclass
@@ -145,7 +152,7 @@ class Verbalizer:
         for phrase in sorted(self._owner, key=len, reverse=True):
             self._starting[phrase[0]].append(phrase)
         self._longest = max(map(len, self._owner))
-        self._misspelt = lru_cache(maxsize=65_536)(self._find_misspelt)
+        self._word_token = lru_cache(maxsize=65_536)(self._make_word_token)
         self._read_remembered = lru_cache(maxsize=65_536)(self._read)
 
     def read(self, response: str | None, finish_reason: str = "stop") -> Reading:
@@ -158,9 +165,10 @@ class Verbalizer:
     def _read(self, response: str, is_cut_off: bool) -> Reading:
         thought = _THOUGHT.match(response)
         text = _normalise(response[thought.end() :] if thought else response)
-        if not any(character.isalnum() for character in text):
+        if not _LETTER_OR_DIGIT.search(text):
             return Reading(reject_reason="truncated" if is_cut_off and response.strip() else "empty")
-        spoken = _NEGATING_PHRASES.sub("not", _INABILITY.sub(".", text))
+        is_unable = "not" in text or "n't" in text or "unable" in text  # said by every _INABILITY; cheaper to find
+        spoken = _NEGATING_PHRASES.sub("not", _INABILITY.sub(".", text) if is_unable else text)
         clauses = _clauses(self._tokens(spoken, is_cut_off), is_cut_off)
         evidence = (
             [clause for clause in clauses if clause.is_verdict and not clause.is_question]
@@ -176,44 +184,55 @@ class Verbalizer:
         left = [category for category in self.categories if category not in denied]
         if denied and len(left) == 1:
             return Reading(left[0])
-        if _REFUSAL.search(text) or _INABILITY.search(text):
+        if _REFUSAL.search(text) or (is_unable and _INABILITY.search(text)):
             return Reading(reject_reason="refused")
         return Reading(reject_reason="truncated" if is_cut_off else "no_category")
 
     def _tokens(self, text: str, is_cut_off: bool) -> list[_Token]:
         """Words and breaks in order, every mention made one token."""
-        pieces = list(_PIECES.finditer(text))
-        words = [piece["word"] for piece in pieces]
-        spoken = [word for word in words if word is not None]
-        if len(spoken) <= self._longest:
-            whole = " ".join(spoken)
-            category = None if tuple(spoken) in self._owner else self._misspelt(whole, 2)
-            if category:
-                return [_Token(whole, category)]
+        pieces = _PIECES.findall(text)
+        words = [piece[0] for piece in pieces]  # "" for a break
+        if len(words) - words.count("") <= self._longest and (token := self._whole_misspelt(words)):
+            return [token]
         # Nothing but white space, quotes or emphasis may follow a word that was broken off.
-        may_break_off = words[-1] is not None and (is_cut_off or len(words) <= self._longest)
+        may_break_off = words[-1] != "" and (is_cut_off or len(words) <= self._longest)
         tokens: list[_Token] = []
         at = 0
         while at < len(words):
-            word = words[at]
-            if word is None:
-                tokens.append(_Token({",": ",", "?": "?"}.get(pieces[at][0], "."), is_break=True))
-                at += 1
-                continue
-            size, category = 1, None
-            for phrase in self._starting.get(word, ()):
-                if tuple(words[at : at + len(phrase)]) == phrase:
-                    size, category = len(phrase), self._owner[phrase]
-                    break
+            word, size = words[at], 1
+            if not word:
+                _, comma, question, _ = pieces[at]
+                token = _COMMA if comma else _QUESTION if question else _STOP
+            elif phrase := self._phrase_at(words, at, may_break_off):
+                size, category = phrase
+                token = _Token(" ".join(words[at : at + size]), _role(word) if size == 1 else "other", category)
             else:
-                if may_break_off and len(words) - at <= self._longest and None not in words[at:]:
-                    category = self._broken_off(tuple(words[at:]))
-                    size = len(words) - at if category else 1
-                if not category and len(word) >= _MIN_LETTERS_MISSPELT - 1:
-                    category = self._misspelt(word, _MIN_LETTERS_MISSPELT)
-            tokens.append(_Token(" ".join(words[at : at + size]), category))
+                token = self._word_token(word)
+            tokens.append(token)
             at += size
         return tokens
+
+    def _phrase_at(self, words: list[str], at: int, may_break_off: bool) -> tuple[int, str] | None:
+        """The longest answer phrase that begins here, or is broken off at the end: its words and its category."""
+        for phrase in self._starting.get(words[at], ()):
+            if tuple(words[at : at + len(phrase)]) == phrase:
+                return len(phrase), self._owner[phrase]
+        num_left = len(words) - at
+        if may_break_off and num_left <= self._longest and (category := self._broken_off(tuple(words[at:]))):
+            return num_left, category
+        return None
+
+    def _whole_misspelt(self, words: list[str]) -> _Token | None:
+        """A response that is one misspelt answer and nothing else."""
+        spoken = tuple(word for word in words if word)
+        if spoken in self._owner:
+            return None
+        category = self._misspelt(" ".join(spoken), 2)
+        return _Token(" ".join(spoken), "other", category) if category else None
+
+    def _make_word_token(self, word: str) -> _Token:
+        is_long = len(word) >= _MIN_LETTERS_MISSPELT - 1
+        return _Token(word, _role(word), self._misspelt(word, _MIN_LETTERS_MISSPELT) if is_long else None)
 
     def _broken_off(self, words: tuple[str, ...]) -> str | None:
         """The only category with a phrase that goes on where ``words`` end, inside its last word."""
@@ -225,7 +244,7 @@ class Verbalizer:
             if len(phrase) == len(words) and phrase[:-1] == words[:-1] and phrase[-1].startswith(words[-1])
         )
 
-    def _find_misspelt(self, text: str, min_letters: int) -> str | None:
+    def _misspelt(self, text: str, min_letters: int) -> str | None:
         """The only category with a phrase of ``min_letters`` or more that is one edit from ``text``."""
         if _is_function_word(text):
             return None
@@ -246,12 +265,23 @@ def _normalise(text: str) -> str:
     return text.replace("`", "'").casefold()
 
 
-def _is_negation(word: str) -> bool:
-    return word in _NEGATIONS or word.endswith("n't")
+def _role(word: str) -> _Role:
+    if word in _NEGATIONS or word.endswith("n't"):
+        return "negation"
+    if word in _UNDOING:
+        return "undoing"
+    if word in _JOINTS:
+        return "joint"
+    if word in _HEDGES:
+        return "hedge"
+    if word in _TURNS:
+        return "turn"
+    is_adverb = word.endswith("ly") and len(word) > 4
+    return "frame" if is_adverb or word in _FRAME else "other"
 
 
 def _is_function_word(word: str) -> bool:
-    return word in _FRAME or word in _EVERYDAY or word in _TURNS or word in _JOINTS or _is_negation(word)
+    return word in _EVERYDAY or _role(word) in ("negation", "joint", "turn", "frame")
 
 
 def _is_one_edit_apart(a: str, b: str) -> bool:
@@ -286,13 +316,14 @@ def _clauses(tokens: list[_Token], is_cut_off: bool) -> list[_Clause]:
             current.clear()
 
     for at, token in enumerate(tokens):
-        is_in_list = token.word == "," and any(word.category for word in current) and _list_goes_on(tokens, at + 1)
-        if is_in_list or not (token.is_break or token.word in _TURNS):
-            current.append(token)
-        else:
+        if token.role == "turn" or (
+            token.role == "break" and not (token is _COMMA and _is_in_list(current, tokens, at))
+        ):
             close()
-        if token.is_break and token.word != ",":
-            if token.word == "?":
+        else:
+            current.append(token)
+        if token.role == "break" and token is not _COMMA:
+            if token is _QUESTION:
                 for clause in clauses[sentence_start:]:
                     clause.is_question = True
             sentence_start = len(clauses)
@@ -300,44 +331,47 @@ def _clauses(tokens: list[_Token], is_cut_off: bool) -> list[_Clause]:
     return clauses
 
 
-def _list_goes_on(tokens: list[_Token], at: int) -> bool:
-    while at < len(tokens) and (tokens[at].word in ("and", "or", "also") or _is_negation(tokens[at].word)):
-        if tokens[at].category:
-            break
+def _is_in_list(before: list[_Token], tokens: list[_Token], comma: int) -> bool:
+    """Whether categories stand before the comma, and one right behind it: "positive, negative"."""
+    if not any(token.category for token in before):
+        return False
+    at = comma + 1
+    while at < len(tokens) and not tokens[at].category and tokens[at].role in ("negation", "joint"):
         at += 1
     return at < len(tokens) and tokens[at].category is not None
 
 
 def _read_clause(tokens: list[_Token], is_cut_off: bool) -> _Clause:
     clause = _Clause()
-    is_list = all(category or is_break or word in ("and", "or") for word, category, is_break in tokens)
+    if not any(token.category for token in tokens):
+        return clause
+    is_list = all(token.category or token.role in ("break", "joint") for token in tokens)
+    is_framed = all(token.category or token.role in ("break", "frame") for token in tokens)
     governed: Literal["", "denied", "unclear"] = ""  # by a negation, at this point
-    for at, (word, category, is_break) in enumerate(tokens):
+    for at, (word, role, category) in enumerate(tokens):
         is_everyday = len(word) == 1 or word in _EVERYDAY
-        if category and (is_list or not is_everyday or _stands_out(tokens, at, is_cut_off)):
+        if category and (not is_everyday or is_list or _stands_out(tokens, at, is_framed, is_cut_off)):
             if governed != "unclear":
                 (clause.denied if governed else clause.affirmed).add(category)
             if word == "no" and not is_list:
                 governed = "denied"  # "no related findings"
-        elif is_break or (word in _UNDOING and governed == "denied"):
-            governed = ""
-        elif _is_negation(word):
+        elif role == "negation":
             governed = "" if governed == "denied" and word != "nor" else "denied"
-        elif word in _JOINTS:
-            governed = ""
-        elif word in _HEDGES:
+        elif role in ("break", "joint") or (role == "undoing" and governed == "denied"):
+            governed = governed if word == "or" else ""
+        elif role == "hedge":
             governed = "unclear" if governed else ""
-        elif word not in _FRAME and word != "or" and not (word.endswith("ly") and len(word) > 4):
+        elif role == "other":
             governed = "unclear" if governed else ""
             clause.is_framed = False
     return clause
 
 
-def _stands_out(tokens: list[_Token], at: int, is_cut_off: bool) -> bool:
-    """Whether an everyday word of a clause stands where an answer does: opening it ("no") or at its end."""
+def _stands_out(tokens: list[_Token], at: int, is_framed: bool, is_cut_off: bool) -> bool:
+    """Whether an everyday word stands where an answer does: opening its clause ("no") or at its end."""
     word = tokens[at].word
     follower = tokens[at + 1] if at + 1 < len(tokens) else None
-    if follower is not None and not follower.is_break:
+    if follower is not None and follower.role != "break":
         return at == 0 and word in _OPENING and follower.word not in _UNDOING
     # What was cut off behind "The review is a" ended there by chance.
-    return not is_cut_off and (len(word) > 1 or all(token.category or token.word in _FRAME for token in tokens))
+    return not is_cut_off and (len(word) > 1 or is_framed)

@@ -286,9 +286,9 @@ def test_a_prompt_that_is_too_long_without_a_text_is_over_length(endpoint, make_
 
 
 def test_requests_keep_to_the_pace(endpoint, make_engine):
-    make_engine(limits={"requests_per_minute": 600}).annotate(["x"] * 6)
-    assert endpoint.times[-1] - endpoint.times[0] >= 0.45
-    assert len(endpoint.times) == 6
+    make_engine(limits={"requests_per_minute": 600}).annotate(["x"] * 12)
+    assert endpoint.times[-1] - endpoint.times[0] >= 0.8  # eleven tenths of a second, less what the first was late
+    assert len(endpoint.times) == 12
 
 
 def test_tokens_keep_to_the_pace_as_the_endpoint_counts_them(endpoint, make_engine):
@@ -366,7 +366,7 @@ def test_nothing_but_failures_are_the_endpoints_and_make_no_rejects(endpoint, ma
     endpoint.script += [chat(), chat()]
     endpoint.otherwise = error(400, "unsupported_parameter", "temperature is not supported")
     with pytest.raises(StoppedEarly, match=r"no answer for 10 records in a row: .*temperature is not") as stop:
-        make_engine(limits={"concurrency": 2}).annotate(["x"] * 40)
+        make_engine(limits={"concurrency": 1}).annotate(["x"] * 40)
     assert [answer.response for answer in stop.value.answers] == ["Positive", "Positive"]
 
 
