@@ -45,12 +45,14 @@ def _words(text: str) -> frozenset[str]:
 
 
 _NEGATIONS = _words(
-    "not no never neither nor non without cannot hardly barely than nothing lacks lacking"
+    "not no never neither nor non without cannot hardly barely less than nothing lacks lacking"
     " isnt wasnt dont doesnt didnt cant wouldnt couldnt shouldnt"
 )
-_NEGATING_PHRASES = re.compile(r"\b(?:instead of|far from|anything but|as opposed to|by no means|no longer)\b")
-# After a negation these deny nothing: "not only positive", "no doubt positive".
-_UNDOING = _words("only just merely simply doubt question")
+_NEGATING_PHRASES = re.compile(
+    r"\b(?:instead of|far from|anything but|as opposed to|by no means|no longer|less than)\b"
+)
+# After a negation these deny nothing: "not only positive", "no doubt positive", "no idea".
+_UNDOING = _words("only just merely simply doubt question idea clue answer information")
 _HEDGES = _words("entirely completely totally wholly purely fully necessarily exclusively solely always strictly")
 _TURNS = _words("but however although though whereas because since while yet instead")
 _JOINTS = _words("and or also so then")  # "or" alone passes a negation on
@@ -246,7 +248,7 @@ class Verbalizer:
 
     def _misspelt(self, text: str, min_letters: int) -> str | None:
         """The only category with a phrase of ``min_letters`` or more that is one edit from ``text``."""
-        if _is_function_word(text):
+        if len(text) < 2 or _is_function_word(text):
             return None
         return self._only_owner(
             phrase
@@ -346,7 +348,7 @@ def _read_clause(tokens: list[_Token], is_cut_off: bool) -> _Clause:
     if not any(token.category for token in tokens):
         return clause
     is_list = all(token.category or token.role in ("break", "joint") for token in tokens)
-    is_framed = all(token.category or token.role in ("break", "frame") for token in tokens)
+    is_framed = all(token.category or token.role in ("break", "frame", "undoing") for token in tokens)
     governed: Literal["", "denied", "unclear"] = ""  # by a negation, at this point
     for at, (word, role, category) in enumerate(tokens):
         is_everyday = len(word) == 1 or word in _EVERYDAY
