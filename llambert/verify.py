@@ -30,6 +30,7 @@ from llambert.tasks import load_task
 
 # Tables without which a run is not finished, then those that are looked at where they have a manifest.
 _REQUIRED = ("corpus", "sample", "responses", "silver", "checkpoint", "labels")
+_ANNOTATED = ("sample", "responses", "silver")  # a classifier trained on gold labels alone needs none of these
 _BESIDE = ("corpus_rejects", "duplicates", "rejects", "label_rejects")
 _WITHOUT_ID_CHECK = ("corpus_rejects", "checkpoint")  # rows of the source that are no record may lack an id
 # Tables that share a folder with a larger or an earlier sample's parts.
@@ -88,7 +89,7 @@ def verify(run: Run) -> list[Finding]:
             continue
         if manifest is not None:
             manifests[name] = manifest
-        elif name in _REQUIRED:
+        elif name in _REQUIRED and not (name in _ANNOTATED and run.recipe.classifier.regime == "gold"):
             findings.append(Finding(name, None, "not complete: it has no manifest.json"))
     num_rows = sum(part.num_rows for manifest in manifests.values() for part in manifest.parts)
     with tempfile.TemporaryDirectory(prefix="llambert-verify-") as folder:

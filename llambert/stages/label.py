@@ -6,21 +6,15 @@ before a restart is kept as it is. Records that cannot be labelled go to ``label
 """
 
 import time
-from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-
 from llambert import schema
-from llambert.classifier import WINDOW_RECORDS, Classifier, Predictions
 from llambert.dataset_card import dataset_card
 from llambert.errors import InputError
+from llambert.labelling import REJECTED, PartLabeller, num_in, read_windows
 from llambert.progress import Progress
 from llambert.recipe import LabelRecipe
 from llambert.reference import content_identity
@@ -28,9 +22,6 @@ from llambert.run import Run
 from llambert.run_directory import Manifest, Part, TableDirectory, write_whole
 from llambert.stages.parts import Outcome, Pool, run_units
 
-_ROWS_PER_READ = 1024
-_WINDOW_BYTES = 32 << 20
-_REJECTED = "rejected."
 _PART_READERS = 8
 _PROGRESS_EVERY_S = 2.0
 
@@ -58,10 +49,10 @@ def label(run: Run) -> Manifest:
                 before = work.num_done
                 work.add(outcome)
                 bar.advance(work.num_done - before)
-    except InputError:
-        raise
     except Exception as error:
-        work.write_progress(failure=" ".join([type(error).__name__, *str(error).split("\n")[-1:]]))
+        work.write_progress(failure=f"{type(error).__name__}: {str(error).strip().rpartition(chr(10))[2]}")
+        if isinstance(error, InputError):
+            raise
         missing = [part.name for part in work.to_do]
         raise RuntimeError(
             f"label: {len(missing)} of {len(corpus_parts)} parts are not labelled ({', '.join(missing[:5])}"
@@ -76,7 +67,7 @@ def label(run: Run) -> Manifest:
 
 
 class LabelPart:
-    """The classifier, loaded once, and the tables it reads and writes; called with ``{"name", "num_rows"}``."""
+    """The classifier, loaded once, and the corpus it reads; called with ``{"name", "num_rows"}``."""
 
     def __init__(
         self,
@@ -86,113 +77,17 @@ class LabelPart:
         labels: TableDirectory,
         rejects: TableDirectory,
     ) -> None:
-        self.recipe, self.corpus, self.labels, self.rejects = recipe, corpus, labels, rejects
-        self.classifier = Classifier(
-            checkpoint,
-            dtype=recipe.dtype,
-            max_batch_tokens=recipe.max_batch_tokens,
-            device="cuda" if recipe.gpus_per_actor > 0 else "cpu",
-            num_threads=max(1, round(recipe.cpus_per_actor)),
-        )
+        self.labeller = PartLabeller(recipe, checkpoint, labels, rejects)
+        self.corpus = corpus
+        self.columns = list(dict.fromkeys([schema.RECORD_ID, schema.TEXT, *recipe.keep]))
 
     def __call__(self, unit: dict[str, Any]) -> Outcome:
-        """Label one part of the corpus and commit it.
-
-        The part of ``label_rejects`` is committed first, even if empty, and decides: should another attempt
-        at this part, killed or still running, have rejected other records, both keep to the committed one,
-        so that no record is in both tables or in neither.
-        """
+        """Label one part of the corpus and commit it under its own name."""
         started = time.time()
-        name = unit["name"]
-        counts: Counter[str] = Counter()
-        labelled: list[pa.Table] = []
-        rejected = [schema.CORPUS_REJECTS.empty_table()]
-        busy_seconds = 0.0
-        for window, predictions in self._predict(name):
-            busy_seconds += predictions.busy_seconds
-            counts["num_tokens"] += predictions.num_tokens
-            counts["num_padded_tokens"] += predictions.num_padded_tokens
-            counts["num_truncated"] += predictions.num_truncated
-            labelled.append(self._labels(window, predictions))
-            rejected.append(_rejects(window, predictions))
-        table = pa.concat_tables(labelled)
-        reject_reasons = self._settle_rejects(name, pa.concat_tables(rejected))
-        table = table.filter(pc.invert(pc.is_in(table[schema.RECORD_ID], reject_reasons[schema.RECORD_ID])))
-        assert table.num_rows + reject_reasons.num_rows == unit["num_rows"], f"{name}: a record was lost"
-        for column, prefix in ((table[schema.LABEL], "label."), (reject_reasons[schema.REJECT_REASON], _REJECTED)):
-            for count in pc.value_counts(column).to_pylist():
-                counts[f"{prefix}{count['values']}"] = count["counts"]
-        part = self.labels.commit_part(name, table, dict(counts))
-        held = (time.time() - started) * self.recipe.gpus_per_actor
-        return Outcome([part], busy_seconds, {"started_at": started, "accelerator_seconds": held})
-
-    @property
-    def _columns(self) -> list[str]:
-        return list(dict.fromkeys([schema.RECORD_ID, schema.TEXT, *self.recipe.keep]))
-
-    def _predict(self, name: str) -> Iterator[tuple[pa.Table, Predictions]]:
-        """Windows of the corpus part, each with what the classifier says about it."""
-        waiting: deque[pa.Table] = deque()
-
-        def texts() -> Iterator[Sequence[str]]:
-            for window in read_windows(self.corpus, name, self._columns):
-                waiting.append(window)
-                # What the tokenizer will not read anyway need not become a Python string.
-                yield pc.utf8_slice_codeunits(window[schema.TEXT], 0, self.classifier.max_text_chars + 1).to_pylist()
-
-        for predictions in self.classifier.stream(texts()):
-            yield waiting.popleft(), predictions
-
-    def _labels(self, window: pa.Table, predictions: Predictions) -> pa.Table:
-        kept = np.ones(window.num_rows, dtype=bool)
-        kept[list(predictions.failures)] = False
-        columns = {
-            schema.RECORD_ID: window[schema.RECORD_ID],
-            schema.LABEL: pa.array(predictions.labels, pa.string()),
-            schema.SCORE: pa.array(predictions.scores, pa.float32()),
-        }
-        if self.recipe.probabilities:
-            columns[schema.LABEL_PROBABILITIES] = _probabilities(self.classifier.categories, predictions.probabilities)
-        columns |= {name: window[name] for name in self.recipe.keep}
-        fields = [
-            pa.field(name, column.type, nullable=name not in schema.LABELS.names) for name, column in columns.items()
-        ]
-        return pa.table(columns).filter(pa.array(kept)).cast(pa.schema(fields))
-
-    def _settle_rejects(self, name: str, rejected: pa.Table) -> pa.Table:
-        """Commit the rejects, or take those that another attempt committed; ids and reasons."""
-        self.rejects.commit_part(name, rejected.combine_chunks())
-        settled = self.rejects.read_part(name, [schema.RECORD_ID, schema.REJECT_REASON])
-        lost = set(rejected[schema.RECORD_ID].to_pylist()) - set(settled[schema.RECORD_ID].to_pylist())
-        if lost:
-            raise RuntimeError(
-                f"{name}: {len(lost)} records failed here that another attempt labelled, for example {min(lost)}"
-            )
-        return settled
-
-
-def read_windows(corpus: TableDirectory, name: str, columns: list[str]) -> Iterator[pa.Table]:
-    """A corpus part in tables of at most ``WINDOW_RECORDS`` rows and, single rows aside, 32 MiB of text.
-
-    Read a thousand rows at a time: memory does not depend on the size of the part. An empty part is one empty
-    table.
-    """
-    with corpus.filesystem.open(corpus.path(name), "rb") as stream, pq.ParquetFile(stream, pre_buffer=False) as parquet:
-        missing = [column for column in columns if column not in parquet.schema_arrow.names]
-        if missing:
-            raise InputError(f"label.keep: {corpus.uri}/{name} has no column {', '.join(missing)}")
-        waiting: list[pa.Table] = []
-        num_rows = num_bytes = 0
-        for batch in parquet.iter_batches(batch_size=_ROWS_PER_READ, columns=columns):
-            table = pa.Table.from_batches([batch]).select(columns)
-            size = pc.sum(pc.binary_length(table[schema.TEXT])).as_py() or 0
-            if waiting and (num_rows + table.num_rows > WINDOW_RECORDS or num_bytes + size > _WINDOW_BYTES):
-                yield pa.concat_tables(waiting)
-                waiting, num_rows, num_bytes = [], 0, 0
-            waiting.append(table)
-            num_rows += table.num_rows
-            num_bytes += size
-        yield pa.concat_tables(waiting) if waiting else parquet.schema_arrow.empty_table().select(columns)
+        done = self.labeller.commit(unit["name"], read_windows(self.corpus, unit["name"], self.columns))
+        assert num_in(done.part) == unit["num_rows"], f"{unit['name']}: the corpus part has lost rows"
+        held = (time.time() - started) * self.labeller.recipe.gpus_per_actor
+        return Outcome([done.part], done.busy_seconds, {"started_at": started, "accelerator_seconds": held})
 
 
 def _check_columns(run: Run) -> None:
@@ -233,7 +128,7 @@ class _Work:
     @property
     def num_done(self) -> int:
         """Records labelled or rejected."""
-        return sum(_num_in(part) for part in self._done.values())
+        return sum(num_in(part) for part in self._done.values())
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -285,10 +180,6 @@ def _committed_parts(table: TableDirectory, names: set[str]) -> dict[str, Part]:
         return dict(zip(committed, readers.map(table.committed_part, committed), strict=True))
 
 
-def _num_in(part: Part) -> int:
-    return part.num_rows + sum(num for key, num in part.counts.items() if key.startswith(_REJECTED))
-
-
 def _manifest(run: Run, work: _Work, model_identity: str) -> Manifest:
     totals: Counter[str] = Counter()
     for part in work.parts:
@@ -303,8 +194,8 @@ def _manifest(run: Run, work: _Work, model_identity: str) -> Manifest:
         model_identity=model_identity,
         num_in=work.num_done,
         num_kept=sum(part.num_rows for part in work.parts),
-        num_rejected={k.removeprefix(_REJECTED): n for k, n in sorted(totals.items()) if k.startswith(_REJECTED)},
-        counts={key: num for key, num in sorted(totals.items()) if not key.startswith(_REJECTED)},
+        num_rejected={k.removeprefix(REJECTED): n for k, n in sorted(totals.items()) if k.startswith(REJECTED)},
+        counts={key: num for key, num in sorted(totals.items()) if not key.startswith(REJECTED)},
         measures={"padding_waste": 1 - totals["num_tokens"] / padded if padded else 0.0, **work.measures},
         wall_seconds=seconds["wall_seconds"],
         busy_seconds=seconds["busy_seconds"],
@@ -330,26 +221,3 @@ def _complete_rejects(run: Run, labels: Manifest) -> None:
             parts=[parts[name] for name in sorted(parts)],
         )
     )
-
-
-def _rejects(window: pa.Table, predictions: Predictions) -> pa.Table:
-    rows = sorted(predictions.failures)
-    failed = window.take(pa.array(rows, pa.int64()))
-    return pa.table(
-        [
-            failed[schema.RECORD_ID],
-            failed[schema.TEXT],
-            pa.array([predictions.failures[row] for row in rows], pa.string()),
-        ],
-        schema=schema.CORPUS_REJECTS,
-    )
-
-
-def _probabilities(categories: list[str], probabilities: np.ndarray) -> pa.Array:
-    """``schema.PROBABILITIES`` from an array (records, categories), without a Python object per value."""
-    num, width = len(probabilities), len(categories)
-    names = pa.array(categories * num, pa.string())
-    pairs = pa.StructArray.from_arrays(
-        [names, pa.array(probabilities.reshape(-1).astype(np.float64))], fields=list(schema.PROBABILITIES.value_type)
-    )
-    return pa.ListArray.from_arrays(pa.array(np.arange(num + 1) * width, pa.int32()), pairs, type=schema.PROBABILITIES)

@@ -6,16 +6,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
 from label_runs import ROWS_PER_PART, fill, filled_run, make_run
+from s3_server import running_server
 from tiny_classifier import save_tiny_classifier, tiny_texts
 
-from llambert import schema
+from llambert import labelling, schema
 from llambert.classifier import Classifier
 from llambert.errors import InputError
+from llambert.labelling import read_windows
 from llambert.run import Run
 from llambert.stages import label as module
-from llambert.stages.label import LabelPart, label, read_windows
+from llambert.stages.label import LabelPart, label
 from llambert.stages.parts import Outcome
+from llambert.verify import verify
 
 
 @pytest.fixture
@@ -220,12 +224,12 @@ def test_windows_of_a_part_are_bounded_and_hold_every_row_in_order(tmp_path, mon
         {"record_id": [str(n) for n in range(5000)], "text": texts, "split": ["all"] * 5000, "gold_label": texts}
     )
     corpus.commit_part("part-0.parquet", table)
-    monkeypatch.setattr(module, "WINDOW_RECORDS", 2048)
+    monkeypatch.setattr(labelling, "WINDOW_RECORDS", 2048)
     windows = list(read_windows(corpus, "part-0.parquet", ["record_id", "text"]))
     assert [window.num_rows for window in windows] == [2048, 2048, 904]
     assert pa.concat_tables(windows)["text"].to_pylist() == texts
     assert windows[0].column_names == ["record_id", "text"]
-    monkeypatch.setattr(module, "_WINDOW_BYTES", 30_000)
+    monkeypatch.setattr(labelling, "_WINDOW_BYTES", 30_000)
     assert max(window.num_rows for window in read_windows(corpus, "part-0.parquet", ["record_id", "text"])) == 1024
 
 
@@ -258,3 +262,26 @@ def test_through_ray_with_two_actors_the_table_is_the_same(tmp_path, without_ray
     assert rows_of(run) == rows_of(alone)
     assert json.loads(manifest.model_dump_json())["num_kept"] == 90
     assert np.isfinite(manifest.measures["records_per_second"])
+
+
+@pytest.mark.slow
+@pytest.mark.s3
+def test_to_object_storage_through_ray_with_the_server_killed_and_restarted_between_two_starts(tmp_path):
+    with running_server(tmp_path / "s3") as server:
+        run = filled_run(tmp_path, 70, gold=True, storage="s3://llambert-test/run")
+        ray.shutdown()  # workers of an earlier test's cluster do not have this server's settings
+        corpus = run.table("corpus")
+        damaged = corpus.path("part-00000-000002.parquet")
+        content = corpus.filesystem.cat_file(damaged)
+        corpus.filesystem.pipe_file(damaged, content[:100])
+        with pytest.raises(RuntimeError, match=r"parts are not labelled .*part-00000-000002.parquet"):
+            label(run)
+        server.kill()
+        server.start()
+        corpus.filesystem.pipe_file(damaged, content)
+        manifest = label(run)
+        assert (manifest.num_in, manifest.num_kept) == (70, 70)
+        assert [row["label"] for row in rows_of(run)] == expected_labels(run, tiny_texts(70))
+        problems = [str(finding) for finding in verify(run) if finding.table in ("corpus", "labels", "label_rejects")]
+        assert problems == []
+        ray.shutdown()

@@ -1,0 +1,164 @@
+"""From records to committed labels: the classifier, one part at a time. What both labelling stages share; no Ray."""
+
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from llambert import schema
+from llambert.classifier import WINDOW_RECORDS, Classifier, Predictions
+from llambert.errors import InputError
+from llambert.recipe import LabelRecipe
+from llambert.run_directory import Part, TableDirectory
+
+REJECTED = "rejected."
+"""What the names of a part's counts of rejected records begin with; the reason follows."""
+
+_ROWS_PER_READ = 1024
+_WINDOW_BYTES = 32 << 20
+
+
+@dataclass(frozen=True)
+class LabelledPart:
+    """A committed part of labels, and the seconds the model took for it."""
+
+    part: Part
+    busy_seconds: float
+
+
+class PartLabeller:
+    """A loaded classifier and the two tables it fills: ``labels`` and its ``rejects``."""
+
+    def __init__(self, recipe: LabelRecipe, checkpoint: str, labels: TableDirectory, rejects: TableDirectory) -> None:
+        self.recipe, self.labels, self.rejects = recipe, labels, rejects
+        self.classifier = Classifier(
+            checkpoint,
+            dtype=recipe.dtype,
+            max_batch_tokens=recipe.max_batch_tokens,
+            device="cuda" if recipe.gpus_per_actor > 0 else "cpu",
+            num_threads=max(1, round(recipe.cpus_per_actor)),
+        )
+
+    def commit(self, name: str, windows: Iterable[pa.Table]) -> LabelledPart:
+        """Label tables of record_id, text and the columns to keep, and commit them as one part, ``name``.
+
+        The part of ``rejects`` is committed first, even if empty, and decides: should another attempt at
+        this part, killed or still running, have rejected other records, both keep to the committed one, so
+        that no record is in both tables or in neither.
+        """
+        counts: Counter[str] = Counter()
+        labelled: list[pa.Table] = []
+        rejected = [schema.CORPUS_REJECTS.empty_table()]
+        num_records, busy_seconds = 0, 0.0
+        for window, predictions in self._predict(windows):
+            num_records += window.num_rows
+            busy_seconds += predictions.busy_seconds
+            counts["num_tokens"] += predictions.num_tokens
+            counts["num_padded_tokens"] += predictions.num_padded_tokens
+            counts["num_truncated"] += predictions.num_truncated
+            labelled.append(self._labels(window, predictions))
+            rejected.append(_rejects(window, predictions))
+        table = pa.concat_tables(labelled)
+        settled = self._settle_rejects(name, pa.concat_tables(rejected))
+        table = table.filter(pc.invert(pc.is_in(table[schema.RECORD_ID], settled[schema.RECORD_ID])))
+        assert table.num_rows + settled.num_rows == num_records, f"{name}: a record was lost"
+        for column, prefix in ((table[schema.LABEL], "label."), (settled[schema.REJECT_REASON], REJECTED)):
+            for count in pc.value_counts(column).to_pylist():
+                counts[f"{prefix}{count['values']}"] = count["counts"]
+        return LabelledPart(self.labels.commit_part(name, table, dict(counts)), busy_seconds)
+
+    def _predict(self, windows: Iterable[pa.Table]) -> Iterator[tuple[pa.Table, Predictions]]:
+        """The windows, each with what the classifier says about it."""
+        waiting: deque[pa.Table] = deque()
+
+        def texts() -> Iterator[list[str]]:
+            for window in windows:
+                waiting.append(window)
+                # What the tokenizer will not read anyway need not become a Python string.
+                yield pc.utf8_slice_codeunits(window[schema.TEXT], 0, self.classifier.max_text_chars + 1).to_pylist()
+
+        for predictions in self.classifier.stream(texts()):
+            yield waiting.popleft(), predictions
+
+    def _labels(self, window: pa.Table, predictions: Predictions) -> pa.Table:
+        kept = np.ones(window.num_rows, dtype=bool)
+        kept[list(predictions.failures)] = False
+        columns = {
+            schema.RECORD_ID: window[schema.RECORD_ID],
+            schema.LABEL: pa.array(predictions.labels, pa.string()),
+            schema.SCORE: pa.array(predictions.scores, pa.float32()),
+        }
+        if self.recipe.probabilities:
+            columns[schema.LABEL_PROBABILITIES] = _probabilities(self.classifier.categories, predictions.probabilities)
+        columns |= {name: window[name] for name in self.recipe.keep}
+        fields = [
+            pa.field(name, column.type, nullable=name not in schema.LABELS.names) for name, column in columns.items()
+        ]
+        return pa.table(columns).filter(pa.array(kept)).cast(pa.schema(fields))
+
+    def _settle_rejects(self, name: str, rejected: pa.Table) -> pa.Table:
+        """Commit the rejects, or take those that another attempt committed; ids and reasons."""
+        self.rejects.commit_part(name, rejected.combine_chunks())
+        settled = self.rejects.read_part(name, [schema.RECORD_ID, schema.REJECT_REASON])
+        lost = set(rejected[schema.RECORD_ID].to_pylist()) - set(settled[schema.RECORD_ID].to_pylist())
+        if lost:
+            raise RuntimeError(
+                f"{name}: {len(lost)} records failed here that another attempt labelled, for example {min(lost)}"
+            )
+        return settled
+
+
+def read_windows(corpus: TableDirectory, name: str, columns: list[str]) -> Iterator[pa.Table]:
+    """A corpus part in tables of at most ``WINDOW_RECORDS`` rows and, single rows aside, 32 MiB of text.
+
+    Read a thousand rows at a time: memory does not depend on the size of the part. An empty part is one empty
+    table.
+    """
+    with corpus.filesystem.open(corpus.path(name), "rb") as stream, pq.ParquetFile(stream, pre_buffer=False) as parquet:
+        missing = [column for column in columns if column not in parquet.schema_arrow.names]
+        if missing:
+            raise InputError(f"label.keep: {corpus.uri}/{name} has no column {', '.join(missing)}")
+        waiting: list[pa.Table] = []
+        num_rows = num_bytes = 0
+        for batch in parquet.iter_batches(batch_size=_ROWS_PER_READ, columns=columns):
+            table = pa.Table.from_batches([batch]).select(columns)
+            size = pc.sum(pc.binary_length(table[schema.TEXT])).as_py() or 0
+            if waiting and (num_rows + table.num_rows > WINDOW_RECORDS or num_bytes + size > _WINDOW_BYTES):
+                yield pa.concat_tables(waiting)
+                waiting, num_rows, num_bytes = [], 0, 0
+            waiting.append(table)
+            num_rows += table.num_rows
+            num_bytes += size
+        yield pa.concat_tables(waiting) if waiting else parquet.schema_arrow.empty_table().select(columns)
+
+
+def num_in(part: Part) -> int:
+    """Records of the corpus that a part of ``labels`` and its part of the rejects stand for."""
+    return part.num_rows + sum(num for key, num in part.counts.items() if key.startswith(REJECTED))
+
+
+def _rejects(window: pa.Table, predictions: Predictions) -> pa.Table:
+    rows = sorted(predictions.failures)
+    failed = window.take(pa.array(rows, pa.int64()))
+    return pa.table(
+        [
+            failed[schema.RECORD_ID],
+            failed[schema.TEXT],
+            pa.array([predictions.failures[row] for row in rows], pa.string()),
+        ],
+        schema=schema.CORPUS_REJECTS,
+    )
+
+
+def _probabilities(categories: list[str], probabilities: np.ndarray) -> pa.Array:
+    """``schema.PROBABILITIES`` from an array (records, categories), without a Python object per value."""
+    num, width = len(probabilities), len(categories)
+    names = pa.array(categories * num, pa.string())
+    pairs = pa.StructArray.from_arrays(
+        [names, pa.array(probabilities.reshape(-1).astype(np.float64))], fields=list(schema.PROBABILITIES.value_type)
+    )
+    return pa.ListArray.from_arrays(pa.array(np.arange(num + 1) * width, pa.int32()), pairs, type=schema.PROBABILITIES)

@@ -1,0 +1,141 @@
+"""Label files: any corpus and any checkpoint -> a folder of labels, without the rest of the method.
+
+``OUTPUT/part-<file>-<chunk>.parquet`` (record_id, label, score, ...), ``OUTPUT/rejects/`` and
+``OUTPUT/manifest.json``, written last. A start after a kill goes on where it was.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from llambert import schema
+from llambert.classifier import WINDOW_RECORDS
+from llambert.corpora import SourceFile, find_source_files, read_tables
+from llambert.errors import InputError
+from llambert.labelling import REJECTED, PartLabeller, num_in
+from llambert.progress import Progress
+from llambert.recipe import CorpusRecipe, LabelRecipe, digest, result_fields
+from llambert.reference import content_identity
+from llambert.run_directory import Manifest, Part, TableDirectory
+from llambert.stages.parts import Outcome, Pool, run_units
+
+
+def label_files(checkpoint: str, corpus: CorpusRecipe, output: str, recipe: LabelRecipe | None = None) -> Manifest:
+    """Label every row of the files of ``corpus`` (its ``path``, ``format``, ``columns``, ``rows_per_part``).
+
+    A row's id is that of ``columns.record_id``; without one, or where it is null, ``<file>-<row>``, both
+    counted from 0. Every row is labelled, blank texts too; only a null text is rejected. Ids are not checked
+    for repetition. ``recipe.keep`` names source columns to pass through, as strings. ``InputError`` if
+    ``output`` holds labels of other files, another checkpoint or other settings.
+    """
+    recipe = recipe or LabelRecipe()
+    identity = content_identity(checkpoint)
+    fingerprint = digest(content_identity(corpus.path), identity, result_fields(corpus), result_fields(recipe))
+    labels, rejects = TableDirectory(output.rstrip("/"), schema.LABELS), TableDirectory(f"{output.rstrip('/')}/rejects")
+    if manifest := _earlier(labels, fingerprint):
+        return manifest
+    started = time.monotonic()
+    units = [
+        {"index": s.index, "uri": s.uri, "format": s.format, "num_bytes": s.num_bytes}
+        for s in find_source_files(corpus)
+    ]
+    labels.write_progress({"fingerprint": fingerprint})
+    parts: list[Part] = []
+    busy_seconds = 0.0
+    pool = Pool(recipe.min_actors, recipe.max_actors, recipe.cpus_per_actor, recipe.gpus_per_actor, recipe.max_attempts)
+    arguments = (recipe, checkpoint, corpus, labels, rejects)
+    with Progress("label", total=len(units), unit="files") as bar:
+        for outcome in run_units("label files", LabelFile, arguments, units, pool):
+            parts += outcome.parts
+            busy_seconds += outcome.busy_seconds
+            bar.advance()
+    totals: Counter[str] = Counter()
+    for part in parts:
+        totals.update(part.counts)
+    return labels.write_manifest(
+        Manifest(
+            stage="label",
+            fingerprint=fingerprint,
+            recipe=recipe.model_dump(mode="json"),
+            model=checkpoint,
+            model_identity=identity,
+            num_in=sum(num_in(part) for part in parts),
+            num_kept=sum(part.num_rows for part in parts),
+            num_rejected={k.removeprefix(REJECTED): n for k, n in sorted(totals.items()) if k.startswith(REJECTED)},
+            counts={key: num for key, num in sorted(totals.items()) if not key.startswith(REJECTED)},
+            wall_seconds=time.monotonic() - started,
+            busy_seconds=busy_seconds,
+            parts=sorted(parts, key=lambda part: part.name),
+        )
+    )
+
+
+class LabelFile:
+    """The classifier, loaded once; called with one source file at a time."""
+
+    def __init__(
+        self,
+        recipe: LabelRecipe,
+        checkpoint: str,
+        corpus: CorpusRecipe,
+        labels: TableDirectory,
+        rejects: TableDirectory,
+    ) -> None:
+        self.labeller = PartLabeller(recipe, checkpoint, labels, rejects)
+        self.corpus, self.keep = corpus, recipe.keep
+
+    def __call__(self, unit: dict[str, Any]) -> Outcome:
+        """Commit the parts of one source file; those committed already are left as they are."""
+        source, labels = SourceFile(**unit), self.labeller.labels
+        committed = set(labels.part_names())
+        parts, busy_seconds = [], 0.0
+        for chunk, records in enumerate(self._chunks(source)):
+            name = f"part-{source.index:05d}-{chunk:06d}.parquet"
+            if name in committed:
+                parts.append(labels.committed_part(name))
+                continue
+            starts = range(0, max(records.num_rows, 1), WINDOW_RECORDS)
+            done = self.labeller.commit(name, (records.slice(start, WINDOW_RECORDS) for start in starts))
+            parts.append(done.part)
+            busy_seconds += done.busy_seconds
+        return Outcome(parts, busy_seconds)
+
+    def _chunks(self, source: SourceFile) -> Iterator[pa.Table]:
+        """The file's records, ``rows_per_part`` at a time."""
+        columns, size = self.corpus.columns, self.corpus.rows_per_part
+        named = [columns.text, *([columns.record_id] if columns.record_id else []), *self.keep]
+        waiting: list[pa.Table] = []
+        num_waiting = num_read = 0
+        for rows in read_tables(source, list(dict.fromkeys(named))):
+            waiting.append(self._records(source, rows, num_read))
+            num_read += rows.num_rows
+            num_waiting += rows.num_rows
+            while num_waiting >= size:
+                joined = pa.concat_tables(waiting)
+                yield joined.slice(0, size)
+                waiting, num_waiting = [joined.slice(size)], num_waiting - size
+        if num_waiting:
+            yield pa.concat_tables(waiting)
+
+    def _records(self, source: SourceFile, rows: pa.Table, first_row: int) -> pa.Table:
+        columns = self.corpus.columns
+        ids = pa.chunked_array(
+            [[f"{source.index:05d}-{first_row + row:09d}" for row in range(rows.num_rows)]], pa.string()
+        )
+        if columns.record_id:
+            ids = pc.coalesce(rows[columns.record_id], ids)
+        kept = {name: rows[name] for name in self.keep}
+        return pa.table({schema.RECORD_ID: ids, schema.TEXT: rows[columns.text], **kept})
+
+
+def _earlier(labels: TableDirectory, fingerprint: str) -> Manifest | None:
+    """The manifest of these very labels if they are complete; ``InputError`` if others are in their place."""
+    manifest = labels.read_manifest()
+    found = manifest.fingerprint if manifest else labels.read_progress().get("fingerprint")
+    if found != fingerprint and (found is not None or labels.part_names()):
+        raise InputError(f"{labels.uri}: holds labels of other files, checkpoint or settings; choose an empty folder")
+    return manifest

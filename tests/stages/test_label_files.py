@@ -1,0 +1,83 @@
+"""Labelling files without a run: ids, restarts, and refusing to mix two labellings in one folder."""
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from tiny_classifier import save_tiny_classifier, tiny_texts
+
+from llambert.classifier import Classifier
+from llambert.errors import InputError
+from llambert.recipe import Columns, CorpusRecipe, LabelRecipe
+from llambert.stages import label_files as module
+from llambert.stages.label_files import label_files
+
+
+@pytest.fixture(autouse=True)
+def without_ray(monkeypatch):
+    def run_units(name, worker, arguments, units, pool):
+        made = worker(*arguments)
+        return [made(unit) for unit in units]
+
+    monkeypatch.setattr(module, "run_units", run_units)
+
+
+@pytest.fixture
+def checkpoint(tmp_path) -> str:
+    return str(save_tiny_classifier(tmp_path / "checkpoint"))
+
+
+def write_csv(path: Path, texts: list[str], ids: bool = False) -> str:
+    lines = [f"n{i},{text}" if ids else text for i, text in enumerate(texts)]
+    path.write_text("\n".join(["id,text" if ids else "text", *lines]) + "\n")
+    return str(path)
+
+
+def rows_of(folder: Path) -> list[dict]:
+    return [row for file in sorted(folder.glob("part-*.parquet")) for row in pq.read_table(file).to_pylist()]
+
+
+def test_every_row_is_labelled_in_order_and_named_by_file_and_row(tmp_path, checkpoint):
+    texts = tiny_texts(25)
+    corpus = CorpusRecipe(path=write_csv(tmp_path / "in.csv", texts), rows_per_part=10)
+    manifest = label_files(checkpoint, corpus, str(tmp_path / "out"))
+    rows = rows_of(tmp_path / "out")
+    assert [row["label"] for row in rows] == Classifier(checkpoint, device="cpu").predict(texts).labels
+    assert [row["record_id"] for row in rows] == [f"00000-{i:09d}" for i in range(25)]
+    assert (manifest.num_in, manifest.num_kept) == (25, 25)
+    assert [part.num_rows for part in manifest.parts] == [10, 10, 5]
+
+
+def test_ids_and_columns_of_the_source_are_passed_through(tmp_path, checkpoint):
+    corpus = CorpusRecipe(path=write_csv(tmp_path / "in.csv", tiny_texts(3), ids=True), columns=Columns(record_id="id"))
+    label_files(checkpoint, corpus, str(tmp_path / "out"), LabelRecipe(keep=("text",)))
+    assert [(row["record_id"], row["text"]) for row in rows_of(tmp_path / "out")] == [
+        (f"n{i}", text) for i, text in enumerate(tiny_texts(3))
+    ]
+
+
+def test_a_start_after_a_kill_keeps_what_is_committed(tmp_path, checkpoint):
+    corpus = CorpusRecipe(path=write_csv(tmp_path / "in.csv", tiny_texts(25)), rows_per_part=10)
+    first = label_files(checkpoint, corpus, str(tmp_path / "out"))
+    (tmp_path / "out" / "manifest.json").unlink()
+    (tmp_path / "out" / first.parts[1].name).unlink()
+    kept = (tmp_path / "out" / first.parts[0].name).stat().st_mtime_ns
+    assert label_files(checkpoint, corpus, str(tmp_path / "out")).parts == first.parts
+    assert (tmp_path / "out" / first.parts[0].name).stat().st_mtime_ns == kept
+
+
+def test_two_labellings_never_mix_in_one_folder(tmp_path, checkpoint):
+    corpus = CorpusRecipe(path=write_csv(tmp_path / "in.csv", tiny_texts(5)))
+    label_files(checkpoint, corpus, str(tmp_path / "out"))
+    other = CorpusRecipe(path=write_csv(tmp_path / "other.csv", tiny_texts(6)))
+    with pytest.raises(InputError, match="holds labels of other files, checkpoint or settings"):
+        label_files(checkpoint, other, str(tmp_path / "out"))
+    (tmp_path / "out" / "manifest.json").unlink()
+    with pytest.raises(InputError, match="holds labels of other files"):
+        label_files(checkpoint, other, str(tmp_path / "out"))
+
+
+def test_a_missing_column_is_one_line(tmp_path, checkpoint):
+    corpus = CorpusRecipe(path=write_csv(tmp_path / "in.csv", tiny_texts(3)), columns=Columns(text="body"))
+    with pytest.raises(InputError, match="no column 'body'"):
+        label_files(checkpoint, corpus, str(tmp_path / "out"))
