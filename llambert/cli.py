@@ -10,8 +10,7 @@ from typing import Annotated
 
 import typer
 
-from llambert import __version__
-from llambert.engines import check
+from llambert import __version__, engines
 from llambert.errors import InputError
 from llambert.run import Run, open_run, record_recipe
 
@@ -85,8 +84,11 @@ def report(recipe: RecipePath, settings: Settings = None) -> None:
 
 def _open(recipe: str, settings: list[str] | None) -> Run:
     """The run, once everything that can be refused without reading a record was looked at."""
+    from llambert.stages import parse
+
     opened = open_run(recipe, settings)
-    check(opened.recipe.annotator, opened.task)
+    engines.check(opened.recipe.annotator, opened.task)
+    parse.check(opened)
     opened.fingerprints  # noqa: B018  looks every file and model up
     return opened
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from jinja2 import TemplateError
 from pydantic import Field, field_validator
 
-from llambert.errors import InputError
+from llambert.errors import InputError, OverLength
 from llambert.recipe import Section
 
 if TYPE_CHECKING:
@@ -170,7 +170,8 @@ class Renderer:
         """The prompt for a record's text in at most ``max_tokens`` tokens, shots kept, the text cut if need be.
 
         ``keep`` says which end of the text stays: its head, its tail, or both with ``ELLIPSIS`` between.
-        Raises ``ValueError`` where not even an empty text fits, or where the text would read as a template token.
+        Raises ``OverLength`` where not even an empty text fits, ``ValueError`` where the text would read as a
+        template token.
         """
         text = self._take_apart(text)
         rendered = self._render(text)
@@ -181,7 +182,7 @@ class Renderer:
             num_kept = len(spans)
             while len(token_ids) > max_tokens:
                 if num_kept == 0:
-                    raise ValueError(f"the prompt needs {len(token_ids)} tokens without any text; {max_tokens} fit")
+                    raise OverLength(f"the prompt needs {len(token_ids)} tokens without any text; {max_tokens} fit")
                 num_kept = max(0, num_kept - (len(token_ids) - max_tokens))
                 rendered = self._render(_cut(text, spans, num_kept, keep))
                 token_ids = self._tokens(rendered)
