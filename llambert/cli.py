@@ -1,4 +1,4 @@
-"""``llambert …``: run, status, verify, report. Commands import what they need when they run, so that
+"""``llambert …``: run, status, verify, label, report. Commands import what they need when they run, so that
 ``llambert --help`` and a complete run come back at once.
 
 Exit status: 0 done; 2 the recipe or its inputs are at fault, with one line a fault; 1 anything else.
@@ -75,8 +75,26 @@ def verify(recipe: RecipePath, settings: Settings = None) -> None:
 
 
 @app.command()
+def label(
+    checkpoint: Annotated[str, typer.Option(help="A fine-tuned classifier: a folder, s3://… or a hub name.")],
+    source: Annotated[str, typer.Option("--input", help="Files to label: one, a folder or a glob.")],
+    output: Annotated[str, typer.Option(help="Where the labels go: a folder or s3://….")],
+    text: Annotated[str, typer.Option(help="The column that holds the text.")] = "text",
+    record_id: Annotated[str | None, typer.Option(help="The column that holds the id; none: file and row.")] = None,
+) -> None:
+    """Label any files with a checkpoint, without the rest of the method."""
+    from llambert.recipe import Columns, CorpusRecipe
+    from llambert.stages.label_files import label_files
+
+    columns = Columns(text=text, record_id=record_id)
+    manifest = label_files(checkpoint, CorpusRecipe(path=source, columns=columns), output)
+    rejected = ", ".join(f"{num:,} {reason}" for reason, num in manifest.num_rejected.items()) or "none"
+    print(f"{manifest.num_kept:,} of {manifest.num_in:,} records labelled into {output}; rejected: {rejected}")
+
+
+@app.command()
 def report(recipe: RecipePath, settings: Settings = None) -> None:
-    """Write the report of a finished run again, or for the first time, and print its summary."""
+    """Write the report of a finished run if it has none, and print its summary."""
     from llambert.evaluation.report import report
 
     _start(_open(recipe, settings), report)

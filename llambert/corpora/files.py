@@ -106,7 +106,9 @@ def _read_delimited(source: SourceFile, columns: list[str]) -> Iterator[pa.Table
             read_options=pyarrow.csv.ReadOptions(block_size=4 << 20),
             parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
             convert_options=pyarrow.csv.ConvertOptions(
-                column_types=dict.fromkeys(columns, pa.binary()), strings_can_be_null=True, null_values=[""],
+                column_types=dict.fromkeys(columns, pa.binary()),
+                strings_can_be_null=True,
+                null_values=[""],
                 quoted_strings_can_be_null=False,
             ),
         )
