@@ -20,9 +20,8 @@ from vllm.engine.arg_utils import EngineArgs
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.llm_engine import LLMEngine
 
-from llambert.engines.answers import first_line
 from llambert.engines.transformers import load_model
-from llambert.errors import InputError
+from llambert.errors import InputError, one_line
 from llambert.recipe import AnnotatorRecipe
 from llambert.reference import content_identity, local_copy
 
@@ -134,7 +133,7 @@ def start_engine(annotator: AnnotatorRecipe, args: dict[str, Any], log: Path) ->
         with _output_to(log):
             engine = LLMEngine.from_engine_args(EngineArgs(**args))
     except _START_FAULTS as error:
-        cause = _cause(log) or first_line(error)
+        cause = _cause(log) or f"{type(error).__name__}: {one_line(error)}"
         raise InputError(f"annotator.model: vLLM cannot start {annotator.model}: {cause} (all of it: {log})") from error
     _report_death(engine)
     return engine
