@@ -158,6 +158,7 @@ def test_a_changed_gold_label_changes_the_fingerprint_of_gold_regimes_alone(tmp_
 
 
 def test_a_missing_encoder_and_one_sided_labels_are_refused_before_ray_starts(tmp_path, encoder):
+    ray.shutdown()  # of an earlier module
     run = make_run(tmp_path, encoder, min_confidence=0.9)
     with pytest.raises(InputError, match=r"no silver record reaches 0\.9"):
         finetune(run)
@@ -170,6 +171,7 @@ def test_a_missing_encoder_and_one_sided_labels_are_refused_before_ray_starts(tm
 
 @pytest.fixture(scope="module")
 def local_ray():
+    ray.shutdown()  # an earlier module's has as many CPUs as the machine
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
