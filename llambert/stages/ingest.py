@@ -7,6 +7,7 @@ text an earlier record has). One source file is one unit of work; its parts are 
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import asdict
 from hashlib import blake2b
 from typing import Any
 
@@ -34,7 +35,7 @@ def ingest(run: Run) -> Manifest:
     started = time.monotonic()
     sources = find_source_files(run.recipe.corpus)
     tables = (corpus, run.table("corpus_rejects"), run.table("corpus_keys"))
-    units = [{"index": s.index, "uri": s.uri, "format": s.format, "num_bytes": s.num_bytes} for s in sources]
+    units = [asdict(source) for source in sources]
     parts: list[Part] = []
     busy_seconds = 0.0
     with Progress("ingest", total=len(units), unit="files") as progress:

@@ -7,6 +7,7 @@
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 import pyarrow as pa
@@ -39,10 +40,7 @@ def label_files(checkpoint: str, corpus: CorpusRecipe, output: str, recipe: Labe
     if manifest := _earlier(labels, fingerprint):
         return manifest
     started = time.monotonic()
-    units = [
-        {"index": s.index, "uri": s.uri, "format": s.format, "num_bytes": s.num_bytes}
-        for s in find_source_files(corpus)
-    ]
+    units = [asdict(source) for source in find_source_files(corpus)]
     labels.write_progress({"fingerprint": fingerprint})
     parts: list[Part] = []
     busy_seconds = 0.0
