@@ -57,6 +57,8 @@ class CorpusRecipe(Section):
     """Column -> values whose rows are no records of this corpus (counted as ``excluded``)."""
     max_text_chars: PositiveInt = 100_000
     rows_per_part: PositiveInt = 50_000
+    max_malformed_share: Share = placed(0.01, ge=0, le=1)
+    """Share of the source's rows that may be malformed; they are kept in ``corpus_rejects``. More end the run."""
 
 
 class Decoding(Section):

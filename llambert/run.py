@@ -87,7 +87,7 @@ class Run:
 # Table -> the table whose fingerprint it lives under, and its schema (None: not one Parquet schema).
 _TABLES = {
     "corpus": ("corpus", schema.CORPUS),
-    "corpus_rejects": ("corpus", schema.CORPUS_REJECTS),
+    "corpus_rejects": ("corpus", schema.SOURCE_REJECTS),
     "corpus_keys": ("corpus", schema.CORPUS_KEYS),
     "duplicates": ("corpus", schema.DUPLICATES),
     "sample": ("sample", schema.SAMPLE),

@@ -20,6 +20,8 @@ LABEL = "label"
 LABEL_PROBABILITIES = "label_probabilities"
 CONFIDENCE = "confidence"
 REJECT_REASON = "reject_reason"
+SOURCE = "source"
+LINE = "line"
 SCORE = "score"
 MODEL = "model"
 NUM_PROMPT_TOKENS = "num_prompt_tokens"
@@ -48,7 +50,11 @@ CORPUS_REJECTS = pa.schema(
         pa.field(REJECT_REASON, pa.string(), nullable=False),
     ]
 )
-"""Rows of the source that are no record, each with its reason; written by ingest."""
+"""Records without a label, each with its reason; the first columns of ``SOURCE_REJECTS``."""
+
+SOURCE_REJECTS = pa.schema([*CORPUS_REJECTS, pa.field(SOURCE, pa.string()), pa.field(LINE, pa.int64())])
+"""Rows of the source that are no record, each with its reason; written by ingest. ``source`` (a file) and
+``line`` say where a malformed row is; its ``record_id`` is empty."""
 
 DUPLICATES = pa.schema(
     [

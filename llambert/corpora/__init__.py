@@ -1,5 +1,52 @@
-"""Readers: what a user has, file by file, as tables of strings. From here on the format does not matter."""
+"""Readers: what a user has as rows of strings. From here on the format does not matter.
 
-from llambert.corpora.files import SourceFile, find_source_files, read_tables
+A format is a module with two functions: ``find(corpus)``, its units of work in a fixed order, cheap and run once
+in the driver; and ``read(source, corpus, columns)``, one unit's ``Rows``, run in a worker, streaming.
+``InputError`` for a source that is not what it says; a row that cannot be read is malformed and costs that row.
+"""
 
-__all__ = ["SourceFile", "find_source_files", "read_tables"]
+from collections.abc import Iterator
+from typing import Protocol
+
+import pyarrow as pa
+
+from llambert.corpora import files
+from llambert.corpora.rows import MALFORMED, Rows, SourceFile, malformed_rows
+from llambert.errors import InputError
+from llambert.recipe import CorpusRecipe
+
+__all__ = ["MALFORMED", "Rows", "SourceFile", "find_source_files", "malformed_rows", "read_rows", "read_sound"]
+
+
+class Format(Protocol):
+    """What a module of this package is to ingest."""
+
+    def find(self, corpus: CorpusRecipe) -> list[SourceFile]:
+        """The units of work, ``index`` from 0 in order; ``InputError`` if there is none."""
+        ...
+
+    def read(self, source: SourceFile, corpus: CorpusRecipe, columns: list[str]) -> Iterator[Rows]:
+        """The rows of one unit with the named columns; ``InputError`` for a missing column."""
+        ...
+
+
+# Formats with files of their own shape; every other value of corpus.format is read by ``files``.
+_FORMATS: dict[str, Format] = {}
+
+
+def find_source_files(corpus: CorpusRecipe) -> list[SourceFile]:
+    """The corpus' units of work in a fixed order."""
+    return _FORMATS.get(corpus.format, files).find(corpus)
+
+
+def read_rows(source: SourceFile, corpus: CorpusRecipe, columns: list[str]) -> Iterator[Rows]:
+    """The named columns of one unit as strings, some thousand rows at a time."""
+    yield from _FORMATS.get(corpus.format, files).read(source, corpus, columns)
+
+
+def read_sound(source: SourceFile, corpus: CorpusRecipe, columns: list[str]) -> Iterator[pa.Table]:
+    """``read_rows`` for those who keep no malformed rows: ``InputError`` at the first."""
+    for rows in read_rows(source, corpus, columns):
+        for bad in rows.malformed.slice(0, 1).to_pylist():
+            raise InputError(f"{source.uri}:{bad['line']}: {bad['reject_reason']}: {bad['text']!r:.200}")
+        yield rows.records

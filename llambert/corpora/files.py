@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import BinaryIO
 
 import fsspec
@@ -11,6 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
+from llambert.corpora.rows import Rows, SourceFile
 from llambert.errors import InputError, one_line
 from llambert.recipe import CorpusRecipe
 from llambert.reference import find_files
@@ -27,22 +27,12 @@ _COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".xz": "xz"}
 _ROWS_PER_READ = 8192
 
 
-@dataclass(frozen=True)
-class SourceFile:
-    """One file of a corpus, and how to read it. ``index`` is its place in the sorted list of files."""
-
-    index: int
-    uri: str
-    format: str
-    num_bytes: int
-
-    @property
-    def compression(self) -> str | None:
-        """fsspec's name of the compression that the file's ending says."""
-        return next((name for ending, name in _COMPRESSIONS.items() if self.uri.endswith(ending)), None)
+def _compression(uri: str) -> str | None:
+    """fsspec's name of the compression that the file's ending says."""
+    return next((name for ending, name in _COMPRESSIONS.items() if uri.endswith(ending)), None)
 
 
-def find_source_files(corpus: CorpusRecipe) -> list[SourceFile]:
+def find(corpus: CorpusRecipe) -> list[SourceFile]:
     """The corpus' files in the order of their paths: a file, a folder's files, or a glob; local or remote."""
     filesystem, files = find_files(corpus.path)
     visible = [name for name in files if not name.rsplit("/", 1)[-1].startswith((".", "_"))]
@@ -68,20 +58,21 @@ def _format_of(name: str, corpus: CorpusRecipe) -> str:
     )
 
 
-def read_tables(source: SourceFile, columns: list[str]) -> Iterator[pa.Table]:
+def read(source: SourceFile, corpus: CorpusRecipe, columns: list[str]) -> Iterator[Rows]:
     """The named columns of a file as strings, some thousand rows at a time, in file order.
 
     Bytes that are not UTF-8 become U+FFFD. ``InputError`` for a missing column, or a file that is not what
     its format says or ends too early.
     """
     try:
-        yield from _READERS[source.format](source, columns)
+        for table in _READERS[source.format](source, columns):
+            yield Rows(table)
     except (pa.ArrowInvalid, OSError, EOFError, UnicodeDecodeError) as error:
         raise InputError(f"{source.uri}: cannot be read as {source.format}: {one_line(error)}") from error
 
 
 def _open(source: SourceFile) -> BinaryIO:
-    return fsspec.open(source.uri, "rb", compression=source.compression).open()
+    return fsspec.open(source.uri, "rb", compression=_compression(source.uri)).open()
 
 
 def _require(columns: list[str], present: list[str], source: SourceFile) -> None:

@@ -6,7 +6,6 @@ text an earlier record has). One source file is one unit of work; its parts are 
 
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import asdict
 from hashlib import blake2b
 from typing import Any
@@ -16,7 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llambert import schema
-from llambert.corpora import SourceFile, find_source_files, read_tables
+from llambert.corpora import SourceFile, find_source_files
+from llambert.corpora.chunks import Chunk, read_chunks
 from llambert.errors import InputError
 from llambert.progress import Progress
 from llambert.recipe import CorpusRecipe
@@ -51,6 +51,7 @@ def ingest(run: Run) -> Manifest:
     num_kept = sum(part.num_rows for part in parts)
     if num_kept == 0:
         raise InputError(f"corpus.path: {run.recipe.corpus.path} has no record: {dict(counts)}")
+    _check_malformed(run, counts["num_malformed"], counts["num_read"])
     num_duplicates = _find_duplicates(run, [part.name for part in parts])
     rejected = {k.removeprefix("rejected."): n for k, n in sorted(counts.items()) if k.startswith("rejected.")}
     _complete_rejects(run, rejected)
@@ -67,6 +68,8 @@ def ingest(run: Run) -> Manifest:
                 "num_duplicates": num_duplicates,
                 "num_truncated": counts["num_truncated"],
                 "num_unknown_gold": counts["num_unknown_gold"],
+                "num_malformed": counts["num_malformed"],
+                "num_encoding_faults": counts["num_encoding_faults"],
                 "num_bytes": sum(source.num_bytes for source in sources),
             },
             wall_seconds=time.monotonic() - started,
@@ -74,6 +77,29 @@ def ingest(run: Run) -> Manifest:
             parts=parts,
         )
     )
+
+
+def _check_malformed(run: Run, num_malformed: int, num_read: int) -> None:
+    """``InputError`` with examples if more of the source than the recipe allows could not be read."""
+    allowed = run.recipe.corpus.max_malformed_share
+    if num_malformed <= allowed * num_read:
+        return
+    rejects = run.table("corpus_rejects")
+    examples: list[str] = []
+    for name in rejects.part_names():
+        rows = rejects.read_part(name, [schema.SOURCE, schema.LINE, schema.REJECT_REASON]).to_pylist()
+        examples += [_place(row) for row in rows if row[schema.SOURCE] is not None][:3]
+        if len(examples) >= 3:
+            break
+    raise InputError(
+        f"corpus.max_malformed_share: {num_malformed:,} of {num_read:,} rows cannot be read, which is more than "
+        f"{allowed:.1%}: {'; '.join(examples[:3])}; mend them or raise the share"
+    )
+
+
+def _place(row: dict[str, Any]) -> str:
+    line = "" if row[schema.LINE] is None else f":{row[schema.LINE]}"
+    return f"{row[schema.SOURCE]}{line} ({row[schema.REJECT_REASON]})"
 
 
 class IngestFile:
@@ -87,7 +113,7 @@ class IngestFile:
         rejects: TableDirectory,
         keys: TableDirectory,
     ) -> None:
-        self.recipe, self.categories = recipe, categories
+        self.recipe, self.categories, self.columns = recipe, categories, _source_columns(recipe)
         self.corpus, self.rejects, self.keys = corpus, rejects, keys
 
     def __call__(self, unit: dict[str, Any]) -> Outcome:
@@ -96,42 +122,23 @@ class IngestFile:
         source = SourceFile(**unit)
         committed = set(self.corpus.part_names())
         parts = []
-        for chunk, (first_row, table) in enumerate(self._chunks(source)):
-            name = f"part-{source.index:05d}-{chunk:06d}.parquet"
+        for number, chunk in enumerate(read_chunks(source, self.recipe, self.columns)):
+            name = f"part-{source.index:05d}-{number:06d}.parquet"
             if name in committed:
                 parts.append(self.corpus.committed_part(name))
                 continue
-            records, rejected, counts = self._separate(source, table, first_row)
+            records, rejected, counts = self._separate(source, chunk)
             # The corpus part comes last: where it is, its rejects and keys are too.
             self.rejects.commit_part(name, rejected)
             self.keys.commit_part(name, _keys(records))
             parts.append(self.corpus.commit_part(name, records, counts))
         return Outcome(parts, busy_seconds=time.monotonic() - started)
 
-    def _chunks(self, source: SourceFile) -> Iterator[tuple[int, pa.Table]]:
-        """Source rows ``rows_per_part`` at a time, each chunk with the number of its first row."""
-        size = self.recipe.rows_per_part
-        waiting: list[pa.Table] = []
-        num_waiting = first_row = 0
-        for table in read_tables(source, _source_columns(self.recipe)):
-            waiting.append(table)
-            num_waiting += table.num_rows
-            while num_waiting >= size:
-                joined = pa.concat_tables(waiting)
-                yield first_row, joined.slice(0, size)
-                first_row += size
-                num_waiting -= size
-                waiting = [joined.slice(size)]
-        if num_waiting:
-            yield first_row, pa.concat_tables(waiting)
-
-    def _separate(
-        self, source: SourceFile, table: pa.Table, first_row: int
-    ) -> tuple[pa.Table, pa.Table, dict[str, int]]:
+    def _separate(self, source: SourceFile, chunk: Chunk) -> tuple[pa.Table, pa.Table, dict[str, int]]:
         """Records, rejects and counts of one chunk of source rows."""
-        columns = self.recipe.columns
+        columns, table = self.recipe.columns, chunk.records(self.columns)
         text = table[columns.text].combine_chunks()
-        ids = self._record_ids(source, table, first_row)
+        ids = self._record_ids(source, table, chunk.first_row)
         reasons = self._reject_reasons(table, text, ids)
         too_long = pc.greater(pc.utf8_length(text), self.recipe.max_text_chars)
         kept = pc.is_null(reasons)
@@ -140,21 +147,17 @@ class IngestFile:
             {
                 schema.RECORD_ID: ids,
                 schema.TEXT: pc.utf8_slice_codeunits(text, 0, self.recipe.max_text_chars),
-                schema.SPLIT: table[columns.split] if columns.split else pa.array([_WHOLE] * len(text), pa.string()),
+                schema.SPLIT: self._splits(table),
                 schema.GOLD_LABEL: gold,
                 **{name: table[name] for name in columns.keep},
             }
         ).filter(kept)
-        rejected = pa.table(
-            {
-                schema.RECORD_ID: pc.fill_null(ids, ""),
-                # An excluded row is another kind of row, not a damaged record: its text stays in the source.
-                schema.TEXT: pc.if_else(pc.equal(reasons, "excluded"), None, text),
-                schema.REJECT_REASON: reasons,
-            }
-        ).filter(pc.invert(kept))
+        malformed = chunk.malformed_records()
+        rejected = _rejects(source, pa.table([ids, text, reasons], schema.CORPUS_REJECTS.names), malformed)
         counts = Counter(f"rejected.{reason}" for reason in rejected[schema.REJECT_REASON].to_pylist())
-        counts["num_read"] = table.num_rows
+        counts["num_read"] = table.num_rows + malformed.num_rows
+        counts["num_malformed"] = malformed.num_rows
+        counts["num_encoding_faults"] = chunk.num_encoding_faults
         counts["num_truncated"] = pc.sum(pc.and_(pc.fill_null(too_long, False), kept)).as_py() or 0
         if columns.gold_label:
             unknown = pc.and_(pc.is_valid(table[columns.gold_label]), pc.is_null(gold))
@@ -177,10 +180,13 @@ class IngestFile:
         excluded = pa.array([False] * table.num_rows)
         for column, values in self.recipe.exclude.items():
             excluded = pc.or_(excluded, pc.is_in(table[column].combine_chunks(), pa.array(values, pa.string())))
-        cases = pc.make_struct(
-            excluded, pc.is_null(ids), pc.is_null(text), pc.equal(pc.utf8_trim_whitespace(pc.fill_null(text, "")), "")
-        )
-        return pc.case_when(cases, "excluded", "null_record_id", "null_text", "empty_text")
+        blank = pc.equal(pc.utf8_trim_whitespace(pc.fill_null(text, "")), "")
+        cases = pc.make_struct(excluded, pc.is_null(ids), pc.is_null(text), blank, pc.is_null(self._splits(table)))
+        return pc.case_when(cases, "excluded", "null_record_id", "null_text", "empty_text", "null_split")
+
+    def _splits(self, table: pa.Table) -> pa.Array:
+        column = self.recipe.columns.split
+        return table[column].combine_chunks() if column else pa.array([_WHOLE] * table.num_rows, pa.string())
 
     def _gold_labels(self, table: pa.Table) -> pa.Array:
         column = self.recipe.columns.gold_label
@@ -188,6 +194,19 @@ class IngestFile:
             return pa.nulls(table.num_rows, pa.string())
         mapping = self.recipe.gold_labels or {name: name for name in self.categories}
         return pa.array([mapping.get(value) for value in table[column].to_pylist()], pa.string())
+
+
+def _rejects(source: SourceFile, rows: pa.Table, malformed: pa.Table) -> pa.Table:
+    """The ``SOURCE_REJECTS`` among ``rows`` (record_id, text, reject_reason or null), and the malformed ones."""
+    rows = rows.filter(pc.is_valid(rows[schema.REJECT_REASON]))
+    reasons, nowhere = rows[schema.REJECT_REASON], pa.nulls(rows.num_rows)
+    # An excluded row is another kind of row, not a damaged record: its text stays in the source.
+    texts = pc.if_else(pc.equal(reasons, "excluded"), None, rows[schema.TEXT])
+    no_records = [pc.fill_null(rows[schema.RECORD_ID], ""), texts, reasons, nowhere, nowhere]
+    ids, sources = pa.array([""] * malformed.num_rows), pa.array([source.uri] * malformed.num_rows)
+    unread = [ids, malformed[schema.TEXT], malformed[schema.REJECT_REASON], sources, malformed[schema.LINE]]
+    names = schema.SOURCE_REJECTS.names
+    return pa.concat_tables(pa.table(c, names).cast(schema.SOURCE_REJECTS) for c in (no_records, unread))
 
 
 def _source_columns(recipe: CorpusRecipe) -> list[str]:

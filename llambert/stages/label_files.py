@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from llambert import schema
 from llambert.classifier import WINDOW_RECORDS
-from llambert.corpora import SourceFile, find_source_files, read_tables
+from llambert.corpora import SourceFile, find_source_files, read_sound
 from llambert.errors import InputError
 from llambert.labelling import REJECTED, PartLabeller, num_in
 from llambert.progress import Progress
@@ -108,7 +108,7 @@ class LabelFile:
         named = [columns.text, *([columns.record_id] if columns.record_id else []), *self.keep]
         waiting: list[pa.Table] = []
         num_waiting = num_read = 0
-        for rows in read_tables(source, list(dict.fromkeys(named))):
+        for rows in read_sound(source, self.corpus, list(dict.fromkeys(named))):
             waiting.append(self._records(source, rows, num_read))
             num_read += rows.num_rows
             num_waiting += rows.num_rows

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from llambert.corpora import find_source_files, read_tables
+from llambert.corpora import find_source_files, read_rows
 from llambert.errors import InputError
 from llambert.recipe import CorpusRecipe
 
@@ -13,8 +13,9 @@ ROWS = [{"id": "a", "text": "one, two"}, {"id": "b", "text": 'say "hi"\nagain'},
 
 
 def read(path, columns=("id", "text"), **recipe):
-    [source] = find_source_files(CorpusRecipe(path=str(path), **recipe))
-    tables = list(read_tables(source, list(columns)))
+    corpus = CorpusRecipe(path=str(path), **recipe)
+    [source] = find_source_files(corpus)
+    tables = [rows.records for rows in read_rows(source, corpus, list(columns))]
     return pa.concat_tables(tables).to_pylist() if tables else []
 
 

@@ -58,7 +58,7 @@ def test_every_source_row_is_a_record_or_a_reject_with_its_reason(tmp_path):
         {"record_id": "f", "text": "Good film.", "split": "all", "gold_label": "positive", "kind": "review"},
         {"record_id": "g", "text": "abcdefghij", "split": "all", "gold_label": None, "kind": "review"},
     ]
-    assert run.table("corpus_rejects").read().to_pylist() == [
+    assert run.table("corpus_rejects").read(["record_id", "text", "reject_reason"]).to_pylist() == [
         {"record_id": "b", "text": None, "reject_reason": "null_text"},
         {"record_id": "c", "text": "   ", "reject_reason": "empty_text"},
         {"record_id": "e", "text": None, "reject_reason": "excluded"},

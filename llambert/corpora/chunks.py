@@ -1,0 +1,58 @@
+"""A source cut into the rows of one part each: always at the same rows, whatever the machine."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from llambert.corpora import SourceFile, read_rows
+from llambert.corpora.rows import MALFORMED
+from llambert.recipe import CorpusRecipe
+
+_MAX_BYTES = 64 << 20
+
+
+@dataclass
+class Chunk:
+    """Rows of one part: ``records`` from row ``first_row`` of the source on, and the malformed rows among them."""
+
+    first_row: int
+    tables: list[pa.Table] = field(default_factory=list)
+    malformed: list[pa.Table] = field(default_factory=list)
+    num_rows: int = 0
+    num_bytes: int = 0
+    num_encoding_faults: int = 0
+
+    def records(self, columns: list[str]) -> pa.Table:
+        """The rows as one table of strings."""
+        return pa.concat_tables([pa.schema([(name, pa.string()) for name in columns]).empty_table(), *self.tables])
+
+    def malformed_records(self) -> pa.Table:
+        """The rows that could not be read, as one ``MALFORMED`` table."""
+        return pa.concat_tables([MALFORMED.empty_table(), *self.malformed])
+
+    def _add(self, table: pa.Table) -> None:
+        self.tables.append(table)
+        self.num_rows += table.num_rows
+        self.num_bytes += table.nbytes  # of these rows alone, whatever buffers they share
+
+
+def read_chunks(source: SourceFile, corpus: CorpusRecipe, columns: list[str]) -> Iterator[Chunk]:
+    """The source's rows, a new chunk after ``rows_per_part`` rows or 64 MiB."""
+    chunk = Chunk(0)
+    for rows in read_rows(source, corpus, columns):
+        table = rows.records
+        chunk.malformed.append(rows.malformed)
+        chunk.num_encoding_faults += rows.num_encoding_faults
+        while chunk.num_rows + table.num_rows >= corpus.rows_per_part:
+            num_missing = corpus.rows_per_part - chunk.num_rows
+            chunk._add(table.slice(0, num_missing))
+            table = table.slice(num_missing)
+            yield chunk
+            chunk = Chunk(chunk.first_row + corpus.rows_per_part)
+        chunk._add(table)
+        if chunk.num_bytes >= _MAX_BYTES:
+            yield chunk
+            chunk = Chunk(chunk.first_row + chunk.num_rows)
+    if chunk.num_rows or any(table.num_rows for table in chunk.malformed):
+        yield chunk
