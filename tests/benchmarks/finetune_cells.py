@@ -1,0 +1,147 @@
+"""Trainings that are stored once: the tables of fine-tuning are made of such cells, in as many runs as it takes.
+
+A cell is one training by the core (no Ray) on one data set: its settings, the probabilities it gives the test
+records, and its time. Its file's name is a digest of everything that decided it, so a stopped benchmark goes on
+where it was, two processes may fill one folder, and a changed setting never meets a stale cell.
+"""
+
+import json
+import os
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import numpy as np
+import pyarrow as pa
+import torch
+import transformers
+from scipy import stats
+
+from llambert import schema
+from llambert.recipe import ClassifierRecipe, digest
+from llambert.training.loop import FineTuning, Phase
+from llambert.training.model import load_encoder
+from llambert.training.records import Selected, TrainingSet, select_gold, select_silver
+
+DEFAULT_STORE = Path(__file__).resolve().parents[2] / "runs" / "finetune_cells"
+
+
+def prepare(threads: int) -> None:
+    """Threads of this process, and no progress bars of transformers."""
+    torch.set_num_threads(threads)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """What trainings are compared on. ``gold`` and ``test`` are corpus tables with gold labels."""
+
+    name: str
+    categories: list[str]
+    silver: pa.Table
+    gold: pa.Table
+    test: pa.Table
+
+    @cached_property
+    def test_codes(self) -> np.ndarray:
+        """Category indices of the test records."""
+        return np.array([self.categories.index(label) for label in self.test[schema.GOLD_LABEL].to_pylist()])
+
+    @cached_property
+    def test_records(self) -> TrainingSet:
+        """The test records as the training core takes them."""
+        one_hot = np.eye(len(self.categories), dtype=np.float32)[self.test_codes]
+        return TrainingSet(self.test[schema.TEXT].to_pylist(), self.test_codes, one_hot, np.ones(len(one_hot)))
+
+    def select(self, recipe: ClassifierRecipe) -> dict[str, Selected]:
+        """Phase -> its records."""
+        phases = {}
+        if recipe.regime != "gold":
+            phases["silver"] = select_silver(self.silver, self.categories, recipe)
+        if recipe.regime in ("gold", "combined"):
+            num = recipe.num_records if recipe.regime == "gold" else recipe.gold.num_records
+            phases["gold"] = select_gold(self.gold, self.categories, recipe, num)
+        return phases
+
+
+@dataclass(frozen=True)
+class Cell:
+    """``probabilities``: float32 (test records, categories). ``seconds``: of the training alone."""
+
+    probabilities: np.ndarray
+    accuracy: float
+    seconds: float
+
+
+class Cells:
+    """The cells of one data set in a folder. ``train=False``: those that are missing are left out of tables."""
+
+    def __init__(self, folder: Path, data: DataSet) -> None:
+        self.folder, self.data = folder, data
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def get(self, recipe: ClassifierRecipe) -> Cell:
+        """The cell of these settings, trained if it is not there."""
+        file = self._file(recipe)
+        if not file.exists():
+            self._train(recipe)
+        stored = json.loads(file.read_text())
+        return Cell(np.array(stored["probabilities"], dtype=np.float32), stored["accuracy"], stored["seconds"])
+
+    def has(self, recipe: ClassifierRecipe) -> bool:
+        """Whether the cell is stored."""
+        return self._file(recipe).exists()
+
+    def _file(self, recipe: ClassifierRecipe) -> Path:
+        # Without defaults, so that a new option leaves the cells that do not use it valid. What the gold phase
+        # is set to has no part in the other regimes: their cells are shared.
+        fields = recipe.model_dump(mode="json", exclude_defaults=True)
+        if recipe.regime != "combined":
+            fields.pop("gold", None)
+        data = [self.data.name, self.data.test.num_rows, self.data.silver.num_rows, self.data.gold.num_rows]
+        return self.folder / f"{self.data.name}-{recipe.regime}-{recipe.seed}-{digest(fields, *data)}.json"
+
+    def _train(self, recipe: ClassifierRecipe) -> None:
+        started = time.perf_counter()
+        selected, categories = self.data.select(recipe), self.data.categories
+        rates = {"silver": (recipe.epochs, recipe.learning_rate), "gold": (recipe.epochs, recipe.learning_rate)}
+        if recipe.regime == "combined":
+            rates["gold"] = (recipe.gold.epochs, recipe.gold.learning_rate)
+        phases = [Phase(name, part.train, part.held_out, *rates[name]) for name, part in selected.items()]
+        tuning = FineTuning(load_encoder(recipe, categories), phases, recipe, categories)
+        if recipe.regime == "combined":
+            tuning.restore(self._silver_state(recipe))
+        tuning.run()
+        seconds = time.perf_counter() - started
+        probabilities = tuning.predict(tuning.encoder.model, tuning.tokenized(self.data.test_records))
+        if recipe.regime == "silver":
+            torch.save(tuning.encoder.model.state_dict(), self._file(recipe).with_suffix(".pt"))
+        cell = {
+            "settings": recipe.model_dump(mode="json"),
+            "accuracy": float((probabilities.argmax(axis=1) == self.data.test_codes).mean()),
+            "seconds": round(seconds, 1),
+            "probabilities": [[round(float(p), 5) for p in row] for row in probabilities],
+        }
+        temporary = self._file(recipe).with_suffix(f".{os.getpid()}.tmp")
+        temporary.write_text(json.dumps(cell))
+        temporary.rename(self._file(recipe))
+
+    def _silver_state(self, recipe: ClassifierRecipe) -> dict:
+        """Where the gold phase of ``combined`` starts: what the core itself stores between the two phases."""
+        silver = recipe.model_copy(update={"regime": "silver"})
+        self.get(silver)
+        weights = torch.load(self._file(silver).with_suffix(".pt"), weights_only=True)
+        return {"phase": 1, "model": weights, "members": {}, "history": {"steps": [], "epochs": []}}
+
+
+def interval(values: list[float] | np.ndarray) -> str:
+    """Mean and half width of its 95 % interval over seeds (t), in per cent."""
+    values = np.asarray(values)
+    if len(values) < 2:
+        return f"{100 * values.mean():.2f} (one seed)"
+    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    return f"{100 * values.mean():.2f} ± {100 * half:.2f}"
