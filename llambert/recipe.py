@@ -41,6 +41,34 @@ class Columns(Section):
     keep: tuple[str, ...] = ()
 
 
+class UmlsRecipe(Section):
+    """Which concepts of a UMLS release are records, and what their text is; defaults are the paper's "regions".
+
+    A concept is kept that has a term in one of ``languages``, one of the ``semantic_types``, and one of the
+    ``relations`` to another such concept. Its text is made of its terms in these languages whose type is not
+    excluded.
+    """
+
+    languages: tuple[str, ...] = Field(("ENG",), min_length=1)
+    semantic_types: tuple[str, ...] = Field(
+        ("T017", "T021", "T022", "T023", "T024", "T025", "T026", "T029", "T030", "T031", "T125", "T192"),
+        min_length=1,
+    )
+    """Type identifiers (TUI)."""
+    excluded_term_types: tuple[str, ...] = tuple(
+        "AA AB ACR AM CA2 CA3 CDA CS DEV DS DSV ES HS ID MTH_ACR NS OAM OA OSN PS QAB QEV QSV RAB SSN SS VAB".split()
+    )
+    """TTY of abbreviations, obsolete and short forms."""
+    suppressed: tuple[Literal["O", "E", "Y"], ...] = ()
+    """Terms with these values of SUPPRESS are as if absent: obsolete, by an editor, by the subset."""
+    relations: tuple[str, ...] = ("CHD",)
+    """Values of REL that keep a concept from being isolated; empty: isolated concepts are kept too."""
+    gold: str | None = None
+    """A file with the columns record_id (CUI), gold_label and split, for the concepts that a person has labelled."""
+    num_threads: PositiveInt | None = placed(None)
+    """Null: as many as the machine has cores."""
+
+
 class CorpusRecipe(Section):
     """Where the corpus is and which of its rows are records.
 
@@ -49,13 +77,17 @@ class CorpusRecipe(Section):
     """
 
     path: str
-    format: Literal["auto", "parquet", "jsonl", "csv", "tsv", "text"] = "auto"
+    format: Literal["auto", "parquet", "jsonl", "csv", "tsv", "text", "text_files", "imdb", "huggingface", "umls"] = "auto"
+    """``text``: a record a line; ``text_files``: a record a file; ``imdb``: the review data set, in any layout."""
+    delimiter: str | None = Field(None, min_length=1, max_length=1)
+    """Of csv and tsv, where it is neither comma nor tab."""
     columns: Columns = Columns()
     gold_labels: dict[str, str] = Field(default_factory=dict)
     """Source value -> category; empty: the values are the categories."""
     exclude: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """Column -> values whose rows are no records of this corpus (counted as ``excluded``)."""
     max_text_chars: PositiveInt = 100_000
+    umls: UmlsRecipe | None = None
     rows_per_part: PositiveInt = 50_000
     max_malformed_share: Share = placed(0.01, ge=0, le=1)
     """Share of the source's rows that may be malformed; they are kept in ``corpus_rejects``. More end the run."""
@@ -201,6 +233,9 @@ class ClassifierRecipe(Section):
     averaging: Literal["none", "ema", "tail"] = "none"
     """Weights of the result: the last, their exponential moving average, or the mean over the last half."""
     ema_decay: float = Field(0.99, gt=0, lt=1)
+    soup_members: PositiveInt = 1
+    """Trainings from the same start in different orders; the mean of their weights is the result (a model
+    soup: Wortsman et al. 2022, arXiv 2203.05482). Costs as many times the training, nothing afterwards."""
     held_out_share: Share = Field(0.05, ge=0, lt=1)
     """Share of the training records kept out for the figures after each epoch, and for the early stop."""
     early_stop_patience: PositiveInt | None = None

@@ -1,5 +1,6 @@
 """A source cut into the rows of one part each: always at the same rows, whatever the machine."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -21,7 +22,7 @@ class Chunk:
     malformed: list[pa.Table] = field(default_factory=list)
     num_rows: int = 0
     num_bytes: int = 0
-    num_encoding_faults: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
 
     def records(self, columns: list[str]) -> pa.Table:
         """The rows as one table of strings."""
@@ -43,7 +44,8 @@ def read_chunks(source: SourceFile, corpus: CorpusRecipe, columns: list[str]) ->
     for rows in read_rows(source, corpus, columns):
         table = rows.records
         chunk.malformed.append(rows.malformed)
-        chunk.num_encoding_faults += rows.num_encoding_faults
+        chunk.num_bytes += rows.malformed.nbytes
+        chunk.counts.update(rows.counts)
         while chunk.num_rows + table.num_rows >= corpus.rows_per_part:
             num_missing = corpus.rows_per_part - chunk.num_rows
             chunk._add(table.slice(0, num_missing))
@@ -54,5 +56,5 @@ def read_chunks(source: SourceFile, corpus: CorpusRecipe, columns: list[str]) ->
         if chunk.num_bytes >= _MAX_BYTES:
             yield chunk
             chunk = Chunk(chunk.first_row + chunk.num_rows)
-    if chunk.num_rows or any(table.num_rows for table in chunk.malformed):
+    if chunk.num_rows or chunk.num_bytes or chunk.counts:
         yield chunk

@@ -1,17 +1,18 @@
 """Parquet, JSON Lines, CSV, TSV and plain text, compressed or not, on any filesystem, in bounded memory."""
 
 import json
-from collections.abc import Callable, Iterator
-from typing import BinaryIO
+from collections.abc import Iterator
+from typing import Any
 
 import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
 import pyarrow.parquet as pq
 
-from llambert.corpora.rows import Rows, SourceFile
-from llambert.errors import InputError, one_line
+from llambert.corpora.delimited import read_delimited
+from llambert.corpora.opening import COMPRESSIONS, numbered_lines, open_text, unreadable
+from llambert.corpora.rows import ENCODING_FAULTS, Malformed, Row, Rows, Skipped, SourceFile, batched
+from llambert.errors import InputError
 from llambert.recipe import CorpusRecipe
 from llambert.reference import find_files
 
@@ -19,21 +20,19 @@ _FORMATS = {
     ".parquet": "parquet",
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
+    ".json": "jsonl",
     ".csv": "csv",
     ".tsv": "tsv",
+    ".tab": "tsv",
     ".txt": "text",
 }
-_COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".xz": "xz"}
-_ROWS_PER_READ = 8192
-
-
-def _compression(uri: str) -> str | None:
-    """fsspec's name of the compression that the file's ending says."""
-    return next((name for ending, name in _COMPRESSIONS.items() if uri.endswith(ending)), None)
+_DELIMITERS = {"csv": ",", "tsv": "\t"}
+_ROWS_PER_READ = 1024
+_BUFFER_BYTES = 1 << 20
 
 
 def find(corpus: CorpusRecipe) -> list[SourceFile]:
-    """The corpus' files in the order of their paths: a file, a folder's files, or a glob; local or remote."""
+    """A file, a folder's files or those of a glob, in the order of their paths; hidden ones are none."""
     filesystem, files = find_files(corpus.path)
     visible = [name for name in files if not name.rsplit("/", 1)[-1].startswith((".", "_"))]
     if not visible:
@@ -48,7 +47,7 @@ def _format_of(name: str, corpus: CorpusRecipe) -> str:
     if corpus.format != "auto":
         return corpus.format
     bare = name
-    for ending in _COMPRESSIONS:
+    for ending in COMPRESSIONS:
         bare = bare.removesuffix(ending)
     for ending, known in _FORMATS.items():
         if bare.endswith(ending):
@@ -59,125 +58,127 @@ def _format_of(name: str, corpus: CorpusRecipe) -> str:
 
 
 def read(source: SourceFile, corpus: CorpusRecipe, columns: list[str]) -> Iterator[Rows]:
-    """The named columns of a file as strings, some thousand rows at a time, in file order.
+    """The named columns of a file in file order.
 
-    Bytes that are not UTF-8 become U+FFFD. ``InputError`` for a missing column, or a file that is not what
-    its format says or ends too early.
+    ``InputError`` for a missing column, or a file that is not what its format says or ends too early.
     """
-    try:
-        for table in _READERS[source.format](source, columns):
-            yield Rows(table)
-    except (pa.ArrowInvalid, OSError, EOFError, UnicodeDecodeError) as error:
-        raise InputError(f"{source.uri}: cannot be read as {source.format}: {one_line(error)}") from error
+    match source.format:
+        case "parquet":
+            return _read_parquet(source.uri, columns)
+        case "jsonl":
+            rows = _read_jsonl(source.uri, columns)
+        case "text":
+            rows = _read_text(source.uri, columns)
+        case delimited:
+            rows = read_delimited(source.uri, corpus.delimiter or _DELIMITERS[delimited], columns)
+    return batched(rows, columns)
 
 
-def _open(source: SourceFile) -> BinaryIO:
-    return fsspec.open(source.uri, "rb", compression=_compression(source.uri)).open()
-
-
-def _require(columns: list[str], present: list[str], source: SourceFile) -> None:
+def require_columns(columns: list[str], present: list[str], uri: str) -> None:
+    """``InputError`` for a column that is not there, or is there twice."""
     for column in columns:
         if column not in present:
-            raise InputError(f"{source.uri}: no column {column!r}; it has {', '.join(map(repr, present))}")
+            raise InputError(f"{uri}: no column {column!r}; it has {', '.join(map(repr, present))}")
+        if present.count(column) > 1:
+            raise InputError(f"{uri}: has {present.count(column)} columns {column!r}; rename one of them")
 
 
-def _read_parquet(source: SourceFile, columns: list[str]) -> Iterator[pa.Table]:
-    with _open(source) as stream:
-        parquet = pq.ParquetFile(stream)
-        _require(columns, parquet.schema_arrow.names, source)
-        for batch in parquet.iter_batches(_ROWS_PER_READ, columns=columns):
-            yield _as_strings(pa.table(batch).select(columns))
+def _read_text(uri: str, columns: list[str]) -> Iterator[Row | Malformed | Skipped]:
+    """A record a line; a blank line is a record without text."""
+    require_columns(columns, ["text"], uri)
+    with open_text(uri) as text:
+        for line in numbered_lines(text):
+            yield line if isinstance(line, Malformed) else [line[1].rstrip("\r\n")]
 
 
-def _read_delimited(source: SourceFile, columns: list[str]) -> Iterator[pa.Table]:
-    delimiter = "\t" if source.format == "tsv" else ","
-    with _open(source) as stream:
-        reader = pyarrow.csv.open_csv(
-            stream,
-            read_options=pyarrow.csv.ReadOptions(block_size=4 << 20),
-            parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-            convert_options=pyarrow.csv.ConvertOptions(
-                column_types=dict.fromkeys(columns, pa.binary()),
-                strings_can_be_null=True,
-                null_values=[""],
-                quoted_strings_can_be_null=False,
-            ),
-        )
-        _require(columns, reader.schema.names, source)
-        for batch in reader:
-            yield _as_strings(pa.table(batch).select(columns))
-
-
-def _read_jsonl(source: SourceFile, columns: list[str]) -> Iterator[pa.Table]:
-    rows: list[dict[str, str | None]] = []
-    seen: set[str] = set()
-    with _open(source) as stream:
-        for number, line in enumerate(stream, start=1):
-            if not line.strip():
+def _read_jsonl(uri: str, columns: list[str]) -> Iterator[Row | Malformed | Skipped]:
+    """An object a line. A key that a row lacks is null; one that the first thousand rows lack is missing."""
+    seen: dict[str, None] = {}
+    num_objects = 0
+    with open_text(uri) as text:
+        for line in numbered_lines(text):
+            if isinstance(line, Malformed):
+                yield line
+                continue
+            number, content = line
+            if not content.strip():
+                yield Skipped("num_blank_lines")
                 continue
             try:
-                row = json.loads(line.decode("utf-8", errors="replace"))
-            except json.JSONDecodeError as error:
-                raise InputError(f"{source.uri}:{number}: not JSON: {error.msg}") from error
+                row = json.loads(content, parse_constant=lambda _: None)
+            except (ValueError, RecursionError):  # ValueError: also an integer of more than 4,300 digits
+                _refuse_json_array(uri, num_objects, content)
+                yield Malformed(number, content, "not_json")
+                continue
             if not isinstance(row, dict):
-                raise InputError(f"{source.uri}:{number}: expected an object, found {type(row).__name__}")
-            seen.update(row)
-            rows.append({column: _text_of(row.get(column)) for column in columns})
-            if len(rows) == _ROWS_PER_READ:
-                _require(columns, sorted(seen), source)
-                yield _string_table(rows, columns)
-                rows = []
-    if rows:
-        _require(columns, sorted(seen), source)
-        yield _string_table(rows, columns)
+                _refuse_json_array(uri, num_objects, content)
+                yield Malformed(number, content, "not_an_object")
+                continue
+            if num_objects <= _ROWS_PER_READ:
+                seen.update(dict.fromkeys(row))
+            num_objects += 1
+            if num_objects == _ROWS_PER_READ:
+                require_columns(columns, list(seen), uri)
+            yield [text_of(row.get(column)) for column in columns]
+    if 0 < num_objects < _ROWS_PER_READ:
+        require_columns(columns, list(seen), uri)
 
 
-def _read_text(source: SourceFile, columns: list[str]) -> Iterator[pa.Table]:
-    _require(columns, ["text"], source)
-    rows: list[dict[str, str | None]] = []
-    with _open(source) as stream:
-        for line in stream:
-            rows.append({"text": line.decode("utf-8", errors="replace").rstrip("\r\n")})
-            if len(rows) == _ROWS_PER_READ:
-                yield _string_table(rows, columns)
-                rows = []
-    if rows:
-        yield _string_table(rows, columns)
+def _refuse_json_array(uri: str, num_objects: int, line: str) -> None:
+    """A whole file that is one JSON array or one object over many lines."""
+    if num_objects == 0 and (line.strip() in "[{" or line.lstrip().startswith(("[{", "[["))):
+        raise InputError(f"{uri}: expected a JSON object a line, found one value over the file; try jq -c '.[]'")
 
 
-_READERS: dict[str, Callable[[SourceFile, list[str]], Iterator[pa.Table]]] = {
-    "parquet": _read_parquet,
-    "csv": _read_delimited,
-    "tsv": _read_delimited,
-    "jsonl": _read_jsonl,
-    "text": _read_text,
-}
+def _read_parquet(uri: str, columns: list[str]) -> Iterator[Rows]:
+    try:
+        with (
+            fsspec.open(uri, "rb").open() as stream,
+            pq.ParquetFile(stream, pre_buffer=False, buffer_size=_BUFFER_BYTES) as parquet,
+        ):
+            require_columns(columns, parquet.schema_arrow.names, uri)
+            for batch in parquet.iter_batches(_ROWS_PER_READ, columns=columns):
+                yield rows_of_table(pa.table(batch).select(columns))
+    except InputError:
+        raise
+    except Exception as error:  # Arrow and each filesystem of fsspec have exceptions of their own
+        raise unreadable(uri, error) from error
 
 
-def _text_of(value: object) -> str | None:
-    if value is None or isinstance(value, str):
-        # A lone surrogate is legal in JSON and no Unicode text: it becomes U+FFFD like any broken byte.
-        return value if value is None else value.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
-    return json.dumps(value, ensure_ascii=False)
+def rows_of_table(table: pa.Table) -> Rows:
+    """The columns, of any type, as strings; structures as JSON, not-a-number as null."""
+    arrays, faulty_rows = [], set()
+    for name in table.column_names:
+        array, faulty = _as_text(table[name])
+        arrays.append(array)
+        faulty_rows.update(faulty)
+    return Rows(pa.table(arrays, table.column_names), counts={ENCODING_FAULTS: len(faulty_rows)} if faulty_rows else {})
 
 
-def _string_table(rows: list[dict[str, str | None]], columns: list[str]) -> pa.Table:
-    return pa.table({column: pa.array([row[column] for row in rows], pa.string()) for column in columns})
-
-
-def _as_strings(table: pa.Table) -> pa.Table:
-    return pa.table({name: _as_string(table[name]) for name in table.column_names})
-
-
-def _as_string(column: pa.ChunkedArray) -> pa.ChunkedArray:
+def _as_text(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, list[int]]:
+    """The column as strings, and the rows whose bytes were not UTF-8."""
     if pa.types.is_dictionary(column.type):
         column = pc.cast(column, column.type.value_type)
-    if pa.types.is_binary(column.type) or pa.types.is_large_binary(column.type):
-        try:
-            return pc.cast(column, pa.string())
-        except pa.ArrowInvalid:  # not UTF-8 somewhere: value by value, so that only the broken ones change
-            decoded = [v if v is None else v.decode("utf-8", errors="replace") for v in column.to_pylist()]
-            return pa.chunked_array([pa.array(decoded, pa.string())])
-    if pa.types.is_nested(column.type):
-        return pa.chunked_array([pa.array([_text_of(v) for v in column.to_pylist()], pa.string())])
-    return pc.cast(column, pa.string())
+    kind = column.type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        column = pc.cast(column, pa.large_binary())  # what a file calls a string need not be UTF-8
+    elif pa.types.is_floating(kind):
+        column = pc.if_else(pc.is_nan(column), None, column)
+    elif pa.types.is_nested(kind):
+        return pa.chunked_array([pa.array(map(text_of, column.to_pylist()), pa.string())]), []
+    try:
+        return pc.cast(column, pa.string()), []
+    except pa.ArrowInvalid:  # not UTF-8 somewhere: value by value, so that only the broken ones change
+        values = column.to_pylist()
+        texts = [value if value is None else value.decode("utf-8", errors="replace") for value in values]
+        faulty = [row for row, text in enumerate(texts) if text is not None and text.encode() != values[row]]
+        return pa.chunked_array([pa.array(texts, pa.string())]), faulty
+    except pa.ArrowNotImplementedError:  # durations and the like
+        return pa.chunked_array([pa.array(map(text_of, column.to_pylist()), pa.string())]), []
+
+
+def text_of(value: Any) -> str | None:
+    """A value of a JSON object, or of any Python reader, as text; structures as JSON."""
+    if value is None or isinstance(value, str):
+        return value
+    return json.dumps(value, ensure_ascii=False, default=str)

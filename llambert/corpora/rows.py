@@ -1,7 +1,10 @@
 """What every reader takes and gives: a bounded piece of a corpus' source, and rows of it as strings."""
 
-from collections.abc import Iterable, Sequence
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -9,15 +12,26 @@ from llambert import schema
 
 MALFORMED = pa.schema(
     [
+        pa.field(schema.SOURCE, pa.string()),
         pa.field(schema.LINE, pa.int64()),
         pa.field(schema.TEXT, pa.string()),
         pa.field(schema.REJECT_REASON, pa.string(), nullable=False),
     ]
 )
-"""Source rows that could not be read: line (1-based, null where the source has none), the row as far as it is
-known, and why."""
+"""Source rows that could not be read: file (null: the unit's own), line (1-based, null where there is none), the
+row as far as it is known, and why."""
+
+ENCODING_FAULTS = "num_encoding_faults"
+"""Count of rows in which bytes that are not UTF-8 became U+FFFD."""
+
+Row = Sequence[str | None]
+"""One value per asked column."""
 
 _MAX_MALFORMED_CHARS = 2000
+_ROWS_PER_BATCH = 8192
+_CHARS_PER_BATCH = 8 << 20
+# What Python makes of bytes that are not UTF-8 (errors="surrogateescape"), and JSON's own lone surrogates.
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -43,16 +57,73 @@ class Rows:
 
     ``records``: the asked columns as strings. ``malformed``: rows that could not be read (``MALFORMED``);
     ingest counts them, keeps them in ``corpus_rejects`` and fails above ``corpus.max_malformed_share``.
-    ``num_encoding_faults``: rows in which bytes that are not UTF-8 became U+FFFD.
+    ``counts`` (``num_…``) go into the manifest of ``corpus``.
     """
 
     records: pa.Table
     malformed: pa.Table = field(default_factory=MALFORMED.empty_table)
-    num_encoding_faults: int = 0
+    counts: Mapping[str, int] = field(default_factory=dict)
 
 
-def malformed_rows(rows: Iterable[tuple[int | None, str | None, str]]) -> pa.Table:
-    """A ``MALFORMED`` table of (line, text, reject_reason); the reason as one_word_names, the text cut to 2,000."""
-    lines, texts, reasons = zip(*rows, strict=True) if (rows := list(rows)) else ((), (), ())
-    cut = [text if text is None else text[:_MAX_MALFORMED_CHARS] for text in texts]
-    return pa.table([pa.array(lines, pa.int64()), pa.array(cut, pa.string()), reasons], schema=MALFORMED)
+class Malformed(NamedTuple):
+    """A row that could not be read. ``reason`` is an identifier: a reject_reason; ``source`` None: the unit's file."""
+
+    line: int | None
+    text: str | None
+    reason: str
+    source: str | None = None
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A line that is no row at all; ``count`` says of what (``num_blank_lines``)."""
+
+    count: str
+
+
+def malformed_rows(rows: Iterable[Malformed]) -> pa.Table:
+    """Their ``MALFORMED`` table; a text keeps its first 2,000 characters."""
+    rows = list(rows)
+    columns = {
+        schema.SOURCE: [row.source for row in rows],
+        schema.LINE: [row.line for row in rows],
+        schema.TEXT: [None if row.text is None else _sound(row.text[:_MAX_MALFORMED_CHARS]) for row in rows],
+        schema.REJECT_REASON: [row.reason for row in rows],
+    }
+    return pa.table(columns, schema=MALFORMED)
+
+
+def batched(rows: Iterable[Row | Malformed | Skipped], columns: list[str]) -> Iterator[Rows]:
+    """Rows of values, in the order of ``columns``, as tables of some thousand; surrogates become U+FFFD."""
+    values: list[Row] = []
+    malformed: list[Malformed] = []
+    counts: Counter[str] = Counter()
+    num_chars = 0
+    for row in rows:
+        if isinstance(row, Malformed):
+            malformed.append(row)
+            num_chars += min(len(row.text or ""), _MAX_MALFORMED_CHARS)
+        elif isinstance(row, Skipped):
+            counts[row.count] += 1
+        else:
+            values.append(row)
+            num_chars += sum(len(value) for value in row if value)
+        if len(values) + len(malformed) >= _ROWS_PER_BATCH or num_chars >= _CHARS_PER_BATCH:
+            yield _rows(values, malformed, counts, columns)
+            values, malformed, counts, num_chars = [], [], Counter(), 0
+    if values or malformed or counts:
+        yield _rows(values, malformed, counts, columns)
+
+
+def _rows(values: list[Row], malformed: list[Malformed], counts: Counter[str], columns: list[str]) -> Rows:
+    by_column = list(zip(*values, strict=True)) if values else [()] * len(columns)
+    try:
+        arrays = [pa.array(column, pa.string()) for column in by_column]
+    except UnicodeEncodeError:  # a surrogate somewhere: value by value, so that only those change
+        counts[ENCODING_FAULTS] += sum(any(value and _SURROGATE.search(value) for value in row) for row in values)
+        arrays = [pa.array([value and _sound(value) for value in column], pa.string()) for column in by_column]
+    return Rows(pa.table(arrays, columns), malformed_rows(malformed), counts)
+
+
+def _sound(text: str) -> str:
+    return _SURROGATE.sub("\ufffd", text)

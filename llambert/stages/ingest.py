@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from llambert import schema
 from llambert.corpora import SourceFile, find_source_files
 from llambert.corpora.chunks import Chunk, read_chunks
+from llambert.corpora.rows import ENCODING_FAULTS
 from llambert.errors import InputError
 from llambert.progress import Progress
 from llambert.recipe import CorpusRecipe
@@ -64,12 +65,10 @@ def ingest(run: Run) -> Manifest:
             num_kept=num_kept,
             num_rejected=rejected,
             counts={
+                **dict.fromkeys(("num_truncated", "num_unknown_gold", "num_malformed", ENCODING_FAULTS), 0),
+                **{key: num for key, num in sorted(counts.items()) if key.startswith("num_") and key != "num_read"},
                 "num_files": len(sources),
                 "num_duplicates": num_duplicates,
-                "num_truncated": counts["num_truncated"],
-                "num_unknown_gold": counts["num_unknown_gold"],
-                "num_malformed": counts["num_malformed"],
-                "num_encoding_faults": counts["num_encoding_faults"],
                 "num_bytes": sum(source.num_bytes for source in sources),
             },
             wall_seconds=time.monotonic() - started,
@@ -157,7 +156,7 @@ class IngestFile:
         counts = Counter(f"rejected.{reason}" for reason in rejected[schema.REJECT_REASON].to_pylist())
         counts["num_read"] = table.num_rows + malformed.num_rows
         counts["num_malformed"] = malformed.num_rows
-        counts["num_encoding_faults"] = chunk.num_encoding_faults
+        counts.update(chunk.counts)
         counts["num_truncated"] = pc.sum(pc.and_(pc.fill_null(too_long, False), kept)).as_py() or 0
         if columns.gold_label:
             unknown = pc.and_(pc.is_valid(table[columns.gold_label]), pc.is_null(gold))
@@ -203,7 +202,7 @@ def _rejects(source: SourceFile, rows: pa.Table, malformed: pa.Table) -> pa.Tabl
     # An excluded row is another kind of row, not a damaged record: its text stays in the source.
     texts = pc.if_else(pc.equal(reasons, "excluded"), None, rows[schema.TEXT])
     no_records = [pc.fill_null(rows[schema.RECORD_ID], ""), texts, reasons, nowhere, nowhere]
-    ids, sources = pa.array([""] * malformed.num_rows), pa.array([source.uri] * malformed.num_rows)
+    ids, sources = pa.array([""] * malformed.num_rows, pa.string()), pc.fill_null(malformed[schema.SOURCE], source.uri)
     unread = [ids, malformed[schema.TEXT], malformed[schema.REJECT_REASON], sources, malformed[schema.LINE]]
     names = schema.SOURCE_REJECTS.names
     return pa.concat_tables(pa.table(c, names).cast(schema.SOURCE_REJECTS) for c in (no_records, unread))

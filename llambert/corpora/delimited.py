@@ -1,0 +1,110 @@
+"""CSV and TSV: a header, then rows that may span lines. A faulty row is malformed and costs no other row."""
+
+import csv
+from collections import deque
+from collections.abc import Iterator
+
+from llambert.corpora.opening import MAX_LINE_CHARS, numbered_lines, open_text
+from llambert.corpora.rows import Malformed, Row, Skipped
+from llambert.errors import InputError
+
+
+def read_delimited(uri: str, delimiter: str, columns: list[str]) -> Iterator[Row | Malformed | Skipped]:
+    """The named columns of each row; an empty field is null.
+
+    A quoted field doubles the quotes in it (RFC 4180). A quote that is never closed costs its own line: reading
+    goes on with the next. In a TSV file, which most programs write without quoting, a line whose quotes do not
+    pair is taken as it stands. ``InputError`` for a header without the columns.
+    """
+    csv.field_size_limit(MAX_LINE_CHARS)
+    with open_text(uri) as text:
+        rows = _parse(_Lines(numbered_lines(text)), delimiter)
+        header = next((row for row in rows if not isinstance(row, Skipped)), None)
+        if header is None:
+            raise InputError(f"{uri}: is empty; expected a header with {', '.join(map(repr, columns))}")
+        if isinstance(header, Malformed):
+            raise InputError(f"{uri}:{header.line}: the header cannot be read: {header.reason}")
+        places = [_place(uri, header, column) for column in columns]
+        for row in rows:
+            yield row if isinstance(row, Malformed | Skipped) else [row[place] or None for place in places]
+
+
+def _place(uri: str, header: list[str], column: str) -> int:
+    if header.count(column) > 1:
+        raise InputError(f"{uri}: the header has {column!r} {header.count(column)} times; rename one of them")
+    if column not in header:
+        raise InputError(f"{uri}: no column {column!r}; it has {', '.join(map(repr, header))}")
+    return header.index(column)
+
+
+class _Lines:
+    """Lines for ``csv.reader``, which remember what a row took, so that a failed row can give lines back."""
+
+    def __init__(self, source: Iterator[tuple[int, str] | Malformed]) -> None:
+        self.source = source
+        self.given_back: deque[tuple[int, str]] = deque()
+        self.taken: list[tuple[int, str]] = []
+        self.over_long: list[Malformed] = []
+
+    def __iter__(self) -> "_Lines":
+        return self
+
+    def __next__(self) -> str:
+        numbered = self.given_back.popleft() if self.given_back else next(self.source)
+        while isinstance(numbered, Malformed):
+            self.over_long.append(numbered)
+            numbered = next(self.source)
+        self.taken.append(numbered)
+        return numbered[1]
+
+    def give_back(self) -> None:
+        """All but the first line of the row."""
+        self.given_back.extendleft(reversed(self.taken[1:]))
+        del self.taken[1:]
+
+
+def _parse(lines: _Lines, delimiter: str) -> Iterator[list[str] | Malformed | Skipped]:
+    """Rows as wide as the first, which is the header."""
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    width = 0
+    while True:
+        lines.taken.clear()
+        try:
+            fields = next(reader)
+        except StopIteration:
+            yield from lines.over_long
+            return
+        except csv.Error as error:
+            lines.give_back()
+            reader = csv.reader(lines, delimiter=delimiter, strict=True)
+            number, line = lines.taken[0]
+            yield _as_it_stands(line, delimiter, width) or Malformed(
+                number, line, _REASONS.get(str(error), "bad_quotes")
+            )
+            continue
+        if lines.over_long:
+            yield from lines.over_long
+            lines.over_long.clear()
+        if not fields:
+            yield Skipped("num_blank_lines")
+        elif len(fields) == width or not width:
+            width = len(fields)
+            yield fields
+        elif literal := _as_it_stands(lines.taken[0][1], delimiter, width):
+            lines.give_back()
+            yield literal
+        else:
+            text = "".join(line for _, line in lines.taken)
+            yield Malformed(lines.taken[0][0], text, "wrong_number_of_fields")
+
+
+def _as_it_stands(line: str, delimiter: str, width: int) -> list[str] | None:
+    """The fields of a TSV line with quotes as ordinary characters, if there are as many as there should be."""
+    fields = line.rstrip("\r\n").split(delimiter)
+    return fields if delimiter == "\t" and len(fields) == width else None
+
+
+_REASONS = {
+    "unexpected end of data": "unterminated_quote",
+    f"field larger than field limit ({MAX_LINE_CHARS})": "unterminated_quote",
+}
