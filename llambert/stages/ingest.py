@@ -22,7 +22,7 @@ from llambert.errors import InputError
 from llambert.progress import Progress
 from llambert.recipe import CorpusRecipe
 from llambert.run import Run
-from llambert.run_directory import Manifest, Part, TableDirectory
+from llambert.run_directory import Manifest, TableDirectory
 from llambert.stages.parts import Outcome, Pool, run_units
 
 _WHOLE = "all"  # the split of a corpus that names none
@@ -30,33 +30,42 @@ _WHOLE = "all"  # the split of a corpus that names none
 
 def ingest(run: Run) -> Manifest:
     """Read the corpus' files into the ``corpus`` table; skipped when it is complete."""
-    corpus = run.table("corpus")
-    if manifest := corpus.read_manifest():
+    if manifest := run.table("corpus").read_manifest():
         return manifest
     started = time.monotonic()
     sources = find_source_files(run.recipe.corpus)
-    tables = (corpus, run.table("corpus_rejects"), run.table("corpus_keys"))
     units = [asdict(source) for source in sources]
-    parts: list[Part] = []
-    busy_seconds = 0.0
+    outcomes: list[Outcome] = []
     with Progress("ingest", total=len(units), unit="files") as progress:
-        arguments = (run.recipe.corpus, tuple(run.task.category_names), *tables)
-        for outcome in run_units("ingest", IngestFile, arguments, units, Pool(max_actors=4)):
-            parts += outcome.parts
-            busy_seconds += outcome.busy_seconds
+        for outcome in run_units("ingest", IngestFile, worker_arguments(run), units, Pool(max_actors=4)):
+            outcomes.append(outcome)
             progress.advance()
-    parts.sort(key=lambda part: part.name)
+    return complete(run, sources, outcomes, time.monotonic() - started)
+
+
+def worker_arguments(run: Run) -> tuple[Any, ...]:
+    """What an ``IngestFile`` of this run is made with."""
+    tables = (run.table("corpus"), run.table("corpus_rejects"), run.table("corpus_keys"))
+    return (run.recipe.corpus, tuple(run.task.category_names), *tables)
+
+
+def complete(run: Run, sources: list[SourceFile], outcomes: list[Outcome], wall_seconds: float) -> Manifest:
+    """Look at the corpus as a whole and write its manifests; ``InputError`` if it is none.
+
+    Refused: no record at all, more malformed rows than the recipe allows, a record_id that stands twice.
+    """
+    parts = sorted((part for outcome in outcomes for part in outcome.parts), key=lambda part: part.name)
     counts: Counter[str] = Counter()
     for part in parts:
         counts.update(part.counts)
     num_kept = sum(part.num_rows for part in parts)
-    if num_kept == 0:
-        raise InputError(f"corpus.path: {run.recipe.corpus.path} has no record: {dict(counts)}")
-    _check_malformed(run, counts["num_malformed"], counts["num_read"])
-    num_duplicates = _find_duplicates(run, [part.name for part in parts])
     rejected = {k.removeprefix("rejected."): n for k, n in sorted(counts.items()) if k.startswith("rejected.")}
+    _check_malformed(run, counts["num_malformed"], counts["num_read"])
+    if num_kept == 0:
+        raise InputError(f"corpus.path: {run.recipe.corpus.path} has no record: {rejected or 'it is empty'}")
+    num_duplicates = _find_duplicates(run, [part.name for part in parts])
     _complete_rejects(run, rejected)
-    return corpus.write_manifest(
+    return run.table("corpus").write_manifest(
         Manifest(
             stage="ingest",
             fingerprint=run.fingerprints["corpus"],
@@ -71,8 +80,8 @@ def ingest(run: Run) -> Manifest:
                 "num_duplicates": num_duplicates,
                 "num_bytes": sum(source.num_bytes for source in sources),
             },
-            wall_seconds=time.monotonic() - started,
-            busy_seconds=busy_seconds,
+            wall_seconds=wall_seconds,
+            busy_seconds=sum(outcome.busy_seconds for outcome in outcomes),
             parts=parts,
         )
     )

@@ -1,0 +1,272 @@
+"""Concepts of a UMLS release (MRCONSO, MRSTY, MRREL) as records: record_id, the CUI, and text, its synonyms.
+
+The rules are the paper's (arXiv 2403.15938) unless ``corpus.umls`` says otherwise. Each file is read once, in
+threads; what is known of a concept is a byte in arrays of a fixed size, and terms wait on disk for the end of
+MRREL, which decides whose are wanted: memory does not depend on the release.
+"""
+
+import os
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from llambert import schema
+from llambert.corpora import files
+from llambert.corpora.rows import Malformed, Rows, SourceFile, malformed_rows, require_columns
+from llambert.corpora.rrf import (
+    NUM_CODES,
+    Block,
+    RrfRows,
+    RrfTable,
+    concept_ids,
+    find_tables,
+    in_threads,
+    read_blocks,
+)
+from llambert.errors import InputError
+from llambert.recipe import CorpusRecipe, UmlsRecipe
+
+NUM_SOURCE_ROWS = "num_source_rows"
+SEMANTIC_TYPES = "semantic_types"
+COLUMNS = [schema.RECORD_ID, schema.TEXT, schema.SPLIT, schema.GOLD_LABEL, SEMANTIC_TYPES]
+
+_SEPARATOR = "; "
+_ESCAPED_BAR = r"(?i)&#x7c;"  # how a release writes "|" inside a term
+_NO_GOLD_SPLIT = "all"
+_CODES_PER_RANGE = 1 << 17  # some hundred thousand terms: sorted in memory, a few ranges at a time
+_ROWS_PER_READ = 8192
+_Gold = tuple[str | None, str | None]  # label, split
+_TERMS = pa.schema([("code", pa.int64()), ("term", pa.string())])
+
+
+def find(corpus: CorpusRecipe) -> list[SourceFile]:
+    """The release as one unit of work: which concepts are kept hangs on all three files."""
+    tables = find_tables(corpus.path)
+    if corpus.columns.record_id is None:
+        raise InputError("corpus.columns.record_id: is missing; of a UMLS release it is record_id, the CUI")
+    return [SourceFile(0, corpus.path, "umls", sum(table.num_bytes for table in tables.values()))]
+
+
+def uris(corpus: CorpusRecipe) -> list[str]:
+    """The files of the release that are read; the gold labels' is none of them."""
+    return [uri for table in find_tables(corpus.path).values() for uri in table.uris]
+
+
+def read(source: SourceFile, corpus: CorpusRecipe, columns: list[str]) -> Iterator[Rows]:
+    """The concepts in the order of their CUIs; before them the malformed rows, as they are met.
+
+    Beside the columns of every corpus there is ``semantic_types``, those of the recipe that the concept has.
+    A concept all of whose terms are of excluded types has an empty text. ``InputError`` for a table that is
+    missing or cannot be read to its end.
+    """
+    require_columns(columns, COLUMNS, source.uri)
+    recipe, tables = corpus.umls or UmlsRecipe(), find_tables(source.uri)
+    none = pa.table({name: pa.array([], pa.string()) for name in columns})
+    with tempfile.TemporaryDirectory(prefix="llambert-umls-") as folder:
+        release = _Release(recipe, _TermRanges(Path(folder)))
+        for done in release.read_tables(tables):
+            yield Rows(none, malformed_rows(done.malformed), {**done.counts, NUM_SOURCE_ROWS: done.num_rows})
+        gold = _read_gold(recipe.gold) if recipe.gold else {}
+        for found in release.concepts():
+            yield Rows(none, counts=found.counts)
+            for start in range(0, len(found.codes), _ROWS_PER_READ):
+                codes = found.codes[start : start + _ROWS_PER_READ]
+                values = _columns(codes, found.texts.slice(start, len(codes)), gold)
+                if SEMANTIC_TYPES in columns:
+                    values[SEMANTIC_TYPES] = pa.array(release.semantic_types(codes), pa.string())
+                yield Rows(pa.table({name: values[name] for name in columns}))
+
+
+def _columns(codes: np.ndarray, texts: pa.Array, gold: dict[str, _Gold]) -> dict[str, pa.Array]:
+    ids = concept_ids(codes)
+    labelled = [gold.get(record_id, (None, _NO_GOLD_SPLIT)) for record_id in ids]
+    return {
+        schema.RECORD_ID: pa.array(ids, pa.string()),
+        schema.TEXT: texts,
+        schema.GOLD_LABEL: pa.array([label for label, _ in labelled], pa.string()),
+        schema.SPLIT: pa.array([split for _, split in labelled], pa.string()),
+    }
+
+
+@dataclass(frozen=True)
+class _Done:
+    """What a block came to. ``terms``: those that may be wanted, in the order of their concepts."""
+
+    num_rows: int
+    malformed: list[Malformed]
+    counts: dict[str, int] = field(default_factory=dict)
+    terms: pa.Table | None = None
+
+
+class _Release:
+    """Which concepts are kept. Threads share its arrays: they only ever set bytes to True."""
+
+    def __init__(self, recipe: UmlsRecipe, terms: "_TermRanges") -> None:
+        self.recipe, self._terms = recipe, terms
+        self._num_threads = recipe.num_threads or os.cpu_count() or 1
+        self._typed = np.zeros(NUM_CODES, bool)  # has a semantic type
+        self._wanted = np.zeros(NUM_CODES, bool)  # has one of the recipe's
+        self._known = np.zeros(NUM_CODES, bool)  # has a term
+        self._named = np.zeros(NUM_CODES, bool)  # has one in the recipe's languages
+        self._linked = np.full(NUM_CODES, not recipe.relations)
+        self._types: list[np.ndarray] = []
+
+    def read_tables(self, tables: dict[str, RrfTable]) -> Iterator[_Done]:
+        """Read the three tables, each once; MRSTY again only if it names concepts that MRCONSO does not have."""
+        yield from in_threads(self._mark_types, read_blocks(tables["MRSTY"]), self._num_threads)
+        for done in in_threads(self._take_terms, read_blocks(tables["MRCONSO"]), self._num_threads):
+            if done.terms is not None:
+                self._terms.add(done.terms)
+            yield done
+        if (self._typed & ~self._known).any():
+            yield from in_threads(self._refuse_types_of_nothing, read_blocks(tables["MRSTY"]), self._num_threads)
+        if self.recipe.relations:
+            yield from in_threads(self._mark_linked, read_blocks(tables["MRREL"]), self._num_threads)
+
+    def concepts(self) -> Iterator["_Texts"]:
+        """The kept concepts with their texts, in the order of their codes."""
+        kept = self._wanted & self._named & self._linked
+        yield from self._terms.texts(kept, self._num_threads)
+
+    def semantic_types(self, codes: np.ndarray) -> list[str]:
+        """The recipe's semantic types that each of some concepts has, joined like synonyms."""
+        concepts, types = self._sorted_types
+        first, after = (np.searchsorted(concepts, codes, side=side) for side in ("left", "right"))
+        return [_SEPARATOR.join(types[start:end]) for start, end in zip(first, after, strict=True)]
+
+    @cached_property
+    def _sorted_types(self) -> tuple[np.ndarray, list[str]]:
+        pairs = np.unique(np.concatenate([np.empty((0, 2), np.int32), *self._types]), axis=0)
+        names = sorted(self.recipe.semantic_types)
+        return pairs[:, 0], [names[place] for place in pairs[:, 1]]
+
+    def _mark_types(self, block: Block) -> _Done:
+        rows = RrfRows(block)
+        (codes,) = rows.concept_codes("CUI")
+        self._typed[codes] = True
+        names = pa.array(sorted(self.recipe.semantic_types), pa.string())
+        place = pc.fill_null(pc.index_in(rows.values("TUI"), names), -1).to_numpy()
+        wanted = place >= 0
+        self._wanted[codes[wanted]] = True
+        self._types.append(np.stack([codes[wanted], place[wanted]], axis=1).astype(np.int32))
+        return _Done(block.num_lines, rows.malformed)
+
+    def _refuse_types_of_nothing(self, block: Block) -> _Done:
+        rows = RrfRows(block)
+        (codes,) = rows.concept_codes("CUI")
+        rows.malformed.clear()  # reported at the first reading
+        rows.refuse(~self._known[codes], "unknown_concept")
+        return _Done(0, rows.malformed)
+
+    def _take_terms(self, block: Block) -> _Done:
+        recipe, rows, counts = self.recipe, RrfRows(block), Counter[str]()
+        (codes,) = rows.concept_codes("CUI")
+        self._known[codes] = True
+        (codes,) = rows.refuse(~self._typed[codes], "unknown_concept", codes)
+
+        def without(codes: np.ndarray, rule: str, left_out: np.ndarray) -> np.ndarray:
+            counts[f"num_terms_{rule}"] += int(left_out.sum())
+            return rows.leave_out(left_out, codes)[0]
+
+        codes = without(codes, "other_language", ~rows.is_any("LAT", recipe.languages))
+        codes = without(codes, "suppressed", rows.is_any("SUPPRESS", recipe.suppressed))
+        self._named[codes] = True
+        codes = without(codes, "other_semantic_type", ~self._wanted[codes])
+        excluded = pc.is_in(rows.values("TTY"), pa.array(recipe.excluded_term_types, pa.string()))
+        codes = without(codes, "excluded_type", excluded.to_numpy(zero_copy_only=False))
+        terms = pa.table([codes, _normalized(rows.values("STR"))], schema=_TERMS).take(np.argsort(codes))
+        return _Done(block.num_lines, rows.malformed, dict(counts), terms)
+
+    def _mark_linked(self, block: Block) -> _Done:
+        rows = RrfRows(block)
+        first, second = rows.concept_codes("CUI1", "CUI2")
+        unknown = ~(self._known[first] & self._known[second])
+        first, second = rows.refuse(unknown, "unknown_concept", first, second)
+        related = rows.is_any("REL", self.recipe.relations) & (first != second)
+        for codes in (first, second):
+            related[related] = self._wanted[codes[related]] & self._named[codes[related]]
+        self._linked[first[related]] = self._linked[second[related]] = True
+        return _Done(block.num_lines, rows.malformed)
+
+
+def _normalized(terms: pa.StringArray) -> pa.Array:
+    """Lower-cased as ``str.lower`` does it, which for ASCII is what Arrow does; the escaped bar unescaped."""
+    if pc.any(pc.match_substring(terms, "&#")).as_py():
+        terms = pc.replace_substring_regex(terms, _ESCAPED_BAR, "|")
+    lower, is_ascii = pc.ascii_lower(terms), pc.string_is_ascii(terms)
+    others = [term.lower() for term in terms.filter(pc.invert(is_ascii)).to_pylist()]
+    return pc.replace_with_mask(lower, pc.invert(is_ascii), pa.array(others, pa.string())) if others else lower
+
+
+@dataclass(frozen=True)
+class _Texts:
+    """Concepts, their texts, and what became of their terms."""
+
+    codes: np.ndarray
+    texts: pa.Array
+    counts: dict[str, int]
+
+
+class _TermRanges:
+    """Terms on disk, a file for each range of concepts."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._writers: dict[int, pa.RecordBatchStreamWriter] = {}
+
+    def add(self, terms: pa.Table) -> None:
+        """Store terms that are in the order of their concepts."""
+        codes = terms["code"].to_numpy()
+        ranges, starts = np.unique(codes // _CODES_PER_RANGE, return_index=True)
+        ends = np.searchsorted(codes, (ranges + 1) * _CODES_PER_RANGE)
+        for number, start, end in zip(ranges.tolist(), starts, ends, strict=True):
+            if number not in self._writers:
+                self._writers[number] = pa.ipc.new_stream(self._folder / str(number), _TERMS)
+            self._writers[number].write_table(terms.slice(start, end - start))
+
+    def texts(self, kept: np.ndarray, num_threads: int) -> Iterator[_Texts]:
+        """The texts of the concepts where ``kept`` holds, range by range."""
+        for writer in self._writers.values():
+            writer.close()
+        numbers = sorted({*self._writers, *np.unique(np.flatnonzero(kept) // _CODES_PER_RANGE).tolist()})
+        yield from in_threads(lambda number: self._texts_of_range(number, kept), numbers, num_threads)
+
+    def _texts_of_range(self, number: int, kept: np.ndarray) -> _Texts:
+        stored = _TERMS.empty_table()
+        if number in self._writers:
+            with pa.OSFile(str(self._folder / str(number))) as file:
+                stored = pa.ipc.open_stream(file).read_all()
+        first = number * _CODES_PER_RANGE
+        codes = first + np.flatnonzero(kept[first : first + _CODES_PER_RANGE])
+        wanted = stored.filter(pa.array(kept[stored["code"].to_numpy()]))
+        distinct = wanted.group_by(["code", "term"], use_threads=False).aggregate([])
+        distinct = distinct.append_column("length", pc.utf8_length(distinct["term"]))
+        distinct = distinct.sort_by([(name, "ascending") for name in ("code", "length", "term")])
+        offsets = np.searchsorted(distinct["code"].to_numpy(), np.append(codes, first + _CODES_PER_RANGE))
+        terms = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), distinct["term"].combine_chunks())
+        counts = {
+            "num_terms_isolated": stored.num_rows - wanted.num_rows,
+            "num_terms_repeated": wanted.num_rows - distinct.num_rows,
+            "num_terms_kept": distinct.num_rows,
+        }
+        return _Texts(codes, pc.binary_join(terms, _SEPARATOR), counts)
+
+
+def _read_gold(path: str) -> dict[str, _Gold]:
+    """record_id -> gold label, split."""
+    corpus, columns = CorpusRecipe(path=path), [schema.RECORD_ID, schema.GOLD_LABEL, schema.SPLIT]
+    gold = {}
+    for source in files.find(corpus):
+        for rows in files.read(source, corpus, columns):
+            for bad in rows.malformed.slice(0, 1).to_pylist():
+                raise InputError(f"corpus.umls.gold: {source.uri}:{bad['line']}: {bad['reject_reason']}")
+            for row in rows.records.to_pylist():
+                gold[row[schema.RECORD_ID]] = (row[schema.GOLD_LABEL], row[schema.SPLIT])
+    return gold
