@@ -2,6 +2,7 @@
 
 import json
 import platform
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from llambert.tasks import Task
 from llambert.training.loop import History
 
 TRAINING_RECORD = "training_record.json"
+CURVES = "runs/events.out.tfevents.llambert"
+"""Path of the TensorBoard file in the folder: ``tensorboard --logdir`` finds it."""
 _REGIMES = {
     "gold": "people's labels (gold)",
     "silver": "an LLM's labels (silver)",
@@ -24,14 +27,13 @@ _REGIMES = {
 
 
 def write_descriptions(folder: Path, recipe: Recipe, task: Task, history: History, counts: dict[str, int]) -> None:
-    """Write ``README.md``, ``training_record.json`` and TensorBoard events below ``runs/`` into ``folder``.
+    """Write ``README.md`` and ``training_record.json`` into ``folder``.
 
     ``counts``: records trained on, held out and left out, as in the manifest.
     """
     (folder / "README.md").write_text(model_card(recipe, task, history, counts), encoding="utf-8")
     record = training_record(recipe, task, history, counts)
     (folder / TRAINING_RECORD).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    write_tensorboard(folder / "runs", history)
 
 
 def training_record(recipe: Recipe, task: Task, history: History, counts: dict[str, int]) -> dict[str, Any]:
@@ -88,6 +90,7 @@ def model_card(recipe: Recipe, task: Task, history: History, counts: dict[str, i
         "|---|---|---|---|---|---|---|",
         *epochs,
         "",
+        *_class_table(history),
         "## Limits",
         "- It repeats the annotator's systematic errors: a wrong but consistent label is learned like a right one.",
         "- It knows texts like those of its corpus; on others its scores mean little.",
@@ -101,21 +104,43 @@ def model_card(recipe: Recipe, task: Task, history: History, counts: dict[str, i
     return "\n".join(lines)
 
 
-def write_tensorboard(folder: Path, history: History) -> None:
-    """The curves as a TensorBoard event file; steps count on through the phases."""
-    with SummaryWriter(str(folder)) as writer:
-        for number, step in enumerate(history.steps, start=1):
-            writer.add_scalar("train/loss", step.loss, number)
-            writer.add_scalar("train/learning_rate", step.learning_rate, number)
-            writer.add_scalar("train/grad_norm", step.grad_norm, number)
-        done_before: dict[str, int] = {}
-        for number, step in enumerate(history.steps):
-            done_before.setdefault(step.phase, number)
-        for figures in history.epochs:
-            at = done_before[figures["phase"]] + figures["step"]
+def _class_table(history: History) -> list[str]:
+    """Precision and recall of each category after the result's epoch, if anything was held out."""
+    classes = history.result_epoch().get("classes")
+    if not classes:
+        return []
+    rows = [
+        f"| {category} | {figures['precision']:.4f} | {figures['recall']:.4f} | {figures['num_records']:,} |"
+        for category, figures in classes.items()
+    ]
+    return ["| category | precision | recall | records held out |", "|---|---|---|---|", *rows, ""]
+
+
+class Curves:
+    """The loss curve and the held-out figures as a TensorBoard event file; steps count on through the phases."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory()
+        self._writer = SummaryWriter(self._folder.name)
+        self._num_steps = self._num_epochs = 0
+        self._done_before: dict[str, int] = {}
+
+    def content(self, history: History) -> bytes:
+        """The file with all of ``history``, of which only what is new since the last call is written."""
+        for number, step in enumerate(history.steps[self._num_steps :], start=self._num_steps + 1):
+            self._done_before.setdefault(step.phase, number - 1)
+            self._writer.add_scalar("train/loss", step.loss, number)
+            self._writer.add_scalar("train/learning_rate", step.learning_rate, number)
+            self._writer.add_scalar("train/grad_norm", step.grad_norm, number)
+        for figures in history.epochs[self._num_epochs :]:
+            at = self._done_before[figures["phase"]] + figures["step"]
             for name, value in figures.items():
                 if isinstance(value, float):
-                    writer.add_scalar(f"held_out/{name}", value, at)
-    # The library puts time, host and process into the name; the folder should not depend on where it was made.
-    (written,) = folder.iterdir()
-    written.rename(folder / "events.out.tfevents.llambert")
+                    self._writer.add_scalar(f"held_out/{name}", value, at)
+            for category, of_class in figures.get("classes", {}).items():
+                for name in ("precision", "recall"):
+                    self._writer.add_scalar(f"held_out/{name}/{category}", of_class[name], at)
+        self._num_steps, self._num_epochs = len(history.steps), len(history.epochs)
+        self._writer.flush()
+        (file,) = Path(self._folder.name).iterdir()
+        return file.read_bytes()

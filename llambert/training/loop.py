@@ -6,14 +6,13 @@ on as if it had not been interrupted. Every rank takes every step: an empty shar
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from llambert.errors import InputError
 from llambert.recipe import ClassifierRecipe
@@ -21,6 +20,7 @@ from llambert.training.batches import collate, micro_batches, plan_epoch, worker
 from llambert.training.losses import record_losses
 from llambert.training.metrics import held_out_metrics
 from llambert.training.model import Encoder
+from llambert.training.optimization import create_average, create_optimizer, linear_schedule, use_bfloat16
 from llambert.training.records import TrainingSet
 
 LOOK_EVERY_STEPS = 10
@@ -61,6 +61,10 @@ class History:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for a checkpoint or JSON."""
         return {"steps": [asdict(step) for step in self.steps], "epochs": self.epochs}
+
+    def result_epoch(self) -> dict[str, Any]:
+        """The figures of the epoch whose weights are the result: the best where training may stop early."""
+        return next(figures for figures in reversed(self.epochs) if figures.get("is_result", True))
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "History":
@@ -104,7 +108,8 @@ class FineTuning:
         device: torch.device | None = None,
         observer: Observer | None = None,
     ) -> None:
-        self.encoder, self.phases, self.recipe, self.categories = encoder, phases, recipe, categories
+        self.encoder, self.recipe, self.categories = encoder, recipe, categories
+        self.phases = _for_members(phases, recipe.soup_members)
         self.device = device or torch.device("cpu")
         self.observer = observer or Observer()
         self.history = History()
@@ -119,6 +124,10 @@ class FineTuning:
             self._forward = nn.parallel.DistributedDataParallel(self._forward)
         self._phase = 0
         self._state: dict[str, Any] | None = None
+        self._tokenized: dict[int, _Tokenized] = {}
+        self._phases_per_member = len(phases)
+        self._start = _on_cpu(self._model) if recipe.soup_members > 1 else {}
+        self._members: dict[str, torch.Tensor] = {}
 
     @property
     def num_steps(self) -> int:
@@ -133,19 +142,35 @@ class FineTuning:
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from what ``Observer.on_checkpoint`` was given."""
         self._model.load_state_dict(state["model"])
+        self._members = dict(state["members"])
         self.history = History.from_dict(state["history"])
         self._phase = state["phase"]
-        self._state = state
+        self._state = state if "optimizer" in state else None  # None: a phase begins
 
     def run(self) -> History:
-        """Train what is left of the phases; ``InputError`` if the loss is no longer finite."""
+        """Train what is left of the phases; ``InputError`` if loss or weights are no longer finite."""
         while self._phase < len(self.phases):
+            if self._state is None and self._start and self._phase % self._phases_per_member == 0:
+                self._model.load_state_dict(self._start)
             _PhaseRun(self, self.phases[self._phase], self._phase, self._state).run()
             self._phase, self._state = self._phase + 1, None
-            self.observer.on_checkpoint(
-                lambda: {"phase": self._phase, "model": _on_cpu(self._model), "history": self.history.to_dict()}
-            )
+            if self._start and self._phase % self._phases_per_member == 0:
+                self._add_member()
+            self.observer.on_checkpoint(lambda: {"phase": self._phase, **self.captured()})
+        if self._start:
+            self._model.load_state_dict(self._members)
         return self.history
+
+    def captured(self) -> dict[str, Any]:
+        """The part of a checkpoint that every phase has."""
+        return {"model": _on_cpu(self._model), "members": self._members, "history": self.history.to_dict()}
+
+    def _add_member(self) -> None:
+        """A member is trained: its weights enter the mean of those so far."""
+        num = self._phase // self._phases_per_member
+        for name, tensor in _on_cpu(self._model).items():
+            mean = self._members.get(name, tensor)
+            self._members[name] = mean + (tensor - mean) / num if tensor.is_floating_point() else tensor
 
     def predict(self, model: nn.Module, tokenized: _Tokenized) -> np.ndarray:
         """Probabilities of shape (records, categories), every rank computing its share of the batches."""
@@ -179,8 +204,10 @@ class FineTuning:
 
     def tokenized(self, records: TrainingSet) -> _Tokenized:
         """The records with their token ids, made once and kept."""
-        ids = self.encoder.tokenize(records.texts)
-        return _Tokenized(ids, np.array([len(row) for row in ids], dtype=np.int64), records)
+        if id(records) not in self._tokenized:
+            ids = self.encoder.tokenize(records.texts)
+            self._tokenized[id(records)] = _Tokenized(ids, np.array([len(row) for row in ids], dtype=np.int64), records)
+        return self._tokenized[id(records)]
 
     def _steps_of(self, phase: Phase) -> int:
         return phase.epochs * -(-len(phase.train) // self.recipe.batch_size)
@@ -197,11 +224,11 @@ class _PhaseRun:
         self.steps_per_epoch = -(-len(phase.train) // self.recipe.batch_size)
         self.num_steps = phase.epochs * self.steps_per_epoch
         self.optimizer = create_optimizer(owner.encoder.model, phase.learning_rate, self.recipe.weight_decay)
-        self.average = self._create_average()
+        self.average = create_average(owner.encoder.model, self.recipe)
         self.best: dict[str, Any] | None = None
         self.step = 0
         self._seen: list[tuple[int, torch.Tensor, torch.Tensor]] = []
-        if state is not None and "optimizer" in state:
+        if state is not None:
             self.step, self.best = state["step"], state["best"]
             self.optimizer.load_state_dict(state["optimizer"])
             if self.average is not None:
@@ -224,9 +251,14 @@ class _PhaseRun:
                 if epoch_ends and self._after_epoch(epoch + 1):
                     self.step = self.num_steps
                 if checkpoint and self.step < self.num_steps:
+                    self._require_finite_weights()
                     self.owner.observer.on_checkpoint(self._capture)
+        self._require_finite_weights()
         if self.recipe.early_stop_patience is not None and self.best is not None:
             model.load_state_dict(self.best["model"])
+            for figures in self.owner.history.epochs:
+                if figures["phase"] == self.phase.name:
+                    figures["is_result"] = figures["epoch"] == self.best["epoch"]
         elif self.average is not None:
             model.load_state_dict(self.average.module.state_dict())
 
@@ -278,15 +310,23 @@ class _PhaseRun:
         steps = []
         for (step, _, _), loss, norm in zip(self._seen, losses.cpu().tolist(), norms.tolist(), strict=True):
             if not (np.isfinite(loss) and np.isfinite(norm)):
-                raise InputError(
-                    f"the loss is not finite at step {step} of {self.num_steps} (phase {self.phase.name}): training "
-                    "stopped, the last good checkpoint is kept; lower classifier.learning_rate"
-                )
+                raise self._not_finite("loss", step)
             rate = self.phase.learning_rate * linear_schedule(step - 1, self.num_steps, self.recipe.warmup_share)
             steps.append(Step(self.phase.name, step, loss, rate, norm))
         self._seen = []
         self.owner.history.steps += steps
         self.owner.observer.on_steps(steps)
+
+    def _require_finite_weights(self) -> None:
+        """A step's loss is of the weights before it: what it did to them must not be stored unseen."""
+        if not all(torch.isfinite(tensor).all() for tensor in self.owner.encoder.model.parameters()):
+            raise self._not_finite("norm of the weights", self.step)
+
+    def _not_finite(self, what: str, step: int) -> InputError:
+        return InputError(
+            f"the {what} is not finite at step {step} of {self.num_steps} (phase {self.phase.name}): training "
+            "stopped, the last good checkpoint is kept; lower classifier.learning_rate"
+        )
 
     def _after_epoch(self, epoch: int) -> bool:
         """Figures on what is held out; True if the early stop says that this was the last epoch."""
@@ -311,51 +351,21 @@ class _PhaseRun:
         assert self.average is not None
         return int(self.average.n_averaged) > 0
 
-    def _create_average(self) -> AveragedModel | None:
-        if self.recipe.averaging == "none":
-            return None
-        model = self.owner.encoder.model
-        if self.recipe.averaging == "ema":
-            return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(self.recipe.ema_decay), use_buffers=True)
-        return AveragedModel(model, use_buffers=True)
-
     def _capture(self) -> dict[str, Any]:
         return {
             "phase": self.index,
             "step": self.step,
-            "model": _on_cpu(self.owner.encoder.model),
             "optimizer": self.optimizer.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
             "best": self.best,
-            "history": self.owner.history.to_dict(),
+            **self.owner.captured(),
         }
 
 
-def create_optimizer(model: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter 2019), fused, without decay on biases and normalisation weights."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [parameter for parameter in trained if parameter.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [parameter for parameter in trained if parameter.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=learning_rate, fused=True)
-
-
-def linear_schedule(step: int, num_steps: int, warmup_share: float) -> float:
-    """Factor of the learning rate at ``step``, from 0: up to 1 over the warm-up, then down to 0."""
-    num_warmup = round(warmup_share * num_steps)
-    if step < num_warmup:
-        return (step + 1) / (num_warmup + 1)
-    return (num_steps - step) / max(1, num_steps - num_warmup)
-
-
-def use_bfloat16(dtype: str, device: torch.device) -> bool:
-    """Whether to autocast: as told, or, for ``auto``, where the chip multiplies bfloat16 itself."""
-    if dtype != "auto":
-        return dtype == "bfloat16"
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+def _for_members(phases: list[Phase], num_members: int) -> list[Phase]:
+    """The phases of each member of a soup in turn, told apart by name."""
+    names = ["", *(f" {member}" for member in range(2, num_members + 1))]
+    return [replace(phase, name=phase.name + name) for name in names for phase in phases]
 
 
 def _on_cpu(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -14,7 +14,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 import umls_regions
 from finetune_cells import DEFAULT_STORE, Cells, DataSet, interval, prepare
@@ -22,6 +21,7 @@ from finetune_cells import DEFAULT_STORE, Cells, DataSet, interval, prepare
 from llambert import schema
 from llambert.recipe import ClassifierRecipe
 from llambert.run import open_run
+from llambert.sampling import sampling_hashes
 
 OPTIONS: dict[str, dict] = {
     "soft": {"loss": "soft"},
@@ -50,7 +50,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", help="'umls', or the directory of a finished run of jobs/recipes/reviews.yaml")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--records", type=int, default=2_000, help="silver records trained on")
+    parser.add_argument("--records", type=int, default=1_000, help="silver records trained on")
+    parser.add_argument("--test", type=int, help="records of a run to judge by; default: all never annotated")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--learning-rate", type=float, default=1e-4)
@@ -64,7 +65,7 @@ def main() -> int:
         umls_regions.require()
         data = umls_regions.load()
     else:
-        data = finished_run(arguments.data)
+        data = finished_run(arguments.data, arguments.test)
     cells = Cells(arguments.store, data)
     has_probabilities = data.silver[schema.LABEL_PROBABILITIES].null_count == 0
     names = [*OPTIONS, *ENSEMBLES] if arguments.options is None else arguments.options
@@ -83,8 +84,8 @@ def main() -> int:
     return 0
 
 
-def finished_run(folder: str) -> DataSet:
-    """Silver and gold labels of the records a run annotated; the test: those it did not, without duplicates."""
+def finished_run(folder: str, num_test: int | None) -> DataSet:
+    """Silver and gold labels of the records a run annotated; the test: of those it did not, without duplicates."""
     run = open_run(f"{folder}/recipe.yaml", [f"storage={folder}"])
     silver, corpus = run.table("silver").read(), run.table("corpus").read()
     annotated = pc.is_in(corpus[schema.RECORD_ID], silver[schema.RECORD_ID].combine_chunks())
@@ -92,11 +93,9 @@ def finished_run(folder: str) -> DataSet:
     others = pc.invert(pc.or_(annotated, pc.is_in(corpus[schema.RECORD_ID], duplicates)))
     columns = [name for name in schema.CORPUS.names if name in corpus.column_names]
     gold, test = (corpus.filter(rows).select(columns) for rows in (annotated, others))
-    return DataSet(run.recipe.name, run.task.category_names, silver, _labelled(gold), _labelled(test))
-
-
-def _labelled(table: pa.Table) -> pa.Table:
-    return table.filter(pc.is_valid(table[schema.GOLD_LABEL]))
+    gold, test = (table.filter(pc.is_valid(table[schema.GOLD_LABEL])) for table in (gold, test))
+    order = sampling_hashes(test[schema.RECORD_ID], 0).argsort()
+    return DataSet(run.recipe.name, run.task.category_names, silver, gold, test.take(order[:num_test]))
 
 
 def member_recipes(arguments: argparse.Namespace, name: str, seed: int) -> list[ClassifierRecipe]:

@@ -25,7 +25,8 @@ from llambert import schema
 from llambert.errors import InputError
 from llambert.run import Run, open_run
 from llambert.run_directory import Manifest
-from llambert.stages.finetune import _select, finetune
+from llambert.stages.finetune import finetune
+from llambert.stages.finetune_records import select
 
 NUM_RECORDS = 600
 TASK = {
@@ -125,7 +126,7 @@ def test_each_regime_trains_on_its_splits_alone_and_accounts_for_every_record(tm
     run = make_run(tmp_path, encoder, regime=regime)
     _, texts, _ = records()
     split_of = {text: ["test", "extra", "train"][number % 3] for number, text in enumerate(texts)}
-    selected = _select(run)
+    selected = select(run)
     assert set(selected) == set(splits)
     for name, phase in selected.items():
         used = phase.train.texts + phase.held_out.texts
@@ -139,9 +140,9 @@ def test_silver_training_never_opens_the_gold_column(tmp_path, encoder):
     part = next(Path(corpus.path()).glob("*.parquet"))
     table = corpus.read_part(part.name).drop_columns([schema.GOLD_LABEL])
     pa.parquet.write_table(table, part)
-    assert len(_select(run)["silver"].train) > 0
+    assert len(select(run)["silver"].train) > 0
     with pytest.raises(pa.ArrowInvalid, match=schema.GOLD_LABEL):
-        _select(make_run(tmp_path, encoder, regime="gold"))
+        select(make_run(tmp_path, encoder, regime="gold"))
 
 
 def test_a_changed_gold_label_changes_the_fingerprint_of_gold_regimes_alone(tmp_path, encoder):

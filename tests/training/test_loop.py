@@ -1,6 +1,7 @@
 import copy
 import dataclasses
 import os
+import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -13,8 +14,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from llambert import schema
 from llambert.errors import InputError
 from llambert.recipe import ClassifierRecipe
-from llambert.training.loop import FineTuning, Observer, Phase, create_optimizer, linear_schedule
+from llambert.training.loop import FineTuning, Observer, Phase
 from llambert.training.model import load_encoder
+from llambert.training.optimization import create_optimizer, linear_schedule
 from llambert.training.records import select_silver
 
 CATEGORIES = ["negative", "positive"]
@@ -109,6 +111,7 @@ def test_same_seed_same_weights_and_another_seed_others(recipe):
         {"averaging": "ema"},
         {"averaging": "tail", "bucketing": False},
         {"early_stop_patience": 1, "epochs": 3},
+        {"soup_members": 2, "epochs": 1},
     ],
 )
 def test_a_resumed_run_equals_the_uninterrupted_one(recipe, fields):
@@ -117,6 +120,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(recipe, fields):
     whole = fine_tuning(recipe, recorder)
     whole.run()
     assert {"optimizer" in state for state in recorder.states} == {True, False}
+    assert {state["phase"] for state in recorder.states} == set(range(len(whole.phases) + 1))
     for state in recorder.states:  # in mid-epoch and after the last step
         resumed = fine_tuning(recipe)
         resumed.restore(state)
@@ -151,7 +155,10 @@ def test_a_frozen_encoder_stays_as_it_was_and_the_head_learns(recipe):
     assert changed == {"classifier.weight", "classifier.bias", "bert.pooler.dense.weight", "bert.pooler.dense.bias"}
 
 
-def test_a_loss_that_is_not_finite_stops_at_its_step_with_the_last_good_checkpoint(recipe):
+@pytest.mark.parametrize(
+    ("every", "message"), [(4, "the loss is not finite at step 11 of"), (5, "the weights is not finite at step 10 of")]
+)
+def test_loss_or_weights_that_are_not_finite_stop_at_their_step_with_the_last_good_checkpoint(recipe, every, message):
     class Poison(Recorder):
         def on_steps(self, steps):
             if steps[-1].step == 10:
@@ -159,12 +166,12 @@ def test_a_loss_that_is_not_finite_stops_at_its_step_with_the_last_good_checkpoi
                     next(tuning.encoder.model.parameters()).fill_(float("nan"))
 
     poison = Poison()
-    tuning = fine_tuning(recipe.model_copy(update={"checkpoint_every_steps": 5}), poison)
-    with pytest.raises(InputError, match="not finite at step 11 of"):
+    tuning = fine_tuning(recipe.model_copy(update={"checkpoint_every_steps": every}), poison)
+    with pytest.raises(InputError, match=message):
         tuning.run()
-    last_good = poison.states[0]  # step 5: the one at step 10 was poisoned by this test itself
-    assert last_good["step"] == 5
-    assert all(torch.isfinite(value).all() for value in last_good["model"].values())
+    assert poison.states[-1]["step"] == {4: 8, 5: 5}[every]
+    for state in poison.states:
+        assert all(torch.isfinite(value).all() for value in state["model"].values())
 
 
 def test_early_stop_ends_before_the_last_epoch_and_keeps_the_best(recipe):
@@ -177,6 +184,34 @@ def test_early_stop_ends_before_the_last_epoch_and_keeps_the_best(recipe):
     probabilities = tuning.predict(tuning.encoder.model, held_out)
     loss = -(held_out.records.targets * np.log(probabilities)).sum(1).mean()
     assert loss == pytest.approx(min(losses), rel=1e-4)
+
+
+def test_a_soup_is_the_mean_of_its_members_which_start_alike_and_differ_in_order(recipe):
+    recipe = recipe.model_copy(update={"soup_members": 3, "epochs": 1, "checkpoint_every_steps": 1_000})
+    recorder = Recorder()
+    soup = fine_tuning(recipe, recorder)
+    history = soup.run()
+    assert [figures["phase"] for figures in history.epochs] == ["silver", "silver 2", "silver 3"]
+    members = [torch.cat([v.flatten().float() for v in state["model"].values()]) for state in recorder.states]
+    assert torch.allclose(weights(soup), torch.stack(members).mean(0), atol=1e-6)
+    first = fine_tuning(recipe.model_copy(update={"soup_members": 1}))
+    first.run()
+    assert torch.equal(members[0], weights(first))
+    assert not torch.allclose(members[0], members[1], atol=1e-3)
+    assert history.steps[0].loss == pytest.approx(history.steps[-len(history.steps) // 3].loss, abs=0.3)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"gradient_checkpointing": True}, pytest.param({"compile": True}, marks=pytest.mark.slow)]
+)
+def test_saving_memory_or_compiling_leaves_the_curve_as_it_is(recipe, fields):
+    if "compile" in fields and shutil.which("g++") is None:
+        pytest.skip("torch.compile needs a C++ compiler")
+    recipe = recipe.model_copy(update={"dropout": 0.0, "epochs": 1})
+    plain, other = fine_tuning(recipe), fine_tuning(recipe.model_copy(update=fields))
+    losses = [[step.loss for step in tuning.run().steps] for tuning in (plain, other)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    assert set(other.encoder.model.state_dict()) == set(plain.encoder.model.state_dict())
 
 
 def test_the_gold_phase_goes_on_from_the_silver_weights_with_its_own_rate(recipe):
