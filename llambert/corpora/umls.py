@@ -181,6 +181,8 @@ class _Release:
         codes = without(codes, "other_semantic_type", ~self._wanted[codes])
         excluded = pc.is_in(rows.values("TTY"), pa.array(recipe.excluded_term_types, pa.string()))
         codes = without(codes, "excluded_type", excluded.to_numpy(zero_copy_only=False))
+        blank = pc.equal(pc.utf8_trim_whitespace(rows.values("STR")), "").to_numpy(zero_copy_only=False)
+        codes = without(codes, "blank", blank)
         terms = pa.table([codes, _normalized(rows.values("STR"))], schema=_TERMS).take(np.argsort(codes))
         return _Done(block.num_lines, rows.malformed, dict(counts), terms)
 
