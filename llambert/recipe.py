@@ -55,9 +55,10 @@ class UmlsRecipe(Section):
         min_length=1,
     )
     """Type identifiers (TUI)."""
-    excluded_term_types: tuple[str, ...] = tuple(
-        "AA AB ACR AM CA2 CA3 CDA CS DEV DS DSV ES HS ID MTH_ACR NS OAM OA OSN PS QAB QEV QSV RAB SSN SS VAB".split()
-    )
+    excluded_term_types: tuple[str, ...] = (
+        "AA", "AB", "ACR", "AM", "CA2", "CA3", "CDA", "CS", "DEV", "DS", "DSV", "ES", "HS", "ID",
+        "MTH_ACR", "NS", "OAM", "OA", "OSN", "PS", "QAB", "QEV", "QSV", "RAB", "SSN", "SS", "VAB",
+    )  # fmt: skip
     """TTY of abbreviations, obsolete and short forms."""
     suppressed: tuple[Literal["O", "E", "Y"], ...] = ()
     """Terms with these values of SUPPRESS are as if absent: obsolete, by an editor, by the subset."""
@@ -69,6 +70,18 @@ class UmlsRecipe(Section):
     """Null: as many as the machine has cores."""
 
 
+class HuggingFaceDataset(Section):
+    """Which rows of a Hugging Face data set, whose name or folder is ``corpus.path``, are the corpus."""
+
+    config: str | None = None
+    splits: tuple[str, ...] = ()
+    """Empty: all of them. ``columns.split: split`` keeps their names."""
+    revision: str | None = None
+    """Of a hub name: the commit to read; null: the newest."""
+    streaming: bool = placed(True)
+    """Read without copying the whole data set to this machine first."""
+
+
 class CorpusRecipe(Section):
     """Where the corpus is and which of its rows are records.
 
@@ -77,7 +90,9 @@ class CorpusRecipe(Section):
     """
 
     path: str
-    format: Literal["auto", "parquet", "jsonl", "csv", "tsv", "text", "text_files", "imdb", "huggingface", "umls"] = "auto"
+    format: Literal["auto", "parquet", "jsonl", "csv", "tsv", "text", "text_files", "imdb", "huggingface", "umls"] = (
+        "auto"
+    )
     """``text``: a record a line; ``text_files``: a record a file; ``imdb``: the review data set, in any layout."""
     delimiter: str | None = Field(None, min_length=1, max_length=1)
     """Of csv and tsv, where it is neither comma nor tab."""
@@ -88,6 +103,8 @@ class CorpusRecipe(Section):
     """Column -> values whose rows are no records of this corpus (counted as ``excluded``)."""
     max_text_chars: PositiveInt = 100_000
     umls: UmlsRecipe | None = None
+    """Null unless ``format`` is ``umls``."""
+    huggingface: HuggingFaceDataset = HuggingFaceDataset()
     rows_per_part: PositiveInt = 50_000
     max_malformed_share: Share = placed(0.01, ge=0, le=1)
     """Share of the source's rows that may be malformed; they are kept in ``corpus_rejects``. More end the run."""
@@ -291,6 +308,9 @@ def load_recipe(path: str | Path, settings: list[str] | None = None) -> Recipe:
     for setting in settings or []:
         _apply(values, setting)
     values.setdefault("storage", f"runs/{values.get('name')}")
+    corpus = values.get("corpus")
+    if isinstance(corpus, dict) and corpus.get("format") == "umls":
+        corpus.setdefault("umls", {})  # so that its defaults are written out, and only where it is read
     return validate(Recipe, values, text, path)
 
 
@@ -302,8 +322,9 @@ def dump_recipe(recipe: Recipe) -> str:
 def result_fields(section: Section) -> dict[str, Any]:
     """The fields of a section that can change a stage's result, as JSON values."""
     values = section.model_dump(mode="json")
+    inner = {name: value for name, value in section if isinstance(value, Section)}
     return {
-        name: values[name]
+        name: result_fields(inner[name]) if name in inner else values[name]
         for name, info in type(section).model_fields.items()
         if (info.json_schema_extra or {}).get("changes_result", True)  # type: ignore[union-attr]
     }

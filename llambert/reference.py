@@ -52,7 +52,7 @@ def resolve(reference: str) -> Resolved:
         return Resolved(reference, "remote")
     path = Path(reference).expanduser()
     if path.exists():
-        return Resolved(str(path.resolve()), "local")
+        return Resolved(os.path.abspath(path), "local")  # a link keeps its name: its ending says what it is
     if not reference.startswith((".", "/", "~")) and _HUB_NAME.match(reference):
         return Resolved(reference, "hub")
     raise InputError(f"{reference}: no such file or folder")
@@ -107,15 +107,27 @@ def find_files(reference: str) -> tuple[fsspec.AbstractFileSystem, dict[str, dic
     try:
         filesystem, path = fsspec.core.url_to_fs(location)
         search = filesystem.glob if is_glob(reference) else filesystem.find
-        found = {name: info for name, info in sorted(search(path, detail=True).items()) if info["type"] == "file"}
+        listed = sorted(search(path, detail=True).items())
     except Exception as error:  # each filesystem of fsspec has exceptions of its own
         raise InputError(f"{reference}: cannot be read: {one_line(error)}") from error
+    found = {name: info for name, info in listed if info["type"] != "directory"}
+    for name, info in found.items() if isinstance(filesystem, LocalFileSystem) else ():
+        if info["type"] != "file" and not Path(name).is_file():  # fsspec calls a link, whatever it leads to, "other"
+            leads_to = "a folder, which is not followed" if Path(name).is_dir() else "nothing that is a file"
+            raise InputError(f"{reference}: {name} is a link to {leads_to}; take it away or name what you mean")
     if not found:
         raise InputError(f"{reference}: no file is there")
     return filesystem, found
 
 
 def _hash_file(file: Path, digest: "hashlib._Hash") -> None:
+    try:
+        _add_content(file, digest)
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read: {one_line(error)}") from error
+
+
+def _add_content(file: Path, digest: "hashlib._Hash") -> None:
     size = file.stat().st_size
     with file.open("rb") as stream:
         if size <= _HASH_WHOLE_BELOW_BYTES:

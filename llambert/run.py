@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from llambert import schema
+from llambert.corpora import umls
 from llambert.recipe import Recipe, digest, dump_recipe, load_recipe, result_fields
 from llambert.reference import content_identity
 from llambert.run_directory import RunDirectory, TableDirectory
@@ -36,7 +37,10 @@ class Run:
     @cached_property
     def corpus_identity(self) -> str:
         """Content hash of the corpus' source files."""
-        return content_identity(self.recipe.corpus.path)
+        corpus = self.recipe.corpus
+        if corpus.format == "umls":  # a release has tens of gigabytes that are not read
+            return digest(*map(content_identity, umls.uris(corpus)))
+        return content_identity(corpus.path, corpus.huggingface.revision)
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:

@@ -1,7 +1,7 @@
 import pytest
 
 from llambert.errors import InputError
-from llambert.reference import content_identity, local_copy, resolve
+from llambert.reference import content_identity, find_files, local_copy, resolve
 
 
 def test_a_file_inside_an_installed_package_is_found_without_importing_it():
@@ -40,6 +40,17 @@ def test_identity_follows_content_and_not_place(tmp_path):
     assert content_identity(str(tmp_path / "a")) == content_identity(str(tmp_path / "b"))
     (tmp_path / "b" / "weights").write_bytes(b"1" * 9 + b"2")
     assert content_identity(str(tmp_path / "a")) != content_identity(str(tmp_path / "b"))
+
+
+def test_a_link_to_a_file_is_that_file_and_one_to_a_folder_is_refused(tmp_path):
+    (tmp_path / "blob").write_text("x")
+    (tmp_path / "corpus").mkdir()
+    (tmp_path / "corpus" / "x.csv").symlink_to("../blob")
+    assert list(find_files(str(tmp_path / "corpus"))[1]) == [str(tmp_path / "corpus" / "x.csv")]
+    assert list(find_files(str(tmp_path / "corpus" / "x.csv"))[1]) == [str(tmp_path / "corpus" / "x.csv")]
+    (tmp_path / "corpus" / "loop").symlink_to("..")
+    with pytest.raises(InputError, match="loop is a link to a folder"):
+        find_files(str(tmp_path / "corpus"))
 
 
 def test_a_glob_counts_its_files(tmp_path):

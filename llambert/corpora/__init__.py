@@ -10,7 +10,7 @@ from typing import Protocol
 
 import pyarrow as pa
 
-from llambert.corpora import files
+from llambert.corpora import files, huggingface, imdb, text_files, umls
 from llambert.corpora.rows import MALFORMED, Rows, SourceFile, malformed_rows
 from llambert.errors import InputError
 from llambert.recipe import CorpusRecipe
@@ -31,7 +31,7 @@ class Format(Protocol):
 
 
 # Formats with files of their own shape; every other value of corpus.format is read by ``files``.
-_FORMATS: dict[str, Format] = {}
+_FORMATS: dict[str, Format] = {"text_files": text_files, "imdb": imdb, "huggingface": huggingface, "umls": umls}
 
 
 def find_source_files(corpus: CorpusRecipe) -> list[SourceFile]:

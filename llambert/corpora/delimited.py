@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Iterator
 
 from llambert.corpora.opening import MAX_LINE_CHARS, numbered_lines, open_text
-from llambert.corpora.rows import Malformed, Row, Skipped
+from llambert.corpora.rows import Malformed, Row, Skipped, require_columns
 from llambert.errors import InputError
 
 
@@ -24,17 +24,10 @@ def read_delimited(uri: str, delimiter: str, columns: list[str]) -> Iterator[Row
             raise InputError(f"{uri}: is empty; expected a header with {', '.join(map(repr, columns))}")
         if isinstance(header, Malformed):
             raise InputError(f"{uri}:{header.line}: the header cannot be read: {header.reason}")
-        places = [_place(uri, header, column) for column in columns]
+        require_columns(columns, header, uri)
+        places = [header.index(column) for column in columns]
         for row in rows:
             yield row if isinstance(row, Malformed | Skipped) else [row[place] or None for place in places]
-
-
-def _place(uri: str, header: list[str], column: str) -> int:
-    if header.count(column) > 1:
-        raise InputError(f"{uri}: the header has {column!r} {header.count(column)} times; rename one of them")
-    if column not in header:
-        raise InputError(f"{uri}: no column {column!r}; it has {', '.join(map(repr, header))}")
-    return header.index(column)
 
 
 class _Lines:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from llambert.corpora.delimited import read_delimited
 from llambert.corpora.opening import COMPRESSIONS, numbered_lines, open_text, unreadable
-from llambert.corpora.rows import ENCODING_FAULTS, Malformed, Row, Rows, Skipped, SourceFile, batched
+from llambert.corpora.rows import ENCODING_FAULTS, Malformed, Row, Rows, Skipped, SourceFile, batched, require_columns
 from llambert.errors import InputError
 from llambert.recipe import CorpusRecipe
 from llambert.reference import find_files
@@ -64,7 +64,7 @@ def read(source: SourceFile, corpus: CorpusRecipe, columns: list[str]) -> Iterat
     """
     match source.format:
         case "parquet":
-            return _read_parquet(source.uri, columns)
+            return read_parquet(source.uri, columns)
         case "jsonl":
             rows = _read_jsonl(source.uri, columns)
         case "text":
@@ -72,15 +72,6 @@ def read(source: SourceFile, corpus: CorpusRecipe, columns: list[str]) -> Iterat
         case delimited:
             rows = read_delimited(source.uri, corpus.delimiter or _DELIMITERS[delimited], columns)
     return batched(rows, columns)
-
-
-def require_columns(columns: list[str], present: list[str], uri: str) -> None:
-    """``InputError`` for a column that is not there, or is there twice."""
-    for column in columns:
-        if column not in present:
-            raise InputError(f"{uri}: no column {column!r}; it has {', '.join(map(repr, present))}")
-        if present.count(column) > 1:
-            raise InputError(f"{uri}: has {present.count(column)} columns {column!r}; rename one of them")
 
 
 def _read_text(uri: str, columns: list[str]) -> Iterator[Row | Malformed | Skipped]:
@@ -130,7 +121,8 @@ def _refuse_json_array(uri: str, num_objects: int, line: str) -> None:
         raise InputError(f"{uri}: expected a JSON object a line, found one value over the file; try jq -c '.[]'")
 
 
-def _read_parquet(uri: str, columns: list[str]) -> Iterator[Rows]:
+def read_parquet(uri: str, columns: list[str]) -> Iterator[Rows]:
+    """The named columns of a Parquet file as strings, a page at a time; ``InputError`` where it is damaged."""
     try:
         with (
             fsspec.open(uri, "rb").open() as stream,

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from llambert import schema
+from llambert.errors import InputError
 
 MALFORMED = pa.schema(
     [
@@ -127,3 +128,12 @@ def _rows(values: list[Row], malformed: list[Malformed], counts: Counter[str], c
 
 def _sound(text: str) -> str:
     return _SURROGATE.sub("\ufffd", text)
+
+
+def require_columns(columns: list[str], present: list[str], uri: str) -> None:
+    """``InputError`` for a column that is not there, or is there twice."""
+    for column in columns:
+        if column not in present:
+            raise InputError(f"{uri}: no column {column!r}; it has {', '.join(map(repr, present))}")
+        if present.count(column) > 1:
+            raise InputError(f"{uri}: has {present.count(column)} columns {column!r}; rename one of them")

@@ -178,14 +178,15 @@ class IngestFile:
         if columns.record_id:
             return table[columns.record_id].combine_chunks()
         texts = table[columns.text].to_pylist()
-        return pa.array(
+        ids = (
             f"{source.index:05d}-{row:09d}-{blake2b((text or '').encode(), digest_size=4).hexdigest()}"
             for row, text in enumerate(texts, start=first_row)
         )
+        return pa.array(ids, pa.string())
 
     def _reject_reasons(self, table: pa.Table, text: pa.Array, ids: pa.Array) -> pa.Array:
         """Why a row is no record, null where it is one; the first reason that holds."""
-        excluded = pa.array([False] * table.num_rows)
+        excluded = pa.array([False] * table.num_rows, pa.bool_())
         for column, values in self.recipe.exclude.items():
             excluded = pc.or_(excluded, pc.is_in(table[column].combine_chunks(), pa.array(values, pa.string())))
         blank = pc.equal(pc.utf8_trim_whitespace(pc.fill_null(text, "")), "")

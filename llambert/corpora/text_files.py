@@ -1,0 +1,98 @@
+"""A record a file: columns record_id (its path below the corpus' folder), text and folder (the one it lies in)."""
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from llambert import schema
+from llambert.corpora.opening import COMPRESSIONS, open_bytes
+from llambert.corpora.rows import Malformed, Row, Rows, SourceFile, batched, require_columns
+from llambert.errors import InputError
+from llambert.recipe import CorpusRecipe
+from llambert.reference import find_files
+
+COLUMNS = [schema.RECORD_ID, schema.TEXT, "folder"]
+_FILES_PER_UNIT = 2000
+_BYTES_PER_UNIT = 64 << 20
+_REMOTE_READERS = 32
+
+
+def find(corpus: CorpusRecipe) -> list[SourceFile]:
+    """All visible files of a folder or a glob, some thousand a unit."""
+    filesystem, files = find_files(corpus.path)
+    visible = {name: info["size"] or 0 for name, info in files.items() if not _is_hidden(name)}
+    if not visible:
+        raise InputError(f"corpus.path: no file at {corpus.path} but hidden ones")
+    return units_of(filesystem, visible, corpus.format)
+
+
+def units_of(filesystem: fsspec.AbstractFileSystem, sizes: dict[str, int], format_name: str) -> list[SourceFile]:
+    """Files by path, with their sizes, as bounded units in the order given."""
+    root = os.path.commonpath([name.rpartition("/")[0] or "/" for name in sizes])
+    units: list[SourceFile] = []
+    members: list[str] = []
+    num_bytes = 0
+
+    def close() -> None:
+        uri = filesystem.unstrip_protocol(root)
+        units.append(SourceFile(len(units), uri, format_name, num_bytes, members=members))
+
+    for name, size in sizes.items():
+        members.append(name.removeprefix(root).lstrip("/"))
+        num_bytes += size
+        if len(members) == _FILES_PER_UNIT or num_bytes >= _BYTES_PER_UNIT:
+            close()
+            members, num_bytes = [], 0
+    if members:
+        close()
+    return units
+
+
+def read(source: SourceFile, corpus: CorpusRecipe, columns: list[str]) -> Iterator[Rows]:
+    """A row for each file; a file that cannot be read is malformed."""
+    require_columns(columns, COLUMNS, source.uri)
+    return batched(_rows(source, corpus, columns), columns)
+
+
+def _rows(source: SourceFile, corpus: CorpusRecipe, columns: list[str]) -> Iterator[Row | Malformed]:
+    for member, content in read_members(source, corpus):
+        if isinstance(content, Malformed):
+            yield content
+            continue
+        text = content.decode("utf-8-sig", errors="surrogateescape")
+        values = dict(zip(COLUMNS, (member, text, member.rpartition("/")[0].rpartition("/")[2]), strict=True))
+        yield [values[column] for column in columns]
+
+
+def read_members(source: SourceFile, corpus: CorpusRecipe) -> Iterator[tuple[str, bytes | Malformed]]:
+    """The unit's files in order, each with as much of its content as ``max_text_chars`` can need."""
+    filesystem, root = fsspec.core.url_to_fs(source.uri)
+    limit = 4 * (corpus.max_text_chars + 1)  # UTF-8 takes four bytes a character at most
+
+    def content(member: str) -> bytes | Malformed:
+        path = f"{root.rstrip('/')}/{member}"
+        try:
+            if is_local and not path.endswith(tuple(COMPRESSIONS)):
+                with Path(path).open("rb") as stream:
+                    return stream.read(limit)
+            with open_bytes(filesystem.unstrip_protocol(path)) as stream:
+                return stream.read(limit)
+        except (OSError, InputError) as error:
+            return Malformed(None, str(error), "unreadable_file", filesystem.unstrip_protocol(path))
+
+    is_local = isinstance(filesystem, LocalFileSystem)
+    if is_local:
+        yield from ((member, content(member)) for member in source.members)
+        return
+    with ThreadPoolExecutor(_REMOTE_READERS) as readers:
+        for start in range(0, len(source.members), 4 * _REMOTE_READERS):
+            members = source.members[start : start + 4 * _REMOTE_READERS]
+            yield from zip(members, readers.map(content, members), strict=True)
+
+
+def _is_hidden(name: str) -> bool:
+    return name.rsplit("/", 1)[-1].startswith((".", "_"))
