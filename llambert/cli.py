@@ -1,4 +1,4 @@
-"""``llambert …``: run, status, verify, label, report. Commands import what they need when they run, so that
+"""``llambert …``: run, status, verify, label, ontology, report. Commands import what they need when they run, so that
 ``llambert --help`` and a complete run come back at once.
 
 Exit status: 0 done; 2 the recipe or its inputs are at fault, with one line a fault; 1 anything else.
@@ -6,6 +6,7 @@ Exit status: 0 done; 2 the recipe or its inputs are at fault, with one line a fa
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -90,6 +91,23 @@ def label(
     manifest = label_files(checkpoint, CorpusRecipe(path=source, columns=columns), output)
     rejected = ", ".join(f"{num:,} {reason}" for reason, num in manifest.num_rejected.items()) or "none"
     print(f"{manifest.num_kept:,} of {manifest.num_in:,} records labelled into {output}; rejected: {rejected}")
+
+
+@app.command()
+def ontology(
+    run: Annotated[str, typer.Argument(help="A run directory, or its recipe file.", show_default=False)],
+    category: Annotated[str, typer.Option(help="The label of the concepts to keep.")],
+    output: Annotated[str, typer.Option("--output", "--out", help="Where the files go: a folder or s3://….")],
+    settings: Settings = None,
+) -> None:
+    """The concepts that a UMLS run labelled with a category and their CHD edges: Parquet, GraphML and GEXF."""
+    from llambert.ontology import ontology
+
+    of_directory = Path(run).is_dir()
+    recipe = f"{run}/recipe.yaml" if of_directory else run
+    found = ontology(open_run(recipe, [*(settings or []), *([f"storage={run}"] if of_directory else [])]), category)
+    found.write(output)
+    print(f"{found.nodes.num_rows:,} concepts and {found.edges.num_rows:,} edges between them written to {output}")
 
 
 @app.command()

@@ -300,6 +300,11 @@ def concept_ids(codes: np.ndarray) -> list[str]:
     return [f"C{number:0{width}d}" for number, width in zip(numbers.tolist(), num_digits.tolist(), strict=True)]
 
 
+def concept_codes(ids: Iterable[str]) -> np.ndarray:
+    """The integers that stand for concept identifiers."""
+    return np.array([_FIRST_CODE[len(concept) - 1] + int(concept[1:]) for concept in ids], np.int64)
+
+
 def in_threads(work: Callable[[Unit], Result], units: Iterable[Unit], num_threads: int) -> Iterator[Result]:
     """``work`` of every unit, in order, with only a few units in memory. NumPy and Arrow leave the GIL."""
     waiting: deque[Future[Result]] = deque()

@@ -55,8 +55,10 @@ def find(corpus: CorpusRecipe) -> list[SourceFile]:
 
 
 def uris(corpus: CorpusRecipe) -> list[str]:
-    """The files of the release that are read; the gold labels' is none of them."""
-    return [uri for table in find_tables(corpus.path).values() for uri in table.uris]
+    """The files that are read: of the release, and of the gold labels."""
+    release = [uri for table in find_tables(corpus.path).values() for uri in table.uris]
+    gold = corpus.umls.gold if corpus.umls else None
+    return [*release, *([gold] if gold else [])]
 
 
 def read(source: SourceFile, corpus: CorpusRecipe, columns: list[str]) -> Iterator[Rows]:
