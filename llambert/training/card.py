@@ -3,12 +3,15 @@
 import json
 import platform
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from tensorboardX import SummaryWriter
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.record_writer import RecordWriter
 
 from llambert import __version__
 from llambert.recipe import Recipe
@@ -121,7 +124,10 @@ class Curves:
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory()
-        self._writer = SummaryWriter(self._folder.name)
+        self._file = Path(self._folder.name, "events")
+        # Records, not SummaryWriter: that one's thread may still hold the last points when it is flushed.
+        self._records = RecordWriter(str(self._file))
+        self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
         self._num_steps = self._num_epochs = 0
         self._done_before: dict[str, int] = {}
 
@@ -129,18 +135,20 @@ class Curves:
         """The file with all of ``history``, of which only what is new since the last call is written."""
         for number, step in enumerate(history.steps[self._num_steps :], start=self._num_steps + 1):
             self._done_before.setdefault(step.phase, number - 1)
-            self._writer.add_scalar("train/loss", step.loss, number)
-            self._writer.add_scalar("train/learning_rate", step.learning_rate, number)
-            self._writer.add_scalar("train/grad_norm", step.grad_norm, number)
+            points = {"loss": step.loss, "learning_rate": step.learning_rate, "grad_norm": step.grad_norm}
+            self._add({f"train/{name}": value for name, value in points.items()}, number)
         for figures in history.epochs[self._num_epochs :]:
-            at = self._done_before[figures["phase"]] + figures["step"]
-            for name, value in figures.items():
-                if isinstance(value, float):
-                    self._writer.add_scalar(f"held_out/{name}", value, at)
+            points = {f"held_out/{name}": value for name, value in figures.items() if isinstance(value, float)}
             for category, of_class in figures.get("classes", {}).items():
-                for name in ("precision", "recall"):
-                    self._writer.add_scalar(f"held_out/{name}/{category}", of_class[name], at)
+                points |= {f"held_out/{name}/{category}": of_class[name] for name in ("precision", "recall")}
+            self._add(points, self._done_before[figures["phase"]] + figures["step"])
         self._num_steps, self._num_epochs = len(history.steps), len(history.epochs)
-        self._writer.flush()
-        (file,) = Path(self._folder.name).iterdir()
-        return file.read_bytes()
+        self._records.flush()
+        return self._file.read_bytes()
+
+    def _add(self, points: dict[str, float], step: int) -> None:
+        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in points.items()]
+        self._write(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
+
+    def _write(self, event: Event) -> None:
+        self._records.write(event.SerializeToString())

@@ -113,10 +113,13 @@ def _longest(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def _refuse_other_categories(config: PreTrainedConfig, categories: list[str], reference: str) -> None:
-    trained = any(name.endswith("ForSequenceClassification") for name in config.architectures or [])
-    own = [name for _, name in sorted((config.id2label or {}).items())]
-    if trained and own != categories and not all(str(name).startswith("LABEL_") for name in own):
-        raise InputError(
-            f"classifier.model: {reference} is a classifier of {', '.join(map(str, own))}, the task's categories are "
-            f"{', '.join(categories)}; name the encoder it was made from"
-        )
+    if not any(name.endswith("ForSequenceClassification") for name in config.architectures or []):
+        return
+    own = [str(name) for _, name in sorted((config.id2label or {}).items())]
+    unnamed = all(name.startswith("LABEL_") for name in own)
+    if len(own) == len(categories) if unnamed else own == categories:
+        return
+    raise InputError(
+        f"classifier.model: {reference} is a classifier of {f'{len(own)} categories' if unnamed else ', '.join(own)}, "
+        f"the task's categories are {', '.join(categories)}; name the encoder it was made from"
+    )

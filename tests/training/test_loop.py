@@ -16,7 +16,6 @@ from llambert.errors import InputError
 from llambert.recipe import ClassifierRecipe
 from llambert.training.loop import FineTuning, Observer, Phase
 from llambert.training.model import load_encoder
-from llambert.training.optimization import create_optimizer, linear_schedule
 from llambert.training.records import select_silver
 
 CATEGORIES = ["negative", "positive"]
@@ -231,23 +230,6 @@ def test_the_gold_phase_goes_on_from_the_silver_weights_with_its_own_rate(recipe
     assert resumed.run() == history
 
 
-def test_weight_decay_spares_biases_and_normalisation(recipe):
-    model = load_encoder(recipe, CATEGORIES).model
-    decayed, spared = create_optimizer(model, 1e-3, 0.01).param_groups
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    assert all("LayerNorm" in names[id(p)] or names[id(p)].endswith("bias") for p in spared["params"])
-    assert not any("LayerNorm" in names[id(p)] or names[id(p)].endswith("bias") for p in decayed["params"])
-    assert spared["weight_decay"] == 0
-
-
-def test_the_schedule_rises_to_one_and_falls_to_zero():
-    factors = [linear_schedule(step, 100, 0.1) for step in range(101)]
-    assert factors[0] == pytest.approx(1 / 11)
-    assert max(factors) == factors[10] == 1
-    assert factors[100] == 0
-    assert np.allclose(np.diff(factors[10:]), -1 / 90)
-
-
 def _worker(rank, num_workers, port, recipe, file):
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.set_num_threads(1)
@@ -273,22 +255,6 @@ def test_two_workers_take_the_curve_of_one(recipe, tmp_path, batch_size):
     assert losses[:20] == pytest.approx([step.loss for step in one.history.steps][:20], abs=1e-4)
     assert torch.allclose(two["weights"], weights(one), atol=1e-3)
     assert two["history"]["epochs"][0]["accuracy"] == pytest.approx(one.history.epochs[0]["accuracy"], abs=0.06)
-
-
-def test_a_classifier_of_other_categories_is_refused(recipe, tmp_path):
-    tuning = fine_tuning(recipe)
-    tuning.encoder.save(tmp_path)
-    again = recipe.model_copy(update={"model": str(tmp_path)})
-    assert load_encoder(again, CATEGORIES).max_length == 64
-    with pytest.raises(InputError, match="is a classifier of negative, positive, the task's categories are yes, no"):
-        load_encoder(again, ["yes", "no"])
-
-
-def test_a_missing_encoder_is_one_line(recipe, tmp_path):
-    for model in (str(tmp_path), "no-such/encoder"):
-        with pytest.raises(InputError, match="cannot be loaded") as refusal:
-            load_encoder(recipe.model_copy(update={"model": model}), CATEGORIES)
-        assert "\n" not in str(refusal.value)
 
 
 def test_steps_are_plain_values(recipe):

@@ -1,0 +1,65 @@
+from pathlib import Path
+
+import pytest
+from tensorboard_events import scalars
+
+from llambert.recipe import load_recipe
+from llambert.tasks import load_task
+from llambert.training.card import Curves, model_card, training_record
+from llambert.training.loop import History, Step
+
+RECIPE = Path(__file__).parents[2] / "jobs" / "recipes" / "reviews.yaml"
+COUNTS = {"num_silver_train": 7_840, "num_silver_held_out": 160}
+
+
+def figures(phase, epoch, step, **more):
+    classes = {"negative": {"precision": 0.81, "recall": 0.72, "num_records": 70}}
+    held_out = {"accuracy": 0.8, "macro_f1": 0.79, "calibration_error": 0.05, "loss": 0.4, "classes": classes}
+    return {"phase": phase, "epoch": epoch, "step": step, "training_loss": 0.5, **held_out, **more}
+
+
+@pytest.fixture
+def history():
+    steps = [Step("silver", n, 1.0 / n, 1e-4, 2.0) for n in (1, 2, 3, 4)] + [Step("gold", 1, 0.2, 1e-6, 1.0)]
+    return History(steps, [figures("silver", 1, 2), figures("silver", 2, 4), figures("gold", 1, 1, accuracy=0.9)])
+
+
+def test_the_card_names_data_annotator_regime_figures_and_limits(history):
+    recipe = load_recipe(RECIPE)
+    card = model_card(recipe, load_task(recipe.task), history, COUNTS)
+    assert recipe.corpus.path in card
+    assert recipe.annotator.model in card
+    assert "an LLM's labels (silver)" in card
+    assert "num silver train: 7,840" in card
+    assert "| gold | 1 | 0.5000 | 0.9000 | 0.7900 | 0.0500 | 0.4000 |" in card
+    assert "| negative | 0.8100 | 0.7200 | 70 |" in card
+    assert "## Limits" in card
+    assert "cut at 128 tokens" in card
+
+
+def test_the_record_has_every_setting_version_count_step_and_epoch(history):
+    recipe = load_recipe(RECIPE)
+    record = training_record(recipe, load_task(recipe.task), history, COUNTS)
+    assert record["classifier"] == recipe.classifier.model_dump(mode="json")
+    assert set(record["versions"]) == {"llambert", "torch", "transformers", "python"}
+    assert record["counts"] == COUNTS
+    assert History.from_dict(record) == history
+
+
+def test_the_curves_grow_as_training_goes_on_and_hold_every_point_once(history, tmp_path):
+    curves = Curves()
+    so_far = History(history.steps[:2], history.epochs[:1])
+    first = curves.content(so_far)
+    whole = curves.content(history)
+    assert whole.startswith(first)
+    assert curves.content(history) == whole
+    points = scalars(whole)
+    assert points["train/loss"] == [(1, 1.0), (2, 0.5), (3, pytest.approx(1 / 3)), (4, 0.25), (5, pytest.approx(0.2))]
+    assert [step for step, _ in points["held_out/accuracy"]] == [2, 4, 5]
+    assert points["held_out/precision/negative"][-1] == (5, pytest.approx(0.81))
+
+
+def test_the_result_is_the_epoch_marked_so_or_else_the_last(history):
+    assert history.result_epoch()["accuracy"] == 0.9
+    history.epochs[1]["is_result"], history.epochs[2]["is_result"] = True, False
+    assert history.result_epoch()["epoch"] == 2
