@@ -10,7 +10,7 @@ from llambert.corpora import SourceFile, read_rows
 from llambert.corpora.rows import MALFORMED
 from llambert.recipe import CorpusRecipe
 
-_MAX_BYTES = 64 << 20
+_MAX_BYTES = 32 << 20
 
 
 @dataclass
@@ -39,7 +39,7 @@ class Chunk:
 
 
 def read_chunks(source: SourceFile, corpus: CorpusRecipe, columns: list[str]) -> Iterator[Chunk]:
-    """The source's rows, a new chunk after ``rows_per_part`` rows or 64 MiB."""
+    """The source's rows, a new chunk after ``rows_per_part`` rows or 32 MiB."""
     chunk = Chunk(0)
     for rows in read_rows(source, corpus, columns):
         table = rows.records

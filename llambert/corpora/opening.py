@@ -10,7 +10,7 @@ import pyarrow as pa
 from llambert.corpora.rows import Malformed
 from llambert.errors import InputError, one_line
 
-COMPRESSIONS = {".gz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".xz": "xz"}
+COMPRESSIONS = {".gz": "gzip", ".tgz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".xz": "xz"}
 MAX_LINE_CHARS = 16 << 20
 
 _BUFFER_BYTES = 1 << 20

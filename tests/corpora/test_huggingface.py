@@ -1,0 +1,76 @@
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from llambert.corpora import find_source_files, huggingface, read_rows
+from llambert.errors import InputError
+from llambert.recipe import CorpusRecipe, HuggingFaceDataset
+
+COLUMNS = ["text", "label", "split"]
+
+
+def read(path, **options):
+    corpus = CorpusRecipe(path=str(path), format="huggingface", huggingface=HuggingFaceDataset(**options))
+    sources = find_source_files(corpus)
+    rows = [
+        row for source in sources for table in read_rows(source, corpus, COLUMNS) for row in table.records.to_pylist()
+    ]
+    return rows, sources
+
+
+@pytest.fixture
+def saved(tmp_path):
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["neg", "pos"])})
+    splits = {
+        name: datasets.Dataset.from_dict({"text": texts, "label": [0] * len(texts)}, features)
+        for name, texts in {"train": ["a", "b", "c"], "test": ["d"]}.items()
+    }
+    datasets.DatasetDict(splits).save_to_disk(tmp_path / "saved")
+    return tmp_path / "saved"
+
+
+def test_a_saved_data_set_is_its_splits(saved):
+    rows, sources = read(saved)
+    assert [(row["text"], row["split"]) for row in rows] == [
+        ("a", "train"),
+        ("b", "train"),
+        ("c", "train"),
+        ("d", "test"),
+    ]
+    assert {row["label"] for row in rows} == {"0"}
+    assert [source.members for source in sources] == [("train",), ("test",)]
+
+
+def test_the_splits_asked_for_are_read_alone(saved):
+    assert [row["text"] for row in read(saved, splits=("test",))[0]] == ["d"]
+
+
+def test_a_large_split_is_read_in_shards_that_together_are_all_of_it(saved, monkeypatch):
+    monkeypatch.setattr(huggingface, "_ROWS_PER_SHARD", 2)
+    rows, sources = read(saved, splits=("train",))
+    assert [tuple(source.span) for source in sources] == [(0, 2), (1, 2)]
+    assert [row["text"] for row in rows] == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_a_folder_of_files_is_streamed_or_copied(tmp_path, streaming, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "data").mkdir()
+    for name, text in {"train-00000": "a", "train-00001": "b", "test-00000": "c"}.items():
+        pq.write_table(pa.table({"text": [text], "label": [1]}), tmp_path / "data" / f"{name}.parquet")
+    rows, _ = read(tmp_path / "data", streaming=streaming)
+    assert [(row["text"], row["split"]) for row in rows] == [("a", "train"), ("b", "train"), ("c", "test")]
+
+
+def test_a_hub_name_is_looked_up_with_its_configuration_and_revision(monkeypatch):
+    asked = {}
+
+    def load_dataset(path, config, **options):
+        asked.update(path=path, config=config, **options)
+        raise ConnectionError("no network here")
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(InputError, match="stanfordnlp/imdb cannot be opened as a data set: no network here"):
+        read("stanfordnlp/imdb", config="plain_text", revision="abc")
+    assert asked == {"path": "stanfordnlp/imdb", "config": "plain_text", "revision": "abc", "streaming": True}
