@@ -1,5 +1,6 @@
 """Every recipe and task that ships loads, and says what the paper's set-up is."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -36,3 +37,20 @@ def test_the_papers_models_get_the_papers_decoding_and_their_gpus_on_one_node(na
 @pytest.mark.parametrize("task", ["imdb", "umls_regions"])
 def test_the_papers_tasks_have_up_to_three_shots(task):
     assert len(load_task(task).prompt("instruct").first_shots(3)) == 3
+
+
+def _encoders_of_the_readme() -> list[tuple[str, str, str]]:
+    readme = (RECIPES.parents[1] / "README.md").read_text(encoding="utf-8")
+    return re.findall(r"^\| (\S+) \| `(\S+/\S+)` \| (?:`(\S+)`)? ?\|$", readme, re.MULTILINE)
+
+
+def test_the_readme_names_the_papers_encoders_with_settings_that_parse():
+    encoders = _encoders_of_the_readme()
+    assert {name for name, _, _ in encoders} == {
+        *("distilbert-base", "bert-base", "bert-large", "roberta-base", "roberta-large", "BiomedBERT-large"),
+    }
+    for _, model, setting in encoders:
+        settings = [f"classifier.model={model}", *([setting] if setting else [])]
+        recipe = load_recipe(RECIPES / "imdb-llama2-70b.yaml", settings).classifier
+        assert recipe.model == model
+        assert (recipe.epochs, recipe.batch_size, recipe.weight_decay, recipe.max_length) == (5, 16, 0.01, 512)
