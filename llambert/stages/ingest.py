@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from llambert import schema
 from llambert.corpora import SourceFile, find_source_files
-from llambert.corpora.chunks import Chunk, read_chunks
+from llambert.corpora.chunks import read_chunks
+from llambert.corpora.records import separate, source_columns
 from llambert.corpora.rows import ENCODING_FAULTS
 from llambert.errors import InputError
 from llambert.progress import Progress
@@ -24,8 +24,6 @@ from llambert.recipe import CorpusRecipe
 from llambert.run import Run
 from llambert.run_directory import Manifest, TableDirectory
 from llambert.stages.parts import Outcome, Pool, run_units
-
-_WHOLE = "all"  # the split of a corpus that names none
 
 
 def ingest(run: Run) -> Manifest:
@@ -121,7 +119,7 @@ class IngestFile:
         rejects: TableDirectory,
         keys: TableDirectory,
     ) -> None:
-        self.recipe, self.categories, self.columns = recipe, categories, _source_columns(recipe)
+        self.recipe, self.categories, self.columns = recipe, categories, source_columns(recipe)
         self.corpus, self.rejects, self.keys = corpus, rejects, keys
 
     def __call__(self, unit: dict[str, Any]) -> Outcome:
@@ -135,93 +133,12 @@ class IngestFile:
             if name in committed:
                 parts.append(self.corpus.committed_part(name))
                 continue
-            records, rejected, counts = self._separate(source, chunk)
+            made = separate(source, chunk, self.recipe, self.categories)
             # The corpus part comes last: where it is, its rejects and keys are too.
-            self.rejects.commit_part(name, rejected)
-            self.keys.commit_part(name, _keys(records))
-            parts.append(self.corpus.commit_part(name, records, counts))
+            self.rejects.commit_part(name, made.rejects)
+            self.keys.commit_part(name, _keys(made.records))
+            parts.append(self.corpus.commit_part(name, made.records, made.counts))
         return Outcome(parts, busy_seconds=time.monotonic() - started)
-
-    def _separate(self, source: SourceFile, chunk: Chunk) -> tuple[pa.Table, pa.Table, dict[str, int]]:
-        """Records, rejects and counts of one chunk of source rows."""
-        columns, table = self.recipe.columns, chunk.records(self.columns)
-        text = table[columns.text].combine_chunks()
-        ids = self._record_ids(source, table, chunk.first_row)
-        reasons = self._reject_reasons(table, text, ids)
-        too_long = pc.greater(pc.utf8_length(text), self.recipe.max_text_chars)
-        kept = pc.is_null(reasons)
-        gold = self._gold_labels(table)
-        records = pa.table(
-            {
-                schema.RECORD_ID: ids,
-                schema.TEXT: pc.utf8_slice_codeunits(text, 0, self.recipe.max_text_chars),
-                schema.SPLIT: self._splits(table),
-                schema.GOLD_LABEL: gold,
-                **{name: table[name] for name in columns.keep},
-            }
-        ).filter(kept)
-        malformed = chunk.malformed_records()
-        rejected = _rejects(source, pa.table([ids, text, reasons], schema.CORPUS_REJECTS.names), malformed)
-        counts = Counter(f"rejected.{reason}" for reason in rejected[schema.REJECT_REASON].to_pylist())
-        counts["num_read"] = table.num_rows + malformed.num_rows
-        counts["num_malformed"] = malformed.num_rows
-        counts.update(chunk.counts)
-        counts["num_truncated"] = pc.sum(pc.and_(pc.fill_null(too_long, False), kept)).as_py() or 0
-        if columns.gold_label:
-            unknown = pc.and_(pc.is_valid(table[columns.gold_label]), pc.is_null(gold))
-            counts["num_unknown_gold"] = pc.sum(pc.and_(unknown, kept)).as_py() or 0
-        return records, rejected, dict(counts)
-
-    def _record_ids(self, source: SourceFile, table: pa.Table, first_row: int) -> pa.Array:
-        """The id column, or file, row and a hash of the text: the same whenever the same file is read."""
-        columns = self.recipe.columns
-        if columns.record_id:
-            return table[columns.record_id].combine_chunks()
-        texts = table[columns.text].to_pylist()
-        ids = (
-            f"{source.index:05d}-{row:09d}-{blake2b((text or '').encode(), digest_size=4).hexdigest()}"
-            for row, text in enumerate(texts, start=first_row)
-        )
-        return pa.array(ids, pa.string())
-
-    def _reject_reasons(self, table: pa.Table, text: pa.Array, ids: pa.Array) -> pa.Array:
-        """Why a row is no record, null where it is one; the first reason that holds."""
-        excluded = pa.array([False] * table.num_rows, pa.bool_())
-        for column, values in self.recipe.exclude.items():
-            excluded = pc.or_(excluded, pc.is_in(table[column].combine_chunks(), pa.array(values, pa.string())))
-        blank = pc.equal(pc.utf8_trim_whitespace(pc.fill_null(text, "")), "")
-        cases = pc.make_struct(excluded, pc.is_null(ids), pc.is_null(text), blank, pc.is_null(self._splits(table)))
-        return pc.case_when(cases, "excluded", "null_record_id", "null_text", "empty_text", "null_split")
-
-    def _splits(self, table: pa.Table) -> pa.Array:
-        column = self.recipe.columns.split
-        return table[column].combine_chunks() if column else pa.array([_WHOLE] * table.num_rows, pa.string())
-
-    def _gold_labels(self, table: pa.Table) -> pa.Array:
-        column = self.recipe.columns.gold_label
-        if column is None:
-            return pa.nulls(table.num_rows, pa.string())
-        mapping = self.recipe.gold_labels or {name: name for name in self.categories}
-        return pa.array([mapping.get(value) for value in table[column].to_pylist()], pa.string())
-
-
-def _rejects(source: SourceFile, rows: pa.Table, malformed: pa.Table) -> pa.Table:
-    """The ``SOURCE_REJECTS`` among ``rows`` (record_id, text, reject_reason or null), and the malformed ones."""
-    rows = rows.filter(pc.is_valid(rows[schema.REJECT_REASON]))
-    reasons, nowhere = rows[schema.REJECT_REASON], pa.nulls(rows.num_rows)
-    # An excluded row is another kind of row, not a damaged record: its text stays in the source.
-    texts = pc.if_else(pc.equal(reasons, "excluded"), None, rows[schema.TEXT])
-    no_records = [pc.fill_null(rows[schema.RECORD_ID], ""), texts, reasons, nowhere, nowhere]
-    ids, sources = pa.array([""] * malformed.num_rows, pa.string()), pc.fill_null(malformed[schema.SOURCE], source.uri)
-    unread = [ids, malformed[schema.TEXT], malformed[schema.REJECT_REASON], sources, malformed[schema.LINE]]
-    names = schema.SOURCE_REJECTS.names
-    return pa.concat_tables(pa.table(c, names).cast(schema.SOURCE_REJECTS) for c in (no_records, unread))
-
-
-def _source_columns(recipe: CorpusRecipe) -> list[str]:
-    columns = recipe.columns
-    named = [columns.text, columns.record_id, columns.split, columns.gold_label, *columns.keep, *recipe.exclude]
-    return list(dict.fromkeys(name for name in named if name))
 
 
 def _keys(records: pa.Table) -> pa.Table:

@@ -1,0 +1,116 @@
+"""Source rows -> records: which column is what, which rows are none and why."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from llambert import schema
+from llambert.corpora.chunks import Chunk
+from llambert.corpora.rows import SourceFile
+from llambert.recipe import CorpusRecipe
+
+_WHOLE = "all"  # the split of a corpus that names none
+
+
+@dataclass(frozen=True)
+class Separated:
+    """``records`` (``schema.CORPUS`` and the kept columns) and ``rejects`` (``schema.SOURCE_REJECTS``) of a chunk.
+
+    ``counts``: ``num_read``, of which each is in one of the two tables, ``rejected.<reason>``, and ``num_…`` of
+    what was done to them.
+    """
+
+    records: pa.Table
+    rejects: pa.Table
+    counts: dict[str, int]
+
+
+def source_columns(recipe: CorpusRecipe) -> list[str]:
+    """The columns of the source that a recipe asks for."""
+    columns = recipe.columns
+    named = [columns.text, columns.record_id, columns.split, columns.gold_label, *columns.keep, *recipe.exclude]
+    return list(dict.fromkeys(name for name in named if name))
+
+
+def separate(source: SourceFile, chunk: Chunk, corpus: CorpusRecipe, categories: Sequence[str]) -> Separated:
+    """Records, rejects and counts of one chunk of source rows."""
+    columns, table = corpus.columns, chunk.records(source_columns(corpus))
+    text = table[columns.text].combine_chunks()
+    ids = _record_ids(source, table, chunk.first_row, corpus)
+    reasons = _reject_reasons(table, text, ids, corpus)
+    too_long = pc.greater(pc.utf8_length(text), corpus.max_text_chars)
+    kept = pc.is_null(reasons)
+    gold = _gold_labels(table, corpus, categories)
+    records = pa.table(
+        {
+            schema.RECORD_ID: ids,
+            schema.TEXT: pc.utf8_slice_codeunits(text, 0, corpus.max_text_chars),
+            schema.SPLIT: _splits(table, corpus),
+            schema.GOLD_LABEL: gold,
+            **{name: table[name] for name in columns.keep},
+        }
+    ).filter(kept)
+    malformed = chunk.malformed_records()
+    rejected = _rejects(source, pa.table([ids, text, reasons], schema.CORPUS_REJECTS.names), malformed)
+    counts = Counter(f"rejected.{reason}" for reason in rejected[schema.REJECT_REASON].to_pylist())
+    counts["num_read"] = table.num_rows + malformed.num_rows
+    counts["num_malformed"] = malformed.num_rows
+    counts.update(chunk.counts)
+    counts["num_truncated"] = pc.sum(pc.and_(pc.fill_null(too_long, False), kept)).as_py() or 0
+    if columns.gold_label:
+        unknown = pc.and_(pc.is_valid(table[columns.gold_label]), pc.is_null(gold))
+        counts["num_unknown_gold"] = pc.sum(pc.and_(unknown, kept)).as_py() or 0
+    return Separated(records, rejected, dict(counts))
+
+
+def _record_ids(source: SourceFile, table: pa.Table, first_row: int, corpus: CorpusRecipe) -> pa.Array:
+    """The id column, or file, row and a hash of the text: the same whenever the same file is read."""
+    columns = corpus.columns
+    if columns.record_id:
+        return table[columns.record_id].combine_chunks()
+    texts = table[columns.text].to_pylist()
+    ids = (
+        f"{source.index:05d}-{row:09d}-{blake2b((text or '').encode(), digest_size=4).hexdigest()}"
+        for row, text in enumerate(texts, start=first_row)
+    )
+    return pa.array(ids, pa.string())
+
+
+def _reject_reasons(table: pa.Table, text: pa.Array, ids: pa.Array, corpus: CorpusRecipe) -> pa.Array:
+    """Why a row is no record, null where it is one; the first reason that holds."""
+    excluded = pa.array([False] * table.num_rows, pa.bool_())
+    for column, values in corpus.exclude.items():
+        excluded = pc.or_(excluded, pc.is_in(table[column].combine_chunks(), pa.array(values, pa.string())))
+    blank = pc.equal(pc.utf8_trim_whitespace(pc.fill_null(text, "")), "")
+    cases = pc.make_struct(excluded, pc.is_null(ids), pc.is_null(text), blank, pc.is_null(_splits(table, corpus)))
+    return pc.case_when(cases, "excluded", "null_record_id", "null_text", "empty_text", "null_split")
+
+
+def _splits(table: pa.Table, corpus: CorpusRecipe) -> pa.Array:
+    column = corpus.columns.split
+    return table[column].combine_chunks() if column else pa.array([_WHOLE] * table.num_rows, pa.string())
+
+
+def _gold_labels(table: pa.Table, corpus: CorpusRecipe, categories: Sequence[str]) -> pa.Array:
+    column = corpus.columns.gold_label
+    if column is None:
+        return pa.nulls(table.num_rows, pa.string())
+    mapping = corpus.gold_labels or {name: name for name in categories}
+    return pa.array([mapping.get(value) for value in table[column].to_pylist()], pa.string())
+
+
+def _rejects(source: SourceFile, rows: pa.Table, malformed: pa.Table) -> pa.Table:
+    """The ``SOURCE_REJECTS`` among ``rows`` (record_id, text, reject_reason or null), and the malformed ones."""
+    rows = rows.filter(pc.is_valid(rows[schema.REJECT_REASON]))
+    reasons, nowhere = rows[schema.REJECT_REASON], pa.nulls(rows.num_rows)
+    # An excluded row is another kind of row, not a damaged record: its text stays in the source.
+    texts = pc.if_else(pc.equal(reasons, "excluded"), None, rows[schema.TEXT])
+    no_records = [pc.fill_null(rows[schema.RECORD_ID], ""), texts, reasons, nowhere, nowhere]
+    ids, sources = pa.array([""] * malformed.num_rows, pa.string()), pc.fill_null(malformed[schema.SOURCE], source.uri)
+    unread = [ids, malformed[schema.TEXT], malformed[schema.REJECT_REASON], sources, malformed[schema.LINE]]
+    names = schema.SOURCE_REJECTS.names
+    return pa.concat_tables(pa.table(c, names).cast(schema.SOURCE_REJECTS) for c in (no_records, unread))
