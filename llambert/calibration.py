@@ -25,6 +25,8 @@ from scipy.special import logsumexp, softmax
 
 Floats = NDArray[np.float64]
 
+# What contextual calibration asks about: the texts of Zhao et al., whose mean they found better than any one's.
+CONTENT_FREE_TEXTS = ("N/A", "", "[MASK]")
 # What stands for a probability of zero, which no correction could raise again.
 SMALLEST = 1e-12
 # Pull of the gold calibration's scale towards 1 and of its biases towards 0.

@@ -14,6 +14,11 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
+def described(error: BaseException) -> str:
+    """The same with the exception's type first, which says what kind of failure it was."""
+    return f"{type(error).__name__}: {one_line(error)}"
+
+
 class OverLength(ValueError):
     """A record's prompt does not fit the model's context, however much of its text is left out.
 

@@ -135,7 +135,7 @@ class Renderer:
     ) -> None:
         if not tokenizer.is_fast:
             raise InputError("annotator.model: its tokenizer has no tokenizer.json; convert it to a fast tokenizer")
-        self._prompt, self._answers, self._num_shots = prompt, answers, num_shots
+        self._answers, self._num_shots = answers, num_shots
         self._tokenizer = tokenizer
         self.format = prompt.format
         if prompt.format == "chat" and not tokenizer.chat_template:
@@ -150,6 +150,9 @@ class Renderer:
         # Single characters cannot be taken apart; encode() refuses texts that hold one as a token.
         apart = sorted((re.escape(mark) for mark in marks if len(mark) > 1), key=len, reverse=True)
         self._marks = re.compile("|".join(apart) or r"(?!)")
+        # Shots may be records of the corpus, whose texts are no more to be trusted than any other's.
+        shots = tuple(shot.model_copy(update={"text": self._take_apart(shot.text)}) for shot in prompt.shots)
+        self._prompt = prompt.model_copy(update={"shots": shots})
         try:
             frame = self._tokens(self._render(""))
         except TemplateError as error:

@@ -143,6 +143,17 @@ class EndpointLimits(Section):
         return self
 
 
+class GoldShots(Section):
+    """Shots drawn from gold records by ``seed``, as many of each category as of any other (to one).
+
+    From split ``train`` where the corpus has one, never from ``test``; the records drawn are not annotated.
+    """
+
+    seed: int = 0
+    max_chars: PositiveInt = 1_000
+    """Longer texts are no shots."""
+
+
 class AnnotatorRecipe(Section):
     """Which LLM is asked about which records, and how.
 
@@ -155,9 +166,14 @@ class AnnotatorRecipe(Section):
     revision: str | None = None
     prompt: str | None = None
     num_shots: NonNegativeInt | None = None
+    """The first so many of the prompt's shots; null: all."""
+    gold_shots: GoldShots | None = None
+    """``num_shots`` shots of the corpus' gold records instead of the prompt's own."""
     mode: Literal["generate", "choice", "score"] = "generate"
     num_records: PositiveInt
     seed: int = 0
+    stratify_by: str | None = None
+    """Corpus column whose values keep their shares in the sample; null: the sample is uniform."""
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     max_model_len: PositiveInt | None = None
     truncation: Literal["head", "tail", "head_tail"] = "head"
@@ -185,14 +201,15 @@ class ParseRecipe(Section):
     """How responses become categories.
 
     ``prior_correction``, of label probabilities (``score`` and ``choice``; what each does: llambert/calibration.py):
-    ``none``; ``batch`` (batch calibration, Zhou et al. 2024, arXiv 2309.17249); ``prior_matching`` (the mean
+    ``none``; ``batch`` (batch calibration, Zhou et al. 2024, arXiv 2309.17249); ``contextual`` (the annotator is
+    also asked about texts without content; Zhao et al. 2021, arXiv 2102.09690); ``prior_matching`` (the mean
     corrected probabilities are the ``expected_shares``; Liusie et al. 2023, arXiv 2309.04992); ``gold`` (fitted
     to the ``gold_labels`` given here). ``min_answer_mass``: a record whose answer words hold less
     probability than this is rejected as ``no_category``. ``min_confidence``: silver labels below it are rejected
     as ``low_confidence``.
     """
 
-    prior_correction: Literal["none", "batch", "prior_matching", "gold"] = "none"
+    prior_correction: Literal["none", "batch", "contextual", "prior_matching", "gold"] = "none"
     expected_shares: dict[str, Share] = Field(default_factory=dict)
     """Category -> its share of the corpus, as far as known; empty: all equally frequent."""
     gold_labels: dict[str, str] = Field(default_factory=dict)

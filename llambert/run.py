@@ -58,10 +58,14 @@ class Run:
         corpus = digest(fields, self.corpus_identity)
         del fields["gold_labels"], fields["columns"]["gold_label"]
         records = digest(fields, self.corpus_identity)
-        sample = digest(records, seed, num_records)
+        # Gold shots are the one way in which gold labels reach the annotator, and only if the recipe says so.
+        shots = digest(corpus, annotator["gold_shots"], annotator["num_shots"], task.category_names)
+        shown = shots if recipe.annotator.gold_shots else None
+        sample = digest(records, seed, num_records, recipe.annotator.stratify_by, shown)
         responses = digest(
             records,
             annotator,
+            shown,
             self.model_identities["annotator"],
             task.prompt(recipe.annotator.prompt).model_dump(mode="json"),
             [category.model_dump(mode="json") for category in task.categories],
@@ -74,6 +78,7 @@ class Run:
         labels = digest(records, checkpoint, result_fields(recipe.label), *passed_through)
         return {
             "corpus": corpus,
+            "shots": shots,
             "sample": sample,
             "responses": responses,
             "silver": silver,
@@ -94,8 +99,10 @@ _TABLES = {
     "corpus_rejects": ("corpus", schema.SOURCE_REJECTS),
     "corpus_keys": ("corpus", schema.CORPUS_KEYS),
     "duplicates": ("corpus", schema.DUPLICATES),
+    "shots": ("shots", schema.SHOTS),
     "sample": ("sample", schema.SAMPLE),
     "responses": ("responses", schema.RESPONSES),
+    "content_free": ("responses", schema.RESPONSES),
     "silver": ("silver", schema.SILVER),
     "rejects": ("silver", schema.REJECTS),
     "training": ("checkpoint", None),

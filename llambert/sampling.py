@@ -4,10 +4,15 @@ The sample is exactly n records, uniform, nested (the sample of n holds every sm
 depends on nothing but the ids and the seed: not on blocks, order, workers or machines. The smallest n of a
 part, merged with those of the other parts, are the smallest n of the corpus; nobody holds more than a
 selection of n ids at a time.
+
+A stratified sample keeps the shares of a column's values exactly, to one record a value: the records of each
+value in the order of their hashes, the r-th of N at position (r + 1/2) / N, and all values together in the
+order of their positions. So it is exact and nested too.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Self
 
@@ -112,3 +117,54 @@ def _smallest_of(parts: Iterable[pa.ChunkedArray], num: int, seed: int) -> Selec
     for ids in parts:
         selection = selection.merge(Selection.smallest(ids, num, seed), num)
     return selection
+
+
+@dataclass(frozen=True)
+class StrataSource:
+    """Ids and strata of a table, part by part, anew at every call of ``read``."""
+
+    read: Callable[[], Iterator[tuple[pa.ChunkedArray, pa.ChunkedArray]]]
+
+
+def select_stratified(corpus: StrataSource, excluded: pa.Array, num: int, seed: int) -> Selection:
+    """``num`` records that are not ``excluded``, in the order of their positions in their strata.
+
+    Two passes. Memory: the ids of ``excluded``, about ``num`` ids, and one part's. A null is a stratum too.
+    """
+
+    def parts() -> Iterator[tuple[pa.Array, pa.Array]]:
+        for ids, strata in corpus.read():
+            kept = pc.invert(pc.is_in(ids, value_set=excluded))
+            names = pc.fill_null(strata.cast(pa.string()), "null")
+            yield ids.filter(kept).combine_chunks(), names.filter(kept).combine_chunks()
+
+    sizes: Counter[str] = Counter()
+    for _, strata in parts():
+        sizes.update({entry["values"]: entry["counts"] for entry in pc.value_counts(strata).to_pylist()})
+    ranks = stratified_ranks(sizes, num)
+    chosen = {name: Selection.empty() for name, of_name in ranks.items() if len(of_name)}
+    for ids, strata in parts():
+        for name in pc.unique(strata).to_pylist():
+            if name in chosen:
+                smallest = Selection.smallest(ids.filter(pc.equal(strata, name)), len(ranks[name]), seed)
+                chosen[name] = chosen[name].merge(smallest, len(ranks[name]))
+    if not chosen:
+        return Selection.empty()
+    order = np.argsort(np.concatenate([ranks[name] for name in chosen]))
+    hashes = np.concatenate([selection.hashes for selection in chosen.values()])
+    record_ids = pa.concat_arrays([selection.record_ids for selection in chosen.values()])
+    return Selection(hashes[order], record_ids.take(pa.array(order)))
+
+
+def stratified_ranks(sizes: Mapping[str, int], num: int) -> dict[str, np.ndarray]:
+    """For each stratum the ranks, in a stratified sample of ``num`` records, of its first records.
+
+    ``sizes``: records of each stratum. Ranks go from 0 to ``num`` (or to all records, where there are fewer).
+    """
+    names, total = sorted(sizes), sum(sizes.values())
+    # A stratum has at most its share of the first num, and one more for the rounding of each.
+    lengths = [min(sizes[name], int((num + len(names)) * sizes[name] / total) + 2) for name in names]
+    positions = [(np.arange(length) + 0.5) / sizes[name] for name, length in zip(names, lengths, strict=True)]
+    owners = np.repeat(np.arange(len(names)), lengths)
+    order = np.lexsort((owners, np.concatenate(positions) if positions else np.zeros(0)))[:num]
+    return {name: np.flatnonzero(owners[order] == index) for index, name in enumerate(names)}

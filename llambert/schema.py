@@ -77,6 +77,15 @@ SAMPLE = pa.schema(
 )
 """The random subset, in order of its sampling hash: every prefix is a uniform sample too."""
 
+SHOTS = pa.schema(
+    [
+        pa.field(RECORD_ID, pa.string(), nullable=False),
+        pa.field(TEXT, pa.string(), nullable=False),
+        pa.field(GOLD_LABEL, pa.string(), nullable=False),
+    ]
+)
+"""Gold records shown to the annotator as worked answers, in their order in the prompt; never annotated."""
+
 RESPONSES = pa.schema(
     [
         pa.field(RECORD_ID, pa.string(), nullable=False),

@@ -10,7 +10,7 @@ import numpy as np
 
 from llambert.engines import Answer
 from llambert.engines.scoring import AnswerSequences
-from llambert.errors import InputError
+from llambert.errors import InputError, described
 from llambert.prompts import RenderedPrompt, Renderer
 from llambert.recipe import AnnotatorRecipe
 from llambert.tasks import Task
@@ -73,13 +73,8 @@ def failed(error: Exception, prompt: RenderedPrompt | None = None) -> Answer:
         finish_reason="error",
         num_prompt_tokens=len(prompt.token_ids) if prompt else 0,
         num_truncated_tokens=prompt.num_truncated_tokens if prompt else 0,
-        error=first_line(error),
+        error=described(error),
     )
-
-
-def first_line(error: Exception) -> str:
-    """An exception in one line, its type first."""
-    return f"{type(error).__name__}: {error}".strip().splitlines()[0]
 
 
 def record_key(seed: int, text: str) -> int:

@@ -32,9 +32,9 @@ from transformers.utils.logging import disable_progress_bar
 
 from llambert import onednn
 from llambert.engines import Answer
-from llambert.engines.answers import failed, first_line, record_key, room_for_prompt, scored_answer
+from llambert.engines.answers import failed, record_key, room_for_prompt, scored_answer
 from llambert.engines.scoring import Sequence, answer_sequences
-from llambert.errors import InputError
+from llambert.errors import InputError, described
 from llambert.prompts import RenderedPrompt, Renderer
 from llambert.recipe import AnnotatorRecipe, Decoding
 from llambert.reference import local_copy
@@ -95,7 +95,7 @@ class TransformersEngine:
             with torch.inference_mode():
                 self._shared_states = self._states_of(self._shared_ids)
         except RuntimeError as error:
-            raise InputError(f"annotator.model: {annotator.model} cannot run here: {first_line(error)}") from error
+            raise InputError(f"annotator.model: {annotator.model} cannot run here: {described(error)}") from error
 
     def annotate(self, texts: list[str]) -> list[Answer]:
         """One answer per text, in the order of ``texts``."""
@@ -313,7 +313,7 @@ def load_model(annotator: AnnotatorRecipe, packed: bool = True) -> tuple[PreTrai
         model: Any = AutoModelForCausalLM.from_pretrained(location, **source, **options)
         model.to(device).eval()
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        raise InputError(f"annotator.model: {annotator.model} cannot be loaded: {first_line(error)}") from error
+        raise InputError(f"annotator.model: {annotator.model} cannot be loaded: {described(error)}") from error
     if packed and device == "cpu" and annotator.dtype == "float32" and onednn.available():
         onednn.pack_linear_layers(model)  # twice the rate: 39 instead of 20 records/s on the reviews, to 5e-6 the same
     return model, tokenizer

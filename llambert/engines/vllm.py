@@ -14,10 +14,10 @@ from vllm.sampling_params import MAX_LOGPROB_TOKEN_IDS, RequestOutputKind
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from llambert.engines import Answer
-from llambert.engines.answers import failed, first_line, record_key, room_for_prompt, scored_answer
+from llambert.engines.answers import failed, record_key, room_for_prompt, scored_answer
 from llambert.engines.scoring import Sequence, answer_sequences
 from llambert.engines.vllm_start import engine_args, model_location, new_log, start_engine
-from llambert.errors import InputError
+from llambert.errors import InputError, described
 from llambert.prompts import RenderedPrompt, Renderer
 from llambert.recipe import AnnotatorRecipe
 from llambert.tasks import Task
@@ -63,7 +63,7 @@ class VllmEngine:
             revision = {"revision": annotator.revision} if annotator.revision else {}
             tokenizer = AutoTokenizer.from_pretrained(location, **revision)
         except (OSError, ValueError, KeyError, ImportError) as error:
-            raise InputError(f"annotator.model: {annotator.model} cannot be loaded: {first_line(error)}") from error
+            raise InputError(f"annotator.model: {annotator.model} cannot be loaded: {described(error)}") from error
         first_words = {category.name: category.answer_words[0] for category in task.categories}
         self._renderer = Renderer(task.prompt(annotator.prompt), first_words, annotator.num_shots, tokenizer)
         self._sequences = answer_sequences(tokenizer, task) if annotator.mode != "generate" else None
@@ -89,7 +89,7 @@ class VllmEngine:
                 num_given_up = 0
             except EngineDeadError as error:
                 num_deaths += 1
-                logger.warning("vLLM died with %d records unanswered: %s", len(unanswered), first_line(error))
+                logger.warning("vLLM died with %d records unanswered: %s", len(unanswered), described(error))
                 if alone:
                     answers[unanswered[0]] = failed(error)
                     num_deaths, num_given_up = 0, num_given_up + 1

@@ -1,42 +1,32 @@
 """Annotate: a random subset of the corpus -> ``sample`` -> what the LLM made of each record -> ``responses``.
 
-Both tables are in the order of the sampling hash, part by part (``part-<first rank>-<end rank>``, the end not
-included), so the first n rows of either are the uniform sample of n records: a reader that wants n records of a
-table that holds more takes the first n. Gold labels are never read here.
+``responses`` is in sampling order, part by part, as ``sample`` is: its first n rows are the answers about the
+sample of n records, and a reader that wants n of a table that holds more takes the first n.
 """
 
-import logging
-import re
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from llambert import schema
+from llambert.calibration import CONTENT_FREE_TEXTS
 from llambert.engines import Answer, StoppedEarly, check, create_engine
 from llambert.progress import Progress
 from llambert.run import Run
 from llambert.run_directory import Manifest, Part, TableDirectory
-from llambert.sampling import IdSource, Selection, select
 from llambert.stages.parts import Outcome, Pool, run_units
+from llambert.stages.ranks import is_part_name, part_name, ranks
+from llambert.stages.replica_metrics import ReplicaMetrics
+from llambert.stages.sample import draw_sample, prompted_task
 
-_PART_NAME = re.compile(r"part-(\d{9,})-(\d{9,})\.parquet")
 _BUSY = "busy_milliseconds"  # in the counts of each part, so that a kill loses none of it
 _PROGRESS_EVERY_S = 5.0
-# While the sample is put in order at most this many windows of it are files on the driver's disk, and one is in
-# its memory: a 64th of the sample's texts, or 16 parts where that is more.
-_MAX_WINDOWS = 64
-_MIN_PARTS_PER_WINDOW = 16
-
-
-logger = logging.getLogger(__name__)
+_CONTENT_FREE = {"content_free": True}  # the unit of work beside the ranges of ranks
+_CONTENT_FREE_PART = "part-0.parquet"
 
 
 def annotate(run: Run) -> Manifest:
@@ -44,19 +34,33 @@ def annotate(run: Run) -> Manifest:
 
     Returns the manifest of ``responses`` (columns ``schema.RESPONSES``). A record the engine failed on is a
     row with ``finish_reason`` ``error``, counted as ``engine_error``. A table that holds as many records as
-    the recipe asks for is left alone, Ray is not started then.
+    the recipe asks for is left alone, Ray is not started then. For contextual calibration the texts without
+    content are asked about too, into the table ``content_free``.
     """
     annotator = run.recipe.annotator
     check(annotator, run.task)
-    responses = run.table("responses")
+    responses, content_free = run.table("responses"), run.table("content_free")
+    wants_content_free = run.recipe.parse.prior_correction == "contextual" and not content_free.read_manifest()
     manifest = responses.read_manifest()
-    if manifest and manifest.num_in >= annotator.num_records:
+    if manifest and manifest.num_in >= annotator.num_records and not wants_content_free:
         return manifest
     sample = draw_sample(run)
-    if manifest and manifest.num_in >= sample.num_kept:
-        return manifest
     names, missing = _cover(responses.part_names(), sample.num_kept, annotator.records_per_part)
     work = _Work(responses, [responses.committed_part(name) for name in names], sample.num_kept)
+    if not manifest or manifest.num_in < sample.num_kept or wants_content_free:
+        units = [{"start": start, "end": end} for start, end in missing]
+        _ask(run, work, ([_CONTENT_FREE] if wants_content_free else []) + units)
+    if wants_content_free:
+        content_free.write_manifest(_content_free_manifest(run))
+    manifest = responses.read_manifest()
+    if manifest and manifest.num_in >= work.num_done:
+        return manifest  # complete before, or of another driver on the same run, that was asked for more
+    return responses.write_manifest(_manifest(run, work))
+
+
+def _ask(run: Run, work: "_Work", units: list[dict[str, Any]]) -> None:
+    """Have ``units`` answered, and note in progress.json how far that is or what stopped it."""
+    annotator = run.recipe.annotator
     pool = Pool(
         min_actors=annotator.min_replicas,
         max_actors=annotator.max_replicas,
@@ -64,20 +68,15 @@ def annotate(run: Run) -> Manifest:
         num_gpus=annotator.gpus_per_replica,
         max_attempts=annotator.max_attempts,
     )
-    units = [{"start": start, "end": end} for start, end in missing]
     work.save_progress()
     try:
-        with Progress("annotate", total=sample.num_kept, done=work.num_done) as progress:
+        with Progress("annotate", total=work.num_total, done=work.num_done) as progress:
             for outcome in run_units("annotate", AnnotatePart, (run, work.num_tokens), units, pool):
                 work.add(outcome)
                 progress.advance(sum(part.num_rows for part in outcome.parts))
     except Exception as error:
         work.save_progress(failure=f"{type(error).__name__}: {str(error).strip().rpartition(chr(10))[2]}")
         raise
-    manifest = responses.read_manifest()
-    if manifest and manifest.num_in > work.num_done:
-        return manifest  # of another driver on the same run, that was asked for more
-    return responses.write_manifest(_manifest(run, work))
 
 
 class AnnotatePart:
@@ -91,14 +90,19 @@ class AnnotatePart:
         self._model = annotator.model
         self._categories = run.task.category_names
         self._sample, self._responses = run.table("sample"), run.table("responses")
-        self._sample_parts = [(*_ranks(part.name), part.name) for part in self._sample.require_manifest().parts]
-        self._engine = create_engine(annotator, run.task, num_tokens_before)
+        self._content_free = run.table("content_free")
+        self._sample_parts = [(*ranks(part.name), part.name) for part in self._sample.require_manifest().parts]
+        self._engine = create_engine(annotator, prompted_task(run), num_tokens_before)
+        self._metrics = ReplicaMetrics(run.recipe.name, "annotate")
 
     def __call__(self, unit: dict[str, Any]) -> Outcome:
         """Answer the records of ranks ``start`` to ``end`` and commit their part of ``responses``.
 
         Where the engine stops early, the answers it gave are committed as a shorter part before that is passed on.
+        The unit ``content_free`` is the texts without content instead.
         """
+        if unit == _CONTENT_FREE:
+            return self._answer_content_free()
         start, end = unit["start"], unit["end"]
         records = self._read(start, end)
         started_at, began = time.time(), time.perf_counter()
@@ -109,22 +113,33 @@ class AnnotatePart:
                 self._commit(start, records, stopped.answers, time.perf_counter() - began)
             raise
         busy_seconds = time.perf_counter() - began
-        return Outcome([self._commit(start, records, answers, busy_seconds)], busy_seconds, {"started_at": started_at})
+        part = self._commit(start, records, answers, busy_seconds)
+        measures = {"started_at": started_at, "ended_at": time.time()}
+        return Outcome([part], busy_seconds, measures, self._metrics.replica)
+
+    def _answer_content_free(self) -> Outcome:
+        started_at = time.time()
+        ids = [f"content-free-{n}" for n in range(len(CONTENT_FREE_TEXTS))]
+        records = pa.table({schema.RECORD_ID: ids, schema.TEXT: list(CONTENT_FREE_TEXTS)})
+        answers = self._engine.annotate(list(CONTENT_FREE_TEXTS))
+        rows = responses_table(records, answers, self._categories, self._model)
+        self._content_free.commit_part(_CONTENT_FREE_PART, rows)
+        return Outcome([], 0.0, {"started_at": started_at, "ended_at": time.time()}, self._metrics.replica)
 
     def _commit(self, start: int, records: pa.Table, answers: list[Answer], busy_seconds: float) -> Part:
         """Commit the answers to the first ``len(answers)`` of the records that begin at rank ``start``."""
-        return self._responses.commit_part(
-            _part_name(start, start + len(answers)),
-            responses_table(records.slice(0, len(answers)), answers, self._categories, self._model),
-            {
-                "num_records": len(answers),
-                "num_prompt_tokens": sum(a.num_prompt_tokens for a in answers),
-                "num_response_tokens": sum(a.num_response_tokens for a in answers),
-                "num_truncated": sum(a.num_truncated_tokens > 0 for a in answers),
-                "num_errors": sum(a.finish_reason == "error" for a in answers),
-                _BUSY: round(busy_seconds * 1000),
-            },
-        )
+        counts = {
+            "num_records": len(answers),
+            "num_prompt_tokens": sum(a.num_prompt_tokens for a in answers),
+            "num_response_tokens": sum(a.num_response_tokens for a in answers),
+            "num_truncated": sum(a.num_truncated_tokens > 0 for a in answers),
+            "num_errors": sum(a.finish_reason == "error" for a in answers),
+        }
+        rows = responses_table(records.slice(0, len(answers)), answers, self._categories, self._model)
+        name = part_name(start, start + len(answers))
+        part = self._responses.commit_part(name, rows, {**counts, _BUSY: round(busy_seconds * 1000)})
+        self._metrics.add(counts, busy_seconds)
+        return part
 
     def _read(self, start: int, end: int) -> pa.Table:
         """Sample rows of ranks ``start`` to ``end``, whatever parts they lie in."""
@@ -181,7 +196,9 @@ class _Work:
         self._num_failures_before = earlier.get("num_failures", 0)
         self._last_saved = 0.0
         self._num_before, self._busy_seconds_before = self.num_done, self.busy_seconds
+        self._tokens_before = sum(self.num_tokens)
         self._startup_seconds: float | None = None
+        self._replicas: dict[str, _Span] = {}
 
     @property
     def num_done(self) -> int:
@@ -205,6 +222,7 @@ class _Work:
         self.parts += outcome.parts
         startup_seconds = outcome.measures["started_at"] - self._started_at
         self._startup_seconds = min(startup_seconds, self._startup_seconds or startup_seconds)
+        self._replicas.setdefault(outcome.replica, _Span()).add(outcome)
         if time.monotonic() - self._last_saved >= _PROGRESS_EVERY_S or self.num_done >= self.num_total:
             self.save_progress()
 
@@ -223,15 +241,39 @@ class _Work:
         )
 
     def measures(self) -> dict[str, float]:
-        """Rates of this start, from the first record asked about: without Ray's start and the model's loading."""
+        """Rates of this start, from the first record asked about: without Ray's start and the model's loading.
+
+        ``busy_share.<n>``: of the n-th replica's time, from its first record to its last, that its engine worked.
+        """
         if self._startup_seconds is None:
             return {}
         working_seconds = time.monotonic() - self._started - self._startup_seconds
+        shares = {f"busy_share.{n}": span.busy_share for n, span in enumerate(self._replicas.values())}
         return {
             "startup_seconds": self._startup_seconds,
             "records_per_second": (self.num_done - self._num_before) / working_seconds,
+            "tokens_per_second": (sum(self.num_tokens) - self._tokens_before) / working_seconds,
             "busy_replicas": (self.busy_seconds - self._busy_seconds_before) / working_seconds,
+            **shares,
         }
+
+
+@dataclass
+class _Span:
+    """From when to when one replica worked, and how long its engine was busy in between."""
+
+    started_at: float = float("inf")
+    ended_at: float = 0.0
+    busy_seconds: float = 0.0
+
+    def add(self, outcome: Outcome) -> None:
+        self.started_at = min(self.started_at, outcome.measures["started_at"])
+        self.ended_at = max(self.ended_at, outcome.measures["ended_at"])
+        self.busy_seconds += outcome.busy_seconds
+
+    @property
+    def busy_share(self) -> float:
+        return self.busy_seconds / max(self.ended_at - self.started_at, 1e-9)
 
 
 def _manifest(run: Run, work: _Work) -> Manifest:
@@ -244,7 +286,7 @@ def _manifest(run: Run, work: _Work) -> Manifest:
     return Manifest(
         stage="annotate",
         fingerprint=run.fingerprints["responses"],
-        upstream={"corpus": run.fingerprints["corpus"], "sample": run.fingerprints["sample"]},
+        upstream={"sample": run.fingerprints["sample"]},
         recipe=annotator.model_dump(mode="json"),
         model=annotator.model,
         model_identity=run.model_identities["annotator"],
@@ -256,7 +298,22 @@ def _manifest(run: Run, work: _Work) -> Manifest:
         wall_seconds=work.wall_seconds,
         busy_seconds=work.busy_seconds,
         accelerator_seconds=work.busy_seconds * annotator.gpus_per_replica,
-        parts=sorted(work.parts, key=lambda part: _ranks(part.name)),
+        parts=sorted(work.parts, key=lambda part: ranks(part.name)),
+    )
+
+
+def _content_free_manifest(run: Run) -> Manifest:
+    part = run.table("content_free").committed_part(_CONTENT_FREE_PART)
+    return Manifest(
+        stage="annotate",
+        fingerprint=run.fingerprints["responses"],
+        recipe=run.recipe.annotator.model_dump(mode="json"),
+        model=run.recipe.annotator.model,
+        model_identity=run.model_identities["annotator"],
+        num_in=part.num_rows,
+        num_kept=part.num_rows,
+        wall_seconds=0.0,
+        parts=[part],
     )
 
 
@@ -267,7 +324,7 @@ def _cover(names: list[str], num_records: int, size: int) -> tuple[list[str], li
     parts that overlap, [768, 1000) beside [768, 1024): of two that begin together the longer one counts, and a
     part that begins within another does not.
     """
-    committed = sorted((_ranks(name) for name in names if _PART_NAME.fullmatch(name)), key=lambda r: (r[0], -r[1]))
+    committed = sorted((ranks(name) for name in names if is_part_name(name)), key=lambda r: (r[0], -r[1]))
     used: list[str] = []
     missing: list[tuple[int, int]] = []
     position = 0
@@ -278,104 +335,6 @@ def _cover(names: list[str], num_records: int, size: int) -> tuple[list[str], li
             missing.append((position, stop))
             position = stop
         if start == position < num_records:
-            used.append(_part_name(start, end))
+            used.append(part_name(start, end))
             position = end
     return used, missing
-
-
-def _part_name(start: int, end: int) -> str:
-    return f"part-{start:09d}-{end:09d}.parquet"
-
-
-def _ranks(name: str) -> tuple[int, int]:
-    match = _PART_NAME.fullmatch(name)
-    assert match, f"{name} is no part of a table in rank order"
-    return int(match[1]), int(match[2])
-
-
-# The sample
-
-
-def draw_sample(run: Run) -> Manifest:
-    """Write the ``sample`` table (record_id, text) in the order of the sampling hash; skipped when complete.
-
-    Duplicates are left out. Where fewer records are eligible than ``annotator.num_records``, all are taken and
-    the difference stands in the manifest's counts as ``num_short``. Driver memory: the sample's ids and hashes,
-    one part of the corpus, and a window of texts (``_MAX_WINDOWS``); two passes over the corpus, the first of
-    which reads ids alone, at about a million a second.
-    """
-    table = run.table("sample")
-    if manifest := table.read_manifest():
-        return manifest
-    started = time.monotonic()
-    annotator = run.recipe.annotator
-    corpus, duplicates = _ids(run.table("corpus")), _ids(run.table("duplicates"))
-    selection = select(corpus, duplicates, annotator.num_records, annotator.seed)
-    num_selected = len(selection)
-    if num_selected < annotator.num_records:
-        logger.warning("annotator.num_records: %d asked for, %d are there", annotator.num_records, num_selected)
-    parts = list(_write_sample(run, selection))
-    rejected = {
-        "duplicate": duplicates.num_records,
-        "not_sampled": corpus.num_records - duplicates.num_records - num_selected,
-    }
-    return table.write_manifest(
-        Manifest(
-            stage="sample",
-            fingerprint=run.fingerprints["sample"],
-            upstream={"corpus": run.fingerprints["corpus"]},
-            recipe={"num_records": annotator.num_records, "seed": annotator.seed},
-            num_in=corpus.num_records,
-            num_kept=num_selected,
-            num_rejected=rejected,
-            counts={"num_short": annotator.num_records - num_selected},
-            wall_seconds=time.monotonic() - started,
-            parts=parts,
-        )
-    )
-
-
-def _ids(table: TableDirectory) -> IdSource:
-    parts = table.require_manifest().parts
-
-    def read() -> Iterator[pa.ChunkedArray]:
-        for part in parts:
-            yield table.read_part(part.name, [schema.RECORD_ID])[schema.RECORD_ID]
-
-    return IdSource(read, sum(part.num_rows for part in parts))
-
-
-def _write_sample(run: Run, selection: Selection) -> Iterator[Part]:
-    """Commit the sample's parts: one pass over the texts into windows of ranks on disk, then window by window."""
-    size, num = run.recipe.annotator.records_per_part, len(selection)
-    per_window = max(-(-num // (_MAX_WINDOWS * size)), _MIN_PARTS_PER_WINDOW) * size
-    with tempfile.TemporaryDirectory(prefix="llambert-sample-") as folder:
-        _spill(run.table("corpus"), selection, per_window, Path(folder))
-        for first in range(0, num, per_window):
-            with pa.OSFile(str(_window_path(folder, first // per_window))) as file:
-                window = pa.ipc.open_stream(file).read_all().sort_by("rank").select(schema.SAMPLE.names)
-            assert window.num_rows == min(per_window, num - first), "a sampled record is missing from the corpus"
-            for start in range(first, min(first + per_window, num), size):
-                rows = window.slice(start - first, size).cast(schema.SAMPLE)
-                yield run.table("sample").commit_part(_part_name(start, start + rows.num_rows), rows)
-
-
-def _spill(corpus: TableDirectory, selection: Selection, per_window: int, folder: Path) -> None:
-    """Write the selected records, as the corpus is read, to one Arrow file per window of ``per_window`` ranks."""
-    spilled = pa.schema([pa.field("rank", pa.int64()), *schema.SAMPLE])
-    num_windows = -(-len(selection) // per_window)
-    writers = [pa.ipc.new_stream(_window_path(folder, window), spilled) for window in range(num_windows)]
-    try:
-        for table in corpus.iter_tables([schema.RECORD_ID, schema.TEXT]):
-            ranks = pc.index_in(table[schema.RECORD_ID], value_set=selection.record_ids).cast(pa.int64())
-            chosen = table.append_column("rank", ranks).filter(pc.is_valid(ranks)).select(spilled.names)
-            windows = pc.divide(chosen["rank"], per_window)
-            for window in pc.unique(windows).to_pylist():
-                writers[window].write_table(chosen.filter(pc.equal(windows, window)).cast(spilled))
-    finally:
-        for writer in writers:
-            writer.close()
-
-
-def _window_path(folder: str | Path, window: int) -> str:
-    return str(Path(folder) / f"window-{window:03d}.arrow")

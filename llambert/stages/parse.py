@@ -5,7 +5,6 @@ normalised and, if the recipe asks, corrected for the annotator's preference amo
 (calibration.py), which needs a first pass over the sample. Gold labels of the corpus are never read here.
 """
 
-import re
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from llambert.calibration import (
     Correction,
     Floats,
     batch_calibration,
+    contextual_calibration,
     gold_calibration,
     labels_and_confidence,
     no_correction,
@@ -30,9 +30,9 @@ from llambert.calibration import (
 from llambert.errors import InputError
 from llambert.run import Run
 from llambert.run_directory import Manifest, Part
+from llambert.stages.ranks import part_name, ranks
 from llambert.verbalizer import Verbalizer
 
-_PART_NAME = re.compile(r"part-(\d{9,})-(\d{9,})\.parquet")
 _COLUMNS = [
     schema.RECORD_ID,
     schema.TEXT,
@@ -139,14 +139,13 @@ def _responses(run: Run, columns: list[str]) -> Iterator[tuple[str, pa.Table]]:
         )
     at = 0
     for part in manifest.parts:
-        match = _PART_NAME.fullmatch(part.name)
-        assert match, f"{responses.uri}/{part.name} is no part in rank order"
-        first, last = int(match[1]), min(int(match[2]), wanted)
+        first, last = ranks(part.name)
+        last = min(last, wanted)
         if at < last:
             assert first == at, f"{responses.uri}: after rank {at} comes {part.name}"
             rows = responses.read_part(part.name, columns).slice(0, last - first)
             assert rows.num_rows == last - first, f"{responses.uri}/{part.name} holds {rows.num_rows} rows"
-            yield f"part-{first:09d}-{last:09d}.parquet", rows
+            yield part_name(first, last), rows
             at = last
 
 
@@ -242,14 +241,14 @@ class _Parser:
         sample = np.concatenate(pieces)
         if not len(sample):
             return no_correction(len(self._categories))
-        correction = self._correction_for(sample, ids)
+        correction = self._correction_for(run, sample, ids)
         priors, biases = sample.mean(axis=0), correction.bias
         self.measures = {"scale": correction.scale}
         for name, prior, bias in zip(self._categories, priors, biases, strict=True):
             self.measures |= {f"prior.{name}": float(prior), f"bias.{name}": float(bias)}
         return correction
 
-    def _correction_for(self, sample: Floats, ids: list[str]) -> Correction:
+    def _correction_for(self, run: Run, sample: Floats, ids: list[str]) -> Correction:
         expected = self._recipe.expected_shares
         shares = np.array([expected[name] for name in self._categories]) if expected else None
         match self._recipe.prior_correction:
@@ -257,6 +256,8 @@ class _Parser:
                 return no_correction(len(self._categories))
             case "batch":
                 return batch_calibration(sample, shares)
+            case "contextual":
+                return contextual_calibration(self._content_free(run), shares)
             case "prior_matching":
                 return prior_matching(sample, shares)
             case "gold":
@@ -266,6 +267,16 @@ class _Parser:
                     raise InputError("parse.gold_labels: none of these records is among the annotated ones")
                 labels = [self._categories.index(gold[ids[row]]) for row in rows]
                 return gold_calibration(sample[rows], np.array(labels))
+
+    def _content_free(self, run: Run) -> Floats:
+        """Raw probabilities of the texts without content, (texts, categories)."""
+        raw = self._raw(run.table("content_free").read([schema.LABEL_PROBABILITIES]))
+        usable = raw[raw.sum(axis=1) > 0]
+        if not len(usable):
+            raise InputError(
+                "parse.prior_correction: the annotator gave no answer to any text without content; use 'batch'"
+            )
+        return usable
 
     def _raw(self, responses: pa.Table) -> Floats:
         """Raw probabilities, (records, categories); zeros where the engine gave none."""

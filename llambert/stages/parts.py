@@ -27,11 +27,15 @@ from llambert.run_directory import Part
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one unit came to: its committed parts and the seconds the worker's model or reader was busy."""
+    """What one unit came to: its committed parts and the seconds the worker's model or reader was busy.
+
+    ``replica``: who did it, for shares by replica.
+    """
 
     parts: list[Part]
     busy_seconds: float = 0.0
     measures: dict[str, float] = field(default_factory=dict)
+    replica: str = ""
 
     def to_json(self) -> str:
         """For the way from an actor to the driver: Arrow would pickle the object itself."""

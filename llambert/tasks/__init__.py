@@ -9,7 +9,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from llambert.errors import InputError
-from llambert.prompts import Prompt
+from llambert.prompts import Prompt, Shot
 from llambert.recipe import Section, parse_yaml, read_text, validate
 
 _SHIPPED = Path(__file__).parent
@@ -43,6 +43,12 @@ class Task(Section):
         if name not in self.prompts:
             raise InputError(f"task {self.name}: no prompt {name!r}; it has {', '.join(self.prompts)}")
         return self.prompts[name]
+
+    def with_shots(self, prompt_name: str | None, shots: tuple[Shot, ...]) -> Self:
+        """The same task, one of its prompts with other shots."""
+        prompt = self.prompt(prompt_name)
+        name = next(name for name, value in self.prompts.items() if value is prompt)
+        return self.model_copy(update={"prompts": {**self.prompts, name: prompt.model_copy(update={"shots": shots})}})
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -51,4 +51,4 @@ def test_a_probability_that_is_no_number_is_an_error_of_the_record():
 
 
 def test_an_error_is_told_in_one_line_with_its_type():
-    assert failed(ValueError("first\nsecond")).error == "ValueError: first"
+    assert failed(ValueError("first\n  second")).error == "ValueError: first second"

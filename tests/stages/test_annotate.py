@@ -1,24 +1,25 @@
-"""The annotate stage on small tables: sample, responses, continuing, and what it must not read."""
+"""The annotate stage on small tables: responses, continuing, calibration texts, metrics."""
 
 import hashlib
+import time
+import urllib.request
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import ray
+from annotate_runs import eligible_in_hash_order, open_run
 from tiny_llm import save_tiny_llm
 
 from llambert import schema
+from llambert.calibration import CONTENT_FREE_TEXTS, contextual_calibration, normalise
 from llambert.engines import Answer, StoppedEarly
-from llambert.recipe import AnnotatorRecipe, ClassifierRecipe, CorpusRecipe, Recipe
 from llambert.reference import resolve
 from llambert.run import Run
-from llambert.run_directory import Manifest, TableDirectory
-from llambert.sampling import sampling_hashes
-from llambert.stages.annotate import AnnotatePart, _cover, annotate, draw_sample
-from llambert.tasks import load_task
-
-NUM_RECORDS = 60
-TEXTS = ["A moving, beautifully acted film.", "A dull mess.", "Funny and warm.", "It never comes alive."]
+from llambert.stages.annotate import AnnotatePart, _cover, annotate
+from llambert.stages.parse import parse
+from llambert.stages.sample import draw_sample
 
 
 @pytest.fixture(scope="module")
@@ -28,78 +29,7 @@ def tiny_llm(tmp_path_factory):
 
 @pytest.fixture
 def make_run(tmp_path, tiny_llm):
-    """A run whose corpus of 60 records in 3 parts is complete; with the keyword arguments of an annotator."""
-
-    def make(**annotator) -> Run:
-        source = tmp_path / "corpus.csv"
-        source.write_text("text\n")
-        settings = {"mode": "score", "dtype": "float32", "records_per_part": 8, "prompt": "completion", **annotator}
-        recipe = Recipe(
-            name="test",
-            task="reviews",
-            corpus=CorpusRecipe(path=str(source)),
-            annotator=AnnotatorRecipe(model=str(tiny_llm), **settings),
-            classifier=ClassifierRecipe(model=str(tiny_llm)),
-            storage=str(tmp_path / "run"),
-        )
-        run = Run(recipe, load_task("reviews"))
-        if run.table("corpus").read_manifest() is None:
-            fill_corpus(run)
-        return run
-
-    return make
-
-
-def fill_corpus(run: Run) -> None:
-    ids = [f"r{i:03d}" for i in range(NUM_RECORDS)]
-    # No gold column at all: a stage that reads it fails.
-    corpus = TableDirectory(run.table("corpus").uri)
-    texts = [f"{TEXTS[i % 4]} Number {i}." for i in range(NUM_RECORDS)]
-    table = pa.table({schema.RECORD_ID: ids, schema.TEXT: texts, schema.SPLIT: ["all"] * NUM_RECORDS})
-    parts = [corpus.commit_part(f"part-{n}.parquet", table.slice(20 * n, 20)) for n in range(3)]
-    corpus.write_manifest(manifest("ingest", parts))
-    duplicates = run.table("duplicates")
-    rows = pa.table({schema.RECORD_ID: ids[1:60:12], schema.DUPLICATE_OF: ["r000"] * 5}, schema=schema.DUPLICATES)
-    duplicates.write_manifest(manifest("duplicates", [duplicates.commit_part("part-0.parquet", rows)]))
-
-
-def manifest(stage: str, parts: list) -> Manifest:
-    num = sum(part.num_rows for part in parts)
-    return Manifest(stage=stage, fingerprint="f", num_in=num, num_kept=num, wall_seconds=0.0, parts=parts)
-
-
-def eligible_in_hash_order() -> list[str]:
-    ids = [f"r{i:03d}" for i in range(NUM_RECORDS) if (i - 1) % 12 or i == 0]
-    return [ids[i] for i in np.argsort(sampling_hashes(ids, 0))]
-
-
-def test_sample_holds_the_smallest_hashes_in_order_without_duplicates(make_run):
-    run = make_run(num_records=21)
-    sampled = draw_sample(run)
-    table = run.table("sample").read()
-    assert table[schema.RECORD_ID].to_pylist() == eligible_in_hash_order()[:21]
-    assert [part.name for part in sampled.parts] == [
-        "part-000000000-000000008.parquet",
-        "part-000000008-000000016.parquet",
-        "part-000000016-000000021.parquet",
-    ]
-    for record_id, text in zip(*table.to_pydict().values(), strict=True):
-        assert text.endswith(f"Number {int(record_id[1:])}.")  # each id with its own text
-    assert sampled.num_rejected == {"duplicate": 5, "not_sampled": NUM_RECORDS - 5 - 21}
-    assert sampled.counts["num_short"] == 0
-
-
-def test_sample_larger_than_the_corpus_takes_all_and_says_how_many_are_missing(make_run):
-    sampled = draw_sample(make_run(num_records=100))
-    assert sampled.num_kept == 55
-    assert sampled.counts["num_short"] == 45
-
-
-def test_sample_of_many_windows_is_the_same(make_run, monkeypatch):
-    monkeypatch.setattr("llambert.stages.annotate._MIN_PARTS_PER_WINDOW", 1)
-    run = make_run(num_records=50)
-    draw_sample(run)
-    assert run.table("sample").read([schema.RECORD_ID])[0].to_pylist() == eligible_in_hash_order()[:50]
+    return partial(open_run, tmp_path, tiny_llm)
 
 
 @pytest.mark.parametrize(
@@ -229,3 +159,63 @@ def test_missing_model_is_one_line_before_anything_is_written(make_run):
         annotate(broken)
     with pytest.raises(ValueError, match=r"no 'no-such\.gguf'"):
         resolve("package:llambert/no-such.gguf")
+
+
+@pytest.mark.slow
+def test_texts_without_content_are_asked_about_once_and_correct_the_prior(make_run):
+    plain = make_run(num_records=16)
+    annotate(plain)
+    stored = contents(plain)
+    run = make_run(num_records=16, parse={"prior_correction": "contextual"})
+    manifest = annotate(run)  # the responses are there: three questions more
+    assert contents(run) == stored
+    table = run.table("content_free").read()
+    assert tuple(table[schema.TEXT].to_pylist()) == CONTENT_FREE_TEXTS
+    assert run.table("content_free").require_manifest().num_in == len(CONTENT_FREE_TEXTS)
+    ray.shutdown()
+    assert annotate(run) == manifest
+    assert not ray.is_initialized()
+
+    silver = parse(run)
+    correction = contextual_calibration(probabilities(table))
+    expected = correction.apply(normalise(probabilities(run.table("responses").read())))
+    np.testing.assert_allclose(probabilities(run.table("silver").read()), expected, atol=1e-12)
+    assert silver.measures["bias.positive"] == pytest.approx(correction.bias[0])
+
+
+@pytest.mark.slow
+def test_counts_are_ray_metrics_and_equal_the_manifests(make_run):
+    run = make_run(num_records=40, max_replicas=2, min_replicas=2, cpus_per_replica=0.5)
+    ray.shutdown()
+    context = ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        manifest = annotate(run)
+        port = context.address_info["metrics_export_port"]
+        deadline = time.monotonic() + 60
+        while True:
+            exported = scrape(port)
+            if exported.get("records", 0) == 40 or time.monotonic() > deadline:
+                break
+            time.sleep(1)
+    finally:
+        ray.shutdown()
+    assert exported["records"] == manifest.counts["num_records"] == 40
+    assert exported["prompt_tokens"] == manifest.counts["num_prompt_tokens"]
+    assert exported["busy_seconds"] == pytest.approx(manifest.busy_seconds, abs=0.05)
+    shares = {name: share for name, share in manifest.measures.items() if name.startswith("busy_share.")}
+    assert 1 <= len(shares) <= 2
+    assert all(0 < share <= 1.01 for share in shares.values())
+    assert manifest.measures["tokens_per_second"] > manifest.measures["records_per_second"]
+
+
+def scrape(port: int) -> dict[str, float]:
+    """Counters of the annotate stage at a node's metrics port, summed over its replicas."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as reply:
+        lines = reply.read().decode().splitlines()
+    totals: dict[str, float] = {}
+    for line in lines:
+        name, _, rest = line.partition("{")
+        if name.startswith("ray_llambert_") and 'stage="annotate"' in rest:
+            key = name.removeprefix("ray_llambert_").removesuffix("_total")
+            totals[key] = totals.get(key, 0.0) + float(rest.rpartition(" ")[2])
+    return totals

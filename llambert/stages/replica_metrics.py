@@ -1,0 +1,48 @@
+"""What one replica of a stage did, as Ray metrics: in the dashboard, and for Prometheus at the nodes' metrics ports."""
+
+import time
+
+import ray
+from ray.util.metrics import Counter, Gauge
+
+_TAGS = ("run", "stage", "replica")
+
+
+class ReplicaMetrics:
+    """Counters ``llambert_<name>`` of one actor, tagged with run, stage and replica.
+
+    ``llambert_busy_seconds`` is the time its model worked, ``llambert_busy_share`` that time over the time since
+    its first unit of work began. ``replica`` is the actor's id in Ray; empty outside an actor, where nothing is
+    exported either.
+    """
+
+    def __init__(self, run: str, stage: str) -> None:
+        context = ray.get_runtime_context() if ray.is_initialized() else None
+        self.replica = (context.get_actor_id() or "") if context else ""
+        self._tags = {"run": run, "stage": stage, "replica": self.replica}
+        self._counters: dict[str, Counter] = {}
+        self._busy_share: Gauge | None = None
+        self._busy_seconds = 0.0
+        self._began: float | None = None
+
+    def add(self, counts: dict[str, int], busy_seconds: float) -> None:
+        """One unit of work is done: what it counted, and how long the model was busy with it."""
+        now = time.monotonic()
+        if self._began is None:
+            self._began = now - busy_seconds
+        if not self.replica:
+            return
+        for name, count in counts.items():
+            self._count(name, count)
+        self._count("busy_seconds", busy_seconds)
+        self._busy_seconds += busy_seconds
+        if self._busy_share is None:
+            self._busy_share = Gauge("llambert_busy_share", "Share of its time that the model works.", _TAGS)
+        self._busy_share.set(self._busy_seconds / max(now - self._began, 1e-9), self._tags)
+
+    def _count(self, name: str, value: float) -> None:
+        if name not in self._counters:
+            described = name.removeprefix("num_").replace("_", " ")
+            self._counters[name] = Counter(f"llambert_{name.removeprefix('num_')}", f"{described}, so far", _TAGS)
+        if value > 0:  # Ray refuses to count nothing
+            self._counters[name].inc(value, self._tags)
