@@ -105,9 +105,10 @@ def _edges(release: str, codes: np.ndarray) -> pa.Table:
     kept[codes] = True
 
     def pairs(block: Block) -> np.ndarray:
-        rows = RrfRows(block)  # what is malformed was reported when the release was ingested
-        first, second = rows.concept_codes("CUI1", "CUI2")
-        between = rows.is_any("REL", [_CHILD]) & kept[first] & kept[second] & (first != second)
+        rows = RrfRows(block, ["CUI1", "REL", "CUI2"])
+        first, second = rows.concept_codes("CUI1"), rows.concept_codes("CUI2")
+        # What is malformed was reported when the release was ingested.
+        between = rows.sound & rows.is_any("REL", [_CHILD]) & kept[first] & kept[second] & (first != second)
         return first[between] * NUM_CODES + second[between]
 
     blocks = read_blocks(find_tables(release)["MRREL"])

@@ -1,8 +1,8 @@
 """Tables of a UMLS release in Rich Release Format, as a stream of blocks of sound rows, in bounded memory.
 
 A row is a line of fields, each ended by ``|``; nothing is quoted. A table is one file or the pieces it was cut
-into (``MRCONSO.RRF.aa.gz``, ``.ab.gz``, …: one stream, cut anywhere), plain or gzip. No CSV reader is used
-because rows that are sound in themselves may still be refused, and must then be named by their line.
+into (``MRCONSO.RRF.aa.gz``, ``.ab.gz``, …: one stream, cut anywhere), plain or gzip. Arrow parses it block by
+block, so that rows which are sound in themselves but refused later can still be named by their line.
 """
 
 import re
@@ -11,11 +11,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 import fsspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
 
 from llambert.corpora.rows import Malformed
 from llambert.errors import InputError, one_line
@@ -70,7 +73,9 @@ NUM_CODES = int(_FIRST_CODE[7]) + 10**7
 
 _BLOCK_BYTES = 8 << 20
 _MAX_LINE_BYTES = 64 << 20
-_BAR, _NEWLINE, _RETURN, _ZERO = b"|"[0], b"\n"[0], b"\r"[0], b"0"[0]
+_ID_WIDTH = 8  # of "C" and seven digits
+_NEWLINE = b"\n"[0]
+_AFTER_LAST_BAR = "after the last bar"  # an empty column: every field is ended, not separated
 _GZIP = b"\x1f\x8b"
 
 Unit = TypeVar("Unit")
@@ -128,11 +133,6 @@ class Block:
     data: bytes
     first_line: int
 
-    @property
-    def num_lines(self) -> int:
-        """Lines of this block, sound or not."""
-        return self.data.count(b"\n")
-
 
 def read_blocks(table: RrfTable) -> Iterator[Block]:
     """The table in blocks of some mebibytes; ``InputError`` for a stream that cannot be read to its end."""
@@ -145,9 +145,9 @@ def read_blocks(table: RrfTable) -> Iterator[Block]:
                 if len(rest) > _MAX_LINE_BYTES:
                     raise InputError(f"{table.label}:{line}: a line of more than 64 MiB: this is no RRF file")
                 continue
-            data, rest = rest + chunk[:cut], chunk[cut:]
+            data, rest = b"".join([rest, memoryview(chunk)[:cut]]), chunk[cut:]
             yield Block(table, data, line)
-            line += data.count(b"\n")
+            line += int(np.count_nonzero(np.frombuffer(data, np.uint8) == _NEWLINE))
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{table.label}: cannot be read after line {line - 1:,}: {one_line(error)}") from error
     if rest:
@@ -190,107 +190,138 @@ def _gunzipped(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
 
 
 class RrfRows:
-    """The sound rows of a block, as positions of their fields; what is not sound is in ``malformed``.
+    """The rows of a block with some of their columns, and a mask of those that are sound.
 
-    Reasons: ``wrong_field_count``, ``bad_encoding`` (not UTF-8), ``bad_concept_id``, and those that ``refuse``
-    is given.
+    What is not goes into ``malformed``: ``bad_encoding`` (not UTF-8), ``wrong_field_count``, ``bad_concept_id``,
+    and the reasons that ``refuse`` is given. Arrays are as long as the block has rows of the right number of
+    fields; only where ``sound`` holds they mean anything.
     """
 
-    def __init__(self, block: Block) -> None:
-        self._block, self._fields = block, FIELDS[block.table.name]
-        self._bytes = np.frombuffer(block.data, np.uint8)
+    def __init__(self, block: Block, columns: Iterable[str]) -> None:
+        self._block = block
         self.malformed: list[Malformed] = []
-        newlines = np.flatnonzero(self._bytes == _NEWLINE)
-        self._starts = np.concatenate([[0], newlines[:-1] + 1])
-        self._ends = newlines - (self._bytes[np.maximum(newlines - 1, 0)] == _RETURN)
-        self._rows = np.arange(len(newlines))  # the lines still in
-        bars = np.flatnonzero(self._bytes == _BAR)
-        first = np.searchsorted(bars, self._starts)
-        num_bars = np.diff(first, append=len(bars))
-        sound = (num_bars == len(self._fields)) & (self._bytes[np.maximum(self._ends - 1, 0)] == _BAR)
-        self.refuse(~sound, "wrong_field_count")
-        self._bars = bars[np.repeat(sound, num_bars)].reshape(-1, len(self._fields))
-        self._row_of_bars = np.cumsum(sound) - 1
-        self.refuse(self._not_utf8(), "bad_encoding")
+        not_utf8 = _lines_not_utf8(block.data)
+        # Arrow decodes the lines it refuses, and takes a lone carriage return for the end of a line.
+        content = block.data if not len(not_utf8) else self._without(not_utf8)
+        if b"\r" in content:
+            content = content.replace(b"\r\n", b"\n").replace(b"\r", b" ")
+        self._table, refused = _parse(content, FIELDS[block.table.name], columns)
+        self.num_lines = self._table.num_rows + len(refused)
+        self._lines = np.delete(np.arange(self.num_lines), refused)
+        self.sound = np.ones(len(self._lines), bool)
+        self._report(not_utf8, "bad_encoding")
+        self.sound[np.isin(self._lines, not_utf8)] = False
+        self._report(np.setdiff1d(refused, not_utf8), "wrong_field_count")
+        self.refuse(self._unended(), "wrong_field_count")
 
-    def __len__(self) -> int:
-        return len(self._rows)
+    def _without(self, lines: np.ndarray) -> bytes:
+        content, (starts, ends) = bytearray(self._block.data), self._line_bounds
+        for line in lines:
+            content[starts[line] : ends[line]] = content[starts[line] : ends[line]].decode(errors="ignore").encode()
+        return bytes(content)
 
-    def _not_utf8(self) -> np.ndarray:
-        """Which rows are not UTF-8; looked at one by one only where the block as a whole is not."""
-        bad, data = np.zeros(len(self), bool), self._block.data
-        bounds = pa.py_buffer(np.array([0, len(data)], np.int32))
-        try:
-            pa.StringArray.from_buffers(1, bounds, pa.py_buffer(data)).validate(full=True)
-        except pa.ArrowInvalid:
-            suspects = np.searchsorted(self._ends, np.flatnonzero(self._bytes >= 0x80))
-            for place in np.flatnonzero(np.isin(self._rows, suspects)):
-                try:
-                    self._line(self._rows[place]).decode()
-                except UnicodeDecodeError:
-                    bad[place] = True
-        return bad
+    @cached_property
+    def _line_bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        ends = np.flatnonzero(np.frombuffer(self._block.data, np.uint8) == _NEWLINE)
+        return np.concatenate([[0], ends[:-1] + 1]), ends
 
-    def _line(self, row: int) -> bytes:
-        return self._block.data[self._starts[row] : self._ends[row]]
+    def _unended(self) -> np.ndarray:
+        """Rows with something behind the last bar; and blank lines, which Arrow takes for rows of empty fields."""
+        unended = pc.not_equal(self._table[_AFTER_LAST_BAR], b"").to_numpy()
+        for row in np.flatnonzero(pc.equal(self._table[0], b"")):
+            unended[row] |= not self._text(int(self._lines[row]))
+        return unended
 
-    def refuse(self, bad: np.ndarray, reason: str, *columns: np.ndarray) -> list[np.ndarray]:
-        """Take the rows where ``bad`` holds into ``malformed``, and give ``columns`` without them."""
-        for row in self._rows[bad].tolist():
-            text = self._line(row).decode(errors="replace")
-            self.malformed.append(Malformed(self._block.first_line + row, text, reason, self._block.table.label))
-        return self.leave_out(bad, *columns)
+    def _text(self, line: int) -> str:
+        starts, ends = self._line_bounds
+        return self._block.data[starts[line] : ends[line]].rstrip(b"\r").decode(errors="replace")
 
-    def leave_out(self, rows: np.ndarray, *columns: np.ndarray) -> list[np.ndarray]:
-        """Go on without the rows where the mask holds, and give ``columns`` without them."""
-        if not rows.any():
-            return list(columns)
-        self._rows = self._rows[~rows]
-        return [column[~rows] for column in columns]
+    def _report(self, lines: np.ndarray, reason: str) -> None:
+        for line in lines.tolist():
+            row = Malformed(self._block.first_line + line, self._text(line), reason, self._block.table.label)
+            self.malformed.append(row)
 
-    def _bounds(self, field: str) -> tuple[np.ndarray, np.ndarray]:
-        place, rows = self._fields.index(field), self._row_of_bars[self._rows]
-        start = self._bars[rows, place - 1] + 1 if place else self._starts[self._rows]
-        return start, self._bars[rows, place]
+    def refuse(self, bad: np.ndarray, reason: str) -> None:
+        """Put the sound rows where ``bad`` holds into ``malformed``."""
+        refused = self.sound & bad
+        self._report(self._lines[refused], reason)
+        self.sound &= ~refused
 
-    def is_any(self, field: str, values: Iterable[str]) -> np.ndarray:
-        """Where a field is exactly one of ``values``: quick for a few short ones."""
-        start, end = self._bounds(field)
-        found = np.zeros(len(self), bool)
-        for value in map(str.encode, values):
-            same = np.flatnonzero(end - start == len(value))
-            for place, byte in enumerate(value):
-                same = same[self._bytes[start[same] + place] == byte]
-            found[same] = True
-        return found
+    def is_any(self, column: str, values: Iterable[str]) -> np.ndarray:
+        """Where a column is exactly one of ``values``."""
+        wanted = pa.array([value.encode() for value in values], pa.binary())
+        return pc.is_in(self._table[column], wanted).to_numpy()
 
-    def values(self, field: str) -> pa.StringArray:
-        """A field of the rows. Bounds of fields and of what lies between them are the offsets of one array."""
-        start, end = self._bounds(field)
-        offsets = np.stack([start, end], axis=1).astype(np.int32).ravel()
-        both = pa.StringArray.from_buffers(
-            max(len(offsets) - 1, 0), pa.py_buffer(offsets), pa.py_buffer(self._block.data)
-        )
-        return both.take(pa.array(np.arange(0, len(both), 2)))
+    def strings(self, column: str, rows: np.ndarray) -> pa.StringArray:
+        """A column of the sound rows where the mask holds."""
+        return self._table[column].filter(pa.array(rows)).combine_chunks().cast(pa.string())
 
-    def concept_codes(self, *fields: str) -> list[np.ndarray]:
+    def concept_codes(self, column: str) -> np.ndarray:
         """Integers (0 to ``NUM_CODES``) for concept identifiers; rows with anything else are refused."""
-        codes, sound = zip(*(self._codes(field) for field in fields), strict=True)
-        return self.refuse(~np.logical_and.reduce(sound), "bad_concept_id", *codes)
+        ids = self._table[column].combine_chunks()
+        offsets = np.frombuffer(ids.buffers()[1], np.int32)[ids.offset : ids.offset + len(ids) + 1]
+        data, widths = np.frombuffer(ids.buffers()[2] or b"", np.uint8), np.diff(offsets)
+        if is_uniform := bool((widths == _ID_WIDTH).all()):
+            letters = data[offsets[0] : offsets[-1]].reshape(-1, _ID_WIDTH)
+        else:
+            places = np.minimum(offsets[:-1, None] + np.arange(_ID_WIDTH), max(len(data) - 1, 0))
+            letters = data[places] if len(data) else np.zeros(places.shape, np.uint8)
+        sound, numbers = letters[:, 0] == b"C"[0], np.zeros(len(ids), np.int64)
+        for place in range(1, _ID_WIDTH):
+            digits = letters[:, place] - b"0"[0]  # below "0" it wraps to above 9
+            inside = True if is_uniform else widths > place
+            sound &= (digits <= 9) | np.logical_not(inside)
+            numbers = np.where(inside, numbers * 10 + digits, numbers)
+        sound &= (widths > 1) & (widths <= _ID_WIDTH)
+        self.refuse(~sound, "bad_concept_id")
+        return np.where(sound, numbers + _FIRST_CODE[np.clip(widths - 1, 0, _ID_WIDTH - 1)], 0)
 
-    def _codes(self, field: str) -> tuple[np.ndarray, np.ndarray]:
-        start, end = self._bounds(field)
-        num_digits = end - start - 1
-        sound = (num_digits >= 1) & (num_digits <= 7) & (self._bytes[start] == b"C"[0])
-        longest = int(num_digits.max(where=sound, initial=0))
-        is_uniform = bool((num_digits == longest).all())
-        numbers = np.zeros(len(self), np.int64)
-        for place in range(1, longest + 1):
-            digit = self._bytes[np.minimum(start + place, len(self._bytes) - 1)] - _ZERO  # wraps below "0"
-            inside = True if is_uniform else place <= num_digits
-            sound &= (digit < 10) | np.logical_not(inside)
-            numbers = np.where(inside, numbers * 10 + digit, numbers)
-        return np.where(sound, numbers + _FIRST_CODE[np.clip(num_digits, 0, 7)], 0), sound
+
+def _lines_not_utf8(data: bytes) -> np.ndarray:
+    """Numbers, from 0 on, of the lines that are not UTF-8."""
+    bounds = pa.py_buffer(np.array([0, len(data)], np.int32))
+    try:
+        pa.StringArray.from_buffers(1, bounds, pa.py_buffer(data)).validate(full=True)
+    except pa.ArrowInvalid:
+        letters = np.frombuffer(data, np.uint8)
+        ends = np.flatnonzero(letters == _NEWLINE)
+        suspects = np.unique(np.searchsorted(ends, np.flatnonzero(letters >= 0x80)))
+        return np.array(
+            [line for line in suspects if not _is_utf8(data[ends[line - 1] + 1 if line else 0 : ends[line]])]
+        )
+    return np.array([], np.int64)
+
+
+def _is_utf8(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _parse(content: bytes, fields: list[str], columns: Iterable[str]) -> tuple[pa.Table, np.ndarray]:
+    """The columns of the rows of the right number of fields, and the numbers, from 0 on, of the other lines."""
+    refused: list[int] = []
+
+    def refuse(row: "pyarrow.csv.InvalidRow") -> str:
+        refused.append(row.number - 1)
+        return "skip"
+
+    wanted = [*columns, _AFTER_LAST_BAR]
+    table = pyarrow.csv.read_csv(
+        pa.BufferReader(content),
+        pyarrow.csv.ReadOptions(
+            use_threads=False, block_size=len(content) + 1, column_names=[*fields, _AFTER_LAST_BAR]
+        ),
+        pyarrow.csv.ParseOptions(
+            delimiter="|", quote_char=False, double_quote=False, ignore_empty_lines=False, invalid_row_handler=refuse
+        ),
+        pyarrow.csv.ConvertOptions(
+            include_columns=wanted, column_types=dict.fromkeys(wanted, pa.binary()), strings_can_be_null=False
+        ),
+    )
+    return table, np.array(refused, np.int64)
 
 
 def concept_ids(codes: np.ndarray) -> list[str]:

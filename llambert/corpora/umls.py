@@ -150,54 +150,53 @@ class _Release:
         return pairs[:, 0], [names[place] for place in pairs[:, 1]]
 
     def _mark_types(self, block: Block) -> _Done:
-        rows = RrfRows(block)
-        (codes,) = rows.concept_codes("CUI")
-        self._typed[codes] = True
-        names = pa.array(sorted(self.recipe.semantic_types), pa.string())
-        place = pc.fill_null(pc.index_in(rows.values("TUI"), names), -1).to_numpy()
-        wanted = place >= 0
+        rows = RrfRows(block, ["CUI", "TUI"])
+        codes = rows.concept_codes("CUI")
+        self._typed[codes[rows.sound]] = True
+        wanted = rows.sound & rows.is_any("TUI", self.recipe.semantic_types)
         self._wanted[codes[wanted]] = True
-        self._types.append(np.stack([codes[wanted], place[wanted]], axis=1).astype(np.int32))
-        return _Done(block.num_lines, rows.malformed)
+        names = pa.array(sorted(self.recipe.semantic_types), pa.string())
+        places = pc.index_in(rows.strings("TUI", wanted), names).to_numpy(zero_copy_only=False)
+        self._types.append(np.stack([codes[wanted], places], axis=1).astype(np.int32))
+        return _Done(rows.num_lines, rows.malformed)
 
     def _refuse_types_of_nothing(self, block: Block) -> _Done:
-        rows = RrfRows(block)
-        (codes,) = rows.concept_codes("CUI")
+        rows = RrfRows(block, ["CUI"])
+        codes = rows.concept_codes("CUI")
         rows.malformed.clear()  # reported at the first reading
         rows.refuse(~self._known[codes], "unknown_concept")
         return _Done(0, rows.malformed)
 
     def _take_terms(self, block: Block) -> _Done:
-        recipe, rows, counts = self.recipe, RrfRows(block), Counter[str]()
-        (codes,) = rows.concept_codes("CUI")
-        self._known[codes] = True
-        (codes,) = rows.refuse(~self._typed[codes], "unknown_concept", codes)
+        recipe, rows, counts = self.recipe, RrfRows(block, ["CUI", "LAT", "TTY", "STR", "SUPPRESS"]), Counter[str]()
+        codes = rows.concept_codes("CUI")
+        self._known[codes[rows.sound]] = True
+        rows.refuse(~self._typed[codes], "unknown_concept")
 
-        def without(codes: np.ndarray, rule: str, left_out: np.ndarray) -> np.ndarray:
-            counts[f"num_terms_{rule}"] += int(left_out.sum())
-            return rows.leave_out(left_out, codes)[0]
+        def without(left: np.ndarray, rule: str, left_out: np.ndarray) -> np.ndarray:
+            counts[f"num_terms_{rule}"] += int((left & left_out).sum())
+            return left & ~left_out
 
-        codes = without(codes, "other_language", ~rows.is_any("LAT", recipe.languages))
-        codes = without(codes, "suppressed", rows.is_any("SUPPRESS", recipe.suppressed))
-        self._named[codes] = True
-        codes = without(codes, "other_semantic_type", ~self._wanted[codes])
-        excluded = pc.is_in(rows.values("TTY"), pa.array(recipe.excluded_term_types, pa.string()))
-        codes = without(codes, "excluded_type", excluded.to_numpy(zero_copy_only=False))
-        blank = pc.equal(pc.utf8_trim_whitespace(rows.values("STR")), "").to_numpy(zero_copy_only=False)
-        codes = without(codes, "blank", blank)
-        terms = pa.table([codes, _normalized(rows.values("STR"))], schema=_TERMS).take(np.argsort(codes))
-        return _Done(block.num_lines, rows.malformed, dict(counts), terms)
+        left = without(rows.sound, "other_language", ~rows.is_any("LAT", recipe.languages))
+        left = without(left, "suppressed", rows.is_any("SUPPRESS", recipe.suppressed))
+        self._named[codes[left]] = True
+        left = without(left, "other_semantic_type", ~self._wanted[codes])
+        left = without(left, "excluded_type", rows.is_any("TTY", recipe.excluded_term_types))
+        terms = pa.table([codes[left], _normalized(rows.strings("STR", left))], schema=_TERMS)
+        blank = pc.equal(pc.utf8_trim_whitespace(terms["term"]), "")
+        counts["num_terms_blank"] = pc.sum(blank).as_py() or 0
+        terms = terms.filter(pc.invert(blank))
+        return _Done(rows.num_lines, rows.malformed, dict(counts), terms.take(np.argsort(terms["code"])))
 
     def _mark_linked(self, block: Block) -> _Done:
-        rows = RrfRows(block)
-        first, second = rows.concept_codes("CUI1", "CUI2")
-        unknown = ~(self._known[first] & self._known[second])
-        first, second = rows.refuse(unknown, "unknown_concept", first, second)
-        related = rows.is_any("REL", self.recipe.relations) & (first != second)
+        rows = RrfRows(block, ["CUI1", "REL", "CUI2"])
+        first, second = rows.concept_codes("CUI1"), rows.concept_codes("CUI2")
+        rows.refuse(~(self._known[first] & self._known[second]), "unknown_concept")
+        related = np.flatnonzero(rows.sound & rows.is_any("REL", self.recipe.relations) & (first != second))
         for codes in (first, second):
-            related[related] = self._wanted[codes[related]] & self._named[codes[related]]
+            related = related[self._wanted[codes[related]] & self._named[codes[related]]]
         self._linked[first[related]] = self._linked[second[related]] = True
-        return _Done(block.num_lines, rows.malformed)
+        return _Done(rows.num_lines, rows.malformed)
 
 
 def _normalized(terms: pa.StringArray) -> pa.Array:

@@ -14,8 +14,8 @@ def concepts(folder, table="MRCONSO"):
     """The concepts of a table's rows, in order."""
     found = []
     for block in read_blocks(find_tables(str(folder))[table]):
-        rows = RrfRows(block)
-        found += concept_ids(rows.concept_codes("CUI")[0])
+        rows = RrfRows(block, ["CUI"])
+        found += concept_ids(rows.concept_codes("CUI"))
         assert not rows.malformed
     return found
 
@@ -69,7 +69,9 @@ def test_pieces_of_the_gzip_file(tmp_path, ending):
 def test_lines_of_pieces_are_counted_over_the_whole(tmp_path):
     content = (write(tmp_path, [*sample.MRCONSO, "C1|"]) / "MRCONSO.RRF").read_bytes()
     replace(tmp_path, "MRCONSO.RRF", dict(zip((".aa", ".ab"), cut(content, 333), strict=True)))
-    (bad,) = (bad for block in read_blocks(find_tables(str(tmp_path))["MRCONSO"]) for bad in RrfRows(block).malformed)
+    (bad,) = (
+        bad for block in read_blocks(find_tables(str(tmp_path))["MRCONSO"]) for bad in RrfRows(block, ["CUI"]).malformed
+    )
     assert (bad.line, bad.source) == (len(sample.MRCONSO) + 1, f"file://{tmp_path}/MRCONSO.RRF")
 
 
@@ -138,7 +140,7 @@ def test_every_concept_identifier_has_a_number_of_its_own_and_comes_back_from_it
     ids = ["C0", "C9", "C00", "C42", "C099", "C999999", "C0000000", "C0000009", "C9999999"]
     write(tmp_path, mrsty=[sample.semantic_type(concept, "T1") for concept in ids])
     (block,) = read_blocks(find_tables(str(tmp_path))["MRSTY"])
-    (codes,) = RrfRows(block).concept_codes("CUI")
+    codes = RrfRows(block, ["CUI"]).concept_codes("CUI")
     assert len(np.unique(codes)) == len(ids)
     assert codes.min() >= 0
     assert codes.max() == rrf.NUM_CODES - 1
