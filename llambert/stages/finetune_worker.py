@@ -123,12 +123,12 @@ class _Reporter(Observer):
         self.tell()
 
     def on_epoch(self, figures: dict[str, Any]) -> None:
-        num_epochs = next(phase.epochs for phase in self.tuning.phases if phase.name == figures["phase"])
-        line = f"finetune: {figures['phase']} epoch {figures['epoch']}/{num_epochs}, "
-        line += f"training loss {figures['training_loss']:.4f}"
+        num_epochs = {phase.name: phase.epochs for phase in self.tuning.phases}.get(figures["phase"])
+        epoch = f" epoch {figures['epoch']}/{num_epochs}" if num_epochs else ""
+        line = f"finetune: {figures['phase']}{epoch}, training loss {figures['training_loss']:.4f}"
         if "accuracy" in figures:
             self._show({f"held_out_{name}": figures[name] for name in ("accuracy", "macro_f1", "loss")})
-            line += f", held-out {figures['phase']} labels: accuracy {figures['accuracy']:.2%}, "
+            line += f", held-out labels: accuracy {figures['accuracy']:.2%}, "
             line += f"macro F1 {figures['macro_f1']:.3f}, calibration error {figures['calibration_error']:.3f}"
         self.tell(line)
         self._store_curves()

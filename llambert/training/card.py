@@ -141,7 +141,7 @@ class Curves:
             points = {f"held_out/{name}": value for name, value in figures.items() if isinstance(value, float)}
             for category, of_class in figures.get("classes", {}).items():
                 points |= {f"held_out/{name}/{category}": of_class[name] for name in ("precision", "recall")}
-            self._add(points, self._done_before[figures["phase"]] + figures["step"])
+            self._add(points, self._done_before.get(figures["phase"], 0) + figures["step"])
         self._num_steps, self._num_epochs = len(history.steps), len(history.epochs)
         self._records.flush()
         return self._file.read_bytes()

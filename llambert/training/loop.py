@@ -27,6 +27,8 @@ LOOK_EVERY_STEPS = 10
 """Losses are read back from the device, summed over the ranks and checked this often: waiting for each step
 would leave a GPU idle between them."""
 _EVALUATION_BATCH = 64
+SOUP = "mean of the members"
+"""Stands as the phase of the figures of a model soup."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,18 @@ class FineTuning:
             self.observer.on_checkpoint(lambda: {"phase": self._phase, **self.captured()})
         if self._start:
             self._model.load_state_dict(self._members)
+            training_loss = self.history.result_epoch()["training_loss"]
+            figures = {"phase": SOUP, "epoch": 1, "step": self.num_steps_done, "training_loss": training_loss}
+            self.after_epoch(figures, self.phases[-1].held_out, self._model)
         return self.history
+
+    def after_epoch(self, figures: dict[str, Any], held_out: TrainingSet, model: nn.Module) -> None:
+        """Add the figures on what is held out, and tell them."""
+        if len(held_out):
+            probabilities = self.predict(model, self.tokenized(held_out))
+            figures |= held_out_metrics(probabilities, held_out.labels, held_out.targets, self.categories)
+        self.history.epochs.append(figures)
+        self.observer.on_epoch(figures)
 
     def captured(self) -> dict[str, Any]:
         """The part of a checkpoint that every phase has."""
@@ -218,7 +231,7 @@ class _PhaseRun:
 
     def __init__(self, owner: FineTuning, phase: Phase, index: int, state: dict[str, Any] | None) -> None:
         self.owner, self.phase, self.index, self.recipe = owner, phase, index, owner.recipe
-        self.train, self.held_out = owner.tokenized(phase.train), owner.tokenized(phase.held_out)
+        self.train = owner.tokenized(phase.train)
         self.targets = torch.from_numpy(phase.train.targets).to(owner.device)
         self.weights = torch.from_numpy(phase.train.weights).to(owner.device)
         self.steps_per_epoch = -(-len(phase.train) // self.recipe.batch_size)
@@ -335,12 +348,7 @@ class _PhaseRun:
         figures["training_loss"] = float(np.mean([step.loss for step in steps]))
         model = self.owner.encoder.model
         evaluated = model if self.average is None or not self._averaging_began() else self.average.module
-        if len(self.held_out.records):
-            records = self.held_out.records
-            probabilities = self.owner.predict(evaluated, self.held_out)
-            figures |= held_out_metrics(probabilities, records.labels, records.targets, self.owner.categories)
-        self.owner.history.epochs.append(figures)
-        self.owner.observer.on_epoch(figures)
+        self.owner.after_epoch(figures, self.phase.held_out, evaluated)
         if self.recipe.early_stop_patience is None:
             return False
         if self.best is None or figures["loss"] < self.best["loss"]:
