@@ -45,7 +45,8 @@ def main() -> int:
     prepare(arguments.threads)
     figures: dict[str, list[float]] = {name: [] for name in arguments.regimes}
     for seed in arguments.seeds:
-        cells = Cells(arguments.store, umls_regions.load_dev(seed) if arguments.dev else umls_regions.load())
+        data = umls_regions.load_dev(seed) if arguments.dev else umls_regions.load()
+        cells = Cells(arguments.store, data, keep_weights=True)
         for name in arguments.regimes:
             cell = cells.get(recipe(arguments, name, seed))
             figures[name].append(cell.accuracy)

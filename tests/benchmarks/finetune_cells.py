@@ -78,10 +78,10 @@ class Cell:
 
 
 class Cells:
-    """The cells of one data set in a folder. ``train=False``: those that are missing are left out of tables."""
+    """The cells of one data set in a folder. ``keep_weights``: of silver trainings, for the combinations."""
 
-    def __init__(self, folder: Path, data: DataSet) -> None:
-        self.folder, self.data = folder, data
+    def __init__(self, folder: Path, data: DataSet, keep_weights: bool = False) -> None:
+        self.folder, self.data, self.keep_weights = folder, data, keep_weights
         folder.mkdir(parents=True, exist_ok=True)
 
     def get(self, recipe: ClassifierRecipe) -> Cell:
@@ -118,7 +118,7 @@ class Cells:
         tuning.run()
         seconds = time.perf_counter() - started
         probabilities = tuning.predict(tuning.encoder.model, tuning.tokenized(self.data.test_records))
-        if recipe.regime == "silver":
+        if recipe.regime == "silver" and self.keep_weights:
             torch.save(tuning.encoder.model.state_dict(), self._file(recipe).with_suffix(".pt"))
         cell = {
             "settings": recipe.model_dump(mode="json"),
@@ -133,8 +133,10 @@ class Cells:
     def _silver_state(self, recipe: ClassifierRecipe) -> dict:
         """Where the gold phase of ``combined`` starts: what the core itself stores between the two phases."""
         silver = recipe.model_copy(update={"regime": "silver"})
-        self.get(silver)
-        weights = torch.load(self._file(silver).with_suffix(".pt"), weights_only=True)
+        weights_file = self._file(silver).with_suffix(".pt")
+        if not weights_file.exists():
+            self._train(silver)
+        weights = torch.load(weights_file, weights_only=True)
         return {"phase": 1, "model": weights, "members": {}, "history": {"steps": [], "epochs": []}}
 
 
