@@ -46,6 +46,55 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 
 @app.command()
+def init(
+    name: Annotated[str, typer.Argument(help="What to call the task, its recipe and its run.", show_default=False)],
+    corpus: Annotated[str | None, typer.Option(help="The texts: a file, a folder, a glob or s3://….")] = None,
+    question: Annotated[str | None, typer.Option(help="What is asked about each text.")] = None,
+    category: Annotated[
+        list[str] | None, typer.Option(help="A label, with answer words if they differ: label or label=word,word.")
+    ] = None,
+    shot: Annotated[list[str] | None, typer.Option(help="A worked answer, as label=text.")] = None,
+    text: Annotated[str | None, typer.Option(help="The column of the text; none: guessed from the file.")] = None,
+    record_id: Annotated[str | None, typer.Option(help="The column of the id, if there is one.")] = None,
+    gold_label: Annotated[str | None, typer.Option(help="The column of a person's labels, if there is one.")] = None,
+    folder: Annotated[str, typer.Option(help="Where the two files go.")] = ".",
+) -> None:
+    """Write a commented task and recipe for a question of your own; asks for what the flags do not say."""
+    from llambert.recipe import CorpusRecipe
+    from llambert.task_draft import Draft, guess_text_column, parse_categories, parse_shots
+
+    corpus = corpus or _ask("corpus", "Where are the texts (a file, a folder, a glob or s3://…)?")
+    text = text or guess_text_column(CorpusRecipe(path=corpus))
+    question = question or _ask("question", "What do you want to know about each text?")
+    labels = category or _ask("category", "The labels, separated by semicolons?").split(";")
+    categories = parse_categories(labels)
+    shots = parse_shots(shot or [], categories)
+    draft = Draft(name, question, categories, corpus, text, record_id, gold_label, shots)
+    task, recipe = draft.write(Path(folder))
+    print(f"{task}: the question; its texts are in column {text!r} of {corpus}\n{recipe}: the run")
+    print(f"next: llambert try {recipe}, then llambert run {recipe}")
+
+
+@app.command("try")
+def try_(
+    recipe: Annotated[str, typer.Argument(help="A recipe; or a task, with --corpus.", show_default=False)],
+    n: Annotated[int, typer.Option("--n", min=1, help="How many records.")] = 5,
+    corpus: Annotated[str | None, typer.Option(help="With a task: where its texts are.")] = None,
+    text: Annotated[str, typer.Option(help="With a task: the column that holds the text.")] = "text",
+    prompts_only: Annotated[bool, typer.Option(help="Show the prompts and load no model.")] = False,
+    settings: Settings = None,
+) -> None:
+    """Show the prompts and the LLM's answers for a few records; writes nothing."""
+    from llambert import trial
+
+    chosen = trial.choose(recipe, corpus, text, settings)
+    records = trial.first_records(chosen, n)
+    lines = trial.show_prompts(records, chosen) if prompts_only else trial.show(trial.try_out(records, chosen), chosen)
+    for line in lines:
+        print(line)
+
+
+@app.command()
 def run(recipe: RecipePath, settings: Settings = None) -> None:
     """Ingest, annotate, parse, fine-tune, label, report. Skips what is complete, goes on where it was killed."""
     opened = _open(recipe, settings)
@@ -116,6 +165,13 @@ def report(recipe: RecipePath, settings: Settings = None) -> None:
     from llambert.evaluation.report import report
 
     _start(_open(recipe, settings), report)
+
+
+def _ask(flag: str, question: str) -> str:
+    try:
+        return str(typer.prompt(question)).strip()
+    except typer.Abort:
+        raise InputError(f"--{flag}: is missing, and nobody is there to be asked") from None
 
 
 def _open(recipe: str, settings: list[str] | None) -> Run:

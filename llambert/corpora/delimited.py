@@ -19,15 +19,27 @@ def read_delimited(uri: str, delimiter: str, columns: list[str]) -> Iterator[Row
     csv.field_size_limit(MAX_LINE_CHARS)
     with open_text(uri) as text:
         rows = _parse(_Lines(numbered_lines(text)), delimiter)
-        header = next((row for row in rows if not isinstance(row, Skipped)), None)
-        if header is None:
-            raise InputError(f"{uri}: is empty; expected a header with {', '.join(map(repr, columns))}")
-        if isinstance(header, Malformed):
-            raise InputError(f"{uri}:{header.line}: the header cannot be read: {header.reason}")
+        header = _header(uri, rows)
         require_columns(columns, header, uri)
         places = [header.index(column) for column in columns]
         for row in rows:
             yield row if isinstance(row, Malformed | Skipped) else [row[place] or None for place in places]
+
+
+def read_header(uri: str, delimiter: str) -> list[str]:
+    """The column names of a file."""
+    csv.field_size_limit(MAX_LINE_CHARS)
+    with open_text(uri) as text:
+        return _header(uri, _parse(_Lines(numbered_lines(text)), delimiter))
+
+
+def _header(uri: str, rows: Iterator[list[str] | Malformed | Skipped]) -> list[str]:
+    first = next((row for row in rows if not isinstance(row, Skipped)), None)
+    if first is None:
+        raise InputError(f"{uri}: is empty; expected a header with the names of its columns")
+    if isinstance(first, Malformed):
+        raise InputError(f"{uri}:{first.line}: the header cannot be read: {first.reason}")
+    return first
 
 
 class _Lines:

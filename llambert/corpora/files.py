@@ -1,5 +1,6 @@
 """Parquet, JSON Lines, CSV, TSV and plain text, compressed or not, on any filesystem, in bounded memory."""
 
+import itertools
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -9,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from llambert.corpora.delimited import read_delimited
+from llambert.corpora.delimited import read_delimited, read_header
 from llambert.corpora.opening import COMPRESSIONS, numbered_lines, open_text, unreadable
 from llambert.corpora.rows import ENCODING_FAULTS, Malformed, Row, Rows, Skipped, SourceFile, batched, require_columns
 from llambert.errors import InputError
@@ -74,6 +75,35 @@ def read(source: SourceFile, corpus: CorpusRecipe, columns: list[str]) -> Iterat
     return batched(rows, columns)
 
 
+def column_names(source: SourceFile, corpus: CorpusRecipe) -> list[str]:
+    """The columns a file has; of JSON Lines those of its first thousand rows."""
+    match source.format:
+        case "parquet":
+            try:
+                with fsspec.open(source.uri, "rb").open() as stream:
+                    return pq.read_schema(stream).names
+            except Exception as error:  # Arrow and each filesystem of fsspec have exceptions of their own
+                raise unreadable(source.uri, error) from error
+        case "text":
+            return ["text"]
+        case "jsonl":
+            with open_text(source.uri) as text:
+                lines = itertools.islice(numbered_lines(text), _ROWS_PER_READ)
+                rows = (_parse_object(line[1])[0] for line in lines if not isinstance(line, Malformed))
+                return list(dict.fromkeys(name for row in rows if row for name in row))
+        case delimited:
+            return read_header(source.uri, corpus.delimiter or _DELIMITERS[delimited])
+
+
+def _parse_object(line: str) -> tuple[dict[str, Any] | None, str | None]:
+    """The JSON object of a line, or why it is none."""
+    try:
+        row = json.loads(line, parse_constant=lambda _: None)
+    except (ValueError, RecursionError):  # ValueError: also an integer of more than 4,300 digits
+        return None, "not_json"
+    return (row, None) if isinstance(row, dict) else (None, "not_an_object")
+
+
 def _read_text(uri: str, columns: list[str]) -> Iterator[Row | Malformed | Skipped]:
     """A record a line; a blank line is a record without text."""
     require_columns(columns, ["text"], uri)
@@ -95,15 +125,10 @@ def _read_jsonl(uri: str, columns: list[str]) -> Iterator[Row | Malformed | Skip
             if not content.strip():
                 yield Skipped("num_blank_lines")
                 continue
-            try:
-                row = json.loads(content, parse_constant=lambda _: None)
-            except (ValueError, RecursionError):  # ValueError: also an integer of more than 4,300 digits
+            row, reason = _parse_object(content)
+            if row is None or reason is not None:
                 _refuse_json_array(uri, num_objects, content)
-                yield Malformed(number, content, "not_json")
-                continue
-            if not isinstance(row, dict):
-                _refuse_json_array(uri, num_objects, content)
-                yield Malformed(number, content, "not_an_object")
+                yield Malformed(number, content, reason or "not_json")
                 continue
             if num_objects <= _ROWS_PER_READ:
                 seen.update(dict.fromkeys(row))

