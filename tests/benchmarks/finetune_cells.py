@@ -8,9 +8,11 @@ where it was, two processes may fill one folder, and a changed setting never mee
 import json
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -22,11 +24,12 @@ from scipy import stats
 
 from llambert import schema
 from llambert.recipe import ClassifierRecipe, digest
-from llambert.training.loop import FineTuning, Phase
+from llambert.training.loop import FineTuning, Observer, Phase
 from llambert.training.model import load_encoder
 from llambert.training.records import Selected, TrainingSet, select_gold, select_silver
 
 DEFAULT_STORE = Path(__file__).resolve().parents[2] / "runs" / "finetune_cells"
+_STORE_EVERY_S = 60.0
 
 
 def prepare(threads: int) -> None:
@@ -106,17 +109,22 @@ class Cells:
         return self.folder / f"{self.data.name}-{recipe.regime}-{recipe.seed}-{digest(fields, *data)}.json"
 
     def _train(self, recipe: ClassifierRecipe) -> None:
-        started = time.perf_counter()
         selected, categories = self.data.select(recipe), self.data.categories
         rates = {"silver": (recipe.epochs, recipe.learning_rate), "gold": (recipe.epochs, recipe.learning_rate)}
         if recipe.regime == "combined":
             rates["gold"] = (recipe.gold.epochs, recipe.gold.learning_rate)
         phases = [Phase(name, part.train, part.held_out, *rates[name]) for name, part in selected.items()]
         tuning = FineTuning(load_encoder(recipe, categories), phases, recipe, categories)
-        if recipe.regime == "combined":
+        state_file = self._file(recipe).with_suffix(".state")
+        tuning.observer = keeper = _Keeper(state_file)
+        if state_file.exists():
+            state = torch.load(state_file, weights_only=True)
+            keeper.seconds_before = state["seconds"]
+            tuning.restore(state)
+        elif recipe.regime == "combined":
             tuning.restore(self._silver_state(recipe))
         tuning.run()
-        seconds = time.perf_counter() - started
+        seconds = keeper.seconds()
         probabilities = tuning.predict(tuning.encoder.model, tuning.tokenized(self.data.test_records))
         if recipe.regime == "silver" and self.keep_weights:
             torch.save(tuning.encoder.model.state_dict(), self._file(recipe).with_suffix(".pt"))
@@ -129,6 +137,7 @@ class Cells:
         temporary = self._file(recipe).with_suffix(f".{os.getpid()}.tmp")
         temporary.write_text(json.dumps(cell))
         temporary.rename(self._file(recipe))
+        state_file.unlink(missing_ok=True)
 
     def _silver_state(self, recipe: ClassifierRecipe) -> dict:
         """Where the gold phase of ``combined`` starts: what the core itself stores between the two phases."""
@@ -138,6 +147,26 @@ class Cells:
             self._train(silver)
         weights = torch.load(weights_file, weights_only=True)
         return {"phase": 1, "model": weights, "members": {}, "history": {"steps": [], "epochs": []}}
+
+
+class _Keeper(Observer):
+    """Stores a training every minute, so that a stopped one goes on."""
+
+    def __init__(self, file: Path) -> None:
+        self.file, self.seconds_before = file, 0.0
+        self._started = self._last = time.monotonic()
+
+    def seconds(self) -> float:
+        """Of training, those before it was stopped included."""
+        return self.seconds_before + time.monotonic() - self._started
+
+    def on_checkpoint(self, state: Callable[[], dict[str, Any]]) -> None:
+        if time.monotonic() - self._last < _STORE_EVERY_S:
+            return
+        self._last = time.monotonic()
+        temporary = self.file.with_suffix(f".{os.getpid()}.tmp")
+        torch.save({**state(), "seconds": self.seconds()}, temporary)
+        temporary.rename(self.file)
 
 
 def interval(values: list[float] | np.ndarray) -> str:

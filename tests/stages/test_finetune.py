@@ -18,6 +18,8 @@ import ray
 import torch
 import yaml
 from ray.train.torch import TorchTrainer
+from s3_server import running_server
+from tensorboard_events import scalars
 from tiny_encoder import NEGATIVE, NEUTRAL, POSITIVE, save_tiny_encoder
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -55,7 +57,7 @@ def records(num=NUM_RECORDS):
     return [f"r{number:03}" for number in range(num)], texts, [["negative", "positive"][label] for label in labels]
 
 
-def make_run(folder: Path, encoder: str, **classifier) -> Run:
+def make_run(folder: Path, encoder: str, storage: str | None = None, **classifier) -> Run:
     """A run whose corpus and silver tables are complete; splits go test, extra, train, test, …"""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "corpus.csv").write_text("text\nnever read: the table is there\n")
@@ -63,7 +65,7 @@ def make_run(folder: Path, encoder: str, **classifier) -> Run:
     recipe = {
         "name": "tiny",
         "task": str(folder / "task.yaml"),
-        "storage": str(folder / "run"),
+        "storage": storage or str(folder / "run"),
         "corpus": {"path": str(folder / "corpus.csv"), "columns": {"split": "split", "gold_label": "gold"}},
         "annotator": {"model": encoder, "num_records": NUM_RECORDS},
         "classifier": {
@@ -202,6 +204,11 @@ def test_the_result_is_an_ordinary_folder_with_card_record_and_curves_and_is_not
     assert manifest.num_rejected == {"silver.other_split": 400}
     assert manifest.num_in == NUM_RECORDS
     assert manifest.measures["held_out_accuracy"] > 0.8
+    assert run.table("checkpoint").read_progress()["done"] == 72
+    assert 0 < manifest.busy_seconds < 2 * manifest.wall_seconds
+    points = scalars((folder / "runs/events.out.tfevents.llambert").read_bytes())
+    assert len(points["train/loss"]) == 72
+    assert [step for step, _ in points["held_out/accuracy"]] == [12, 24, 36, 48, 60, 72]
     assert not Path(run.table("training").path()).exists()
     assert "epoch 6/6" in capfd.readouterr().out
     made = (folder / "manifest.json").stat().st_mtime_ns
@@ -224,10 +231,12 @@ def undisturbed(tmp_path_factory, encoder, local_ray):
 def wait_for_checkpoint(run: Run, timeout_s: float = 90.0) -> None:
     """Until a training checkpoint is stored; the run is then far from its end."""
     deadline = time.monotonic() + timeout_s
-    while not list(Path(run.table("training").path()).rglob("state.pt")):
+    training = run.table("training")
+    while not any(path.endswith("state.pt") for path in training.filesystem.find(training.path())):
+        training.filesystem.invalidate_cache()
         assert time.monotonic() < deadline, "no training checkpoint appeared"
         assert run.table("checkpoint").read_manifest() is None, "training was over before it could be disturbed"
-        time.sleep(0.02)
+        time.sleep(0.05)
 
 
 def assert_equal_runs(run: Run, other: Run) -> None:
@@ -240,14 +249,19 @@ def assert_equal_runs(run: Run, other: Run) -> None:
 @pytest.mark.slow
 def test_a_killed_worker_goes_on_from_the_last_checkpoint_to_the_same_weights(tmp_path, encoder, undisturbed):
     run = make_run(tmp_path, encoder, **LONG)
+    kill_a_worker_after_its_first_checkpoint(run)
+    assert_equal_runs(run, undisturbed)
+
+
+def kill_a_worker_after_its_first_checkpoint(run: Run) -> None:
+    """Train; returns when training has ended nevertheless."""
     with ThreadPoolExecutor(1) as thread:
         done = thread.submit(finetune, run)
         wait_for_checkpoint(run)
         workers = [p for p in psutil.process_iter(["cmdline"]) if _is_our_train_worker(p)]
-        assert len(workers) == 1
-        workers[0].kill()
+        assert len(workers) == run.recipe.classifier.num_workers
+        workers[-1].kill()
         done.result(timeout=120)
-    assert_equal_runs(run, undisturbed)
 
 
 def _is_our_train_worker(process: psutil.Process) -> bool:
@@ -281,7 +295,12 @@ def test_a_killed_driver_goes_on_when_it_is_started_again(tmp_path, encoder, und
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
     assert run.table("checkpoint").read_manifest() is None
-    finetune(run)
+    before = run.table("checkpoint").read_progress()
+    assert before["total"] == 60
+    assert before["wall_seconds"] > 0
+    manifest = finetune(run)
+    assert manifest.wall_seconds > before["wall_seconds"]
+    assert manifest.busy_seconds > before["busy_seconds"]
     assert_equal_runs(run, undisturbed)
 
 
@@ -302,12 +321,22 @@ def test_two_workers_give_the_curve_of_one(tmp_path, encoder, local_ray):
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_not_finite_stops_the_stage_in_one_line_and_completes_nothing(tmp_path, encoder, local_ray):
-    run = make_run(tmp_path, encoder, learning_rate=1e38, epochs=1)
-    with pytest.raises(InputError, match=r"not finite at step \d+ of 12 .*lower classifier.learning_rate") as refusal:
+def test_a_loss_that_is_not_finite_stops_the_stage_in_one_line_and_keeps_the_last_good_checkpoint(
+    tmp_path, encoder, local_ray
+):
+    # The first step leaves weights of 1e37, which are finite, and whose loss is not.
+    run = make_run(tmp_path, encoder, learning_rate=1e38, epochs=2, checkpoint_every_steps=1)
+    with pytest.raises(InputError, match=r"not finite at step \d+ of 24 .*lower classifier.learning_rate") as refusal:
         finetune(run)
     assert "\n" not in str(refusal.value)
-    assert run.table("checkpoint").read_manifest() is None
+    checkpoint = run.table("checkpoint")
+    assert checkpoint.read_manifest() is None
+    assert checkpoint.read_progress()["failure"] == f"InputError: {refusal.value}"
+    states = sorted(Path(run.table("training").path()).rglob("state.pt"))
+    assert states
+    for state in states:
+        weights = torch.load(state, weights_only=True)["model"]
+        assert all(torch.isfinite(tensor).all() for tensor in weights.values())
 
 
 @pytest.mark.slow
@@ -315,3 +344,41 @@ def test_more_workers_than_this_machine_can_hold_are_refused_instead_of_waited_f
     run = make_run(tmp_path, encoder, num_workers=3)
     with pytest.raises(InputError, match="3 workers need 3 CPUs, Ray on this machine has 2"):
         finetune(run)
+
+
+@pytest.mark.slow
+def test_workers_that_always_fail_end_the_stage_with_what_to_do(tmp_path, encoder, local_ray, monkeypatch):
+    run = make_run(tmp_path, encoder, max_failures=0)
+    part = next(Path(run.table("silver").path()).glob("*.parquet"))
+    content = part.read_bytes()
+
+    def damage(recipe):  # after the driver has read its records, before the workers do
+        part.write_bytes(content[:200])
+
+    monkeypatch.setattr("llambert.stages.finetune._require_resources", damage)
+    with pytest.raises(RuntimeError, match=r"workers failed more than 0 times .*run the job again") as failure:
+        finetune(run)
+    assert "\n" not in str(failure.value)
+    part.write_bytes(content)
+    monkeypatch.undo()
+    assert finetune(run).num_in == NUM_RECORDS
+    assert run.table("checkpoint").read_progress()["num_failures"] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.s3
+def test_a_killed_worker_goes_on_from_object_storage_to_the_same_weights(tmp_path, encoder, undisturbed):
+    ray.shutdown()  # workers of the cluster above do not have this server's settings
+    with running_server(tmp_path / "s3"):
+        run = make_run(tmp_path, encoder, storage="s3://llambert-test/run", **LONG)
+        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+        kill_a_worker_after_its_first_checkpoint(run)
+        checkpoint = run.table("checkpoint")
+        for part in checkpoint.require_manifest().parts:
+            target = tmp_path / "fetched" / part.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(checkpoint.filesystem.cat_file(checkpoint.path(part.name)))
+        ray.shutdown()
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "fetched")
+    fetched = torch.cat([value.flatten() for value in model.state_dict().values()])
+    assert torch.allclose(fetched, weights(undisturbed), atol=1e-4)
