@@ -200,46 +200,44 @@ class RrfRows:
     def __init__(self, block: Block, columns: Iterable[str]) -> None:
         self._block = block
         self.malformed: list[Malformed] = []
-        not_utf8 = _lines_not_utf8(block.data)
-        # Arrow decodes the lines it refuses, and takes a lone carriage return for the end of a line.
-        content = block.data if not len(not_utf8) else self._without(not_utf8)
-        if b"\r" in content:
+        content = _emptied_where_not_utf8(block.data)
+        if b"\r" in content:  # to Arrow it ends a line, alone too
             content = content.replace(b"\r\n", b"\n").replace(b"\r", b" ")
         self._table, refused = _parse(content, FIELDS[block.table.name], columns)
         self.num_lines = self._table.num_rows + len(refused)
         self._lines = np.delete(np.arange(self.num_lines), refused)
         self.sound = np.ones(len(self._lines), bool)
-        self._report(not_utf8, "bad_encoding")
-        self.sound[np.isin(self._lines, not_utf8)] = False
-        self._report(np.setdiff1d(refused, not_utf8), "wrong_field_count")
+        self._report(refused, "wrong_field_count")
+        self.refuse(self._emptied(), "bad_encoding")
         self.refuse(self._unended(), "wrong_field_count")
-
-    def _without(self, lines: np.ndarray) -> bytes:
-        content, (starts, ends) = bytearray(self._block.data), self._line_bounds
-        for line in lines:
-            content[starts[line] : ends[line]] = content[starts[line] : ends[line]].decode(errors="ignore").encode()
-        return bytes(content)
 
     @cached_property
     def _line_bounds(self) -> tuple[np.ndarray, np.ndarray]:
         ends = np.flatnonzero(np.frombuffer(self._block.data, np.uint8) == _NEWLINE)
         return np.concatenate([[0], ends[:-1] + 1]), ends
 
+    def _emptied(self) -> np.ndarray:
+        """Rows that are empty now, which Arrow takes for rows of empty fields, but were not."""
+        emptied = pc.equal(self._table[0], b"").to_numpy()
+        for row in np.flatnonzero(emptied):
+            emptied[row] = not _is_utf8(self._line(int(self._lines[row])))
+        return emptied
+
     def _unended(self) -> np.ndarray:
-        """Rows with something behind the last bar; and blank lines, which Arrow takes for rows of empty fields."""
+        """Rows with something behind the last bar, and blank lines."""
         unended = pc.not_equal(self._table[_AFTER_LAST_BAR], b"").to_numpy()
         for row in np.flatnonzero(pc.equal(self._table[0], b"")):
-            unended[row] |= not self._text(int(self._lines[row]))
+            unended[row] |= not self._line(int(self._lines[row]))
         return unended
 
-    def _text(self, line: int) -> str:
+    def _line(self, line: int) -> bytes:
         starts, ends = self._line_bounds
-        return self._block.data[starts[line] : ends[line]].rstrip(b"\r").decode(errors="replace")
+        return self._block.data[starts[line] : ends[line]].rstrip(b"\r")
 
     def _report(self, lines: np.ndarray, reason: str) -> None:
         for line in lines.tolist():
-            row = Malformed(self._block.first_line + line, self._text(line), reason, self._block.table.label)
-            self.malformed.append(row)
+            text = self._line(line).decode(errors="replace")
+            self.malformed.append(Malformed(self._block.first_line + line, text, reason, self._block.table.label))
 
     def refuse(self, bad: np.ndarray, reason: str) -> None:
         """Put the sound rows where ``bad`` holds into ``malformed``."""
@@ -266,36 +264,33 @@ class RrfRows:
         else:
             places = np.minimum(offsets[:-1, None] + np.arange(_ID_WIDTH), max(len(data) - 1, 0))
             letters = data[places] if len(data) else np.zeros(places.shape, np.uint8)
-        sound, numbers = letters[:, 0] == b"C"[0], np.zeros(len(ids), np.int64)
+        sound, numbers = letters[:, 0] == b"C"[0], np.zeros(len(ids), np.int32)
         for place in range(1, _ID_WIDTH):
             digits = letters[:, place] - b"0"[0]  # below "0" it wraps to above 9
             inside = True if is_uniform else widths > place
             sound &= (digits <= 9) | np.logical_not(inside)
-            numbers = np.where(inside, numbers * 10 + digits, numbers)
+            numbers = numbers * 10 + digits if is_uniform else np.where(inside, numbers * 10 + digits, numbers)
         sound &= (widths > 1) & (widths <= _ID_WIDTH)
         self.refuse(~sound, "bad_concept_id")
         return np.where(sound, numbers + _FIRST_CODE[np.clip(widths - 1, 0, _ID_WIDTH - 1)], 0)
 
 
-def _lines_not_utf8(data: bytes) -> np.ndarray:
-    """Numbers, from 0 on, of the lines that are not UTF-8."""
-    bounds = pa.py_buffer(np.array([0, len(data)], np.int32))
+def _emptied_where_not_utf8(lines: bytes) -> bytes:
+    """The same lines, but empty where they are not UTF-8: Arrow decodes the lines that it refuses."""
+    if _is_utf8(lines):
+        return lines
+    half = len(lines) // 2
+    middle = lines.find(b"\n", half, -1) + 1 or lines.rfind(b"\n", 0, half) + 1
+    if not middle:
+        return b"\n"
+    return _emptied_where_not_utf8(lines[:middle]) + _emptied_where_not_utf8(lines[middle:])
+
+
+def _is_utf8(text: bytes) -> bool:
+    bounds = pa.py_buffer(np.array([0, len(text)], np.int32))
     try:
-        pa.StringArray.from_buffers(1, bounds, pa.py_buffer(data)).validate(full=True)
+        pa.StringArray.from_buffers(1, bounds, pa.py_buffer(text)).validate(full=True)
     except pa.ArrowInvalid:
-        letters = np.frombuffer(data, np.uint8)
-        ends = np.flatnonzero(letters == _NEWLINE)
-        suspects = np.unique(np.searchsorted(ends, np.flatnonzero(letters >= 0x80)))
-        return np.array(
-            [line for line in suspects if not _is_utf8(data[ends[line - 1] + 1 if line else 0 : ends[line]])]
-        )
-    return np.array([], np.int64)
-
-
-def _is_utf8(line: bytes) -> bool:
-    try:
-        line.decode()
-    except UnicodeDecodeError:
         return False
     return True
 

@@ -18,7 +18,7 @@ _TERM_TYPES = ["PT", "SY", "FN", "PN", "LLT", "MH", "ET", "IS", "PTN", "OP", "AB
 _LANGUAGES = ["ENG"] * 14 + ["SPA", "FRE", "GER", "JPN", "POR", "CZE"]
 _ROWS_PER_WRITE = 400_000
 _TERMS_PER_CONCEPT, _RELATIONS_PER_TERM = 5, 2.5
-_FAULT_SHARE = 0.0002  # of the rows of each file, for each kind of fault
+_FAULT_SHARE = 0.00005  # of the rows of each file, for each kind of fault
 
 
 @dataclass
@@ -87,7 +87,7 @@ def _faults(table: str, lines: pa.Array, random: np.random.Generator) -> dict[st
             fields[: 2 + n % 4] if n % 2 else [*fields[:1], b"", *fields[1:]] for n, fields in enumerate(some())
         ],
         "bad_encoding": broken,
-        "bad_concept_id": [[b"D0000001", *fields[1:]] for fields in some()],
+        "bad_concept_id": [[b"D" + fields[0][1:], *fields[1:]] for fields in some()],
         "unknown_concept": unknown,
     }
     return {reason: [b"|".join(fields).rstrip(b"\n") + b"\n" for fields in rows] for reason, rows in joined.items()}

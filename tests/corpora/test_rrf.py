@@ -3,6 +3,8 @@ import gzip
 import numpy as np
 import pytest
 import umls_sample as sample
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from umls_sample import write
 
 from llambert.corpora import rrf
@@ -134,6 +136,43 @@ def test_a_file_without_lines_is_refused_before_it_fills_the_memory(tmp_path, mo
     (write(tmp_path) / "MRREL.RRF").write_bytes(b"x" * 50_000)
     with pytest.raises(InputError, match=r"MRREL\.RRF:1: a line of more than"):
         list(read_blocks(find_tables(str(tmp_path))["MRREL"]))
+
+
+LINES = st.sampled_from(
+    [
+        (sample.semantic_type("C0000001", "T023").encode(), None),
+        (sample.semantic_type("C0000001", "Ä" * 99).encode(), None),
+        (sample.semantic_type("C0000001", "a\rb").encode(), None),
+        (sample.semantic_type("C0000001", "T0\x0023").encode() + b"\r", None),
+        (sample.semantic_type("D0000001", "T023").encode(), "bad_concept_id"),
+        (b"C0000001|\xe4|A1|Some|AT1|256|", "bad_encoding"),
+        (b"\xff" * 300, "bad_encoding"),
+        (b"C1|\xe4", "bad_encoding"),
+        (b"C0000001|T023|", "wrong_field_count"),
+        (b"C0000001|T023|A1|Some|AT1|256|more", "wrong_field_count"),
+        (b"|||||||", "wrong_field_count"),
+        (b"||||||", "bad_concept_id"),
+        (b"", "wrong_field_count"),
+        (b"\r", "wrong_field_count"),
+    ]
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(LINES, min_size=1, max_size=12))
+def test_any_mix_of_lines_is_told_apart_line_by_line(lines):
+    table = rrf.RrfTable("MRSTY", "MRSTY.RRF", (), 0)
+    rows = RrfRows(rrf.Block(table, b"".join(line + b"\n" for line, _ in lines), 1), ["CUI", "TUI"])
+    rows.concept_codes("CUI")
+    found = {bad.line: (bad.text, bad.reason, bad.source) for bad in rows.malformed}
+    assert found == {
+        number: (line.rstrip(b"\r").decode(errors="replace"), reason, "MRSTY.RRF")
+        for number, (line, reason) in enumerate(lines, start=1)
+        if reason
+    }
+    assert rows.num_lines == len(lines)
+    types = [line.split(b"|")[1].decode().replace("\r", " ") for line, reason in lines if not reason]
+    assert rows.strings("TUI", rows.sound).to_pylist() == types
 
 
 def test_every_concept_identifier_has_a_number_of_its_own_and_comes_back_from_it(tmp_path):
