@@ -42,6 +42,6 @@ def concept_texts(folder: str) -> dict[str, str]:
 
     terms = terms[terms["CUI"].isin(kept) & ~terms["TTY"].isin(rules.excluded_term_types)]
     terms = terms[(terms["STR"] != "") & ~terms["STR"].str.contains("\ufffd")]
-    synonyms = terms["STR"].str.replace("&#x7C;", "|").str.lower()
+    synonyms = terms["STR"].str.lower().str.replace("&#x7c;", "|")
     texts = synonyms.groupby(terms["CUI"]).agg(lambda own: "; ".join(sorted(sorted(set(own)), key=len)))
     return {**dict.fromkeys(kept, ""), **texts.to_dict()}

@@ -81,7 +81,7 @@ def _faults(table: str, lines: pa.Array, random: np.random.Generator) -> dict[st
         fields[concept] = b"C%07d" % number
     broken = some()
     for fields in broken:
-        fields[-4] = b"\xff\xfe broken \xc3"
+        fields[-5] = b"\xff\xfe broken \xc3"
     joined = {
         "wrong_field_count": [
             fields[: 2 + n % 4] if n % 2 else [*fields[:1], b"", *fields[1:]] for n, fields in enumerate(some())
