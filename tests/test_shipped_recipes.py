@@ -34,6 +34,44 @@ def test_the_papers_models_get_the_papers_decoding_and_their_gpus_on_one_node(na
     assert annotator.records_per_part >= 4 * annotator.engine_args["max_num_seqs"]
 
 
+TABLE_1 = {"imdb-llama2-7b": (0, 1, 3), "imdb-llama2-70b": (0, 1), "imdb-gpt4": (0,)}
+ENCODERS = [
+    "distilbert/distilbert-base-uncased",
+    "google-bert/bert-base-uncased",
+    "google-bert/bert-large-uncased",
+    "FacebookAI/roberta-base",
+    "FacebookAI/roberta-large",
+]
+REGIMES = ["gold", "silver", "silver_extra", "combined"]
+
+
+@pytest.mark.parametrize(("name", "num_shots"), [(name, shots) for name, all_ in TABLE_1.items() for shots in all_])
+def test_every_llm_setting_of_table_1_is_a_recipe_and_a_set(name, num_shots):
+    recipe = load_recipe(RECIPES / f"{name}.yaml", [f"annotator.num_shots={num_shots}", "annotator.num_records=100000"])
+    task = load_task(recipe.task)
+    check(recipe.annotator, task)
+    assert len(task.prompt(recipe.annotator.prompt).first_shots(recipe.annotator.num_shots)) == num_shots
+
+
+@pytest.mark.parametrize("name", TABLE_1)
+@pytest.mark.parametrize("model", ENCODERS)
+@pytest.mark.parametrize("regime", REGIMES)
+def test_every_cell_of_table_2_is_a_recipe_and_two_sets_named_in_its_comment(name, model, regime):
+    path = RECIPES / f"{name}.yaml"
+    classifier = load_recipe(path, [f"classifier.regime={regime}", f"classifier.model={model}"]).classifier
+    assert (classifier.epochs, classifier.batch_size, classifier.max_length) == (5, 16, 512)
+    comment = path.read_text().partition("\nname:")[0]
+    assert regime in comment
+    assert model.rpartition("/")[2] in comment
+
+
+@pytest.mark.parametrize("name", TABLE_1)
+def test_imdb_is_read_as_it_is_distributed_with_its_splits(name):
+    corpus = load_recipe(RECIPES / f"{name}.yaml").corpus
+    assert (corpus.format, corpus.columns.split, corpus.columns.gold_label) == ("imdb", "split", "label")
+    assert corpus.gold_labels == {"pos": "positive", "neg": "negative"}
+
+
 @pytest.mark.parametrize("task", ["imdb", "umls_regions"])
 def test_the_papers_tasks_have_up_to_three_shots(task):
     assert len(load_task(task).prompt("instruct").first_shots(3)) == 3
