@@ -1,0 +1,86 @@
+import pytest
+from tiny_llm import save_tiny_llm
+from typer.testing import CliRunner
+
+from llambert import trial
+from llambert.cli import app
+from llambert.errors import InputError
+
+RECIPE = """
+name: films
+task: reviews
+storage: {tmp}/run
+corpus: {{path: {tmp}/films.csv, columns: {{text: body, record_id: id, gold_label: stars}}}}
+annotator: {{model: {tmp}/llm, dtype: float32, prompt: completion, mode: {mode}, num_records: 1000}}
+classifier: {{model: package:llambert/tasks}}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trial")
+    save_tiny_llm(folder / "llm")
+    rows = [f"r{number},Film {number} was good.,positive" for number in range(40)]
+    (folder / "films.csv").write_text("\n".join(["id,body,stars", "r40,,negative", *rows]) + "\n")
+    for mode in ("score", "generate"):
+        (folder / f"{mode}.yaml").write_text(RECIPE.format(tmp=folder, mode=mode))
+    return folder
+
+
+def run_try(*arguments):
+    done = CliRunner().invoke(app, ["try", *map(str, arguments)])
+    assert done.exit_code == 0, done.exception
+    return done.output
+
+
+@pytest.mark.parametrize("mode", ["score", "generate"])
+def test_prompts_answers_and_labels_of_a_few_records_are_shown_and_nothing_is_written(folder, mode):
+    before = sorted(folder.rglob("*"))
+    output = run_try(folder / f"{mode}.yaml", "--n", 3)
+    assert output.count("  | Sentiment:\n") == 3
+    assert output.count("  answer ") == 3
+    assert output.count("(gold: positive)") == 3
+    assert output.count("on any answer word") == (3 if mode == "score" else 0)
+    assert "1,000 records like these: about " in output
+    assert sorted(folder.rglob("*")) == before
+
+
+def test_the_records_are_those_that_annotate_would_take_from_this_file(folder):
+    chosen = trial.choose(str(folder / "score.yaml"), None, "text", None)
+    few, more = (trial.first_records(chosen, num)["record_id"].to_pylist() for num in (3, 10))
+    assert more[:3] == few
+    assert len(set(more)) == 10
+    assert "r40" not in trial.first_records(chosen, 100)["record_id"].to_pylist()  # no text, no record
+
+
+def test_prompts_can_be_seen_without_loading_a_model(folder):
+    settings = ["--set", "annotator.model=./nowhere"]
+    output = run_try(folder / "score.yaml", "--n", 2, "--prompts-only", *settings)
+    assert output.count("  | Sentiment:\n") == 2
+    output = run_try(folder / "score.yaml", "--n", 1, "--prompts-only", *settings, "--set", "annotator.prompt=instruct")
+    assert "  | [system]\n" in output
+
+
+def test_a_task_is_tried_on_a_file(folder):
+    output = run_try("reviews", "--corpus", folder / "films.csv", "--text", "body", "--n", 1, "--prompts-only")
+    assert "was good." in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["reviews"], "reviews: is a task; say with --corpus"),
+        (["nowhere.yaml"], "neither a shipped task"),
+        (["reviews", "--corpus", "{folder}/films.csv"], "no column 'text'"),
+        (["{folder}/score.yaml", "--set", "annotator.engine=vllm"], "vLLM is not installed here"),
+        (
+            ["{folder}/score.yaml", "--set", "corpus.exclude={{stars: [positive]}}"],
+            "none of the first 41 rows is a record",
+        ),
+    ],
+)
+def test_what_cannot_be_tried_is_one_line(folder, arguments, message):
+    done = CliRunner().invoke(app, ["try", *(argument.format(folder=folder) for argument in arguments)])
+    assert isinstance(done.exception, InputError)
+    assert message in str(done.exception)
+    assert "\n" not in str(done.exception)
