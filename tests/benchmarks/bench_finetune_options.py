@@ -14,13 +14,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import umls_regions
 from finetune_cells import DEFAULT_STORE, Cells, DataSet, interval, prepare
 
 from llambert import schema
 from llambert.recipe import ClassifierRecipe
-from llambert.run import open_run
+from llambert.run_directory import TableDirectory
 from llambert.sampling import sampling_hashes
 
 OPTIONS: dict[str, dict] = {
@@ -86,16 +87,24 @@ def main() -> int:
 
 def finished_run(folder: str, num_test: int | None) -> DataSet:
     """Silver and gold labels of the records a run annotated; the test: of those it did not, without duplicates."""
-    run = open_run(f"{folder}/recipe.yaml", [f"storage={folder}"])
-    silver, corpus = run.table("silver").read(), run.table("corpus").read()
+    silver, corpus = newest(folder, "silver", schema.SILVER).read(), newest(folder, "corpus", schema.CORPUS).read()
+    duplicate_ids = newest(folder, "duplicates", schema.DUPLICATES).read([schema.RECORD_ID])[schema.RECORD_ID]
     annotated = pc.is_in(corpus[schema.RECORD_ID], silver[schema.RECORD_ID].combine_chunks())
-    duplicates = run.table("duplicates").read([schema.RECORD_ID])[schema.RECORD_ID].combine_chunks()
-    others = pc.invert(pc.or_(annotated, pc.is_in(corpus[schema.RECORD_ID], duplicates)))
+    others = pc.invert(pc.or_(annotated, pc.is_in(corpus[schema.RECORD_ID], duplicate_ids.combine_chunks())))
     columns = [name for name in schema.CORPUS.names if name in corpus.column_names]
     gold, test = (corpus.filter(rows).select(columns) for rows in (annotated, others))
     gold, test = (table.filter(pc.is_valid(table[schema.GOLD_LABEL])) for table in (gold, test))
     order = sampling_hashes(test[schema.RECORD_ID], 0).argsort()
-    return DataSet(run.recipe.name, run.task.category_names, silver, gold, test.take(order[:num_test]))
+    categories = sorted(pc.unique(silver[schema.LABEL]).to_pylist())
+    return DataSet("reviews", categories, silver, gold, test.take(order[:num_test]))
+
+
+def newest(folder: str, name: str, table_schema: pa.Schema) -> TableDirectory:
+    """The table completed last, whatever recipe and version made it."""
+    manifests = sorted(Path(folder, name).glob("*/manifest.json"), key=lambda path: path.stat().st_mtime)
+    if not manifests:
+        sys.exit(f"{folder}: no complete table {name}; run the demo first")
+    return TableDirectory(str(manifests[-1].parent), table_schema)
 
 
 def member_recipes(arguments: argparse.Namespace, name: str, seed: int) -> list[ClassifierRecipe]:
