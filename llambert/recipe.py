@@ -96,11 +96,15 @@ class CorpusRecipe(Section):
     """``text``: a record a line; ``text_files``: a record a file; ``imdb``: the review data set, in any layout."""
     delimiter: str | None = Field(None, min_length=1, max_length=1)
     """Of csv and tsv, where it is neither comma nor tab."""
+    header: tuple[str, ...] = ()
+    """Names of the columns of csv and tsv files that have no line with them."""
     columns: Columns = Columns()
     gold_labels: dict[str, str] = Field(default_factory=dict)
     """Source value -> category; empty: the values are the categories."""
     exclude: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """Column -> values whose rows are no records of this corpus (counted as ``excluded``)."""
+    only: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Column -> values whose rows alone are records of this corpus; the others count as ``excluded``."""
     max_text_chars: PositiveInt = 100_000
     umls: UmlsRecipe | None = None
     """Null unless ``format`` is ``umls``."""

@@ -2,15 +2,17 @@
 
 import csv
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from llambert.corpora.opening import MAX_LINE_CHARS, numbered_lines, open_text
 from llambert.corpora.rows import Malformed, Row, Skipped, require_columns
 from llambert.errors import InputError
 
 
-def read_delimited(uri: str, delimiter: str, columns: list[str]) -> Iterator[Row | Malformed | Skipped]:
-    """The named columns of each row; an empty field is null.
+def read_delimited(
+    uri: str, delimiter: str, columns: list[str], header: Sequence[str] = ()
+) -> Iterator[Row | Malformed | Skipped]:
+    """The named columns of each row; an empty field is null. ``header``: the columns of a file that does not name them.
 
     A quoted field doubles the quotes in it (RFC 4180). A quote that is never closed costs its own line: reading
     goes on with the next. In a TSV file, which most programs write without quoting, a line whose quotes do not
@@ -18,10 +20,10 @@ def read_delimited(uri: str, delimiter: str, columns: list[str]) -> Iterator[Row
     """
     csv.field_size_limit(MAX_LINE_CHARS)
     with open_text(uri) as text:
-        rows = _parse(_Lines(numbered_lines(text)), delimiter)
-        header = _header(uri, rows)
-        require_columns(columns, header, uri)
-        places = [header.index(column) for column in columns]
+        rows = _parse(_Lines(numbered_lines(text)), delimiter, len(header))
+        names = list(header) or _header(uri, rows)
+        require_columns(columns, names, uri)
+        places = [names.index(column) for column in columns]
         for row in rows:
             yield row if isinstance(row, Malformed | Skipped) else [row[place] or None for place in places]
 
@@ -30,7 +32,7 @@ def read_header(uri: str, delimiter: str) -> list[str]:
     """The column names of a file."""
     csv.field_size_limit(MAX_LINE_CHARS)
     with open_text(uri) as text:
-        return _header(uri, _parse(_Lines(numbered_lines(text)), delimiter))
+        return _header(uri, _parse(_Lines(numbered_lines(text)), delimiter, 0))
 
 
 def _header(uri: str, rows: Iterator[list[str] | Malformed | Skipped]) -> list[str]:
@@ -68,10 +70,9 @@ class _Lines:
         del self.taken[1:]
 
 
-def _parse(lines: _Lines, delimiter: str) -> Iterator[list[str] | Malformed | Skipped]:
-    """Rows as wide as the first, which is the header."""
+def _parse(lines: _Lines, delimiter: str, width: int) -> Iterator[list[str] | Malformed | Skipped]:
+    """Rows of ``width`` fields; 0: as wide as the first, which is the header."""
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
-    width = 0
     while True:
         lines.taken.clear()
         try:

@@ -71,7 +71,7 @@ def read(source: SourceFile, corpus: CorpusRecipe, columns: list[str]) -> Iterat
         case "text":
             rows = _read_text(source.uri, columns)
         case delimited:
-            rows = read_delimited(source.uri, corpus.delimiter or _DELIMITERS[delimited], columns)
+            rows = read_delimited(source.uri, corpus.delimiter or _DELIMITERS[delimited], columns, corpus.header)
     return batched(rows, columns)
 
 

@@ -32,7 +32,15 @@ class Separated:
 def source_columns(recipe: CorpusRecipe) -> list[str]:
     """The columns of the source that a recipe asks for."""
     columns = recipe.columns
-    named = [columns.text, columns.record_id, columns.split, columns.gold_label, *columns.keep, *recipe.exclude]
+    named = [
+        columns.text,
+        columns.record_id,
+        columns.split,
+        columns.gold_label,
+        *columns.keep,
+        *recipe.exclude,
+        *recipe.only,
+    ]
     return list(dict.fromkeys(name for name in named if name))
 
 
@@ -84,10 +92,16 @@ def _reject_reasons(table: pa.Table, text: pa.Array, ids: pa.Array, corpus: Corp
     """Why a row is no record, null where it is one; the first reason that holds."""
     excluded = pa.array([False] * table.num_rows, pa.bool_())
     for column, values in corpus.exclude.items():
-        excluded = pc.or_(excluded, pc.is_in(table[column].combine_chunks(), pa.array(values, pa.string())))
+        excluded = pc.or_(excluded, _is_one_of(table, column, values))
+    for column, values in corpus.only.items():
+        excluded = pc.or_(excluded, pc.invert(_is_one_of(table, column, values)))
     blank = pc.equal(pc.utf8_trim_whitespace(pc.fill_null(text, "")), "")
     cases = pc.make_struct(excluded, pc.is_null(ids), pc.is_null(text), blank, pc.is_null(_splits(table, corpus)))
     return pc.case_when(cases, "excluded", "null_record_id", "null_text", "empty_text", "null_split")
+
+
+def _is_one_of(table: pa.Table, column: str, values: Sequence[str]) -> pa.Array:
+    return pc.is_in(table[column].combine_chunks(), pa.array(values, pa.string()))
 
 
 def _splits(table: pa.Table, corpus: CorpusRecipe) -> pa.Array:

@@ -1,0 +1,53 @@
+"""The same files in an object store: every way of reading goes through the filesystem, none assumes a local path."""
+
+import gzip
+import io
+import tarfile
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from s3_server import running_server
+
+from llambert.corpora import find_source_files, read_rows
+from llambert.errors import InputError
+from llambert.recipe import CorpusRecipe
+
+BUCKET = "s3://llambert-test"
+
+
+def texts(path, **options):
+    corpus = CorpusRecipe(path=path, **options)
+    rows = [rows for source in find_source_files(corpus) for rows in read_rows(source, corpus, ["text"])]
+    return [text for one in rows for text in one.records["text"].to_pylist()]
+
+
+@pytest.mark.s3
+def test_every_format_is_read_from_an_object_store(tmp_path):
+    parquet, archive = io.BytesIO(), io.BytesIO()
+    pq.write_table(pa.table({"text": ["parquet"]}), parquet)
+    with tarfile.open(fileobj=archive, mode="w:gz") as tar:
+        info = tarfile.TarInfo("aclImdb/train/pos/1_9.txt")
+        info.size = 4
+        tar.addfile(info, io.BytesIO(b"imdb"))
+    objects = {
+        "mixed/a.csv.gz": gzip.compress(b"text\ncsv\n"),
+        "mixed/b.jsonl": b'{"text": "jsonl"}\n',
+        "mixed/c.parquet": parquet.getvalue(),
+        "mixed/_SUCCESS": b"",
+        "files/x/one": b"one",
+        "files/y/two.gz": gzip.compress(b"two"),
+        "imdb/aclImdb_v1.tar.gz": archive.getvalue(),
+    }
+    with running_server(tmp_path / "s3"):
+        filesystem = fsspec.filesystem("s3")
+        for name, content in objects.items():
+            filesystem.pipe_file(f"llambert-test/{name}", content)
+        assert texts(f"{BUCKET}/mixed") == ["csv", "jsonl", "parquet"]
+        assert texts(f"{BUCKET}/mixed/*.csv.gz") == ["csv"]
+        assert texts(f"{BUCKET}/files", format="text_files") == ["one", "two"]
+        assert texts(f"{BUCKET}/imdb", format="imdb") == ["imdb"]
+        for nowhere in ["nothing", "nothing/*.csv"]:
+            with pytest.raises(InputError, match="no file is there"):
+                texts(f"{BUCKET}/{nowhere}")
