@@ -13,6 +13,7 @@ from typing import Any, Literal, Self, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from llambert.errors import InputError
 
@@ -368,7 +369,7 @@ def read_text(path: str | Path) -> str:
 def parse_yaml(text: str, path: str | Path) -> dict[str, Any]:
     """A YAML mapping; ``InputError`` naming the line otherwise."""
     try:
-        values = yaml.safe_load(text)
+        values = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
@@ -376,6 +377,24 @@ def parse_yaml(text: str, path: str | Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise InputError(f"{path}: expected a mapping of keys to values, found {type(values).__name__}")
     return values
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without the trap of a key that stands twice, of which the first would be lost."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        for index, key in enumerate(keys):
+            if key in keys[:index]:
+                mark = next(node_ for node_, _ in reversed(node.value) if node_.value == key).start_mark
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", mark)
+        return super().construct_mapping(node, deep)
+
+
+def inconsistent(message: str, *location: str | int) -> PydanticCustomError:
+    """A fault of a whole model that belongs to one of its lines: raised by validators, found by ``validate``."""
+    context = {"message": message, "location": [str(step) for step in location]}
+    return PydanticCustomError("inconsistent", "{message}", context)
 
 
 def validate(model: type[Model], values: dict[str, Any], text: str, path: str | Path) -> Model:
@@ -391,7 +410,7 @@ def validate(model: type[Model], values: dict[str, Any], text: str, path: str | 
 
 
 def _describe(fault: Any, model: type[BaseModel], path: str | Path, lines: dict[tuple[str, ...], int]) -> str:
-    location = tuple(str(step) for step in fault["loc"])
+    location = tuple(str(step) for step in [*fault["loc"], *fault.get("ctx", {}).get("location", ())])
     line = next((lines[location[:n]] for n in range(len(location), 0, -1) if location[:n] in lines), None)
     where = f"{path}:{line}" if line else f"{path}"
     key = ".".join(location)
@@ -403,6 +422,11 @@ def _describe(fault: Any, model: type[BaseModel], path: str | Path, lines: dict[
             return f"{where}: {key}: unknown key; {hint}"
         case "missing":
             return f"{where}: {key}: is missing"
+        case "inconsistent":
+            return f"{where}: {key}: {fault['msg']}"
+        case "string_type" if isinstance(fault["input"], bool | int | float):
+            # YAML reads a bare yes, no, on, off or 1 as something else.
+            return f"{where}: {key}: should be a text: put it in quotes (found {fault['input']!r})"
         case _:
             return f"{where}: {key}: {fault['msg'].removeprefix('Value error, ')} (found {fault['input']!r})"
 

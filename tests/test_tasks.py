@@ -35,21 +35,26 @@ def test_the_shipped_task_of_the_demo_loads_with_its_default_prompt_first():
 
 def test_yaml_reads_unquoted_yes_as_a_truth_value_and_the_refusal_says_where(tmp_path):
     message = refusal(tmp_path, GOOD)
-    assert "task.yaml:4: categories.0.answer_words.0: Input should be a valid string (found True)" in message
+    assert "task.yaml:4: categories.0.answer_words.0: should be a text: put it in quotes (found True)" in message
 
 
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("label: urgent", "label: angry", "labelled 'angry', which is no category"),
-        ("{text}", "{txt}", "holds {text} exactly once"),
-        ("['no']", "['yes']", "answer word 'yes' belongs to urgent and calm"),
-        ("name: calm", "name: urgent", "a category stands twice"),
-        ("question:", "queston:", "did you mean 'question'?"),
+        (
+            "label: urgent",
+            "label: angry",
+            "10: prompts.plain.shots.0.label: a shot is labelled 'angry', which is no category",
+        ),
+        ("{text}", "{txt}", "8: prompts.plain.template: a prompt template holds {text} exactly once"),
+        ("['no']", "['yes']", "5: categories.1.answer_words: answer word 'yes' belongs to urgent and calm"),
+        ("name: calm", "name: urgent", "5: categories.1.name: the category 'urgent' stands twice"),
+        ("question:", "queston:", "2: queston: unknown key; did you mean 'question'?"),
+        ("prompts:", "question: again\nprompts:", "6: not YAML: the key 'question' stands twice"),
     ],
 )
-def test_a_task_that_contradicts_itself_is_refused(tmp_path, old, new, message):
-    assert message in refusal(tmp_path, QUOTED.replace(old, new))
+def test_a_task_that_contradicts_itself_is_refused_with_the_line(tmp_path, old, new, message):
+    assert f"task.yaml:{message}" in refusal(tmp_path, QUOTED.replace(old, new))
 
 
 def test_an_unknown_task_names_the_shipped_ones():

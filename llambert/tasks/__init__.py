@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from llambert.errors import InputError
 from llambert.prompts import Prompt, Shot
-from llambert.recipe import Section, parse_yaml, read_text, validate
+from llambert.recipe import Section, inconsistent, parse_yaml, read_text, validate
 
 _SHIPPED = Path(__file__).parent
 
@@ -54,16 +54,19 @@ class Task(Section):
     def _consistent(self) -> Self:
         names = self.category_names
         if len(set(names)) != len(names):
-            raise ValueError(f"a category stands twice among {', '.join(names)}")
+            twice = next(index for index, name in enumerate(names) if name in names[:index])
+            raise inconsistent(f"the category {names[twice]!r} stands twice", "categories", twice, "name")
         owner: dict[str, str] = {}
-        for category in self.categories:
+        for index, category in enumerate(self.categories):
             for word in category.answer_words:
-                if owner.setdefault(word.casefold(), category.name) != category.name:
-                    raise ValueError(f"answer word {word!r} belongs to {owner[word.casefold()]} and {category.name}")
+                if (other := owner.setdefault(word.casefold(), category.name)) != category.name:
+                    fault = f"answer word {word!r} belongs to {other} and {category.name}"
+                    raise inconsistent(fault, "categories", index, "answer_words")
         for prompt_name, prompt in self.prompts.items():
-            for shot in prompt.shots:
+            for index, shot in enumerate(prompt.shots):
                 if shot.label not in names:
-                    raise ValueError(f"prompts.{prompt_name}: a shot is labelled {shot.label!r}, which is no category")
+                    fault = f"a shot is labelled {shot.label!r}, which is no category"
+                    raise inconsistent(fault, "prompts", prompt_name, "shots", index, "label")
         return self
 
 
