@@ -2,7 +2,8 @@
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import fsspec
@@ -30,6 +31,7 @@ _FORMATS = {
 _DELIMITERS = {"csv": ",", "tsv": "\t"}
 _ROWS_PER_READ = 1024
 _BUFFER_BYTES = 1 << 20
+_PARQUET_BYTES_PER_UNIT = 256 << 20
 
 
 def find(corpus: CorpusRecipe) -> list[SourceFile]:
@@ -38,10 +40,28 @@ def find(corpus: CorpusRecipe) -> list[SourceFile]:
     visible = [name for name in files if not name.rsplit("/", 1)[-1].startswith((".", "_"))]
     if not visible:
         raise InputError(f"corpus.path: no file at {corpus.path} but hidden ones")
-    return [
-        SourceFile(index, filesystem.unstrip_protocol(name), _format_of(name, corpus), files[name]["size"] or 0)
-        for index, name in enumerate(visible)
-    ]
+    units: list[SourceFile] = []
+    for name in visible:
+        uri, file_format, size = filesystem.unstrip_protocol(name), _format_of(name, corpus), files[name]["size"] or 0
+        spans = row_group_spans(uri) if file_format == "parquet" and size > _PARQUET_BYTES_PER_UNIT else [None]
+        units += [
+            SourceFile(len(units) + number, uri, file_format, size // len(spans), span=span)
+            for number, span in enumerate(spans)
+        ]
+    return units
+
+
+def row_group_spans(uri: str) -> list[tuple[int, int]]:
+    """A large Parquet file as spans of row groups of some hundred megabytes each, for several workers."""
+    with _open_parquet(uri) as parquet:
+        sizes = [parquet.metadata.row_group(group).total_byte_size for group in range(parquet.num_row_groups)]
+    spans, start, num_bytes = [], 0, 0
+    for group, size in enumerate(sizes, start=1):
+        num_bytes += size
+        if num_bytes >= _PARQUET_BYTES_PER_UNIT or group == len(sizes):
+            spans.append((start, group))
+            start, num_bytes = group, 0
+    return spans
 
 
 def _format_of(name: str, corpus: CorpusRecipe) -> str:
@@ -65,7 +85,7 @@ def read(source: SourceFile, corpus: CorpusRecipe, columns: list[str]) -> Iterat
     """
     match source.format:
         case "parquet":
-            return read_parquet(source.uri, columns)
+            return read_parquet(source.uri, columns, source.span)
         case "jsonl":
             rows = _read_jsonl(source.uri, columns)
         case "text":
@@ -79,11 +99,8 @@ def column_names(source: SourceFile, corpus: CorpusRecipe) -> list[str]:
     """The columns a file has; of JSON Lines those of its first thousand rows."""
     match source.format:
         case "parquet":
-            try:
-                with fsspec.open(source.uri, "rb").open() as stream:
-                    return pq.read_schema(stream).names
-            except Exception as error:  # Arrow and each filesystem of fsspec have exceptions of their own
-                raise unreadable(source.uri, error) from error
+            with _open_parquet(source.uri) as parquet:
+                return parquet.schema_arrow.names
         case "text":
             return ["text"]
         case "jsonl":
@@ -146,20 +163,28 @@ def _refuse_json_array(uri: str, num_objects: int, line: str) -> None:
         raise InputError(f"{uri}: expected a JSON object a line, found one value over the file; try jq -c '.[]'")
 
 
-def read_parquet(uri: str, columns: list[str]) -> Iterator[Rows]:
-    """The named columns of a Parquet file as strings, a page at a time; ``InputError`` where it is damaged."""
+@contextmanager
+def _open_parquet(uri: str) -> Iterator[pq.ParquetFile]:
+    """``InputError`` for whatever goes wrong while it is open."""
     try:
         with (
             fsspec.open(uri, "rb").open() as stream,
             pq.ParquetFile(stream, pre_buffer=False, buffer_size=_BUFFER_BYTES) as parquet,
         ):
-            require_columns(columns, parquet.schema_arrow.names, uri)
-            for batch in parquet.iter_batches(_ROWS_PER_READ, columns=columns):
-                yield rows_of_table(pa.table(batch).select(columns))
+            yield parquet
     except InputError:
         raise
     except Exception as error:  # Arrow and each filesystem of fsspec have exceptions of their own
         raise unreadable(uri, error) from error
+
+
+def read_parquet(uri: str, columns: list[str], span: Sequence[int] | None = None) -> Iterator[Rows]:
+    """The named columns of a Parquet file, or of a span of its row groups, as strings, a page at a time."""
+    with _open_parquet(uri) as parquet:
+        require_columns(columns, parquet.schema_arrow.names, uri)
+        groups = range(*span) if span else None
+        for batch in parquet.iter_batches(_ROWS_PER_READ, row_groups=groups, columns=columns):
+            yield rows_of_table(pa.table(batch).select(columns))
 
 
 def rows_of_table(table: pa.Table) -> Rows:

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from llambert.corpora import find_source_files, read_rows
+from llambert.corpora import files, find_source_files, read_rows
 from llambert.errors import InputError
 from llambert.recipe import CorpusRecipe
 
@@ -56,12 +56,24 @@ def test_numbers_and_dictionaries_of_a_parquet_column_are_read_as_text(tmp_path)
     assert read(tmp_path / "x.parquet") == [{"id": "1", "text": "x"}, {"id": "2", "text": "y"}]
 
 
+def test_a_large_parquet_file_is_several_units_which_together_are_all_of_it(tmp_path, monkeypatch):
+    rows = [{"id": str(number), "text": f"text {number}"} for number in range(100)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "x.parquet", row_group_size=10)
+    monkeypatch.setattr(files, "_PARQUET_BYTES_PER_UNIT", 400)
+    corpus = CorpusRecipe(path=str(tmp_path))
+    units = find_source_files(corpus)
+    assert len(units) > 2
+    assert [unit.index for unit in units] == list(range(len(units)))
+    tables = [part.records for unit in units for part in read_rows(unit, corpus, ["id", "text"])]
+    assert pa.concat_tables(tables).to_pylist() == rows
+
+
 def test_a_folder_or_a_glob_is_its_visible_files_in_order(tmp_path):
     for name in ["b.csv", "a.csv", ".hidden.csv", "_SUCCESS"]:
         (tmp_path / name).write_text("id,text\n")
     for path in [tmp_path, tmp_path / "*.csv"]:
-        files = find_source_files(CorpusRecipe(path=str(path)))
-        assert [(file.index, file.uri.rsplit("/", 1)[-1]) for file in files] == [(0, "a.csv"), (1, "b.csv")]
+        found = find_source_files(CorpusRecipe(path=str(path)))
+        assert [(file.index, file.uri.rsplit("/", 1)[-1]) for file in found] == [(0, "a.csv"), (1, "b.csv")]
 
 
 @pytest.mark.parametrize(
