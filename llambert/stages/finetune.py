@@ -174,7 +174,7 @@ class _Work:
         if told.busy_seconds < self._busy_now:
             self._busy_before += self._busy_now
         self._done, self._total, self._busy_now = told.num_done, told.num_steps, told.busy_seconds
-        if time.monotonic() - self._last_written >= _PROGRESS_EVERY_S:
+        if time.monotonic() - self._last_written >= _PROGRESS_EVERY_S or self._done == self._total:
             self.write_progress()
 
     def write_progress(self, failure: str | None = None) -> None:
