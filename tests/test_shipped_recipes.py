@@ -23,7 +23,13 @@ def test_a_shipped_recipe_loads_with_its_task_and_prompt(path):
 
 
 @pytest.mark.parametrize(
-    ("name", "num_gpus"), [("imdb-llama2-7b", 1), ("imdb-llama2-70b", 4), ("umls-regions-llama2-70b", 4)]
+    ("name", "num_gpus"),
+    [
+        ("imdb-llama2-7b", 1),
+        ("imdb-llama2-70b", 4),
+        ("umls-regions-llama2-70b", 4),
+        ("umls-functions-llama2-70b", 4),
+    ],
 )
 def test_the_papers_models_get_the_papers_decoding_and_their_gpus_on_one_node(name, num_gpus):
     annotator = load_recipe(RECIPES / f"{name}.yaml").annotator
@@ -72,7 +78,7 @@ def test_imdb_is_read_as_it_is_distributed_with_its_splits(name):
     assert corpus.gold_labels == {"pos": "positive", "neg": "negative"}
 
 
-@pytest.mark.parametrize("task", ["imdb", "umls_regions"])
+@pytest.mark.parametrize("task", ["imdb", "umls_regions", "umls_functions"])
 def test_the_papers_tasks_have_up_to_three_shots(task):
     assert len(load_task(task).prompt("instruct").first_shots(3)) == 3
 
@@ -92,3 +98,19 @@ def test_the_readme_names_the_papers_encoders_with_settings_that_parse():
         recipe = load_recipe(RECIPES / "imdb-llama2-70b.yaml", settings).classifier
         assert recipe.model == model
         assert (recipe.epochs, recipe.batch_size, recipe.weight_decay, recipe.max_length) == (5, 16, 0.01, 512)
+
+
+@pytest.mark.parametrize(
+    ("question", "semantic_types"),
+    [
+        ("regions", "T017 T021 T022 T023 T024 T025 T026 T029 T030 T031 T125 T192"),
+        ("functions", "T053 T070 T055 T054 T041 T038 T039 T020 T042 T040 T190 T048 T019 T184 T046 T191 T047"),
+    ],
+)
+def test_the_papers_concepts_are_of_the_papers_semantic_types(question, semantic_types):
+    recipe = load_recipe(RECIPES / f"umls-{question}-llama2-70b.yaml")
+    assert recipe.task == f"umls_{question}"
+    rules = recipe.corpus.umls
+    assert set(rules.semantic_types) == set(semantic_types.split())
+    assert (rules.languages, rules.relations, rules.suppressed) == (("ENG",), ("CHD",), ())
+    assert len(rules.excluded_term_types) == 27
