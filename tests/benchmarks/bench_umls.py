@@ -64,11 +64,9 @@ def measure(step: str, release: Release, output: Path) -> tuple[float, float]:
     command = [sys.executable, __file__, "--step", step, str(release.folder), str(output)]
     outcome = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     seconds, peak_mib, num_rows = outcome["seconds"], outcome["peak_mib"], sum(release.num_rows.values())
-    print(
-        f"{step:7} {num_rows:12,} rows  {seconds:7.1f} s  {num_rows / seconds:11,.0f} rows/s  "
-        f"{release.num_bytes / 1e6 / seconds:6.1f} MB/s  {peak_mib:6,.0f} MiB at most",
-        flush=True,
-    )
+    rates = f"{num_rows / seconds:11,.0f} rows/s  {release.num_bytes / 1e6 / seconds:6.1f} MB/s"
+    cost = f"{outcome['cpu_seconds']:6.1f} s of CPU with imports  {peak_mib:6,.0f} MiB at most"
+    print(f"{step:7} {num_rows:12,} rows  {seconds:7.1f} s  {rates}  {cost}", flush=True)
     return seconds, peak_mib
 
 
@@ -128,8 +126,9 @@ def main() -> None:
     if arguments.step:
         step, folder, output = arguments.step
         seconds = _STEPS[step](folder, output)
-        peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        print(json.dumps({"seconds": seconds, "peak_mib": peak_mib}))
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        cpu_seconds = used.ru_utime + used.ru_stime
+        print(json.dumps({"seconds": seconds, "peak_mib": used.ru_maxrss / 1024, "cpu_seconds": cpu_seconds}))
         return
     with tempfile.TemporaryDirectory(prefix="bench-umls-") as folder:
         ratio, wrong = compare(arguments.rows, Path(folder))
