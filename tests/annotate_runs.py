@@ -18,7 +18,7 @@ IDS = [f"r{i:03d}" for i in range(NUM_RECORDS)]
 DUPLICATES = IDS[1:60:12]
 
 
-def open_run(folder: Path, llm: Path, gold: bool = False, parse: dict | None = None, **annotator) -> Run:
+def open_run(folder: Path, llm: Path | str, gold: bool = False, parse: dict | None = None, **annotator) -> Run:
     """``annotator``: fields of that section. ``gold``: with splits, a kept column and gold labels."""
     source = folder / "corpus.csv"
     source.write_text("text\n")

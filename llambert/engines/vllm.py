@@ -16,7 +16,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from llambert.engines import Answer
 from llambert.engines.answers import failed, record_key, room_for_prompt, scored_answer
 from llambert.engines.scoring import Sequence, answer_sequences
-from llambert.engines.vllm_start import engine_args, model_location, new_log, start_engine
+from llambert.engines.vllm_start import cause, engine_args, model_location, new_log, start_engine
 from llambert.errors import InputError, described
 from llambert.prompts import RenderedPrompt, Renderer
 from llambert.recipe import AnnotatorRecipe
@@ -94,7 +94,7 @@ class VllmEngine:
                     answers[unanswered[0]] = failed(error)
                     num_deaths, num_given_up = 0, num_given_up + 1
                 if num_given_up >= self._annotator.max_attempts:
-                    raise RuntimeError(f"vLLM dies on every record; its log is {self._log}") from error
+                    raise RuntimeError(f"vLLM dies on every record: {cause(self._log)} (all of it: {self._log})") from error
                 self._restart()
         return [answers[index] for index in range(len(texts))]
 

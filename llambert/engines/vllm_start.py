@@ -133,7 +133,7 @@ def start_engine(annotator: AnnotatorRecipe, args: dict[str, Any], log: Path) ->
         with _output_to(log):
             engine = LLMEngine.from_engine_args(EngineArgs(**args))
     except _START_FAULTS as error:
-        cause = _cause(log) or f"{type(error).__name__}: {one_line(error)}"
+        cause = cause(log) or f"{type(error).__name__}: {one_line(error)}"
         raise InputError(f"annotator.model: vLLM cannot start {annotator.model}: {cause} (all of it: {log})") from error
     _report_death(engine)
     return engine
@@ -160,7 +160,7 @@ def new_log() -> Path:
     return Path(name)
 
 
-def _cause(log: Path) -> str | None:
+def cause(log: Path) -> str | None:
     """The last error in the log that is not just the report of another one."""
     found = None
     for line in log.read_text(errors="replace").splitlines():

@@ -1,0 +1,201 @@
+"""SIGKILL of an engine's actor, of another Ray worker and of the driver at random points of annotate.
+
+    python tests/drills/drill_annotate.py [--kills 20] [--seed 0]
+
+The annotate stage runs on two replicas of a tiny language model; a driver that was killed is started again, as
+an operator would. When the kills are dealt and the stage has ended, its responses must be those of an
+undisturbed run, row for row, and ``llambert verify`` must find nothing wrong with them. Prints each kill, so that
+a failing drill can be followed, and the seed that repeats its schedule. Exit status 1 if anything differs.
+"""
+
+import argparse
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import yaml
+from tiny_llm import save_tiny_llm
+
+from llambert import schema
+from llambert.run import Run, open_run
+from llambert.stages.annotate import annotate
+from llambert.stages.ingest import ingest
+
+NUM_RECORDS, RECORDS_PER_PART = 3_000, 8
+TARGETS = ("actor", "worker", "driver")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--annotate", metavar="RECIPE", help=argparse.SUPPRESS)  # what a driver is started with
+    arguments = parser.parse_args()
+    if arguments.annotate:
+        drive(arguments.annotate)
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        return drill(Path(folder), arguments.kills, random.Random(arguments.seed), arguments.seed)
+
+
+def drill(folder: Path, num_kills: int, chance: random.Random, seed: int) -> int:
+    recipe = write_recipe(folder)
+    undisturbed = folder / "undisturbed"
+    subprocess.run(driver_command(recipe, undisturbed), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    expected = responses(recipe, undisturbed)
+    dealt: Counter[str] = Counter()
+    num_rounds = num_starts = 0
+    while dealt.total() < num_kills:
+        storage = folder / f"run-{num_rounds}"
+        num_starts += annotate_under_fire(recipe, storage, num_kills, dealt, chance)
+        num_rounds += 1
+        if difference := compare(responses(recipe, storage), expected):
+            print(f"seed {seed}, run {num_rounds}: {difference}")
+            return 1
+    kills = ", ".join(f"{dealt[target]} of {target}" for target in TARGETS)
+    print(f"seed {seed}: {dealt.total()} kills ({kills}) over {num_rounds} runs and {num_starts} starts of the driver:")
+    print(f"every one of {NUM_RECORDS} sampled records once in responses, row for row as undisturbed")
+    return 0
+
+
+def annotate_under_fire(recipe: Path, storage: Path, num_kills: int, dealt: Counter[str], chance: random.Random) -> int:
+    """Run the stage to its end, killing on the way; returns how often the driver was started."""
+    num_starts = 0
+    while True:
+        driver = subprocess.Popen(driver_command(recipe, storage), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        num_starts += 1
+        wait_for_work(driver, storage)
+        while driver.poll() is None:
+            try:
+                driver.wait(chance.uniform(0.2, 2.5))
+            except subprocess.TimeoutExpired:
+                if dealt.total() < num_kills:
+                    kill(chance.choice(TARGETS), driver, dealt)
+        if driver.returncode == 0:
+            return num_starts
+        # A killed driver takes its local cluster along; what it left would disturb the next start.
+        kill_group(driver.pid)
+
+
+def wait_for_work(driver: subprocess.Popen, storage: Path) -> None:
+    """Until the driver's replicas have committed a part more than there was, or it ended."""
+    before = len(list(storage.glob("responses/*/part-*")))
+    while driver.poll() is None and len(list(storage.glob("responses/*/part-*"))) == before:
+        time.sleep(0.05)
+
+
+def kill(target: str, driver: subprocess.Popen, dealt: Counter[str]) -> None:
+    """SIGKILL one process of the kind ``target``; none where there is none just now."""
+    victims = [psutil.Process(driver.pid)] if target == "driver" else ray_workers(driver.pid, target == "actor")
+    if not victims:
+        return
+    victim = victims[0]
+    try:
+        name = " ".join(victim.cmdline())[:60] if target != "driver" else "driver"
+        victim.send_signal(signal.SIGKILL)
+    except psutil.NoSuchProcess:
+        return
+    dealt[target] += 1
+    print(f"kill {dealt.total()}: {target} {name}", flush=True)
+
+
+def ray_workers(driver: int, is_engine: bool) -> list[psutil.Process]:
+    found = []
+    for process in psutil.Process(driver).children(recursive=True):
+        try:
+            command = " ".join(process.cmdline())
+        except psutil.Error:
+            continue
+        if command.startswith("ray::") and command.startswith("ray::MapWorker") == is_engine:
+            found.append(process)
+    random.Random(time.time_ns()).shuffle(found)
+    return found
+
+
+def kill_group(pid: int) -> None:
+    try:
+        os.killpg(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def driver_command(recipe: Path, storage: Path) -> list[str]:
+    os.environ["DRILL_STORAGE"] = str(storage)
+    return [sys.executable, __file__, "--annotate", str(recipe)]
+
+
+def drive(recipe: str) -> None:
+    run = open_run(recipe, [f"storage={os.environ['DRILL_STORAGE']}"])
+    ingest(run)
+    annotate(run)
+
+
+def write_recipe(folder: Path) -> Path:
+    """A recipe over made-up texts, of two replicas with half a core each."""
+    llm = save_tiny_llm(folder / "llm")
+    words = ["a", "dull", "moving", "mess", "film", "never", "funny", "warm", "and", "lifeless"]
+    chance = random.Random(0)
+    rows = (" ".join(chance.choices(words, k=chance.randint(3, 60))) for _ in range(NUM_RECORDS))
+    (folder / "corpus.csv").write_text("text\n" + "\n".join(f"{text} {n}" for n, text in enumerate(rows)) + "\n")
+    annotator = {"model": str(llm), "dtype": "float32", "prompt": "completion", "mode": "score"}
+    placement = {"min_replicas": 2, "max_replicas": 2, "cpus_per_replica": 0.5, "max_attempts": 10}
+    annotator |= {"num_records": NUM_RECORDS, "records_per_part": RECORDS_PER_PART, **placement}
+    recipe = {
+        "name": "drill",
+        "task": "reviews",
+        "corpus": {"path": str(folder / "corpus.csv")},
+        "annotator": annotator,
+        "classifier": {"model": str(llm)},
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    return folder / "recipe.yaml"
+
+
+def responses(recipe: Path, storage: Path) -> tuple[Run, pa.Table]:
+    run = open_run(str(recipe), [f"storage={storage}"])
+    return run, run.table("responses").read()
+
+
+def compare(found: tuple[Run, pa.Table], expected: tuple[Run, pa.Table]) -> str:
+    """What is wrong with the responses found, in words; empty: nothing."""
+    run, table = found
+    sample = run.table("sample").read([schema.RECORD_ID])[schema.RECORD_ID].to_pylist()
+    ids = table[schema.RECORD_ID].to_pylist()
+    if ids != sample:
+        lost, twice = set(sample) - set(ids), [i for i, n in Counter(ids).items() if n > 1]
+        return f"{len(lost)} records lost, {len(twice)} twice"
+    words = table.drop_columns([schema.LABEL_PROBABILITIES])
+    if words != expected[1].drop_columns([schema.LABEL_PROBABILITIES]):
+        return "a response differs from the undisturbed run's"
+    gap = np.abs(probabilities(table) - probabilities(expected[1])).max()
+    if gap > 1e-5:
+        return f"a probability differs by {gap:.1e}"
+    manifest = run.table("responses").require_manifest()
+    if [part.num_rows for part in manifest.parts] != [part.num_rows for part in expected_parts(expected[0])]:
+        return "the parts are not the undisturbed run's"
+    return ""
+
+
+def expected_parts(run: Run) -> list:
+    return run.table("responses").require_manifest().parts
+
+
+def probabilities(table: pa.Table) -> np.ndarray:
+    rows = table[schema.LABEL_PROBABILITIES].to_pylist()
+    return np.array([[entry["probability"] for entry in row] for row in rows])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
