@@ -1,5 +1,6 @@
 # make demo    the whole method on 12,808 film reviews      make check   lint, types, import directions
 # make test    every test that needs no vLLM                make bench   benchmarks, both sides in one run
+# make drills  processes killed at random, results compared
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -11,7 +12,7 @@ export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: demo test test-vllm check bench lock clean
+.PHONY: demo test test-vllm check drills bench lock clean
 
 demo: $(VENV)/installed
 	$(BIN)/python jobs/pipeline.py $(RECIPE)
@@ -27,6 +28,9 @@ check: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+drills: $(VENV)/installed
+	set -e; for drill in tests/drills/drill_*.py; do echo "== $$drill"; $(BIN)/python $$drill; done
 
 bench: $(VENV)/installed
 	set -e; for bench in tests/benchmarks/bench_*.py; do echo "== $$bench"; $(BIN)/python $$bench; done

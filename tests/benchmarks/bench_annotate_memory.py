@@ -51,7 +51,9 @@ def main() -> int:
     for role in ("driver", "replica"):
         before, after = peaks[0][role], peaks[1][role]
         within &= after <= max(before * GROWTH_CEILING, before + SLACK_MIB)
-        print(f"{role:8} {before:7.0f} MiB at {few:,} prompts, {after:7.0f} MiB at {many:,}: ratio {after / before:.3f}")
+        print(
+            f"{role:8} {before:7.0f} MiB at {few:,} prompts, {after:7.0f} MiB at {many:,}: ratio {after / before:.3f}"
+        )
     return 0 if within else 1
 
 
@@ -82,7 +84,9 @@ def write_recipe(folder: Path, llm: Path, num_records: int) -> Path:
     corpus = folder / f"{num_records}.csv"
     with corpus.open("w") as file:
         file.write("text\n")
-        file.writelines(f"Review number {n} of a film that never comes alive in {n % 97} ways.\n" for n in range(num_records))
+        file.writelines(
+            f"Review number {n} of a film that never comes alive in {n % 97} ways.\n" for n in range(num_records)
+        )
     annotator = {"model": str(llm), "dtype": "float32", "prompt": "completion", "mode": "score", "num_shots": 0}
     recipe = {
         "name": f"memory-{num_records}",

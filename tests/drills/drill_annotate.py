@@ -53,7 +53,9 @@ def main() -> int:
 def drill(folder: Path, num_kills: int, chance: random.Random, seed: int) -> int:
     recipe = write_recipe(folder)
     undisturbed = folder / "undisturbed"
-    subprocess.run(driver_command(recipe, undisturbed), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    subprocess.run(
+        driver_command(recipe, undisturbed), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     expected = responses(recipe, undisturbed)
     dealt: Counter[str] = Counter()
     num_rounds = num_starts = 0
@@ -74,7 +76,12 @@ def annotate_under_fire(recipe: Path, storage: Path, num_kills: int, dealt: Coun
     """Run the stage to its end, killing on the way; returns how often the driver was started."""
     num_starts = 0
     while True:
-        driver = subprocess.Popen(driver_command(recipe, storage), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        driver = subprocess.Popen(
+            driver_command(recipe, storage),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
         num_starts += 1
         wait_for_work(driver, storage)
         while driver.poll() is None:
