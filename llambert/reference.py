@@ -12,6 +12,7 @@ import hashlib
 import importlib.util
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ _HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
 # that a 140 GB checkpoint does not delay a run's start by minutes.
 _HASH_WHOLE_BELOW_BYTES = 1 << 30
 _MEBIBYTE = 1 << 20
+# What a remote listing says of a file that is kept: its size, and what changes with its content.
+_MARKS = ("size", "ETag", "etag", "LastModified", "created")
 
 
 @dataclass(frozen=True)
@@ -106,18 +109,52 @@ def find_files(reference: str) -> tuple[fsspec.AbstractFileSystem, dict[str, dic
     location = reference if is_glob(reference) else resolve(reference).location
     try:
         filesystem, path = fsspec.core.url_to_fs(location)
-        search = filesystem.glob if is_glob(reference) else filesystem.find
-        listed = sorted(search(path, detail=True).items())
+        if isinstance(filesystem, LocalFileSystem):
+            names = filesystem.glob(path) if is_glob(reference) else _below(path)
+            found = {name: {"size": _local_size(name)} for name in sorted(names) if not _is_folder(name)}
+        else:
+            search = filesystem.glob if is_glob(reference) else filesystem.find
+            listed = sorted(search(path, detail=True).items())
+            found = {
+                name: {key: info[key] for key in _MARKS if key in info}
+                for name, info in listed
+                if info["type"] == "file"
+            }
+    except InputError as error:
+        raise InputError(f"{reference}: {error}") from error
     except Exception as error:  # each filesystem of fsspec has exceptions of its own
         raise InputError(f"{reference}: cannot be read: {one_line(error)}") from error
-    found = {name: info for name, info in listed if info["type"] != "directory"}
-    for name, info in found.items() if isinstance(filesystem, LocalFileSystem) else ():
-        if info["type"] != "file" and not Path(name).is_file():  # fsspec calls a link, whatever it leads to, "other"
-            leads_to = "a folder, which is not followed" if Path(name).is_dir() else "nothing that is a file"
-            raise InputError(f"{reference}: {name} is a link to {leads_to}; take it away or name what you mean")
     if not found:
         raise InputError(f"{reference}: no file is there")
     return filesystem, found
+
+
+def _below(path: str) -> Iterator[str]:
+    """The files of a folder and its folders, or the file itself; links as they are.
+
+    Unlike fsspec's own search, a folder that may not be read is an ``OSError``, and no file costs a kilobyte.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    if not os.path.isdir(path):
+        yield path
+        return
+    for folder, folders, names in os.walk(path, onerror=refuse):
+        yield from (os.path.join(folder, name) for name in names)
+        yield from (name for name in (os.path.join(folder, inner) for inner in folders) if os.path.islink(name))
+
+
+def _is_folder(name: str) -> bool:
+    return os.path.isdir(name) and not os.path.islink(name)
+
+
+def _local_size(name: str) -> int:
+    if not os.path.isfile(name):
+        leads_to = "a folder, which is not followed" if os.path.isdir(name) else "nothing that is a file"
+        raise InputError(f"{name} is a link to {leads_to}; take it away or name what you mean")
+    return os.path.getsize(name)
 
 
 def _hash_file(file: Path, digest: "hashlib._Hash") -> None:
