@@ -41,13 +41,17 @@ def prepare(threads: int) -> None:
 
 @dataclass(frozen=True)
 class DataSet:
-    """What trainings are compared on. ``gold`` and ``test`` are corpus tables with gold labels."""
+    """What trainings are compared on. ``gold`` and ``test`` are corpus tables with gold labels.
+
+    ``judged_on`` tells apart data sets that have the silver table in common; weights trained on it are shared.
+    """
 
     name: str
     categories: list[str]
     silver: pa.Table
     gold: pa.Table
     test: pa.Table
+    judged_on: str = ""
 
     @cached_property
     def test_codes(self) -> np.ndarray:
@@ -100,13 +104,13 @@ class Cells:
         return self._file(recipe).exists()
 
     def _file(self, recipe: ClassifierRecipe) -> Path:
-        # Without defaults, so that a new option leaves the cells that do not use it valid. What the gold phase
-        # is set to has no part in the other regimes: their cells are shared.
-        fields = recipe.model_dump(mode="json", exclude_defaults=True)
-        if recipe.regime != "combined":
-            fields.pop("gold", None)
-        data = [self.data.name, self.data.test.num_rows, self.data.silver.num_rows, self.data.gold.num_rows]
-        return self.folder / f"{self.data.name}-{recipe.regime}-{recipe.seed}-{digest(fields, *data)}.json"
+        rows = [self.data.test.num_rows, self.data.silver.num_rows, self.data.gold.num_rows]
+        name = f"{self.data.name}{self.data.judged_on}"
+        return self.folder / f"{name}-{recipe.regime}-{recipe.seed}-{_digest(recipe, [name, *rows])}.json"
+
+    def _weights_file(self, recipe: ClassifierRecipe) -> Path:
+        """Of a silver training, which no gold label and no test record has a part in."""
+        return self.folder / f"{self.data.name}-{recipe.seed}-{_digest(recipe, [self.data.silver.num_rows])}.pt"
 
     def _train(self, recipe: ClassifierRecipe) -> None:
         selected, categories = self.data.select(recipe), self.data.categories
@@ -121,13 +125,13 @@ class Cells:
             state = torch.load(state_file, weights_only=True)
             keeper.seconds_before = state["seconds"]
             tuning.restore(state)
-        elif recipe.regime == "combined":
+        elif recipe.regime == "combined" or (recipe.regime == "silver" and self._weights_file(recipe).exists()):
             tuning.restore(self._silver_state(recipe))
         tuning.run()
         seconds = keeper.seconds()
         probabilities = tuning.predict(tuning.encoder.model, tuning.tokenized(self.data.test_records))
         if recipe.regime == "silver" and self.keep_weights:
-            torch.save(tuning.encoder.model.state_dict(), self._file(recipe).with_suffix(".pt"))
+            torch.save(tuning.encoder.model.state_dict(), self._weights_file(recipe))
         cell = {
             "settings": recipe.model_dump(mode="json"),
             "accuracy": float((probabilities.argmax(axis=1) == self.data.test_codes).mean()),
@@ -142,11 +146,19 @@ class Cells:
     def _silver_state(self, recipe: ClassifierRecipe) -> dict:
         """Where the gold phase of ``combined`` starts: what the core itself stores between the two phases."""
         silver = recipe.model_copy(update={"regime": "silver"})
-        weights_file = self._file(silver).with_suffix(".pt")
-        if not weights_file.exists():
+        if not self._weights_file(silver).exists():
             self._train(silver)
-        weights = torch.load(weights_file, weights_only=True)
+        weights = torch.load(self._weights_file(silver), weights_only=True)
         return {"phase": 1, "model": weights, "members": {}, "history": {"steps": [], "epochs": []}}
+
+
+def _digest(recipe: ClassifierRecipe, data: list) -> str:
+    # Without defaults, so that a new option leaves the cells that do not use it valid. What the gold phase is
+    # set to has no part in the other regimes: their cells are shared.
+    fields = recipe.model_dump(mode="json", exclude_defaults=True)
+    if recipe.regime != "combined":
+        fields.pop("gold", None)
+    return digest(fields, *data)
 
 
 class _Keeper(Observer):

