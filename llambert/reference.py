@@ -111,7 +111,9 @@ def find_files(reference: str) -> tuple[fsspec.AbstractFileSystem, dict[str, dic
         filesystem, path = fsspec.core.url_to_fs(location)
         if isinstance(filesystem, LocalFileSystem):
             names = filesystem.glob(path) if is_glob(reference) else _below(path)
-            found = {name: {"size": _local_size(name)} for name in sorted(names) if not _is_folder(name)}
+            sizes = {name: _local_size(name) for name in sorted(names) if not _is_folder(name)}
+            infos = {size: {"size": size} for size in sizes.values()}  # shared: a folder may hold millions of files
+            found = {name: infos[size] for name, size in sizes.items()}
         else:
             search = filesystem.glob if is_glob(reference) else filesystem.find
             listed = sorted(search(path, detail=True).items())

@@ -33,13 +33,12 @@ _HUB_LABELS = {"0": "neg", "1": "pos", "-1": None}
 def find(corpus: CorpusRecipe) -> list[SourceFile]:
     """The archive, the Parquet files, or the folder's reviews some thousand a unit."""
     filesystem, files = find_files(corpus.path)
-    sizes = {name: info["size"] or 0 for name, info in files.items()}
-    if whole := [name for name in sizes if _ARCHIVE.search(name) or _SHARD.search(name)]:
+    if whole := [name for name in files if _ARCHIVE.search(name) or _SHARD.search(name)]:
         return [
-            SourceFile(index, filesystem.unstrip_protocol(name), corpus.format, sizes[name])
+            SourceFile(index, filesystem.unstrip_protocol(name), corpus.format, files[name]["size"] or 0)
             for index, name in enumerate(whole)
         ]
-    reviews = {name: size for name, size in sizes.items() if _REVIEW.search(name)}
+    reviews = {name: info for name, info in files.items() if _REVIEW.search(name)}
     if not reviews:
         raise InputError(
             f"corpus.path: {corpus.path} is no IMDb data set: neither an archive aclImdb_v1.tar.gz, nor a folder with "

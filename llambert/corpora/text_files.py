@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -24,15 +25,17 @@ _REMOTE_READERS = 32
 def find(corpus: CorpusRecipe) -> list[SourceFile]:
     """All visible files of a folder or a glob, some thousand a unit."""
     filesystem, files = find_files(corpus.path)
-    visible = {name: info["size"] or 0 for name, info in files.items() if not _is_hidden(name)}
+    visible = {name: info for name, info in files.items() if not _is_hidden(name)}
     if not visible:
         raise InputError(f"corpus.path: no file at {corpus.path} but hidden ones")
     return units_of(filesystem, visible, corpus.format)
 
 
-def units_of(filesystem: fsspec.AbstractFileSystem, sizes: dict[str, int], format_name: str) -> list[SourceFile]:
-    """Files by path, with their sizes, as bounded units in the order given."""
-    root = os.path.commonpath([name.rpartition("/")[0] or "/" for name in sizes])
+def units_of(
+    filesystem: fsspec.AbstractFileSystem, files: dict[str, dict[str, Any]], format_name: str
+) -> list[SourceFile]:
+    """Files by path, as ``find_files`` gives them, as bounded units in the order given."""
+    root = os.path.commonpath({name.rpartition("/")[0] or "/" for name in files})
     units: list[SourceFile] = []
     members: list[str] = []
     num_bytes = 0
@@ -41,9 +44,9 @@ def units_of(filesystem: fsspec.AbstractFileSystem, sizes: dict[str, int], forma
         uri = filesystem.unstrip_protocol(root)
         units.append(SourceFile(len(units), uri, format_name, num_bytes, members=members))
 
-    for name, size in sizes.items():
+    for name, info in files.items():
         members.append(name.removeprefix(root).lstrip("/"))
-        num_bytes += size
+        num_bytes += info["size"] or 0
         if len(members) == _FILES_PER_UNIT or num_bytes >= _BYTES_PER_UNIT:
             close()
             members, num_bytes = [], 0
