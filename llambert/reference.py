@@ -141,7 +141,7 @@ def _below(path: str) -> Iterator[str]:
         raise error
 
     if not os.path.isdir(path):
-        yield path
+        yield from [path] if os.path.lexists(path) else []
         return
     for folder, folders, names in os.walk(path, onerror=refuse):
         yield from (os.path.join(folder, name) for name in names)
