@@ -76,14 +76,18 @@ def read(source: SourceFile, corpus: CorpusRecipe, columns: list[str]) -> Iterat
         for done in release.read_tables(tables):
             yield Rows(none, malformed_rows(done.malformed), {**done.counts, NUM_SOURCE_ROWS: done.num_rows})
         gold = _read_gold(recipe.gold) if recipe.gold else {}
+        num_gold = 0
         for found in release.concepts():
             yield Rows(none, counts=found.counts)
             for start in range(0, len(found.codes), _ROWS_PER_READ):
                 codes = found.codes[start : start + _ROWS_PER_READ]
                 values = _columns(codes, found.texts.slice(start, len(codes)), gold)
+                num_gold += sum(record_id in gold for record_id in values[schema.RECORD_ID].to_pylist())
                 if SEMANTIC_TYPES in columns:
                     values[SEMANTIC_TYPES] = pa.array(release.semantic_types(codes), pa.string())
                 yield Rows(pa.table({name: values[name] for name in columns}))
+        if gold:
+            yield Rows(none, counts={"num_gold_of_concepts_left_out": len(gold) - num_gold})
 
 
 def _columns(codes: np.ndarray, texts: pa.Array, gold: dict[str, _Gold]) -> dict[str, pa.Array]:
@@ -265,11 +269,12 @@ class _TermRanges:
 def _read_gold(path: str) -> dict[str, _Gold]:
     """record_id -> gold label, split."""
     corpus, columns = CorpusRecipe(path=path), [schema.RECORD_ID, schema.GOLD_LABEL, schema.SPLIT]
-    gold = {}
+    gold: dict[str, _Gold] = {}
     for source in files.find(corpus):
         for rows in files.read(source, corpus, columns):
             for bad in rows.malformed.slice(0, 1).to_pylist():
                 raise InputError(f"corpus.umls.gold: {source.uri}:{bad['line']}: {bad['reject_reason']}")
-            for row in rows.records.to_pylist():
-                gold[row[schema.RECORD_ID]] = (row[schema.GOLD_LABEL], row[schema.SPLIT])
+            for record_id, label, split in zip(*(rows.records[name].to_pylist() for name in columns), strict=True):
+                if gold.setdefault(record_id, (label, split)) != (label, split):
+                    raise InputError(f"corpus.umls.gold: {path} gives {record_id} two labels or splits")
     return gold

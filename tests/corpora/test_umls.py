@@ -83,11 +83,19 @@ def test_the_wanted_semantic_types_of_a_concept_are_a_column(tmp_path):
 
 
 def test_gold_labels_of_a_file_are_columns(tmp_path):
-    (tmp_path / "gold.csv").write_text("record_id,gold_label,split\nC0000001,yes,train\nC0000009,no,test\n")
+    gold = tmp_path / "gold.csv"
+    gold.write_text("record_id,gold_label,split\nC0000001,yes,train\nC0000009,no,test\nC0000004,no,test\n")
     columns = ["record_id", "gold_label", "split"]
-    records, _, _ = read(write(tmp_path / "META"), columns, gold=str(tmp_path / "gold.csv"))
+    records, _, counts = read(write(tmp_path / "META"), columns, gold=str(gold))
     assert {"record_id": "C0000001", "gold_label": "yes", "split": "train"} in records
     assert {"record_id": "C0000002", "gold_label": None, "split": "all"} in records
+    assert counts["num_gold_of_concepts_left_out"] == 1
+
+
+def test_a_concept_with_two_gold_labels_is_refused(tmp_path):
+    (tmp_path / "gold.csv").write_text("record_id,gold_label,split\nC0000001,yes,train\nC0000001,no,train\n")
+    with pytest.raises(InputError, match=r"corpus\.umls\.gold: .*gold\.csv gives C0000001 two labels"):
+        read(write(tmp_path / "META"), gold=str(tmp_path / "gold.csv"))
 
 
 def test_the_order_of_rows_does_not_matter(tmp_path):
