@@ -69,6 +69,7 @@ class VllmEngine:
         self._sequences = answer_sequences(tokenizer, task) if annotator.mode != "generate" else None
         self._next_tokens = _next_tokens(self._sequences.sequences) if self._sequences else {}
         self._serial = itertools.count()
+        self.num_restarts = 0  # of the engine's process, after deaths
         self._log = new_log()
         self._engine = start_engine(annotator, self._args, self._log)
         try:
@@ -94,7 +95,8 @@ class VllmEngine:
                     answers[unanswered[0]] = failed(error)
                     num_deaths, num_given_up = 0, num_given_up + 1
                 if num_given_up >= self._annotator.max_attempts:
-                    raise RuntimeError(f"vLLM dies on every record: {cause(self._log)} (all of it: {self._log})") from error
+                    reason = f"{cause(self._log)} (all of it: {self._log})"
+                    raise RuntimeError(f"vLLM dies on every record: {reason}") from error
                 self._restart()
         return [answers[index] for index in range(len(texts))]
 
@@ -104,6 +106,7 @@ class VllmEngine:
         self._log.unlink(missing_ok=True)
 
     def _restart(self) -> None:
+        self.num_restarts += 1
         self._engine.engine_core.shutdown()
         try:
             self._engine = start_engine(self._annotator, self._args, self._log)

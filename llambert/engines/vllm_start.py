@@ -21,7 +21,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.llm_engine import LLMEngine
 
 from llambert.engines.transformers import load_model
-from llambert.errors import InputError, one_line
+from llambert.errors import InputError, described
 from llambert.recipe import AnnotatorRecipe
 from llambert.reference import content_identity, local_copy
 
@@ -89,7 +89,12 @@ def engine_args(annotator: AnnotatorRecipe, location: str) -> dict[str, Any]:
             f"annotator.gpus_per_replica: {annotator.gpus_per_replica}, but the model is spread over "
             f"tensor_parallel_size {tensor_parallel_size}; make them equal"
         )
-    on_cpu = {} if annotator.gpus_per_replica else {"kv_cache_memory_bytes": _CPU_CACHE_BYTES}
+    on_cpu: dict[str, Any] = {}
+    if not annotator.gpus_per_replica:
+        on_cpu = {"kv_cache_memory_bytes": _CPU_CACHE_BYTES}
+        if annotator.mode == "generate" and annotator.decoding.temperature > 0:
+            # After a piece of a prompt vLLM 0.32 turns a seeded draw's generator back, and dies: a CPU's cannot.
+            on_cpu["enable_chunked_prefill"] = False
     return {
         **_DEFAULTS,
         **on_cpu,
@@ -133,8 +138,10 @@ def start_engine(annotator: AnnotatorRecipe, args: dict[str, Any], log: Path) ->
         with _output_to(log):
             engine = LLMEngine.from_engine_args(EngineArgs(**args))
     except _START_FAULTS as error:
-        cause = cause(log) or f"{type(error).__name__}: {one_line(error)}"
-        raise InputError(f"annotator.model: vLLM cannot start {annotator.model}: {cause} (all of it: {log})") from error
+        reason = cause(log) or described(error)
+        raise InputError(
+            f"annotator.model: vLLM cannot start {annotator.model}: {reason} (all of it: {log})"
+        ) from error
     _report_death(engine)
     return engine
 

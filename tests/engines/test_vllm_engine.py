@@ -116,12 +116,17 @@ def test_an_engine_killed_at_work_is_started_again_and_every_record_is_answered(
 
 def test_draws_depend_on_seed_and_text_alone():
     settings = {"prompt": "chat", "decoding": Decoding(temperature=1.0, top_k=50, max_new_tokens=8, seed=5)}
+    settings["engine_args"] = {"enforce_eager": True, "max_num_seqs": 8, "max_num_batched_tokens": 600}
     engine = create_engine(recipe(**settings), TASK)
     texts = TEXTS + TEXTS[:1]
     first = [answer.response for answer in engine.annotate(texts)]
     assert first[0] == first[-1]
     assert len(set(first)) > 2
     assert [answer.response for answer in engine.annotate(texts[::-1])] == first[::-1]
+    # More prompts than are read in one step: none is read in pieces where draws are seeded.
+    answers = engine.annotate([f"Number {i}: " + "a film of many words, " * 60 for i in range(12)])
+    assert [answer.error for answer in answers] == [None] * 12
+    assert engine.num_restarts == 0
     engine.close()
 
 

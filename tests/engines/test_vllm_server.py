@@ -46,7 +46,8 @@ def server(tmp_path, on_cpu):
         try:
             deadline = time.monotonic() + 300
             while not is_healthy(port):
-                assert process.poll() is None and time.monotonic() < deadline, (tmp_path / "server.log").read_text()
+                assert process.poll() is None, (tmp_path / "server.log").read_text()
+                assert time.monotonic() < deadline, (tmp_path / "server.log").read_text()
                 time.sleep(1)
             yield f"http://127.0.0.1:{port}/v1"
         finally:
