@@ -31,7 +31,7 @@ from llambert.tasks import load_task
 # Tables without which a run is not finished, then those that are looked at where they have a manifest.
 _REQUIRED = ("corpus", "sample", "responses", "silver", "checkpoint", "labels")
 _ANNOTATED = ("sample", "responses", "silver")  # a classifier trained on gold labels alone needs none of these
-_BESIDE = ("corpus_rejects", "duplicates", "rejects", "label_rejects")
+_BESIDE = ("corpus_rejects", "duplicates", "shots", "content_free", "rejects", "label_rejects")
 _WITHOUT_ID_CHECK = ("corpus_rejects", "checkpoint")  # rows of the source that are no record may lack an id
 # Tables that share a folder with a larger or an earlier sample's parts.
 _MAY_HOLD_MORE = ("responses",)
