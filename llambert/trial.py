@@ -54,6 +54,11 @@ def choose(recipe: str, corpus: str | None, text: str, settings: list[str] | Non
     path = Path(recipe)
     if path.is_file() and "prompts" not in parse_yaml(read_text(path), path):
         run = load_recipe(path, settings)
+        if run.annotator.gold_shots is not None:
+            raise InputError(
+                "annotator.gold_shots: are drawn when the run starts; try the prompt with its own shots: "
+                "--set annotator.gold_shots=null"
+            )
         return Trial(load_task(run.task), run.corpus, run.annotator)
     task = load_task(recipe)
     if corpus is None:

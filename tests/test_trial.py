@@ -73,6 +73,7 @@ def test_a_task_is_tried_on_a_file(folder):
         (["nowhere.yaml"], "neither a shipped task"),
         (["reviews", "--corpus", "{folder}/films.csv"], "no column 'text'"),
         (["{folder}/score.yaml", "--set", "annotator.engine=vllm"], "vLLM is not installed here"),
+        (["{folder}/score.yaml", "--set", "annotator.gold_shots={{seed: 1}}"], "drawn when the run starts"),
         (
             ["{folder}/score.yaml", "--set", "corpus.exclude={{stars: [positive]}}"],
             "none of its rows is a record: {'excluded': 40, 'null_text': 1}",
