@@ -7,8 +7,8 @@ from typing import Self
 
 from pydantic import Field
 
-from llambert.recipe import Section, parse_yaml, read_text, validate
 from llambert.run_directory import Manifest
+from llambert.section import Section, parse_yaml, read_text, validate
 
 _SHIPPED_PRICES = Path(__file__).parent / "prices.yaml"
 _HOUR_S = 3_600

@@ -9,7 +9,7 @@ from jinja2 import TemplateError
 from pydantic import Field, field_validator
 
 from llambert.errors import InputError, OverLength
-from llambert.recipe import Section
+from llambert.section import Section
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

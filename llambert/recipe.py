@@ -5,31 +5,18 @@ nearest valid name; ``--set a.b=c`` changes one value. Fields declared with ``pl
 wide a stage runs and can never change a result: they are left out of every fingerprint.
 """
 
-import difflib
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar, get_args
+from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from llambert.errors import InputError
+from llambert.section import Section, parse_yaml, placed, read_text, validate
 
-Model = TypeVar("Model", bound=BaseModel)
 Share = float  # a share of something, between 0 and 1
-
-
-def placed(default: Any, **constraints: Any) -> Any:
-    """A field of placement, concurrency or batch size: part of the recipe, not of any fingerprint."""
-    return Field(default, json_schema_extra={"changes_result": False}, **constraints)
-
-
-class Section(BaseModel):
-    """A part of a recipe: immutable, and closed to keys it does not know."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
 
 
 class Columns(Section):
@@ -355,110 +342,6 @@ def result_fields(section: Section) -> dict[str, Any]:
 def digest(*values: Any) -> str:
     """Twelve hexadecimal digits that stand for JSON values; the fingerprints are made of it."""
     return hashlib.sha256(json.dumps(values, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:12]
-
-
-def read_text(path: str | Path) -> str:
-    """A text file a user named; ``InputError`` if it cannot be read."""
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise InputError(f"{path}: cannot be read: {reason}") from error
-
-
-def parse_yaml(text: str, path: str | Path) -> dict[str, Any]:
-    """A YAML mapping; ``InputError`` naming the line otherwise."""
-    try:
-        values = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise InputError(f"{path}{line}: not YAML: {getattr(error, 'problem', error)}") from error
-    if not isinstance(values, dict):
-        raise InputError(f"{path}: expected a mapping of keys to values, found {type(values).__name__}")
-    return values
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML without the trap of a key that stands twice, of which the first would be lost."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
-        for index, key in enumerate(keys):
-            if key in keys[:index]:
-                mark = next(node_ for node_, _ in reversed(node.value) if node_.value == key).start_mark
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", mark)
-        return super().construct_mapping(node, deep)
-
-
-def inconsistent(message: str, *location: str | int) -> PydanticCustomError:
-    """A fault of a whole model that belongs to one of its lines: raised by validators, found by ``validate``."""
-    context = {"message": message, "location": [str(step) for step in location]}
-    return PydanticCustomError("inconsistent", "{message}", context)
-
-
-def validate(model: type[Model], values: dict[str, Any], text: str, path: str | Path) -> Model:
-    """Make ``model`` of ``values`` read from ``text``; ``InputError`` with a line per fault otherwise."""
-    try:
-        return model.model_validate_json(json.dumps(values))
-    except TypeError as error:
-        raise InputError(f"{path}: a value is neither text, number, list nor mapping: {error}") from error
-    except ValidationError as error:
-        lines = _line_numbers(text)
-        faults = [_describe(fault, model, path, lines) for fault in error.errors(include_url=False)]
-        raise InputError("\n".join(faults)) from error
-
-
-def _describe(fault: Any, model: type[BaseModel], path: str | Path, lines: dict[tuple[str, ...], int]) -> str:
-    location = tuple(str(step) for step in [*fault["loc"], *fault.get("ctx", {}).get("location", ())])
-    line = next((lines[location[:n]] for n in range(len(location), 0, -1) if location[:n] in lines), None)
-    where = f"{path}:{line}" if line else f"{path}"
-    key = ".".join(location)
-    match fault["type"]:
-        case "extra_forbidden":
-            names = list(_section_at(model, location[:-1]).model_fields)
-            near = difflib.get_close_matches(location[-1], names, n=1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(names)}"
-            return f"{where}: {key}: unknown key; {hint}"
-        case "missing":
-            return f"{where}: {key}: is missing"
-        case "inconsistent":
-            return f"{where}: {key}: {fault['msg']}"
-        case "string_type" if isinstance(fault["input"], bool | int | float):
-            # YAML reads a bare yes, no, on, off or 1 as something else.
-            return f"{where}: {key}: should be a text: put it in quotes (found {fault['input']!r})"
-        case _:
-            return f"{where}: {key}: {fault['msg'].removeprefix('Value error, ')} (found {fault['input']!r})"
-
-
-def _section_at(model: type[BaseModel], location: tuple[str, ...]) -> type[BaseModel]:
-    for step in location:
-        annotation = model.model_fields[step].annotation if step in model.model_fields else None
-        candidates = [annotation, *get_args(annotation)]
-        inner = [c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)]
-        if inner:
-            model = inner[0]
-    return model
-
-
-def _line_numbers(text: str) -> dict[tuple[str, ...], int]:
-    """The 1-based line of every key path of a YAML text."""
-    found: dict[tuple[str, ...], int] = {}
-
-    def walk(node: yaml.Node, prefix: tuple[str, ...]) -> None:
-        if isinstance(node, yaml.MappingNode):
-            for key, value in node.value:
-                found[(*prefix, str(key.value))] = key.start_mark.line + 1
-                walk(value, (*prefix, str(key.value)))
-        elif isinstance(node, yaml.SequenceNode):
-            for index, value in enumerate(node.value):
-                found[(*prefix, str(index))] = value.start_mark.line + 1
-                walk(value, (*prefix, str(index)))
-
-    root = yaml.compose(text)
-    if root is not None:
-        walk(root, ())
-    return found
 
 
 def _apply(values: dict[str, Any], setting: str) -> None:

@@ -119,21 +119,17 @@ def _smallest_of(parts: Iterable[pa.ChunkedArray], num: int, seed: int) -> Selec
     return selection
 
 
-@dataclass(frozen=True)
-class StrataSource:
-    """Ids and strata of a table, part by part, anew at every call of ``read``."""
-
-    read: Callable[[], Iterator[tuple[pa.ChunkedArray, pa.ChunkedArray]]]
-
-
-def select_stratified(corpus: StrataSource, excluded: pa.Array, num: int, seed: int) -> Selection:
+def select_stratified(
+    read: Callable[[], Iterator[tuple[pa.ChunkedArray, pa.ChunkedArray]]], excluded: pa.Array, num: int, seed: int
+) -> Selection:
     """``num`` records that are not ``excluded``, in the order of their positions in their strata.
 
-    Two passes. Memory: the ids of ``excluded``, about ``num`` ids, and one part's. A null is a stratum too.
+    ``read`` gives ids and strata part by part, anew at each of two calls; a null is a stratum too. Memory: the
+    ids of ``excluded``, about ``num`` ids, and one part's.
     """
 
     def parts() -> Iterator[tuple[pa.Array, pa.Array]]:
-        for ids, strata in corpus.read():
+        for ids, strata in read():
             kept = pc.invert(pc.is_in(ids, value_set=excluded))
             names = pc.fill_null(strata.cast(pa.string()), "null")
             yield ids.filter(kept).combine_chunks(), names.filter(kept).combine_chunks()

@@ -17,8 +17,9 @@ from llambert.corpora.records import separate, source_columns
 from llambert.engines import Answer, create_engine
 from llambert.errors import InputError
 from llambert.prompts import chat_messages, completion_text, llama2_text
-from llambert.recipe import AnnotatorRecipe, Columns, CorpusRecipe, load_recipe, parse_yaml, read_text
+from llambert.recipe import AnnotatorRecipe, Columns, CorpusRecipe, load_recipe
 from llambert.sampling import Selection
+from llambert.section import parse_yaml, read_text
 from llambert.tasks import Task, load_task
 from llambert.verbalizer import Verbalizer
 

@@ -21,11 +21,12 @@ import pyarrow.parquet as pq
 
 from llambert import schema
 from llambert.errors import InputError
-from llambert.recipe import Recipe, parse_yaml, validate
+from llambert.recipe import Recipe
 from llambert.reference import content_identity
 from llambert.run import Run
 from llambert.run_directory import COUNTS_KEY, Manifest, Part, RunDirectory, TableDirectory, is_local
 from llambert.sampling import sampling_hashes
+from llambert.section import parse_yaml, validate
 from llambert.tasks import load_task
 
 # Tables without which a run is not finished, then those that are looked at where they have a manifest.

@@ -18,7 +18,7 @@ from llambert.errors import InputError
 from llambert.prompts import Shot
 from llambert.run import Run
 from llambert.run_directory import Manifest, Part, TableDirectory
-from llambert.sampling import IdSource, Selection, StrataSource, select, select_stratified
+from llambert.sampling import IdSource, Selection, select, select_stratified
 from llambert.stages.ranks import part_name
 from llambert.tasks import Task
 
@@ -90,7 +90,7 @@ def _select(run: Run) -> Selection:
 
     excluded = [ids.combine_chunks() for ids in _ids(*apart).read()]
     return select_stratified(
-        StrataSource(read),
+        read,
         pa.concat_arrays([pa.array([], pa.string()), *excluded]),
         annotator.num_records,
         annotator.seed,

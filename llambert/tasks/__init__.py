@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from llambert.errors import InputError
 from llambert.prompts import Prompt, Shot
-from llambert.recipe import Section, inconsistent, parse_yaml, read_text, validate
+from llambert.section import Section, inconsistent, parse_yaml, read_text, validate
 
 _SHIPPED = Path(__file__).parent
 
