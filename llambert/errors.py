@@ -19,6 +19,11 @@ def described(error: BaseException) -> str:
     return f"{type(error).__name__}: {one_line(error)}"
 
 
+def last_line(error: BaseException) -> str:
+    """The exception's type and the last line it says: of one that Ray passes on, the worker's own message."""
+    return f"{type(error).__name__}: {str(error).strip().rpartition(chr(10))[2]}"
+
+
 class OverLength(ValueError):
     """A record's prompt does not fit the model's context, however much of its text is left out.
 

@@ -67,3 +67,9 @@ def eligible_in_hash_order() -> list[str]:
     """Ids that are no duplicates, in the order of a uniform sample with seed 0."""
     ids = [record_id for record_id in IDS if record_id not in DUPLICATES]
     return [ids[i] for i in np.argsort(sampling_hashes(ids, 0))]
+
+
+def probabilities(table: pa.Table) -> np.ndarray:
+    """Raw label probabilities of responses, (records, categories)."""
+    rows = table[schema.LABEL_PROBABILITIES].to_pylist()
+    return np.array([[entry["probability"] for entry in row] for row in rows])

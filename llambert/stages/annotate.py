@@ -15,6 +15,7 @@ import pyarrow as pa
 from llambert import schema
 from llambert.calibration import CONTENT_FREE_TEXTS
 from llambert.engines import Answer, StoppedEarly, check, create_engine
+from llambert.errors import last_line
 from llambert.progress import Progress
 from llambert.run import Run
 from llambert.run_directory import Manifest, Part, TableDirectory
@@ -45,16 +46,17 @@ def annotate(run: Run) -> Manifest:
     if manifest and manifest.num_in >= annotator.num_records and not wants_content_free:
         return manifest
     sample = draw_sample(run)
+    if manifest and manifest.num_in >= sample.num_kept and not wants_content_free:
+        return manifest
     names, missing = _cover(responses.part_names(), sample.num_kept, annotator.records_per_part)
     work = _Work(responses, [responses.committed_part(name) for name in names], sample.num_kept)
-    if not manifest or manifest.num_in < sample.num_kept or wants_content_free:
-        units = [{"start": start, "end": end} for start, end in missing]
-        _ask(run, work, ([_CONTENT_FREE] if wants_content_free else []) + units)
+    units = [{"start": start, "end": end} for start, end in missing]
+    _ask(run, work, ([_CONTENT_FREE] if wants_content_free else []) + units)
     if wants_content_free:
         content_free.write_manifest(_content_free_manifest(run))
     manifest = responses.read_manifest()
     if manifest and manifest.num_in >= work.num_done:
-        return manifest  # complete before, or of another driver on the same run, that was asked for more
+        return manifest  # complete already, or of another driver on the same run, that was asked for more
     return responses.write_manifest(_manifest(run, work))
 
 
@@ -75,7 +77,7 @@ def _ask(run: Run, work: "_Work", units: list[dict[str, Any]]) -> None:
                 work.add(outcome)
                 progress.advance(sum(part.num_rows for part in outcome.parts))
     except Exception as error:
-        work.save_progress(failure=f"{type(error).__name__}: {str(error).strip().rpartition(chr(10))[2]}")
+        work.save_progress(failure=last_line(error))
         raise
 
 

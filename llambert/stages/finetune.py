@@ -20,7 +20,7 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.util.queue import Queue
 
-from llambert.errors import InputError
+from llambert.errors import InputError, last_line
 from llambert.progress import Progress
 from llambert.recipe import ClassifierRecipe
 from llambert.reference import resolve
@@ -55,7 +55,7 @@ def finetune(run: Run) -> Manifest:
         if outcome["refusal"]:
             raise InputError(outcome["refusal"])
     except Exception as error:
-        work.write_progress(failure=f"{type(error).__name__}: {str(error).strip().rpartition(chr(10))[2]}")
+        work.write_progress(failure=last_line(error))
         raise
     manifest = checkpoint.write_manifest(_manifest(run, selected, outcome, work.seconds))
     _remove(run.table("training"))

@@ -13,7 +13,7 @@ from typing import Any
 
 from llambert import schema
 from llambert.dataset_card import dataset_card
-from llambert.errors import InputError
+from llambert.errors import InputError, last_line
 from llambert.labelling import REJECTED, PartLabeller, num_in, read_windows
 from llambert.progress import Progress
 from llambert.recipe import LabelRecipe
@@ -50,7 +50,7 @@ def label(run: Run) -> Manifest:
                 work.add(outcome)
                 bar.advance(work.num_done - before)
     except Exception as error:
-        work.write_progress(failure=f"{type(error).__name__}: {str(error).strip().rpartition(chr(10))[2]}")
+        work.write_progress(failure=last_line(error))
         if isinstance(error, InputError):
             raise
         missing = [part.name for part in work.to_do]

@@ -26,6 +26,7 @@ import numpy as np
 import psutil
 import pyarrow as pa
 import yaml
+from annotate_runs import probabilities
 from tiny_llm import save_tiny_llm
 
 from llambert import schema
@@ -41,10 +42,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--annotate", metavar="RECIPE", help=argparse.SUPPRESS)  # what a driver is started with
+    parser.add_argument("--annotate", nargs=2, help=argparse.SUPPRESS)  # recipe, storage: what a driver is started with
     arguments = parser.parse_args()
     if arguments.annotate:
-        drive(arguments.annotate)
+        drive(*arguments.annotate)
         return 0
     with tempfile.TemporaryDirectory() as folder:
         return drill(Path(folder), arguments.kills, random.Random(arguments.seed), arguments.seed)
@@ -139,12 +140,11 @@ def kill_group(pid: int) -> None:
 
 
 def driver_command(recipe: Path, storage: Path) -> list[str]:
-    os.environ["DRILL_STORAGE"] = str(storage)
-    return [sys.executable, __file__, "--annotate", str(recipe)]
+    return [sys.executable, __file__, "--annotate", str(recipe), str(storage)]
 
 
-def drive(recipe: str) -> None:
-    run = open_run(recipe, [f"storage={os.environ['DRILL_STORAGE']}"])
+def drive(recipe: str, storage: str) -> None:
+    run = open_run(recipe, [f"storage={storage}"])
     ingest(run)
     annotate(run)
 
@@ -197,11 +197,6 @@ def compare(found: tuple[Run, pa.Table], expected: tuple[Run, pa.Table]) -> str:
 
 def expected_parts(run: Run) -> list:
     return run.table("responses").require_manifest().parts
-
-
-def probabilities(table: pa.Table) -> np.ndarray:
-    rows = table[schema.LABEL_PROBABILITIES].to_pylist()
-    return np.array([[entry["probability"] for entry in row] for row in rows])
 
 
 if __name__ == "__main__":

@@ -3,14 +3,11 @@
 import hashlib
 import time
 import urllib.request
-from functools import partial
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import ray
-from annotate_runs import eligible_in_hash_order, open_run
-from tiny_llm import save_tiny_llm
+from annotate_runs import eligible_in_hash_order, probabilities
 
 from llambert import schema
 from llambert.calibration import CONTENT_FREE_TEXTS, contextual_calibration, normalise
@@ -20,16 +17,6 @@ from llambert.run import Run
 from llambert.stages.annotate import AnnotatePart, _cover, annotate
 from llambert.stages.parse import parse
 from llambert.stages.sample import draw_sample
-
-
-@pytest.fixture(scope="module")
-def tiny_llm(tmp_path_factory):
-    return save_tiny_llm(tmp_path_factory.mktemp("llm"))
-
-
-@pytest.fixture
-def make_run(tmp_path, tiny_llm):
-    return partial(open_run, tmp_path, tiny_llm)
 
 
 @pytest.mark.parametrize(
@@ -144,11 +131,6 @@ def contents(run: Run) -> dict[str, str]:
     table = run.table("responses")
     read = table.filesystem.cat_file
     return {name: hashlib.sha256(read(table.path(name))).hexdigest() for name in table.part_names()}
-
-
-def probabilities(table: pa.Table) -> np.ndarray:
-    rows = table[schema.LABEL_PROBABILITIES].to_pylist()
-    return np.array([[entry["probability"] for entry in row] for row in rows])
 
 
 def test_missing_model_is_one_line_before_anything_is_written(make_run):

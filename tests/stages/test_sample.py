@@ -1,26 +1,14 @@
 """Which records are annotated and which are shown: uniform and stratified samples, shots from gold records."""
 
 from collections import Counter
-from functools import partial
 
 import pytest
-from annotate_runs import DUPLICATES, IDS, NUM_RECORDS, eligible_in_hash_order, open_run
-from tiny_llm import save_tiny_llm
+from annotate_runs import DUPLICATES, IDS, NUM_RECORDS, eligible_in_hash_order
 
 from llambert import schema
 from llambert.errors import InputError
 from llambert.stages.annotate import AnnotatePart
 from llambert.stages.sample import draw_sample, draw_shots, prompted_task
-
-
-@pytest.fixture(scope="module")
-def tiny_llm(tmp_path_factory):
-    return save_tiny_llm(tmp_path_factory.mktemp("llm"))
-
-
-@pytest.fixture
-def make_run(tmp_path, tiny_llm):
-    return partial(open_run, tmp_path, tiny_llm)
 
 
 def test_sample_holds_the_smallest_hashes_in_order_without_duplicates(make_run):

@@ -1,0 +1,17 @@
+"""What the tests of sample and annotate start from; the other stages have runs of their own."""
+
+from functools import partial
+
+import pytest
+from annotate_runs import open_run
+from tiny_llm import save_tiny_llm
+
+
+@pytest.fixture(scope="module")
+def tiny_llm(tmp_path_factory):
+    return save_tiny_llm(tmp_path_factory.mktemp("llm"))
+
+
+@pytest.fixture
+def make_run(tmp_path, tiny_llm):
+    return partial(open_run, tmp_path, tiny_llm)
