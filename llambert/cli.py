@@ -131,13 +131,17 @@ def label(
     output: Annotated[str, typer.Option(help="Where the labels go: a folder or s3://….")],
     text: Annotated[str, typer.Option(help="The column that holds the text.")] = "text",
     record_id: Annotated[str | None, typer.Option(help="The column that holds the id; none: file and row.")] = None,
+    max_malformed_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the rows that may be unreadable.")
+    ] = 0.01,
 ) -> None:
     """Label any files with a checkpoint, without the rest of the method."""
     from llambert.recipe import Columns, CorpusRecipe
     from llambert.stages.label_files import label_files
 
     columns = Columns(text=text, record_id=record_id)
-    manifest = label_files(checkpoint, CorpusRecipe(path=source, columns=columns), output)
+    corpus = CorpusRecipe(path=source, columns=columns, max_malformed_share=max_malformed_share)
+    manifest = label_files(checkpoint, corpus, output)
     rejected = ", ".join(f"{num:,} {reason}" for reason, num in manifest.num_rejected.items()) or "none"
     print(f"{manifest.num_kept:,} of {manifest.num_in:,} records labelled into {output}; rejected: {rejected}")
 

@@ -13,10 +13,16 @@ from llambert import schema
 from llambert.classifier import WINDOW_RECORDS, Classifier, Predictions
 from llambert.errors import InputError
 from llambert.recipe import LabelRecipe
-from llambert.run_directory import Part, TableDirectory
+from llambert.run_directory import Part, PartRows, TableDirectory
+
+LABELLED = "label."
+"""What the names of a part's counts of labelled records begin with; the label follows."""
 
 REJECTED = "rejected."
 """What the names of a part's counts of rejected records begin with; the reason follows."""
+
+MALFORMED = "num_malformed"
+"""The count of rejected rows that could not be read."""
 
 _ROWS_PER_READ = 1024
 _WINDOW_BYTES = 32 << 20
@@ -43,15 +49,16 @@ class PartLabeller:
             num_threads=max(1, round(recipe.cpus_per_actor)),
         )
 
-    def commit(self, name: str, windows: Iterable[pa.Table]) -> LabelledPart:
+    def commit(self, name: str, windows: Iterable[pa.Table], malformed: pa.Table | None = None) -> LabelledPart:
         """Label tables of record_id, text and the columns to keep, and commit them as one part, ``name``.
 
         The part of ``rejects`` is committed first, even if empty, and decides: should another attempt at
         this part, killed or still running, have rejected other records, both keep to the committed one, so
-        that no record is in both tables or in neither.
+        that no record is in both tables or in neither. ``malformed``: ``schema.SOURCE_REJECTS``, rows of the
+        source that are no records, kept among the rejects.
         """
         counts: Counter[str] = Counter()
-        labelled: list[pa.Table] = []
+        rows = PartRows()
         rejected = [schema.CORPUS_REJECTS.empty_table()]
         num_records, busy_seconds = 0, 0.0
         for window, predictions in self._predict(windows):
@@ -60,16 +67,22 @@ class PartLabeller:
             counts["num_tokens"] += predictions.num_tokens
             counts["num_padded_tokens"] += predictions.num_padded_tokens
             counts["num_truncated"] += predictions.num_truncated
-            labelled.append(self._labels(window, predictions))
+            rows.add(self._labels(window, predictions))
             rejected.append(_rejects(window, predictions))
-        table = pa.concat_tables(labelled)
-        settled = self._settle_rejects(name, pa.concat_tables(rejected))
-        table = table.filter(pc.invert(pc.is_in(table[schema.RECORD_ID], settled[schema.RECORD_ID])))
-        assert table.num_rows + settled.num_rows == num_records, f"{name}: a record was lost"
-        for column, prefix in ((table[schema.LABEL], "label."), (settled[schema.REJECT_REASON], REJECTED)):
-            for count in pc.value_counts(column).to_pylist():
-                counts[f"{prefix}{count['values']}"] = count["counts"]
-        return LabelledPart(self.labels.commit_part(name, table, dict(counts)), busy_seconds)
+            counts.update(
+                {f"{LABELLED}{name}": n for name, n in Counter(predictions.labels).items() if name is not None}
+            )
+        if malformed is not None:
+            rejected.append(malformed)
+            num_records += malformed.num_rows
+            counts[MALFORMED] = malformed.num_rows
+        settled, num_other = self._settle_rejects(name, pa.concat_tables(rejected, promote_options="default"))
+        if num_other:
+            rows = _without(rows, settled[schema.RECORD_ID], counts)
+        assert rows.num_rows + settled.num_rows == num_records, f"{name}: a record was lost"
+        for count in pc.value_counts(settled[schema.REJECT_REASON]).to_pylist():
+            counts[f"{REJECTED}{count['values']}"] = count["counts"]
+        return LabelledPart(self.labels.commit_rows(name, rows, dict(counts)), busy_seconds)
 
     def _predict(self, windows: Iterable[pa.Table]) -> Iterator[tuple[pa.Table, Predictions]]:
         """The windows, each with what the classifier says about it."""
@@ -100,16 +113,28 @@ class PartLabeller:
         ]
         return pa.table(columns).filter(pa.array(kept)).cast(pa.schema(fields))
 
-    def _settle_rejects(self, name: str, rejected: pa.Table) -> pa.Table:
-        """Commit the rejects, or take those that another attempt committed; ids and reasons."""
+    def _settle_rejects(self, name: str, rejected: pa.Table) -> tuple[pa.Table, int]:
+        """Commit the rejects, or take those that another attempt committed: ids and reasons, and how many of them
+        were labelled here."""
         self.rejects.commit_part(name, rejected.combine_chunks())
         settled = self.rejects.read_part(name, [schema.RECORD_ID, schema.REJECT_REASON])
-        lost = set(rejected[schema.RECORD_ID].to_pylist()) - set(settled[schema.RECORD_ID].to_pylist())
-        if lost:
+        ours, theirs = rejected[schema.RECORD_ID], settled[schema.RECORD_ID]
+        lost = ours.filter(pc.invert(pc.is_in(ours, theirs)))
+        if len(lost):
             raise RuntimeError(
-                f"{name}: {len(lost)} records failed here that another attempt labelled, for example {min(lost)}"
+                f"{name}: {len(lost)} records failed here that another attempt labelled, for example {lost[0]}"
             )
-        return settled
+        return settled, pc.sum(pc.invert(pc.is_in(theirs, ours))).as_py() or 0
+
+
+def _without(rows: PartRows, record_ids: pa.ChunkedArray, counts: Counter[str]) -> PartRows:
+    """``rows`` less those of ``record_ids``, and ``counts`` of labels less theirs."""
+    table = pq.read_table(pa.BufferReader(rows.content({}))).replace_schema_metadata(None)
+    is_gone = pc.is_in(table[schema.RECORD_ID], record_ids)
+    counts.subtract(f"{LABELLED}{label}" for label in table.filter(is_gone)[schema.LABEL].to_pylist())
+    kept = PartRows()
+    kept.add(table.filter(pc.invert(is_gone)))
+    return kept
 
 
 def read_windows(corpus: TableDirectory, name: str, columns: list[str]) -> Iterator[pa.Table]:
@@ -139,6 +164,16 @@ def read_windows(corpus: TableDirectory, name: str, columns: list[str]) -> Itera
 def num_in(part: Part) -> int:
     """Records of the corpus that a part of ``labels`` and its part of the rejects stand for."""
     return part.num_rows + sum(num for key, num in part.counts.items() if key.startswith(REJECTED))
+
+
+def work_counts(part: Part) -> dict[str, int]:
+    """What a part of ``labels`` took, as counted while the stage works: records, those rejected, tokens."""
+    return {
+        "num_records": num_in(part),
+        "num_rejected": num_in(part) - part.num_rows,
+        "num_tokens": part.counts["num_tokens"],
+        "num_padded_tokens": part.counts["num_padded_tokens"],
+    }
 
 
 def _rejects(window: pa.Table, predictions: Predictions) -> pa.Table:

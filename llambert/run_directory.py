@@ -83,6 +83,48 @@ class Manifest(BaseModel):
         return self
 
 
+class PartRows:
+    """The rows of a part that come piece by piece: compressed as they come, so a part of ten million takes little."""
+
+    _ROWS_PER_GROUP = 65_536
+
+    def __init__(self) -> None:
+        self._sink = io.BytesIO()
+        self._writer: pq.ParquetWriter | None = None
+        self._waiting: list[pa.Table] = []
+        self._num_waiting = 0
+        self.num_rows = 0
+
+    def add(self, table: pa.Table) -> None:
+        """More rows, of the same schema as those before; at least one table must come, if only an empty one."""
+        self._waiting.append(table)
+        self._num_waiting += table.num_rows
+        self.num_rows += table.num_rows
+        if self._num_waiting >= self._ROWS_PER_GROUP:
+            self._write()
+
+    def content(self, counts: dict[str, int]) -> bytes:
+        """The finished Parquet file; no row can be added afterwards."""
+        if self._waiting:
+            self._write()
+        assert self._writer is not None, "a part without a table has no schema"
+        self._writer.add_key_value_metadata({COUNTS_KEY: json.dumps(counts, sort_keys=True).encode()})
+        self._writer.close()
+        return self._sink.getvalue()
+
+    def _write(self) -> None:
+        table = pa.concat_tables(self._waiting)
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(self._sink, table.schema, compression="zstd")
+        self._writer.write_table(table)
+        self._waiting, self._num_waiting = [], 0
+
+
+def stored_counts(parquet: pq.ParquetFile) -> dict[str, int]:
+    """The counts that a part carries in its footer."""
+    return json.loads((parquet.metadata.metadata or {}).get(COUNTS_KEY, b"{}"))
+
+
 @dataclass(frozen=True)
 class TableDirectory:
     """One table of one run under one fingerprint. Small and picklable: it travels to every worker."""
@@ -117,15 +159,18 @@ class TableDirectory:
         if self.schema is not None:
             expected, got = self.schema.names, table.schema.names
             assert got[: len(expected)] == expected, f"{name}: columns {got}, the schema has {expected}"
-        metadata = {**(table.schema.metadata or {}), COUNTS_KEY: json.dumps(counts or {}, sort_keys=True).encode()}
-        sink = io.BytesIO()
-        pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd")
-        content = sink.getvalue()
+        rows = PartRows()
+        rows.add(table)
+        return self.commit_rows(name, rows, counts)
+
+    def commit_rows(self, name: str, rows: "PartRows", counts: dict[str, int] | None = None) -> Part:
+        """``commit_part`` for rows that came piece by piece."""
+        content = rows.content(counts or {})
         if not create_whole(self.filesystem, self.path(name), content):
             return self.committed_part(name)
         return Part(
             name=name,
-            num_rows=table.num_rows,
+            num_rows=rows.num_rows,
             num_bytes=len(content),
             sha256=hashlib.sha256(content).hexdigest(),
             counts=counts or {},
@@ -135,13 +180,12 @@ class TableDirectory:
         """What the store holds under ``name``, read back and checked to be Parquet."""
         content = self.filesystem.cat_file(self.path(name))
         parquet = pq.ParquetFile(io.BytesIO(content))
-        metadata = parquet.schema_arrow.metadata or {}
         return Part(
             name=name,
             num_rows=parquet.metadata.num_rows,
             num_bytes=len(content),
             sha256=hashlib.sha256(content).hexdigest(),
-            counts=json.loads(metadata.get(COUNTS_KEY, b"{}")),
+            counts=stored_counts(parquet),
         )
 
     def part_names(self) -> list[str]:

@@ -7,7 +7,6 @@ its id, so that two ids of one hash are no finding.
 
 import hashlib
 import io
-import json
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -24,7 +23,7 @@ from llambert.errors import InputError
 from llambert.recipe import Recipe
 from llambert.reference import content_identity
 from llambert.run import Run
-from llambert.run_directory import COUNTS_KEY, Manifest, Part, RunDirectory, TableDirectory, is_local
+from llambert.run_directory import Manifest, Part, RunDirectory, TableDirectory, is_local, stored_counts
 from llambert.sampling import sampling_hashes
 from llambert.section import parse_yaml, validate
 from llambert.tasks import load_task
@@ -184,8 +183,7 @@ def _check_part(table: TableDirectory, part: Part, with_ids: bool) -> _Checked:
         return _Checked([*problems, f"it is no whole Parquet file: {str(error).splitlines()[0]}"])
     if rows.num_rows != part.num_rows:
         problems.append(f"it has {rows.num_rows:,} rows, the manifest says {part.num_rows:,}")
-    counts = json.loads((parquet.schema_arrow.metadata or {}).get(COUNTS_KEY, b"{}"))
-    if counts != part.counts:
+    if stored_counts(parquet) != part.counts:
         problems.append("its own counts differ from those in the manifest")
     arrow_schema = parquet.schema_arrow.remove_metadata()
     problems += _schema_problems(arrow_schema, table.schema)

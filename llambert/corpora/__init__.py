@@ -8,14 +8,11 @@ in the driver; and ``read(source, corpus, columns)``, one unit's ``Rows``, run i
 from collections.abc import Iterator
 from typing import Protocol
 
-import pyarrow as pa
-
 from llambert.corpora import files, huggingface, imdb, text_files, umls
 from llambert.corpora.rows import MALFORMED, Rows, SourceFile, malformed_rows
-from llambert.errors import InputError
 from llambert.recipe import CorpusRecipe
 
-__all__ = ["MALFORMED", "Rows", "SourceFile", "find_source_files", "malformed_rows", "read_rows", "read_sound"]
+__all__ = ["MALFORMED", "Rows", "SourceFile", "find_source_files", "malformed_rows", "read_rows"]
 
 
 class Format(Protocol):
@@ -42,11 +39,3 @@ def find_source_files(corpus: CorpusRecipe) -> list[SourceFile]:
 def read_rows(source: SourceFile, corpus: CorpusRecipe, columns: list[str]) -> Iterator[Rows]:
     """The named columns of one unit as strings, some thousand rows at a time."""
     yield from _FORMATS.get(corpus.format, files).read(source, corpus, columns)
-
-
-def read_sound(source: SourceFile, corpus: CorpusRecipe, columns: list[str]) -> Iterator[pa.Table]:
-    """``read_rows`` for those who keep no malformed rows: ``InputError`` at the first."""
-    for rows in read_rows(source, corpus, columns):
-        for bad in rows.malformed.slice(0, 1).to_pylist():
-            raise InputError(f"{source.uri}:{bad['line']}: {bad['reject_reason']}: {bad['text']!r:.200}")
-        yield rows.records

@@ -7,7 +7,6 @@ sample of n records, and a reader that wants n of a table that holds more takes 
 import time
 from collections import Counter
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
@@ -19,13 +18,13 @@ from llambert.errors import last_line
 from llambert.progress import Progress
 from llambert.run import Run
 from llambert.run_directory import Manifest, Part, TableDirectory
-from llambert.stages.parts import Outcome, Pool, run_units
+from llambert.stages.parts import Outcome, Pool, Span, run_units
+from llambert.stages.progress_file import ProgressFile
 from llambert.stages.ranks import is_part_name, part_name, ranks
 from llambert.stages.replica_metrics import ReplicaMetrics
 from llambert.stages.sample import draw_sample, prompted_task
 
 _BUSY = "busy_milliseconds"  # in the counts of each part, so that a kill loses none of it
-_PROGRESS_EVERY_S = 5.0
 _CONTENT_FREE = {"content_free": True}  # the unit of work beside the ranges of ranks
 _CONTENT_FREE_PART = "part-0.parquet"
 
@@ -193,14 +192,11 @@ class _Work:
 
     def __post_init__(self) -> None:
         self._started, self._started_at = time.monotonic(), time.time()
-        earlier = self.responses.read_progress()
-        self._wall_seconds_before = earlier.get("wall_seconds", 0.0)
-        self._num_failures_before = earlier.get("num_failures", 0)
-        self._last_saved = 0.0
+        self._file = ProgressFile(self.responses)
         self._num_before, self._busy_seconds_before = self.num_done, self.busy_seconds
         self._tokens_before = sum(self.num_tokens)
         self._startup_seconds: float | None = None
-        self._replicas: dict[str, _Span] = {}
+        self._replicas: dict[str, Span] = {}
 
     @property
     def num_done(self) -> int:
@@ -217,30 +213,19 @@ class _Work:
         return sum(c["num_prompt_tokens"] for c in counts), sum(c["num_response_tokens"] for c in counts)
 
     @property
-    def wall_seconds(self) -> float:
-        return self._wall_seconds_before + time.monotonic() - self._started
+    def seconds(self) -> dict[str, float]:
+        """``wall_seconds`` and ``busy_seconds`` of all starts together."""
+        return {**self._file.seconds(), "busy_seconds": self.busy_seconds}
 
     def add(self, outcome: Outcome) -> None:
         self.parts += outcome.parts
         startup_seconds = outcome.measures["started_at"] - self._started_at
         self._startup_seconds = min(startup_seconds, self._startup_seconds or startup_seconds)
-        self._replicas.setdefault(outcome.replica, _Span()).add(outcome)
-        if time.monotonic() - self._last_saved >= _PROGRESS_EVERY_S or self.num_done >= self.num_total:
-            self.save_progress()
+        self._replicas.setdefault(outcome.replica, Span()).add(outcome)
+        self._file.write_now_and_then(self.num_done, self.num_total, self.seconds)
 
     def save_progress(self, failure: str | None = None) -> None:
-        self._last_saved = time.monotonic()
-        self.responses.write_progress(
-            {
-                "failure": failure,
-                "num_failures": self._num_failures_before + (failure is not None),
-                "done": self.num_done,
-                "total": self.num_total,
-                "busy_seconds": self.busy_seconds,
-                "wall_seconds": self.wall_seconds,
-                "updated_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            }
-        )
+        self._file.write(self.num_done, self.num_total, self.seconds, failure)
 
     def measures(self) -> dict[str, float]:
         """Rates of this start, from the first record asked about: without Ray's start and the model's loading.
@@ -258,24 +243,6 @@ class _Work:
             "busy_replicas": (self.busy_seconds - self._busy_seconds_before) / working_seconds,
             **shares,
         }
-
-
-@dataclass
-class _Span:
-    """From when to when one replica worked, and how long its engine was busy in between."""
-
-    started_at: float = float("inf")
-    ended_at: float = 0.0
-    busy_seconds: float = 0.0
-
-    def add(self, outcome: Outcome) -> None:
-        self.started_at = min(self.started_at, outcome.measures["started_at"])
-        self.ended_at = max(self.ended_at, outcome.measures["ended_at"])
-        self.busy_seconds += outcome.busy_seconds
-
-    @property
-    def busy_share(self) -> float:
-        return self.busy_seconds / max(self.ended_at - self.started_at, 1e-9)
 
 
 def _manifest(run: Run, work: _Work) -> Manifest:
@@ -297,7 +264,7 @@ def _manifest(run: Run, work: _Work) -> Manifest:
         num_rejected={"engine_error": num_errors} if num_errors else {},
         counts=dict(counts),
         measures=work.measures(),
-        wall_seconds=work.wall_seconds,
+        wall_seconds=work.seconds["wall_seconds"],
         busy_seconds=work.busy_seconds,
         accelerator_seconds=work.busy_seconds * annotator.gpus_per_replica,
         parts=sorted(work.parts, key=lambda part: ranks(part.name)),

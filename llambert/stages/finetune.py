@@ -8,9 +8,7 @@ worker waits for another's last batch.
 import contextlib
 import os
 import threading
-import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow.fs
@@ -29,9 +27,8 @@ from llambert.run_directory import Manifest, TableDirectory, is_local
 from llambert.stages.finetune_records import counts, num_left_out, select, upstream
 from llambert.stages.finetune_worker import Told, train
 from llambert.stages.parts import connect
+from llambert.stages.progress_file import ProgressFile
 from llambert.training.records import Selected
-
-_PROGRESS_EVERY_S = 2.0
 
 
 def finetune(run: Run) -> Manifest:
@@ -154,43 +151,25 @@ class _Work:
     """How far training is, and the time it took, over all starts of the stage."""
 
     def __init__(self, checkpoint: TableDirectory, recipe: ClassifierRecipe) -> None:
-        self.checkpoint, self._num_workers = checkpoint, recipe.num_workers
-        self._earlier = checkpoint.read_progress()
-        self._started, self._last_written = time.monotonic(), 0.0
-        self._done, self._total = self._earlier.get("done", 0), self._earlier.get("total")
+        self._file, self._num_workers = ProgressFile(checkpoint, unit="steps"), recipe.num_workers
+        self._done, self._total = self._file.earlier.get("done", 0), self._file.earlier.get("total")
         self._busy_before = self._busy_now = 0.0
 
     @property
     def seconds(self) -> dict[str, float]:
         """``wall_seconds`` and ``busy_seconds`` (of all workers) of all starts together."""
-        now = {
-            "wall_seconds": time.monotonic() - self._started,
-            "busy_seconds": (self._busy_before + self._busy_now) * self._num_workers,
-        }
-        return {name: self._earlier.get(name, 0.0) + value for name, value in now.items()}
+        return self._file.seconds(busy_seconds=(self._busy_before + self._busy_now) * self._num_workers)
 
     def tell(self, told: Told) -> None:
         """What rank 0 said of itself; after a failure a new one starts counting its seconds anew."""
         if told.busy_seconds < self._busy_now:
             self._busy_before += self._busy_now
         self._done, self._total, self._busy_now = told.num_done, told.num_steps, told.busy_seconds
-        if time.monotonic() - self._last_written >= _PROGRESS_EVERY_S or self._done == self._total:
-            self.write_progress()
+        self._file.write_now_and_then(self._done, self._total, self.seconds)
 
     def write_progress(self, failure: str | None = None) -> None:
-        """What ``llambert status`` reads. ``num_failures`` counts the starts that ended in an error."""
-        self._last_written = time.monotonic()
-        self.checkpoint.write_progress(
-            {
-                "done": self._done,
-                "total": self._total,
-                "unit": "steps",
-                "num_failures": self._earlier.get("num_failures", 0) + (failure is not None),
-                "failure": failure,
-                **self.seconds,
-                "updated_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            }
-        )
+        """What ``llambert status`` reads."""
+        self._file.write(self._done, self._total, self.seconds, failure)
 
 
 @contextlib.contextmanager

@@ -8,22 +8,21 @@ before a restart is kept as it is. Records that cannot be labelled go to ``label
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from typing import Any
 
 from llambert import schema
 from llambert.dataset_card import dataset_card
 from llambert.errors import InputError, last_line
-from llambert.labelling import REJECTED, PartLabeller, num_in, read_windows
+from llambert.labelling import REJECTED, PartLabeller, num_in, read_windows, work_counts
 from llambert.progress import Progress
-from llambert.recipe import LabelRecipe
 from llambert.reference import content_identity
 from llambert.run import Run
 from llambert.run_directory import Manifest, Part, TableDirectory, write_whole
-from llambert.stages.parts import Outcome, Pool, run_units
+from llambert.stages.parts import Outcome, Pool, Span, run_units
+from llambert.stages.progress_file import ProgressFile
+from llambert.stages.replica_metrics import ReplicaMetrics
 
 _PART_READERS = 8
-_PROGRESS_EVERY_S = 2.0
 
 
 def label(run: Run) -> Manifest:
@@ -41,11 +40,10 @@ def label(run: Run) -> Manifest:
     _check_columns(run)
     work = _Work(labels, corpus_parts)
     units = [{"name": part.name, "num_rows": part.num_rows} for part in work.to_do]
-    arguments = (recipe, checkpoint.uri, run.table("corpus"), labels, run.table("label_rejects"))
     pool = Pool(recipe.min_actors, recipe.max_actors, recipe.cpus_per_actor, recipe.gpus_per_actor, recipe.max_attempts)
     try:
         with Progress("label", total=work.num_total, done=work.num_done) as bar:
-            for outcome in run_units("label", LabelPart, arguments, units, pool):
+            for outcome in run_units("label", LabelPart, (run,), units, pool):
                 before = work.num_done
                 work.add(outcome)
                 bar.advance(work.num_done - before)
@@ -69,25 +67,25 @@ def label(run: Run) -> Manifest:
 class LabelPart:
     """The classifier, loaded once, and the corpus it reads; called with ``{"name", "num_rows"}``."""
 
-    def __init__(
-        self,
-        recipe: LabelRecipe,
-        checkpoint: str,
-        corpus: TableDirectory,
-        labels: TableDirectory,
-        rejects: TableDirectory,
-    ) -> None:
-        self.labeller = PartLabeller(recipe, checkpoint, labels, rejects)
-        self.corpus = corpus
-        self.columns = list(dict.fromkeys([schema.RECORD_ID, schema.TEXT, *recipe.keep]))
+    def __init__(self, run: Run) -> None:
+        recipe = run.recipe.label
+        self._labeller = PartLabeller(
+            recipe, run.table("checkpoint").uri, run.table("labels"), run.table("label_rejects")
+        )
+        self._corpus, self._num_gpus = run.table("corpus"), recipe.gpus_per_actor
+        self._columns = list(dict.fromkeys([schema.RECORD_ID, schema.TEXT, *recipe.keep]))
+        self._metrics = ReplicaMetrics(run.recipe.name, "label")
 
     def __call__(self, unit: dict[str, Any]) -> Outcome:
         """Label one part of the corpus and commit it under its own name."""
-        started = time.time()
-        done = self.labeller.commit(unit["name"], read_windows(self.corpus, unit["name"], self.columns))
+        started_at = time.time()
+        done = self._labeller.commit(unit["name"], read_windows(self._corpus, unit["name"], self._columns))
         assert num_in(done.part) == unit["num_rows"], f"{unit['name']}: the corpus part has lost rows"
-        held = (time.time() - started) * self.labeller.recipe.gpus_per_actor
-        return Outcome([done.part], done.busy_seconds, {"started_at": started, "accelerator_seconds": held})
+        self._metrics.add(work_counts(done.part), done.busy_seconds)
+        ended_at = time.time()
+        held = (ended_at - started_at) * self._num_gpus
+        measures = {"started_at": started_at, "ended_at": ended_at, "accelerator_seconds": held}
+        return Outcome([done.part], done.busy_seconds, measures, self._metrics.replica)
 
 
 def _check_columns(run: Run) -> None:
@@ -104,15 +102,15 @@ class _Work:
     """Which parts are labelled, and the time that took, over all starts of the stage."""
 
     def __init__(self, labels: TableDirectory, corpus_parts: list[Part]) -> None:
-        self.labels, self._corpus_parts = labels, corpus_parts
+        self._corpus_parts = corpus_parts
         self._done = _committed_parts(labels, {part.name for part in corpus_parts})
-        self._earlier = labels.read_progress()
-        self._started, self._started_at = time.monotonic(), time.time()
-        self._busy_seconds = self._accelerator_seconds = 0.0
-        self._last_written = -_PROGRESS_EVERY_S
+        self._file = ProgressFile(labels)
+        self._started_at = time.time()
+        self._accelerator_seconds = 0.0
+        self._replicas: dict[str, Span] = {}
         self.num_total = sum(part.num_rows for part in corpus_parts)
-        self.num_done_before = self.num_done
-        self.startup_seconds: float | None = None
+        self.num_done = sum(num_in(part) for part in self._done.values())
+        """Records labelled or rejected."""
         self.write_progress()
 
     @property
@@ -126,52 +124,42 @@ class _Work:
         return [self._done[part.name] for part in self._corpus_parts if part.name in self._done]
 
     @property
-    def num_done(self) -> int:
-        """Records labelled or rejected."""
-        return sum(num_in(part) for part in self._done.values())
-
-    @property
     def seconds(self) -> dict[str, float]:
         """``wall_seconds``, ``busy_seconds`` and ``accelerator_seconds`` of all starts together."""
-        now = {
-            "wall_seconds": time.monotonic() - self._started,
-            "busy_seconds": self._busy_seconds,
-            "accelerator_seconds": self._accelerator_seconds,
-        }
-        return {name: self._earlier.get(name, 0.0) + value for name, value in now.items()}
+        busy_seconds = sum(span.busy_seconds for span in self._replicas.values())
+        return self._file.seconds(busy_seconds=busy_seconds, accelerator_seconds=self._accelerator_seconds)
 
     @property
     def measures(self) -> dict[str, float]:
-        """Of this start: how long the first classifier took to be at work, and the rate from then on."""
-        if self.startup_seconds is None:
+        """Of this start: how long the first classifier took to be at work, and rates from then on.
+
+        ``records_per_second`` is from the first record to the last, over all replicas; ``replica_rate.<n>`` that of
+        the n-th one from its own first record to its own last; ``busy_share.<n>``, of that time, the model's.
+        """
+        if not self._replicas:
             return {}
-        working_seconds = time.monotonic() - self._started - self.startup_seconds
-        rate = (self.num_done - self.num_done_before) / working_seconds
-        return {"startup_seconds": self.startup_seconds, "records_per_second": rate}
+        spans = list(self._replicas.values())
+        first, last = min(span.started_at for span in spans), max(span.ended_at for span in spans)
+        return {
+            "startup_seconds": first - self._started_at,
+            "records_per_second": sum(span.num_rows for span in spans) / max(last - first, 1e-9),
+            **{f"replica_rate.{n}": span.rows_per_second for n, span in enumerate(spans)},
+            **{f"busy_share.{n}": span.busy_share for n, span in enumerate(spans)},
+        }
 
     def add(self, outcome: Outcome) -> None:
         """A unit came back."""
-        self._done |= {part.name: part for part in outcome.parts}
-        self._busy_seconds += outcome.busy_seconds
+        for part in outcome.parts:
+            if part.name not in self._done:
+                self._done[part.name] = part
+                self.num_done += num_in(part)
         self._accelerator_seconds += outcome.measures["accelerator_seconds"]
-        started = outcome.measures["started_at"] - self._started_at
-        self.startup_seconds = started if self.startup_seconds is None else min(started, self.startup_seconds)
-        if time.monotonic() - self._last_written >= _PROGRESS_EVERY_S or not self.to_do:
-            self.write_progress()
+        self._replicas.setdefault(outcome.replica, Span()).add(outcome)
+        self._file.write_now_and_then(self.num_done, self.num_total, self.seconds)
 
     def write_progress(self, failure: str | None = None) -> None:
-        """What ``llambert status`` reads. ``num_failures`` counts the starts that ended in an error."""
-        self._last_written = time.monotonic()
-        self.labels.write_progress(
-            {
-                "done": self.num_done,
-                "total": self.num_total,
-                "num_failures": self._earlier.get("num_failures", 0) + (failure is not None),
-                "failure": failure,
-                **self.seconds,
-                "updated_at": datetime.now(UTC).isoformat(timespec="seconds"),
-            }
-        )
+        """What ``llambert status`` reads."""
+        self._file.write(self.num_done, self.num_total, self.seconds, failure)
 
 
 def _committed_parts(table: TableDirectory, names: set[str]) -> dict[str, Part]:

@@ -1,12 +1,11 @@
 """Label files: any corpus and any checkpoint -> a folder of labels, without the rest of the method.
 
-``OUTPUT/part-<file>-<chunk>.parquet`` (record_id, label, score, ...), ``OUTPUT/rejects/`` and
-``OUTPUT/manifest.json``, written last. A start after a kill goes on where it was.
+``OUTPUT/part-<file>-<chunk>.parquet`` (record_id, label, score, ...), ``OUTPUT/rejects/`` (``SOURCE_REJECTS``)
+and ``OUTPUT/manifest.json``, written last. A start after a kill goes on where it was.
 """
 
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -15,23 +14,26 @@ import pyarrow.compute as pc
 
 from llambert import schema
 from llambert.classifier import WINDOW_RECORDS
-from llambert.corpora import SourceFile, find_source_files, read_sound
+from llambert.corpora import SourceFile, find_source_files
+from llambert.corpora.chunks import Chunk, read_chunks
 from llambert.errors import InputError
-from llambert.labelling import REJECTED, PartLabeller, num_in
+from llambert.labelling import MALFORMED, REJECTED, PartLabeller, num_in, work_counts
 from llambert.progress import Progress
 from llambert.recipe import CorpusRecipe, LabelRecipe, digest, result_fields
 from llambert.reference import content_identity
 from llambert.run_directory import Manifest, Part, TableDirectory
 from llambert.stages.parts import Outcome, Pool, run_units
+from llambert.stages.replica_metrics import ReplicaMetrics
 
 
 def label_files(checkpoint: str, corpus: CorpusRecipe, output: str, recipe: LabelRecipe | None = None) -> Manifest:
     """Label every row of the files of ``corpus`` (its ``path``, ``format``, ``columns``, ``rows_per_part``).
 
     A row's id is that of ``columns.record_id``; without one, or where it is null, ``<file>-<row>``, both
-    counted from 0. Every row is labelled, blank texts too; only a null text is rejected. Ids are not checked
-    for repetition. ``recipe.keep`` names source columns to pass through, as strings. ``InputError`` if
-    ``output`` holds labels of other files, another checkpoint or other settings.
+    counted from 0. Every row is labelled, blank texts too; a null text is rejected, and so is a row that cannot
+    be read, with its file and line. Ids are not checked for repetition. ``recipe.keep`` names source columns to pass
+    through, as strings. ``InputError`` if ``output`` holds labels of other files, another checkpoint or other
+    settings, or if more rows are malformed than ``corpus.max_malformed_share``; what is labelled is kept then.
     """
     recipe = recipe or LabelRecipe()
     identity = content_identity(checkpoint)
@@ -54,6 +56,7 @@ def label_files(checkpoint: str, corpus: CorpusRecipe, output: str, recipe: Labe
     totals: Counter[str] = Counter()
     for part in parts:
         totals.update(part.counts)
+    _check_malformed(totals[MALFORMED], sum(map(num_in, parts)), corpus, rejects)
     return labels.write_manifest(
         Manifest(
             stage="label",
@@ -85,49 +88,60 @@ class LabelFile:
     ) -> None:
         self.labeller = PartLabeller(recipe, checkpoint, labels, rejects)
         self.corpus, self.keep = corpus, recipe.keep
+        columns = corpus.columns
+        named = [columns.text, *([columns.record_id] if columns.record_id else []), *recipe.keep]
+        self.columns = list(dict.fromkeys(named))
+        self.metrics = ReplicaMetrics(labels.uri, "label")
 
     def __call__(self, unit: dict[str, Any]) -> Outcome:
         """Commit the parts of one source file; those committed already are left as they are."""
         source, labels = SourceFile(**unit), self.labeller.labels
         committed = set(labels.part_names())
         parts, busy_seconds = [], 0.0
-        for chunk, records in enumerate(self._chunks(source)):
-            name = f"part-{source.index:05d}-{chunk:06d}.parquet"
+        for number, chunk in enumerate(read_chunks(source, self.corpus, self.columns)):
+            name = f"part-{source.index:05d}-{number:06d}.parquet"
             if name in committed:
                 parts.append(labels.committed_part(name))
                 continue
+            records = self._records(source, chunk)
             starts = range(0, max(records.num_rows, 1), WINDOW_RECORDS)
-            done = self.labeller.commit(name, (records.slice(start, WINDOW_RECORDS) for start in starts))
+            windows = (records.slice(start, WINDOW_RECORDS) for start in starts)
+            done = self.labeller.commit(name, windows, _malformed(source, chunk))
+            self.metrics.add(work_counts(done.part), done.busy_seconds)
             parts.append(done.part)
             busy_seconds += done.busy_seconds
-        return Outcome(parts, busy_seconds)
+        return Outcome(parts, busy_seconds, replica=self.metrics.replica)
 
-    def _chunks(self, source: SourceFile) -> Iterator[pa.Table]:
-        """The file's records, ``rows_per_part`` at a time."""
-        columns, size = self.corpus.columns, self.corpus.rows_per_part
-        named = [columns.text, *([columns.record_id] if columns.record_id else []), *self.keep]
-        waiting: list[pa.Table] = []
-        num_waiting = num_read = 0
-        for rows in read_sound(source, self.corpus, list(dict.fromkeys(named))):
-            waiting.append(self._records(source, rows, num_read))
-            num_read += rows.num_rows
-            num_waiting += rows.num_rows
-            while num_waiting >= size:
-                joined = pa.concat_tables(waiting)
-                yield joined.slice(0, size)
-                waiting, num_waiting = [joined.slice(size)], num_waiting - size
-        if num_waiting:
-            yield pa.concat_tables(waiting)
-
-    def _records(self, source: SourceFile, rows: pa.Table, first_row: int) -> pa.Table:
-        columns = self.corpus.columns
-        ids = pa.chunked_array(
-            [[f"{source.index:05d}-{first_row + row:09d}" for row in range(rows.num_rows)]], pa.string()
-        )
+    def _records(self, source: SourceFile, chunk: Chunk) -> pa.Table:
+        columns, rows = self.corpus.columns, chunk.records(self.columns)
+        numbers = range(chunk.first_row, chunk.first_row + rows.num_rows)
+        ids = pa.chunked_array([[f"{source.index:05d}-{row:09d}" for row in numbers]], pa.string())
         if columns.record_id:
             ids = pc.coalesce(rows[columns.record_id], ids)
         kept = {name: rows[name] for name in self.keep}
         return pa.table({schema.RECORD_ID: ids, schema.TEXT: rows[columns.text], **kept})
+
+
+def _malformed(source: SourceFile, chunk: Chunk) -> pa.Table:
+    """The rows of a chunk that could not be read, as ``SOURCE_REJECTS``; they have no id."""
+    rows = chunk.malformed_records()
+    columns = {
+        schema.RECORD_ID: pa.array([""] * rows.num_rows, pa.string()),
+        schema.TEXT: rows[schema.TEXT],
+        schema.REJECT_REASON: rows[schema.REJECT_REASON],
+        schema.SOURCE: pc.fill_null(rows[schema.SOURCE], source.uri),
+        schema.LINE: rows[schema.LINE],
+    }
+    return pa.table(columns).cast(schema.SOURCE_REJECTS)
+
+
+def _check_malformed(num_malformed: int, num_in: int, corpus: CorpusRecipe, rejects: TableDirectory) -> None:
+    if num_malformed <= corpus.max_malformed_share * num_in:
+        return
+    raise InputError(
+        f"corpus.max_malformed_share: {num_malformed:,} of {num_in:,} rows cannot be read, which is more than "
+        f"{corpus.max_malformed_share:.1%}; {rejects.uri} says which and why; mend them or raise the share"
+    )
 
 
 def _earlier(labels: TableDirectory, fingerprint: str) -> Manifest | None:

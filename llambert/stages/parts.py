@@ -48,6 +48,41 @@ class Outcome:
         return cls(**{**values, "parts": [Part(**part) for part in values["parts"]]})
 
 
+@dataclass
+class Span:
+    """From when to when one replica worked, how long its model was busy in between, and what it did.
+
+    Of outcomes whose ``measures`` say ``started_at`` and ``ended_at``.
+    """
+
+    started_at: float = float("inf")
+    ended_at: float = 0.0
+    busy_seconds: float = 0.0
+    num_rows: int = 0
+
+    def add(self, outcome: Outcome) -> None:
+        """One more unit that the replica did."""
+        self.started_at = min(self.started_at, outcome.measures["started_at"])
+        self.ended_at = max(self.ended_at, outcome.measures["ended_at"])
+        self.busy_seconds += outcome.busy_seconds
+        self.num_rows += sum(part.num_rows for part in outcome.parts)
+
+    @property
+    def seconds(self) -> float:
+        """Positive, however short."""
+        return max(self.ended_at - self.started_at, 1e-9)
+
+    @property
+    def busy_share(self) -> float:
+        """Of the replica's time, the share that its model worked."""
+        return self.busy_seconds / self.seconds
+
+    @property
+    def rows_per_second(self) -> float:
+        """The rate of one replica at work, whatever the others and Ray's start took."""
+        return self.num_rows / self.seconds
+
+
 class Worker(Protocol):
     """Made once per actor (loading its model), then called with one unit at a time."""
 

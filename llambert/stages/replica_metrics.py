@@ -1,18 +1,24 @@
 """What one replica of a stage did, as Ray metrics: in the dashboard, and for Prometheus at the nodes' metrics ports."""
 
 import time
+from collections import Counter as Totals
 
 import ray
 from ray.util.metrics import Counter, Gauge
 
 _TAGS = ("run", "stage", "replica")
+_GAUGES = {
+    "busy_share": "Share of its time that the model works.",
+    "padding_waste": "Share of the token positions computed that were padding.",
+}
 
 
 class ReplicaMetrics:
     """Counters ``llambert_<name>`` of one actor, tagged with run, stage and replica.
 
     ``llambert_busy_seconds`` is the time its model worked, ``llambert_busy_share`` that time over the time since
-    its first unit of work began. ``replica`` is the actor's id in Ray; empty outside an actor, where nothing is
+    its first unit of work began; ``llambert_padding_waste``, of a stage that counts padded tokens, the share of them
+    that is padding. ``replica`` is the actor's id in Ray; empty outside an actor, where nothing is
     exported either.
     """
 
@@ -21,7 +27,8 @@ class ReplicaMetrics:
         self.replica = (context.get_actor_id() or "") if context else ""
         self._tags = {"run": run, "stage": stage, "replica": self.replica}
         self._counters: dict[str, Counter] = {}
-        self._busy_share: Gauge | None = None
+        self._gauges: dict[str, Gauge] = {}
+        self._totals: Totals[str] = Totals()
         self._busy_seconds = 0.0
         self._began: float | None = None
 
@@ -36,9 +43,15 @@ class ReplicaMetrics:
             self._count(name, count)
         self._count("busy_seconds", busy_seconds)
         self._busy_seconds += busy_seconds
-        if self._busy_share is None:
-            self._busy_share = Gauge("llambert_busy_share", "Share of its time that the model works.", _TAGS)
-        self._busy_share.set(self._busy_seconds / max(now - self._began, 1e-9), self._tags)
+        self._totals.update(counts)
+        self._show("busy_share", self._busy_seconds / max(now - self._began, 1e-9))
+        if padded := self._totals["num_padded_tokens"]:
+            self._show("padding_waste", 1 - self._totals["num_tokens"] / padded)
+
+    def _show(self, name: str, value: float) -> None:
+        if name not in self._gauges:
+            self._gauges[name] = Gauge(f"llambert_{name}", _GAUGES[name], _TAGS)
+        self._gauges[name].set(value, self._tags)
 
     def _count(self, name: str, value: float) -> None:
         if name not in self._counters:

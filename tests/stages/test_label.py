@@ -17,6 +17,7 @@ from llambert.errors import InputError
 from llambert.labelling import read_windows
 from llambert.run import Run
 from llambert.stages import label as module
+from llambert.stages import progress_file
 from llambert.stages.label import LabelPart, label
 from llambert.stages.parts import Outcome
 from llambert.verify import verify
@@ -105,9 +106,7 @@ def test_a_start_after_a_kill_labels_what_is_not_committed_and_keeps_the_rest(tm
     label(undisturbed)
     run = filled_run(tmp_path / "b", 70)
     labels = run.table("labels")
-    first = LabelPart(
-        run.recipe.label, run.table("checkpoint").uri, *(run.table(t) for t in ("corpus", "labels", "label_rejects"))
-    )
+    first = LabelPart(run)
     first({"name": "part-00000-000001.parquet", "num_rows": ROWS_PER_PART})
     labels.write_progress(
         {
@@ -137,7 +136,7 @@ def test_progress_says_how_far_the_stage_is_while_it_works(tmp_path, monkeypatch
             yield made(unit)
 
     monkeypatch.setattr(module, "run_units", run_units)
-    monkeypatch.setattr(module, "_PROGRESS_EVERY_S", 0.0)
+    monkeypatch.setattr(progress_file, "EVERY_S", 0.0)
     label(run)
     assert [progress["done"] for progress in seen] == [0, 20, 40]
     assert {progress["total"] for progress in seen} == {50}

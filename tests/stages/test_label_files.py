@@ -81,3 +81,34 @@ def test_a_missing_column_is_one_line(tmp_path, checkpoint):
     corpus = CorpusRecipe(path=write_csv(tmp_path / "in.csv", tiny_texts(3)), columns=Columns(text="body"))
     with pytest.raises(InputError, match="no column 'body'"):
         label_files(checkpoint, corpus, str(tmp_path / "out"))
+
+
+def test_rows_that_cannot_be_read_are_kept_aside_with_their_line_and_the_others_are_labelled(tmp_path, checkpoint):
+    lines = [f'{{"text": "{text}"}}' for text in tiny_texts(25)]
+    lines[3], lines[17] = "{not json", "[1, 2]"
+    (tmp_path / "in.jsonl").write_text("\n".join(lines))
+    corpus = CorpusRecipe(path=str(tmp_path / "in.jsonl"), rows_per_part=10, max_malformed_share=0.1)
+    manifest = label_files(checkpoint, corpus, str(tmp_path / "out"))
+    assert (manifest.num_in, manifest.num_kept) == (25, 23)
+    assert manifest.num_rejected == {"not_an_object": 1, "not_json": 1}
+    rejects = [
+        row for file in sorted((tmp_path / "out/rejects").glob("*.parquet")) for row in pq.read_table(file).to_pylist()
+    ]
+    assert [(row["line"], row["text"].strip(), row["reject_reason"]) for row in rejects] == [
+        (4, "{not json", "not_json"),
+        (18, "[1, 2]", "not_an_object"),
+    ]
+    assert all(row["source"].endswith("in.jsonl") for row in rejects)
+    assert len(rows_of(tmp_path / "out")) == 23
+
+
+def test_a_source_of_which_too_much_cannot_be_read_is_refused_and_what_is_labelled_is_kept(tmp_path, checkpoint):
+    (tmp_path / "in.jsonl").write_text('{"text": "a good film"}\nnot json\n')
+    corpus = CorpusRecipe(path=str(tmp_path / "in.jsonl"))
+    with pytest.raises(
+        InputError, match=r"max_malformed_share: 1 of 2 rows cannot be read, .* 1\.0%; .*out/rejects says"
+    ):
+        label_files(checkpoint, corpus, str(tmp_path / "out"))
+    assert not (tmp_path / "out" / "manifest.json").exists()
+    raised = corpus.model_copy(update={"max_malformed_share": 0.5})
+    assert label_files(checkpoint, raised, str(tmp_path / "out")).num_kept == 1
