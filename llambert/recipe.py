@@ -279,6 +279,8 @@ class ClassifierRecipe(Section):
     cpus_per_worker: float = placed(1.0, gt=0)
     use_gpu: bool = placed(False)
     max_failures: NonNegativeInt = placed(3)
+    pickled_weights: bool = placed(False)
+    """Take an encoder that has no safetensors file; unpickling a file from strangers can run their code."""
 
 
 class LabelRecipe(Section):

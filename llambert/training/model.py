@@ -79,14 +79,20 @@ def load_encoder(recipe: ClassifierRecipe, categories: list[str]) -> Encoder:
                     setattr(config, name, recipe.dropout)
         torch.manual_seed(recipe.seed)
         model = AutoModelForSequenceClassification.from_pretrained(
-            location, revision=recipe.revision, config=config, dtype=torch.float32, ignore_mismatched_sizes=True
+            location,
+            revision=recipe.revision,
+            config=config,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            use_safetensors=None if recipe.pickled_weights else True,
         )
         tokenizer = AutoTokenizer.from_pretrained(location, revision=recipe.revision)
     except (OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
         reason = str(error).strip().splitlines()[0]
-        raise InputError(f"classifier.model: {recipe.model} cannot be loaded: {reason}") from error
+        hint = "; classifier.pickled_weights: true takes pickled ones, if you trust them" * ("safetensors" in reason)
+        raise InputError(f"classifier.model: {recipe.model} cannot be loaded: {reason}{hint}") from error
     if recipe.freeze_encoder:
         freeze_encoder(model)
     if recipe.gradient_checkpointing:

@@ -5,6 +5,7 @@ import pytest
 import torch
 from tiny_encoder import NEGATIVE, POSITIVE, save_tiny_encoder
 from transformers import (
+    AutoModel,
     AutoModelForSequenceClassification,
     AutoTokenizer,
     BertConfig,
@@ -136,3 +137,15 @@ def test_a_missing_encoder_is_one_line(tmp_path):
         with pytest.raises(InputError, match="cannot be loaded") as refusal:
             load_encoder(recipe(model), CATEGORIES)
         assert "\n" not in str(refusal.value)
+
+
+def test_pickled_weights_are_loaded_only_if_the_recipe_says_so(tmp_path):
+    save_tiny_encoder(tmp_path)
+    weights = AutoModel.from_pretrained(tmp_path).state_dict()
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(weights, tmp_path / "pytorch_model.bin")
+    with pytest.raises(InputError, match=r"no file named model.safetensors .*classifier.pickled_weights: true"):
+        load_encoder(recipe(str(tmp_path)), CATEGORIES)
+    loaded = load_encoder(recipe(str(tmp_path), pickled_weights=True), CATEGORIES).model.base_model.state_dict()
+    name = "embeddings.word_embeddings.weight"
+    assert torch.equal(loaded[name], weights[name])
