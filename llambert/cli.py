@@ -1,5 +1,5 @@
-"""``llambert …``: run, status, verify, label, ontology, report. Commands import what they need when they run, so that
-``llambert --help`` and a complete run come back at once.
+"""``llambert …``: run, status, verify, repair, label, ontology, report. Commands import what they need when they
+run, so that ``llambert --help`` and a complete run come back at once.
 
 Exit status: 0 done; 2 the recipe or its inputs are at fault, with one line a fault; 1 anything else.
 """
@@ -122,6 +122,17 @@ def verify(recipe: RecipePath, settings: Settings = None) -> None:
     if findings:
         raise typer.Exit(1)
     print("verified: every part is there and whole, every record once")
+
+
+@app.command()
+def repair(recipe: RecipePath, settings: Settings = None) -> None:
+    """Set aside what verify finds damaged, and make just that again."""
+    from llambert.repair import repair
+
+    num = 0
+    for num, finding in enumerate(repair(_open(recipe, settings)), 1):  # noqa: B007
+        print(finding, flush=True)
+    print(f"repaired: {num} findings, made again and verified" if num else "nothing to repair: every part is whole")
 
 
 @app.command()

@@ -44,11 +44,15 @@ _MAX_SUSPECTS = 10_000
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong, in words; ``part`` is the part's name, None where it is not one part's fault."""
+    """One thing that is wrong, in words; ``part`` is the part's name, None where it is not one part's fault.
+
+    ``redo``: the (table, part)s that have to be made again; empty: the one named.
+    """
 
     table: str
     part: str | None
     problem: str
+    redo: tuple[tuple[str, str], ...] = ()
 
     def __str__(self) -> str:
         return f"{self.table}/{self.part}: {self.problem}" if self.part else f"{self.table}: {self.problem}"
@@ -240,7 +244,8 @@ def _check_unique(run: Run, names: list[str], manifests: dict[str, Manifest], id
     for parts, record_ids in sorted(by_parts.items()):
         table, _, part = parts[0].partition("/")
         also = f" (also in {', '.join(parts[1:])})" if len(parts) > 1 else ""
-        yield Finding(table, part, f"{_these(record_ids)} more than once{also}")
+        redo = tuple((where.partition("/")[0], where.partition("/")[2]) for where in parts)
+        yield Finding(table, part, f"{_these(record_ids)} more than once{also}", redo)
 
 
 def _check_cover(
@@ -253,7 +258,9 @@ def _check_cover(
         missing.append(np.setdiff1d(covered, covering))
         foreign.append(np.setdiff1d(covering, covered))
     for part, record_ids in _by_part(_places(run, [whole], manifests, np.concatenate(missing))):
-        yield Finding(whole, part.rpartition("/")[2], f"{_these(record_ids)} in neither {' nor '.join(names)}")
+        name = part.rpartition("/")[2]
+        # The covering part has the name of the one it covers, or its table is made again whole.
+        yield Finding(whole, name, f"{_these(record_ids)} in neither {' nor '.join(names)}", ((names[0], name),))
     for part, record_ids in _by_part(_places(run, names, manifests, np.concatenate(foreign))):
         table, _, name = part.rpartition("/")
         yield Finding(table, name, f"{_these(record_ids)} that {whole} does not have")
@@ -302,4 +309,5 @@ def _check_checkpoint(run: Run, manifests: dict[str, Manifest]) -> Iterator[Find
     if labels is None or "checkpoint" not in manifests or not is_local(checkpoint.filesystem):
         return
     if labels.model_identity != content_identity(checkpoint.uri):
-        yield Finding("checkpoint", None, "its files are not those that the labels were made with")
+        redo = tuple(("labels", part.name) for part in labels.parts)
+        yield Finding("checkpoint", None, "its files are not those that the labels were made with", redo)

@@ -1,0 +1,92 @@
+"""What verify found damaged is set aside, so that the stages, which make what is missing, make it again.
+
+Nothing is deleted: damaged files go to ``RUN/set_aside/<time>/<table>/<fingerprint>/``. How much is made again depends
+on the table: a part of ``corpus``, ``responses`` or ``labels`` by itself; ``sample`` and ``silver``, which take
+seconds, whole; a checkpoint whole, since weights cannot be mended.
+"""
+
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+
+from llambert.pipeline import pipeline
+from llambert.run import Run
+from llambert.run_directory import MANIFEST, TableDirectory, open_filesystem
+from llambert.verify import Finding, verify
+
+# Tables that one stage writes together: a part of the same name in each, and no manifest without the others'.
+_TOGETHER = (
+    ("corpus", "corpus_rejects", "corpus_keys", "duplicates"),
+    ("sample", "shots"),
+    ("responses", "content_free"),
+    ("silver", "rejects"),
+    ("checkpoint",),
+    ("labels", "label_rejects"),
+    ("report",),
+)
+_MADE_WHOLE = ("sample", "silver", "checkpoint", "report")
+
+
+def repair(run: Run) -> Iterator[Finding]:
+    """Set aside what is damaged and make it again, until verify finds nothing; what it found, as it is found.
+
+    ``RuntimeError`` naming what is left if a round mended nothing of what the round before it found.
+    """
+    before: list[str] = []
+    while findings := verify(run):
+        problems = [str(finding) for finding in findings]
+        if problems == before:
+            raise RuntimeError(f"repair: made again, and still {len(problems)} findings, the first: {problems[0]}")
+        yield from findings
+        set_aside(run, findings)
+        pipeline(run)
+        before = problems
+
+
+def set_aside(run: Run, findings: Iterable[Finding]) -> list[str]:
+    """Move what ``findings`` name out of the tables of ``run``; the paths moved, below the run's directory.
+
+    The pipeline then makes it again. Verify once more afterwards: what one damage hides behind another, and
+    labels that belong to weights which did not come out the same, are found only then.
+    """
+    findings = list(findings)
+    damaged: dict[tuple[str, ...], set[str]] = {}
+    retrained = any(finding.table == "checkpoint" and not finding.redo for finding in findings)
+    for finding in findings:
+        if retrained and finding.table == "checkpoint" and finding.redo:
+            continue  # whether the labels fit the checkpoint is seen when it is there again: on a CPU they do
+        for table, part in finding.redo or ((finding.table, finding.part),):
+            damaged.setdefault(_group(table), set()).update([part] if part else [])
+    if damaged:
+        damaged[_group("report")] = set()  # its figures are of what was there before
+    folder = f"{run.recipe.storage.rstrip('/')}/set_aside/{datetime.now(UTC):%Y%m%dT%H%M%S}"
+    moved = []
+    for group, parts in damaged.items():
+        for name in group:
+            moved += _move(run.table(name), folder, parts, whole=group[0] in _MADE_WHOLE)
+    return moved
+
+
+def _group(table: str) -> tuple[str, ...]:
+    return next(group for group in _TOGETHER if table in group)
+
+
+def _move(table: TableDirectory, folder: str, parts: set[str], whole: bool) -> list[str]:
+    """Move the manifest first, without which a table is not complete, then ``parts``, or every file."""
+    there = _file_names(table)
+    names = [name for name in there if name == MANIFEST]
+    names += [name for name in there if name != MANIFEST and (whole or name in parts)]
+    place = "/".join(table.uri.rsplit("/", 2)[1:])
+    filesystem, target = open_filesystem(f"{folder}/{place}")
+    if names:
+        filesystem.makedirs(target, exist_ok=True)
+    for name in names:
+        table.filesystem.mv(table.path(name), f"{target}/{name}")
+    return [f"{place}/{name}" for name in names]
+
+
+def _file_names(table: TableDirectory) -> list[str]:
+    try:
+        entries = table.filesystem.ls(table.path(), detail=True, refresh=True)
+    except FileNotFoundError:
+        return []
+    return sorted(entry["name"].rsplit("/", 1)[-1] for entry in entries if entry["type"] == "file")
