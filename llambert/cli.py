@@ -1,5 +1,5 @@
-"""``llambert …``: run, status, verify, repair, label, ontology, report. Commands import what they need when they
-run, so that ``llambert --help`` and a complete run come back at once.
+"""``llambert …``: plan, run, status, verify, repair, label, ontology, report. Commands import what they need when
+they run, so that ``llambert --help`` and a complete run come back at once.
 
 Exit status: 0 done; 2 the recipe or its inputs are at fault, with one line a fault; 1 anything else.
 """
@@ -16,6 +16,8 @@ from llambert.errors import InputError
 from llambert.run import Run, open_run, record_recipe
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+review = typer.Typer(no_args_is_help=True, help="Have people look at the records where two labels disagree.")
+app.add_typer(review, name="review")
 
 RecipePath = Annotated[str, typer.Argument(help="The recipe file.", show_default=False)]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="A value of the recipe, as key.path=value.")]
@@ -31,6 +33,12 @@ def job(step: Callable[[Run], object]) -> None:
     program = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     program.command()(main)
     _exit_clearly(program)
+
+
+def command_as_job(name: str) -> None:
+    """Run one command of ``llambert`` with this program's arguments: the body of a job that is such a command."""
+    sys.argv.insert(1, name)
+    main()
 
 
 def main() -> None:
@@ -91,6 +99,44 @@ def try_(
     records = trial.first_records(chosen, n)
     lines = trial.show_prompts(records, chosen) if prompts_only else trial.show(trial.try_out(records, chosen), chosen)
     for line in lines:
+        print(line)
+
+
+@app.command()
+def plan(
+    recipe: RecipePath,
+    records: Annotated[
+        int, typer.Option(min=50, help="How many records the pilot annotates; they stay annotated.")
+    ] = 500,
+    gain: Annotated[float, typer.Option(min=0.01, help="Points of accuracy that a doubling has to promise.")] = 0.5,
+    prices: Annotated[str | None, typer.Option(help="A price table of your own, such as llambert/prices.yaml.")] = None,
+    accelerator: Annotated[str | None, typer.Option(help="The GPU of the price table that runs it.")] = None,
+    curve: Annotated[bool, typer.Option(help="Train small classifiers, to say how many annotations pay.")] = True,
+    measured: Annotated[
+        list[str] | None, typer.Option(help="A rate from elsewhere, instead of a pilot: STAGE=NUM:SECONDS.")
+    ] = None,
+    corpus_records: Annotated[int | None, typer.Option(min=1, help="With --measured: records of the corpus.")] = None,
+    settings: Settings = None,
+) -> None:
+    """Say what a run will take, stage by stage, what the LLM on everything would, and how many annotations pay."""
+    from llambert import plan as planning
+    from llambert.costs import load_prices
+    from llambert.forecast import parse_measured
+    from llambert.recipe import load_recipe
+
+    table = load_prices(prices)
+    if accelerator is not None and accelerator not in table.accelerators:
+        raise InputError(f"--accelerator: the price table has {', '.join(table.accelerators)}, not {accelerator!r}")
+    if measured:
+        if corpus_records is None:
+            raise InputError("--measured: needs --corpus-records, since no corpus is read")
+        rates = parse_measured(measured)
+        planned = planning.plan_by_rates(load_recipe(recipe, settings), rates, corpus_records, table)
+    else:
+        opened = _open(recipe, settings)
+        record_recipe(opened)
+        planned = planning.plan(opened, records, gain / 100, table, curve)
+    for line in planning.render(planned, accelerator):
         print(line)
 
 
@@ -175,11 +221,55 @@ def ontology(
 
 
 @app.command()
-def report(recipe: RecipePath, settings: Settings = None) -> None:
+def report(
+    recipe: RecipePath,
+    prices: Annotated[str | None, typer.Option(help="Write it again with a price table of your own.")] = None,
+    settings: Settings = None,
+) -> None:
     """Write the report of a finished run if it has none, and print its summary."""
     from llambert.evaluation.report import report
 
-    _start(_open(recipe, settings), report)
+    _start(_open(recipe, settings), lambda run: report(run, prices))
+
+
+@review.command("export")
+def review_export(
+    recipe: RecipePath,
+    n: Annotated[int, typer.Option("--n", min=1, help="How many disagreements.")] = 100,
+    order: Annotated[
+        str, typer.Option(help="random, or hardest: the classifier's least sure labels first.")
+    ] = "random",
+    seed: Annotated[int, typer.Option(help="Which random ones.")] = 0,
+    split: Annotated[str | None, typer.Option(help="Of this split of the corpus alone.")] = None,
+    mixed: Annotated[str, typer.Option(help="What people may answer besides the categories.")] = "mixed/neutral",
+    output: Annotated[str, typer.Option(help="Where the files go: a folder or s3://….")] = "review",
+    settings: Settings = None,
+) -> None:
+    """Write a blind sample of disagreements as CSV and for Label Studio and Argilla."""
+    from llambert.evaluation import review, review_files
+
+    if order not in ("random", "hardest"):
+        raise InputError(f"--order: random or hardest, not {order!r}")
+    sample = review.draw(open_run(recipe, settings), n, order, seed, split, mixed)  # type: ignore[arg-type]
+    files = review_files.write(sample, output)
+    print(
+        f"{len(sample.items):,} of {sample.num_disagreements:,} records whose {sample.reference} label the classifier "
+        f"does not give, {order}, written to {output}: {', '.join(files)}"
+    )
+    print(f"answers: {', '.join(sample.answers)}; then: llambert review import {recipe} FILE…")
+
+
+@review.command("import")
+def review_import(
+    recipe: RecipePath,
+    files: Annotated[list[str], typer.Argument(help="Answered CSV files, exports of Label Studio or Argilla.")],
+    settings: Settings = None,
+) -> None:
+    """Read people's answers and print the cross-table of gold, model and person, and how far people agree."""
+    from llambert.evaluation import review, review_files
+
+    for line in review.render(review.cross_table(open_run(recipe, settings), review_files.read(files))):
+        print(line)
 
 
 def _ask(flag: str, question: str) -> str:

@@ -23,11 +23,15 @@ class TokenPrice(Section):
 
 
 class Prices(Section):
-    """A dated price table. ``accelerators`` are US dollars per GPU and hour, ``tokens`` per model."""
+    """A dated price table. ``accelerators`` are US dollars per GPU and hour, ``tokens`` per model.
+
+    ``cpu_core``: US dollars per core and hour, of stages that hold no GPU; the cores beside a GPU are in its price.
+    """
 
     as_of: str
     currency: str = "USD"
     accelerators: dict[str, float] = Field(default_factory=dict)
+    cpu_core: float | None = Field(None, ge=0)
     tokens: dict[str, TokenPrice] = Field(default_factory=dict)
 
 

@@ -1,7 +1,9 @@
 """One run: a recipe, its task, its directory, and the fingerprint under which each table lives."""
 
+import hashlib
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
+from pathlib import Path
 
 from llambert import schema
 from llambert.corpora import umls
@@ -49,7 +51,8 @@ class Run:
         ``records`` is the corpus without its gold labels: what annotate, parse, label and silver training
         may see. So a mended gold label costs a new report, not a new annotation. ``responses`` leaves
         ``num_records`` out: a response depends on its record, not on how many others are asked about, so a
-        larger sample finds the responses of the smaller one.
+        larger sample finds the responses of the smaller one. ``report`` covers the code that writes it: a figure
+        that is computed better is a new report.
         """
         recipe, task = self.recipe, self.task
         annotator = result_fields(recipe.annotator)
@@ -84,7 +87,7 @@ class Run:
             "silver": silver,
             "checkpoint": checkpoint,
             "labels": labels,
-            "report": digest(corpus, labels),
+            "report": digest(corpus, labels, _report_code()),
         }
 
     def table(self, name: str) -> TableDirectory:
@@ -92,6 +95,16 @@ class Run:
         stage, table_schema = _TABLES[name]
         return self.directory.table(name, self.fingerprints[stage], table_schema)
 
+
+@cache
+def _report_code() -> str:
+    """A hash of the sources that a report is made by, without importing them."""
+    package = Path(__file__).parent
+    files = [*sorted((package / "evaluation").glob("*.*")), *(package / name for name in _REPORT_SOURCES)]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
+
+
+_REPORT_SOURCES = ("costs.py", "forecast.py", "prices.yaml", "calibration.py")
 
 # Table -> the table whose fingerprint it lives under, and its schema (None: not one Parquet schema).
 _TABLES = {

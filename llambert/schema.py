@@ -136,6 +136,18 @@ LABELS = pa.schema(
 """Written by label. ``score`` is the classifier's probability of ``label``; ``label_probabilities`` and
 corpus columns follow when the recipe asks for them."""
 
+SUSPECTS = pa.schema(
+    [
+        pa.field(RECORD_ID, pa.string(), nullable=False),
+        pa.field(TEXT, pa.string(), nullable=False),
+        pa.field(LABEL, pa.string(), nullable=False),
+        pa.field("suggested_label", pa.string(), nullable=False),
+        pa.field(SCORE, pa.float32(), nullable=False),
+    ]
+)
+"""Silver labels that are probably wrong, most suspicious first; written by evaluation. ``suggested_label`` is the
+classifier's, ``score`` its probability."""
+
 METRICS = pa.schema(
     [
         pa.field("task", pa.string(), nullable=False),

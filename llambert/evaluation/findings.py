@@ -6,6 +6,8 @@ from llambert.costs import Comparison, Prices, StageCost, format_duration
 from llambert.evaluation.evidence import Evidence
 from llambert.evaluation.metrics import Estimate
 from llambert.evaluation.quality import Quality
+from llambert.evaluation.suspects import Suspects
+from llambert.forecast import Pilot
 from llambert.run import Run
 
 
@@ -20,6 +22,9 @@ class Findings:
     """Table -> what its stage took."""
     comparison: Comparison | None
     prices: Prices
+    suspects: Suspects
+    pilot: Pilot | None
+    """What a plan made before the run had measured."""
 
 
 def answer(findings: Findings) -> list[str]:

@@ -1,4 +1,8 @@
-"""The report of a run: ``report.md``, ``report.html``, ``metrics.json``, ``metrics.parquet`` and the plots as SVG."""
+"""The report of a run: ``report.md``, ``report.html``, ``metrics.json``, the plots as SVG, and two tables.
+
+``metrics.parquet`` has every figure (``schema.METRICS``), ``suspects.parquet`` the silver labels that are probably
+wrong (``schema.SUSPECTS``).
+"""
 
 import dataclasses
 import hashlib
@@ -15,22 +19,27 @@ import pyarrow.parquet as pq
 from llambert import schema
 from llambert.costs import StageCost, compare, format_duration, load_prices
 from llambert.evaluation.evidence import Evidence, read_evidence
+from llambert.forecast import read_pilot
 from llambert.run import Run
 from llambert.run_directory import Manifest, Part, TableDirectory, write_whole
 
 PLOTS = "plots"
 METRICS_PART = "metrics.parquet"
+SUSPECTS_PART = "suspects.parquet"
 _SUMMARY_WIDTH = 100
 
 
-def report(run: Run) -> Manifest:
+def report(run: Run, prices: str | None = None) -> Manifest:
     """Compute every figure of a finished run and write its report; skipped when it is complete.
 
-    ``InputError`` names the table that is missing if a stage is not complete. No gold label is needed:
-    figures that rest on gold say so instead.
+    It is written again with ``prices`` (a price table's path) and where a plan was made since. ``InputError`` names
+    the table that is missing if a stage is not complete. No gold label is needed: figures that rest on gold say so
+    instead.
     """
     directory = run.table("report")
-    if manifest := directory.read_manifest():
+    pilot = read_pilot(run)
+    manifest = directory.read_manifest()
+    if manifest and prices is None and (pilot is None or manifest.upstream.get("plan") == pilot.measured_at):
         return manifest
     # Imported here: matplotlib and scikit-learn take seconds, and a complete run needs neither.
     from llambert.evaluation.document import to_html, to_markdown
@@ -38,6 +47,7 @@ def report(run: Run) -> Manifest:
     from llambert.evaluation.plots import standalone
     from llambert.evaluation.quality import assess
     from llambert.evaluation.sections import compose
+    from llambert.evaluation.suspects import find_suspects
 
     started = time.monotonic()
     evidence = read_evidence(run)
@@ -50,7 +60,9 @@ def report(run: Run) -> Manifest:
         comparison=compare(
             costs, len(evidence.records), run.recipe.annotator.max_replicas, run.recipe.label.max_actors
         ),
-        prices=load_prices(),
+        prices=load_prices(prices),
+        suspects=find_suspects(run, evidence),
+        pilot=pilot,
     )
     document = compose(findings)
     rows = _metric_rows(findings)
@@ -59,18 +71,22 @@ def report(run: Run) -> Manifest:
     _write(directory, "report.html", to_html(document).encode())
     _write(directory, "report.md", to_markdown(document, PLOTS).encode())
     _write(directory, "metrics.json", _metrics_json(findings, rows, document.answer).encode())
-    part = _write_metrics(directory, rows)
+    parts = [
+        _write_table(directory, METRICS_PART, pa.Table.from_pylist(rows, schema=schema.METRICS)),
+        _write_table(directory, SUSPECTS_PART, findings.suspects.rows),
+    ]
     num_labelled = int(evidence.records.has_label.sum())
     return directory.write_manifest(
         Manifest(
             stage="report",
             fingerprint=run.fingerprints["report"],
-            upstream={name: manifest.fingerprint for name, manifest in evidence.manifests.items()},
+            upstream={name: manifest.fingerprint for name, manifest in evidence.manifests.items()}
+            | ({"plan": pilot.measured_at} if pilot else {}),
             num_in=num_labelled,
             num_kept=num_labelled,
             counts={"num_gold": findings.quality.num_gold, "num_unseen_gold": findings.quality.num_unseen},
             wall_seconds=time.monotonic() - started,
-            parts=[part],
+            parts=parts,
         )
     )
 
@@ -154,6 +170,10 @@ def _metric_rows(findings: Any) -> list[dict[str, Any]]:
         add(annotator, "prior_correction_gain", quality.prior.gain.value, *quality.prior.gain.bounds)
     if quality.agreement is not None:
         add(classifier, "silver_agreement", quality.agreement.value, *quality.agreement.bounds)
+    suspects = findings.suspects
+    for name, estimate in (("silver_wrong", suspects.base), ("silver_suspects_wrong", suspects.precision)):
+        if estimate is not None:
+            add(annotator, name, estimate.value, *estimate.bounds)
     for share in quality.shares:
         add(classifier, f"share_as_labelled[{share.category}]", share.raw)
         if share.corrected is not None:
@@ -205,13 +225,13 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _write_metrics(directory: TableDirectory, rows: list[dict[str, Any]]) -> Part:
+def _write_table(directory: TableDirectory, name: str, table: pa.Table) -> Part:
     sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema.METRICS), sink, compression="zstd")
+    pq.write_table(table, sink, compression="zstd")
     content = sink.getvalue()
-    _write(directory, METRICS_PART, content)
+    _write(directory, name, content)
     sha256 = hashlib.sha256(content).hexdigest()
-    return Part(name=METRICS_PART, num_rows=len(rows), num_bytes=len(content), sha256=sha256)
+    return Part(name=name, num_rows=table.num_rows, num_bytes=len(content), sha256=sha256)
 
 
 def _write(directory: TableDirectory, name: str, content: bytes) -> None:

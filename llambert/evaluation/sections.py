@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from llambert.calibration import expected_calibration_error
-from llambert.costs import StageCost, format_duration
 from llambert.evaluation import plots
+from llambert.evaluation.costs_section import STAGE_NAMES, costs_section
 from llambert.evaluation.document import Block, Details, Document, Figure, Section, Table, Verbatim
 from llambert.evaluation.evidence import TRAINING_RECORD, Evidence
 from llambert.evaluation.findings import Findings, answer, interval, percent, points
@@ -16,14 +16,8 @@ from llambert.evaluation.quality import Judged
 from llambert.recipe import dump_recipe
 
 NEEDS_GOLD = "needs gold labels"
-_STAGE_NAMES = {
-    "corpus": "ingest",
-    "sample": "sample",
-    "responses": "annotate",
-    "silver": "parse",
-    "checkpoint": "fine-tune",
-    "labels": "label",
-}
+_SUSPECTS_SHOWN = 10
+_MOST_CHARS_SHOWN = 300
 
 
 def compose(findings: Findings) -> Document:
@@ -36,10 +30,11 @@ def compose(findings: Findings) -> Document:
             _counts(findings),
             _accuracy(findings),
             _mistakes(findings),
+            _suspects(findings),
             _probabilities(findings),
             _prior(findings),
             _shares(findings),
-            _time(findings),
+            costs_section(findings),
             _drift(findings),
             _provenance(findings),
         ],
@@ -69,7 +64,7 @@ def _counts(findings: Findings) -> Section:
     rows = []
     for table, manifest in evidence.manifests.items():
         rejected = ", ".join(f"{num:,} {reason}" for reason, num in manifest.num_rejected.items() if num) or "none"
-        rows.append([_STAGE_NAMES[table], f"{manifest.num_in:,}", f"{manifest.num_kept:,}", rejected])
+        rows.append([STAGE_NAMES[table], f"{manifest.num_in:,}", f"{manifest.num_kept:,}", rejected])
     answers, records = evidence.answers, evidence.records
     finished = ", ".join(f"{num:,} {reason}" for reason, num in answers.finish_reasons.items()) or "none"
     facts = [
@@ -96,6 +91,8 @@ def _counts(findings: Findings) -> Section:
             [reason, f"{num:,}", *(percent(shares[c]) if shares else "-" for c in categories)]
             for reason, (num, shares) in findings.quality.rejected.items()
         ]
+        shares = [percent(share.raw) for share in findings.quality.shares]
+        rejected_rows.append(["the whole corpus", f"{int(records.has_label.sum()):,}", *shares])
         header = ["rejected answers", "records", *(f"labelled {c}" for c in categories)]
         blocks.append(
             Table(header, rejected_rows, "What the classifier calls the records whose answers were rejected:")
@@ -151,6 +148,28 @@ def _mistakes(findings: Findings) -> Section:
             )
         )
     return Section("Which labels are wrong", blocks)
+
+
+def _suspects(findings: Findings) -> Section:
+    suspects = findings.suspects
+    by_label = ", ".join(f"{num:,} {label}" for label, num in suspects.by_label.items() if num) or "none"
+    blocks: list[Block] = [
+        f"{suspects.num:,} of {suspects.num_silver:,} silver labels ({by_label}) are not what the classifier says, "
+        "although it learned from them. suspects.parquet beside this report lists them, the surest first."
+    ]
+    if suspects.base is not None and suspects.precision is not None:
+        rows = [_estimate_row("all silver labels: a random pick", suspects.base)]
+        rows += [_estimate_row(f"the first {num:,} suspects", estimate) for num, estimate in suspects.first.items()]
+        rows.append(_estimate_row("all suspects", suspects.precision))
+        blocks.append(Table(["share that gold calls wrong", "value", "95 % interval", "records"], rows))
+    shown = [
+        [row["text"][:_MOST_CHARS_SHOWN], row["label"], row["suggested_label"], f"{row['score']:.3f}"]
+        for row in suspects.rows.slice(0, _SUSPECTS_SHOWN).to_pylist()
+    ]
+    if shown:
+        header = ["text", "silver label", "classifier", "score"]
+        blocks.append(Details(f"The first {len(shown)}", [Table(header, shown, left=frozenset({1, 2}))]))
+    return Section("Silver labels that are probably wrong", blocks)
 
 
 def _probabilities(findings: Findings) -> Section:
@@ -232,59 +251,6 @@ def _shares(findings: Findings) -> Section:
     return Section("How much of the corpus each category is", [Table(header, rows), note])
 
 
-def _time(findings: Findings) -> Section:
-    costs, comparison = findings.costs, findings.comparison
-    seconds = {_STAGE_NAMES[table]: cost.wall_seconds for table, cost in costs.items()}
-    alternative = ("LLM on everything", comparison.llm_seconds) if comparison else None
-    svg = plots.stage_times("times", seconds, alternative)
-    header = ["stage", "records", "on the clock", "at work", "records/s", "tokens read", "tokens written", "GPU-hours"]
-    blocks: list[Block] = [
-        Figure("times", svg, "Time of each stage, and of the LLM asked about everything."),
-        Table(header, [_time_row(table, cost) for table, cost in costs.items()]),
-        "On the clock: from a stage's start to its end, records/s over that. At work: time its models or readers "
-        "worked, summed over all workers.",
-    ]
-    if comparison is not None:
-        blocks.append(
-            f"LLM on everything: its time at work per record times {comparison.num_records:,} records, shared by this "
-            f"run's replicas, without the time to start them: {format_duration(comparison.llm_seconds)}. The run took "
-            f"{format_duration(comparison.run_seconds)}: {comparison.speed_up:.2f} times faster."
-        )
-    return Section("What it took", [*blocks, *_money(findings)])
-
-
-def _time_row(table: str, cost: StageCost) -> list[str]:
-    rate = cost.records_per_second
-    return [
-        _STAGE_NAMES[table],
-        f"{cost.num_records:,}",
-        format_duration(cost.wall_seconds),
-        format_duration(cost.busy_seconds) if cost.busy_seconds else "-",
-        "-" if rate is None else f"{rate:,.1f}",
-        f"{cost.num_prompt_tokens:,}" if cost.num_prompt_tokens else "-",
-        f"{cost.num_response_tokens:,}" if cost.num_response_tokens else "-",
-        f"{cost.accelerator_seconds / 3600:,.2f}" if cost.accelerator_seconds else "-",
-    ]
-
-
-def _money(findings: Findings) -> list[Block]:
-    prices, annotator = findings.prices, findings.run.recipe.annotator
-    blocks: list[Block] = []
-    gpu_hours = sum(cost.accelerator_seconds for cost in findings.costs.values()) / 3600
-    if gpu_hours > 0:
-        rows = [[name, f"{usd:.2f}", f"{usd * gpu_hours:,.2f}"] for name, usd in prices.accelerators.items()]
-        caption = f"{gpu_hours:,.2f} GPU-hours at list prices of {prices.as_of}:"
-        blocks.append(Table(["accelerator", "USD per GPU-hour", "USD"], rows, caption))
-    if annotator.engine == "openai" and (price := prices.tokens.get(annotator.model)):
-        spent = findings.costs["responses"].usd(tokens=price) or 0.0
-        every = spent / max(1, findings.evidence.answers.num) * len(findings.evidence.records)
-        blocks.append(
-            f"Tokens of {annotator.model} at list prices of {prices.as_of}: {spent:,.2f} USD; "
-            f"for every record it would be {every:,.2f} USD."
-        )
-    return blocks
-
-
 def _drift(findings: Findings) -> Section:
     drift = findings.quality.drift
     rows = [
@@ -306,7 +272,15 @@ def _provenance(findings: Findings) -> Section:
     rows = []
     for table, manifest in evidence.manifests.items():
         model = " ".join(part for part in (manifest.model, manifest.model_identity) if part) or "-"
-        rows.append([_STAGE_NAMES[table], manifest.fingerprint, manifest.code_version, manifest.completed_at, model])
+        rows.append(
+            [
+                STAGE_NAMES[table],
+                manifest.fingerprint,
+                manifest.code_version,
+                manifest.completed_at[:16].replace("T", " "),
+                model,
+            ]
+        )
     header = ["stage", "fingerprint", "llambert", "completed (UTC)", "model and content hash"]
     blocks: list[Block] = [
         Table(header, rows, left=frozenset({1, 2, 3, 4})),

@@ -71,7 +71,8 @@ def train(config: dict[str, Any]) -> dict[str, Any]:
         return {"refusal": str(error)}
     parts = _upload(run, tuning, counts(selected), observer.curves()) if tuning.rank == 0 else []
     observer.tell()
-    return {"refusal": "", "parts": parts, "num_steps": len(history.steps), "measures": _measures(history)}
+    measures = _measures(history) | observer.pace()
+    return {"refusal": "", "parts": parts, "num_steps": len(history.steps), "measures": measures}
 
 
 def _first_refusal(refusal: str) -> str:
@@ -95,6 +96,7 @@ class _Reporter(Observer):
         self.first = ray.train.get_context().get_world_rank() == 0
         self.tuning: FineTuning
         self.latest: dict[str, float] = {}
+        self._looks: list[tuple[int, float]] = []  # steps done, and when
         self._curves = Curves() if self.first else None
         self._gauges = {}
         for name in _GAUGES if self.first else ():
@@ -117,8 +119,16 @@ class _Reporter(Observer):
         assert self._curves is not None
         return self._curves.content(self.tuning.history)
 
+    def pace(self) -> dict[str, float]:
+        """Seconds per step of this start, from the first look at the losses on: the first steps are slower."""
+        if len(self._looks) < 2:
+            return {}
+        (first, began), (last, ended) = self._looks[0], self._looks[-1]
+        return {"seconds_per_step": (ended - began) / (last - first)}
+
     def on_steps(self, steps: list[Step]) -> None:
         last = steps[-1]
+        self._looks.append((self.tuning.num_steps_done, time.monotonic()))
         self._show({"loss": last.loss, "learning_rate": last.learning_rate, "grad_norm": last.grad_norm})
         self.tell()
 

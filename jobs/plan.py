@@ -1,0 +1,13 @@
+"""What a run will take, before it is started: `llambert plan`, where the run will be.
+
+On this machine:      python jobs/plan.py jobs/recipes/reviews.yaml
+On a Ray cluster:     ray job submit --runtime-env runtime_env.yaml --working-dir . -- \
+                          python jobs/plan.py jobs/recipes/reviews.yaml --records 500 --gain 0.5
+
+Exit status: 0 planned; 2 the recipe or its inputs are at fault (a line says where); 1 else.
+"""
+
+from llambert.cli import command_as_job
+
+if __name__ == "__main__":
+    command_as_job("plan")
