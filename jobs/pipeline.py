@@ -5,7 +5,8 @@ On a Ray cluster:     ray job submit --runtime-env runtime_env.yaml --working-di
                           python jobs/pipeline.py jobs/recipes/reviews.yaml
 With another value:   python jobs/pipeline.py jobs/recipes/reviews.yaml --set annotator.num_records=1000
 
-Exit status: 0 labelled and reported; 2 the recipe or its inputs are at fault (a line says where); 1 else.
+Exit status: 0 labelled and reported; 2 the recipe or its inputs are at fault (a line says where); 143 stopped; 1 else.
+Stopped or killed, it goes on when it is submitted again.
 """
 
 from llambert.cli import job

@@ -1,9 +1,10 @@
-"""``llambert …``: plan, run, status, verify, repair, label, ontology, report. Commands import what they need when
+"""``llambert …``: plan, run, status, verify, repair, label, serve, ontology, report. Commands import what they need when
 they run, so that ``llambert --help`` and a complete run come back at once.
 
 Exit status: 0 done; 2 the recipe or its inputs are at fault, with one line a fault; 1 anything else.
 """
 
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import typer
 from llambert import __version__, engines
 from llambert.errors import InputError
 from llambert.run import Run, open_run, record_recipe
+from llambert.run_directory import Manifest
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 review = typer.Typer(no_args_is_help=True, help="Have people look at the records where two labels disagree.")
@@ -204,6 +206,25 @@ def label(
 
 
 @app.command()
+def serve(
+    run: Annotated[str, typer.Argument(help="A run directory, a recipe or a checkpoint folder.", show_default=False)],
+    host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0: for every machine.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    replicas: Annotated[int, typer.Option(min=1, help="At most so many copies of the classifier.")] = 1,
+    cpus: Annotated[float | None, typer.Option(help="Of each copy; none: as the recipe's label stage.")] = None,
+    limits: Annotated[list[str] | None, typer.Option("--limit", help="A limit, as max_texts=500.")] = None,
+    settings: Settings = None,
+) -> None:
+    """Label by HTTP: POST /v1/label, GET /healthz, /docs. A token in LLAMBERT_SERVE_TOKEN is asked for."""
+    from llambert import serving
+    from llambert.stages.parts import connect
+
+    options = serving.options(run, settings, limits, max_replicas=replicas, cpus_per_replica=cpus)
+    connect()
+    serving.serve_until_stopped(options, host, port)
+
+
+@app.command()
 def ontology(
     run: Annotated[str, typer.Argument(help="A run directory, or its recipe file.", show_default=False)],
     category: Annotated[str, typer.Option(help="The label of the concepts to keep.")],
@@ -291,18 +312,33 @@ def _open(recipe: str, settings: list[str] | None) -> Run:
 
 
 def _start(run: Run, step: Callable[[Run], object]) -> None:
-    from llambert.evaluation.report import summary
-
     record_recipe(run)
-    step(run)
-    if run.table("report").read_manifest() is not None:
+    done = step(run)
+    if isinstance(done, Manifest) and done.stage != "report":
+        print(_outcome(done))
+    elif run.table("report").read_manifest() is not None:
+        from llambert.evaluation.report import summary
+
         print(summary(run))
 
 
+def _outcome(manifest: Manifest) -> str:
+    """The last line of a stage's own job."""
+    rejected = ", ".join(f"{num:,} {reason}" for reason, num in manifest.num_rejected.items()) or "none"
+    kept = f"{manifest.num_kept:,} of {manifest.num_in:,} records"
+    return f"{manifest.stage}: complete, {kept}, rejected: {rejected}, {manifest.wall_seconds:.0f} s"
+
+
 def _exit_clearly(program: typer.Typer) -> None:
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))  # as Ray's own handler does, from its start on
     try:
         program()
     except InputError as error:
         for line in str(error).splitlines():
             print(f"llambert: {line}", file=sys.stderr)
         sys.exit(2)
+    except SystemExit as stopped:
+        if stopped.code != signal.SIGTERM:
+            raise
+        print("llambert: stopped; what is committed is kept, start it again to go on", file=sys.stderr, flush=True)
+        sys.exit(128 + signal.SIGTERM)

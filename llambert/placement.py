@@ -16,6 +16,15 @@ import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+
+def node_claim(node_resource: str | None) -> dict[str, float]:
+    """What a replica asks for to stand on a node that has the custom resource: so little that it never runs out.
+
+    An autoscaler then brings nodes of that kind for it, and no others, and they leave when nobody asks any more.
+    """
+    return {node_resource: 0.001} if node_resource else {}
+
+
 # A group handed out this recently may have no actor yet: Ray Data starts it right after.
 _STARTING_S = 10.0
 
@@ -28,8 +37,10 @@ class ReplicaGroups:
     tied to an actor's name: as long as no live actor has the name, the same group is handed out again.
     """
 
-    def __init__(self, title: str, num_gpus: float, num_cpus: float, max_replicas: int) -> None:
-        self._bundle = {"GPU": num_gpus, "CPU": num_cpus}
+    def __init__(
+        self, title: str, num_gpus: float, num_cpus: float, max_replicas: int, node_resource: str | None = None
+    ) -> None:
+        self._bundle = {"GPU": num_gpus, "CPU": num_cpus, **node_claim(node_resource)}
         self._title = title
         run = uuid.uuid4().hex[:8]
         self._names = [f"{title}-replica-{number}-{run}" for number in range(max_replicas)]

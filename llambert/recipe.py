@@ -177,6 +177,8 @@ class AnnotatorRecipe(Section):
     max_replicas: PositiveInt = placed(1)
     cpus_per_replica: float = placed(1.0, gt=0)
     gpus_per_replica: NonNegativeInt = placed(0)
+    node_resource: str | None = placed(None, min_length=1)
+    """Custom resource that a node must have to be used by this stage (cluster/README.md); null: any node."""
     tensor_parallel_size: PositiveInt = placed(1)
     """vLLM: over how many GPUs of its node one replica's model is spread."""
     engine_args: dict[str, Any] = placed({})
@@ -278,6 +280,8 @@ class ClassifierRecipe(Section):
     num_workers: PositiveInt = placed(1)
     cpus_per_worker: float = placed(1.0, gt=0)
     use_gpu: bool = placed(False)
+    node_resource: str | None = placed(None, min_length=1)
+    """Custom resource that a node must have to be used by this stage (cluster/README.md); null: any node."""
     max_failures: NonNegativeInt = placed(3)
     pickled_weights: bool = placed(False)
     """Take an encoder that has no safetensors file; unpickling a file from strangers can run their code."""
@@ -295,6 +299,8 @@ class LabelRecipe(Section):
     max_actors: PositiveInt = placed(1)
     cpus_per_actor: float = placed(1.0, gt=0)
     gpus_per_actor: float = placed(0.0, ge=0)
+    node_resource: str | None = placed(None, min_length=1)
+    """Custom resource that a node must have to be used by this stage (cluster/README.md); null: any node."""
     max_attempts: PositiveInt = placed(3)
 
 

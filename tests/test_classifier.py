@@ -260,3 +260,13 @@ def test_an_encoder_that_was_never_fine_tuned_is_refused(checkpoint, tmp_path):
 def test_float16_on_a_cpu_is_refused(checkpoint):
     with pytest.raises(InputError, match="float16 needs a GPU"):
         Classifier(str(checkpoint), dtype="float16", device="cpu")
+
+
+def test_a_near_tie_is_decided_by_the_model_on_the_text_alone(checkpoint, monkeypatch):
+    texts = tiny_texts(200, seed=5)
+    one_by_one = Classifier(str(checkpoint), device="cpu")
+    alone = np.concatenate([one_by_one.predict([text]).probabilities for text in texts])
+    monkeypatch.setattr(module, "TIE_MARGIN", 2.0)  # every record counts as tied
+    together = Classifier(str(checkpoint), device="cpu").predict(texts)
+    assert (together.probabilities == alone).all()
+    assert together.labels == [one_by_one.predict([text]).labels[0] for text in texts]

@@ -68,6 +68,7 @@ def _ask(run: Run, work: "_Work", units: list[dict[str, Any]]) -> None:
         num_cpus=annotator.cpus_per_replica,
         num_gpus=annotator.gpus_per_replica,
         max_attempts=annotator.max_attempts,
+        node_resource=annotator.node_resource,
     )
     work.save_progress()
     try:

@@ -19,6 +19,7 @@ from ray.train.torch import TorchTrainer
 from ray.util.queue import Queue
 
 from llambert.errors import InputError, last_line
+from llambert.placement import node_claim
 from llambert.progress import Progress
 from llambert.recipe import ClassifierRecipe
 from llambert.reference import resolve
@@ -91,7 +92,11 @@ def _fit(run: Run, queue: Queue) -> dict[str, Any]:
     # A worker's next report waits until the last was fetched: two seconds by default, as long as ten steps.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     filesystem, path = _ray_storage(run.table("training"))
-    resources = {"CPU": recipe.cpus_per_worker, **({"GPU": 1} if recipe.use_gpu else {})}
+    resources = {
+        "CPU": recipe.cpus_per_worker,
+        **({"GPU": 1} if recipe.use_gpu else {}),
+        **node_claim(recipe.node_resource),
+    }
     trainer = TorchTrainer(
         train,  # type: ignore[arg-type]
         train_loop_config={"run": run, "queue": queue},

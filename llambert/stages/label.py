@@ -40,7 +40,14 @@ def label(run: Run) -> Manifest:
     _check_columns(run)
     work = _Work(labels, corpus_parts)
     units = [{"name": part.name, "num_rows": part.num_rows} for part in work.to_do]
-    pool = Pool(recipe.min_actors, recipe.max_actors, recipe.cpus_per_actor, recipe.gpus_per_actor, recipe.max_attempts)
+    pool = Pool(
+        recipe.min_actors,
+        recipe.max_actors,
+        recipe.cpus_per_actor,
+        recipe.gpus_per_actor,
+        recipe.max_attempts,
+        recipe.node_resource,
+    )
     try:
         with Progress("label", total=work.num_total, done=work.num_done) as bar:
             for outcome in run_units("label", LabelPart, (run,), units, pool):

@@ -21,7 +21,7 @@ from ray.data import ActorPoolStrategy, DataContext
 from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _internal_kv_put
 
 from llambert.errors import InputError
-from llambert.placement import ReplicaGroups
+from llambert.placement import ReplicaGroups, node_claim
 from llambert.run_directory import Part
 
 
@@ -100,6 +100,7 @@ class Pool:
     num_cpus: float = 1.0
     num_gpus: float = 0.0
     max_attempts: int = 3
+    node_resource: str | None = None
 
 
 def connect() -> None:
@@ -135,7 +136,12 @@ def run_units(
     items = [{"unit": json.dumps(unit)} for unit in units]
     attempts = _Attempts(f"llambert-{uuid.uuid4().hex}-", pool.max_attempts)
     max_actors = min(pool.max_actors, len(units))
-    groups = ReplicaGroups(name, pool.num_gpus, pool.num_cpus, max_actors) if pool.num_gpus >= 1 else None
+    groups = (
+        ReplicaGroups(name, pool.num_gpus, pool.num_cpus, max_actors, pool.node_resource)
+        if pool.num_gpus >= 1
+        else None
+    )
+    claim = {} if groups else node_claim(pool.node_resource)
     with warnings.catch_warnings():
         # Ray 2.60 has no named parameters yet for these.
         warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
@@ -151,6 +157,7 @@ def run_units(
             num_cpus=pool.num_cpus,
             num_gpus=pool.num_gpus,
             ray_remote_args_fn=groups.actor_options if groups else None,
+            **({"resources": claim} if claim else {}),
             max_restarts=-1,
             # Ray would count every call to an actor whose node is lost, a few a second: _Attempts counts instead.
             max_task_retries=-1,

@@ -1,0 +1,14 @@
+"""Ask the LLM about the sample: step (i). Needs the corpus in the run (jobs/ingest.py).
+
+    ray job submit --runtime-env runtime_env.yaml --working-dir . -- python jobs/annotate.py jobs/recipes/reviews.yaml
+
+Exit status: 0 every sampled record has a response;
+2 the recipe or its inputs are at fault (a line says where); 143 stopped; 1 else.
+Stopped or killed, it goes on when it is submitted again.
+"""
+
+from llambert.cli import job
+from llambert.stages.annotate import annotate
+
+if __name__ == "__main__":
+    job(annotate)

@@ -1,0 +1,14 @@
+"""Fine-tune the encoder: step (iv). Needs the silver labels in the run (jobs/parse.py).
+
+    ray job submit --runtime-env runtime_env.yaml --working-dir . -- python jobs/finetune.py jobs/recipes/reviews.yaml
+
+Exit status: 0 the checkpoint is complete;
+2 the recipe or its inputs are at fault (a line says where); 143 stopped; 1 else.
+Stopped or killed, it goes on when it is submitted again.
+"""
+
+from llambert.cli import job
+from llambert.stages.finetune import finetune
+
+if __name__ == "__main__":
+    job(finetune)

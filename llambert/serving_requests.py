@@ -1,0 +1,255 @@
+"""What the endpoint accepts, and how the texts of many requests become few calls of the classifier. No Ray."""
+
+import asyncio
+import json
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import Field, PositiveInt
+
+from llambert.section import Section
+
+
+class Limits(Section):
+    """What one request may hold, what may wait, and for how long. Beyond them a request is refused with the reason."""
+
+    max_texts: PositiveInt = 1_000
+    """Of one request."""
+    max_text_chars: PositiveInt = 100_000
+    """Of one text; the corpus' own limit by default."""
+    max_request_bytes: PositiveInt = 8 << 20
+    max_waiting_texts: PositiveInt = 20_000
+    """Of all requests that wait for the classifier together; beyond it status 503 asks to come again."""
+    max_call_chars: PositiveInt = 65_536
+    """Texts of this many characters together are one call of a replica; a longer text is a call alone."""
+    timeout_s: float = Field(30.0, gt=0)
+    """From a request's last byte to its answer; then status 504."""
+    batch_wait_s: float = Field(0.02, ge=0)
+    """How long a text waits for company while all else is with the replicas."""
+
+
+class Refusal(Exception):
+    """A request that is not answered with labels: the HTTP status and why."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status, self.reason = status, reason
+
+
+@dataclass(frozen=True)
+class LabelRequest:
+    """``is_single``: the body had ``text``, so the answer is one label and not a list."""
+
+    texts: list[str]
+    is_single: bool
+    probabilities: bool
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the classifier said of one text: ``label`` None where it failed, and then ``error`` says how."""
+
+    label: str | None
+    score: float
+    probabilities: Sequence[float]
+    error: str | None = None
+
+
+REQUEST_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "text": {"type": "string", "description": "One text; the answer is its label."},
+        "texts": {"type": "array", "items": {"type": "string"}, "description": "Several; the answers in their order."},
+        "probabilities": {"type": "boolean", "default": False, "description": "Those of every category too."},
+    },
+    "oneOf": [{"required": ["text"]}, {"required": ["texts"]}],
+    "additionalProperties": False,
+}
+_KEYS = tuple(REQUEST_SCHEMA["properties"])
+
+
+def parse_request(body: bytes, limits: Limits) -> LabelRequest:
+    """The request of a JSON body; ``Refusal`` 400 (no JSON), 413 (too much) or 422 (another shape)."""
+    try:
+        values = json.loads(body.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise Refusal(400, f"the body is not JSON: {_without_content(error)}") from error
+    if not isinstance(values, dict):
+        raise Refusal(422, f'expected an object with "text" or "texts", found {_kind(values)}')
+    unknown = sorted(set(values) - set(_KEYS))
+    if unknown:
+        raise Refusal(422, f"unknown key {unknown[0][:50]!r}; valid keys: {', '.join(_KEYS)}")
+    if ("text" in values) == ("texts" in values):
+        raise Refusal(422, 'expected either "text" (a string) or "texts" (a list of strings)')
+    probabilities = values.get("probabilities", False)
+    if not isinstance(probabilities, bool):
+        raise Refusal(422, f"probabilities: expected true or false, found {_kind(probabilities)}")
+    is_single = "text" in values
+    texts = [values["text"]] if is_single else values["texts"]
+    if not isinstance(texts, list):
+        raise Refusal(422, f"texts: expected a list of strings, found {_kind(texts)}")
+    if not texts:
+        raise Refusal(422, "texts: the list is empty")
+    if len(texts) > limits.max_texts:
+        raise Refusal(413, f"texts: {len(texts):,} texts; a request may hold {limits.max_texts:,}: send several")
+    for position, text in enumerate(texts):
+        name = "text" if is_single else f"texts[{position}]"
+        if not isinstance(text, str):
+            raise Refusal(422, f"{name}: expected a string, found {_kind(text)}")
+        if len(text) > limits.max_text_chars:
+            raise Refusal(413, f"{name}: {len(text):,} characters; a text may have {limits.max_text_chars:,}")
+    return LabelRequest(texts, is_single, probabilities)
+
+
+def render(request: LabelRequest, verdicts: list[Verdict], categories: list[str]) -> dict[str, Any]:
+    """The answer's body."""
+    results = []
+    for verdict in verdicts:
+        result: dict[str, Any] = {"label": verdict.label}
+        if verdict.error is not None:
+            result["error"] = verdict.error
+        else:
+            result["score"] = verdict.score
+            if request.probabilities:
+                result["probabilities"] = dict(zip(categories, verdict.probabilities, strict=True))
+        results.append(result)
+    return results[0] if request.is_single else {"results": results}
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "a string", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def _without_content(error: Exception) -> str:
+    """Where a body stops being JSON; what stands there may be a user's text, and is not repeated."""
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg}, line {error.lineno} column {error.colno}"
+    if isinstance(error, UnicodeDecodeError):
+        return f"byte {error.start} is not UTF-8"
+    return "it is nested too deeply" if isinstance(error, RecursionError) else "a number in it has too many digits"
+
+
+# Many requests, few calls
+
+
+@dataclass(eq=False)
+class _Waiting:
+    """A request of which texts wait, are with a replica, or are answered."""
+
+    texts: list[str]
+    answered: asyncio.Future[list[Verdict]]
+    num_taken: int = 0
+    num_missing: int = field(init=False)
+    verdicts: list[Verdict | None] = field(init=False)
+    arrived: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self.num_missing = len(self.texts)
+        self.verdicts = [None] * len(self.texts)
+
+
+_Slice = tuple[_Waiting, int, int]  # texts first to last of a request
+
+
+class Batcher:
+    """Gathers texts of concurrent requests into calls of ``send``, oldest first.
+
+    A call goes out when none is out, when ``limits.max_call_chars`` wait, or when a text has waited
+    ``limits.batch_wait_s``; at most ``max_calls`` are out. So one lone request waits for nobody, and what
+    arrives while the replicas are busy becomes one batch. Used from one event loop.
+    """
+
+    def __init__(self, send: Callable[[list[str]], Awaitable[list[Verdict]]], limits: Limits, max_calls: int) -> None:
+        self._send, self._limits, self._max_calls = send, limits, max_calls
+        self._queue: deque[_Waiting] = deque()
+        self._calls: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._num_chars = 0
+        self.num_waiting = 0
+
+    async def label(self, texts: list[str]) -> list[Verdict]:
+        """Verdicts in the order of the texts; ``Refusal`` 503 or 504, or what ``send`` raised."""
+        if self.num_waiting + len(texts) > self._limits.max_waiting_texts:
+            raise Refusal(503, f"{self.num_waiting:,} texts are waiting already: come again in a second")
+        waiting = _Waiting(texts, asyncio.get_running_loop().create_future())
+        self._queue.append(waiting)
+        self.num_waiting += len(texts)
+        self._num_chars += sum(map(len, texts))
+        self._start_calls()
+        try:
+            async with asyncio.timeout(self._limits.timeout_s):
+                return await waiting.answered
+        except TimeoutError:
+            raise Refusal(504, f"no answer within {self._limits.timeout_s:g} s") from None
+        finally:
+            self._forget(waiting)
+
+    def _start_calls(self) -> None:
+        while self._queue and len(self._calls) < self._max_calls and self._is_due():
+            call = asyncio.get_running_loop().create_task(self._call(self._take()))
+            self._calls.add(call)
+        if self._queue and self._timer is None and len(self._calls) < self._max_calls:
+            self._timer = asyncio.get_running_loop().call_later(self._limits.batch_wait_s, self._ring)
+
+    def _ring(self) -> None:
+        self._timer = None
+        self._start_calls()
+
+    def _is_due(self) -> bool:
+        waited = time.monotonic() - self._queue[0].arrived
+        is_full = self._num_chars >= self._limits.max_call_chars
+        return not self._calls or is_full or waited >= self._limits.batch_wait_s
+
+    def _take(self) -> list[_Slice]:
+        """The oldest texts, up to ``max_call_chars`` and at least one."""
+        taken: list[_Slice] = []
+        room = self._limits.max_call_chars
+        while self._queue:
+            waiting, first = self._queue[0], self._queue[0].num_taken
+            last = first
+            while last < len(waiting.texts) and (len(waiting.texts[last]) <= room or not (taken or last > first)):
+                room -= len(waiting.texts[last])
+                last += 1
+            if last == first:
+                break
+            taken.append((waiting, first, last))
+            self._leave(waiting, last)
+            if last < len(waiting.texts):
+                break
+            self._queue.popleft()
+        return taken
+
+    def _leave(self, waiting: _Waiting, last: int) -> None:
+        """Texts of a request up to ``last`` wait no longer."""
+        texts = waiting.texts[waiting.num_taken : last]
+        self.num_waiting -= len(texts)
+        self._num_chars -= sum(map(len, texts))
+        waiting.num_taken = last
+
+    def _forget(self, waiting: _Waiting) -> None:
+        """A request is answered or given up: what of it still waits is not computed."""
+        if waiting.num_taken < len(waiting.texts):
+            self._leave(waiting, len(waiting.texts))
+            self._queue.remove(waiting)
+
+    async def _call(self, slices: list[_Slice]) -> None:
+        try:
+            verdicts = iter(await self._send([text for waiting, a, b in slices for text in waiting.texts[a:b]]))
+            for waiting, first, last in slices:
+                waiting.verdicts[first:last] = [next(verdicts) for _ in range(first, last)]
+                waiting.num_missing -= last - first
+                if waiting.num_missing == 0 and not waiting.answered.done():
+                    waiting.answered.set_result([verdict for verdict in waiting.verdicts if verdict is not None])
+        except Exception as error:  # each request that was in the call answers for it
+            for waiting, _, _ in slices:
+                if not waiting.answered.done():
+                    waiting.answered.set_exception(error)
+        finally:
+            task = asyncio.current_task()
+            assert task is not None
+            self._calls.discard(task)
+            self._start_calls()
