@@ -94,8 +94,7 @@ class Classifier:
     ``checkpoint`` is a reference to a Hugging Face sequence classification folder whose ``id2label`` holds
     the categories; weights are read from safetensors alone and no code of the folder is run. ``device``
     None: CUDA where there is a GPU. ``num_threads`` sets PyTorch's threads for the whole process.
-    ``max_batch_tokens`` None: 2,048 on a CPU, 65,536 on a GPU. ``max_padding_waste``: of a batch; more where few
-    texts come at once. ``InputError``: no such checkpoint.
+    ``max_batch_tokens`` None: 2,048 on a CPU, 65,536 on a GPU. ``InputError``: no such checkpoint.
     """
 
     def __init__(
@@ -170,9 +169,7 @@ class Classifier:
         lengths = np.array([len(row) for row in ids], dtype=np.int64)
         batches = [
             self._collate(part, [ids[row] for row in part])
-            for part in plan_batches(
-                np.array(rows, dtype=np.int64), lengths, self.max_batch_tokens, self._max_padding_waste
-            )
+            for part in plan_batches(np.array(rows, dtype=np.int64), lengths, *self._batch_limits)
         ]
         return _Window(len(texts), batches, failures, int(lengths.sum()), num_truncated)
 

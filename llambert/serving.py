@@ -34,6 +34,7 @@ from ray.util.metrics import Counter, Gauge, Histogram
 
 from llambert.classifier import Classifier
 from llambert.errors import InputError
+from llambert.placement import node_claim
 from llambert.recipe import LabelRecipe
 from llambert.run import open_run
 from llambert.run_directory import MANIFEST, RunDirectory, open_filesystem
@@ -73,6 +74,8 @@ class ServeOptions(Section):
     max_batch_tokens: PositiveInt | None = None
     min_replicas: PositiveInt = 1
     max_replicas: PositiveInt = 1
+    node_resource: str | None = None
+    """Custom resource of the nodes that replicas of the classifier may use (cluster/README.md); null: any node."""
     endpoints: PositiveInt = 1
     """Replicas of the HTTP side; one is enough for some hundred requests a second."""
     require_token: bool = False
@@ -108,7 +111,11 @@ def build(options: ServeOptions) -> serve.Application:
     label = label.model_copy(update={name: value for name, value in placed.items() if value is not None})
     drain_s = options.limits.timeout_s + 5
     labeller = Labeller.options(  # type: ignore[attr-defined]
-        ray_actor_options={"num_cpus": label.cpus_per_actor, "num_gpus": label.gpus_per_actor},
+        ray_actor_options={
+            "num_cpus": label.cpus_per_actor,
+            "num_gpus": label.gpus_per_actor,
+            "resources": node_claim(options.node_resource),
+        },
         graceful_shutdown_timeout_s=drain_s,
         graceful_shutdown_wait_loop_s=_DRAIN_POLL_S,
         max_ongoing_requests=2,  # one at work, one that need not travel when it is done

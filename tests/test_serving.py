@@ -31,8 +31,7 @@ def run(tmp_path_factory):
     """A run whose parts are labelled as the label stage's actors label them."""
     run = filled_run(tmp_path_factory.mktemp("run"), NUM_TEXTS)
     run.directory.write("recipe.yaml", "label: {dtype: float32}\n")
-    tables = (run.table(name) for name in ("corpus", "labels", "label_rejects"))
-    worker = LabelPart(run.recipe.label, run.table("checkpoint").uri, *tables)
+    worker = LabelPart(run)
     for part in run.table("corpus").require_manifest().parts:
         worker({"name": part.name, "num_rows": part.num_rows})
     return run

@@ -95,7 +95,7 @@ class AnnotatePart:
         self._content_free = run.table("content_free")
         self._sample_parts = [(*ranks(part.name), part.name) for part in self._sample.require_manifest().parts]
         self._engine = create_engine(annotator, prompted_task(run), num_tokens_before)
-        self._metrics = ReplicaMetrics(run.recipe.name, "annotate")
+        self._metrics = ReplicaMetrics(run.recipe.name, "annotate", annotator.gpus_per_replica)
 
     def __call__(self, unit: dict[str, Any]) -> Outcome:
         """Answer the records of ranks ``start`` to ``end`` and commit their part of ``responses``.
@@ -140,7 +140,7 @@ class AnnotatePart:
         rows = responses_table(records.slice(0, len(answers)), answers, self._categories, self._model)
         name = part_name(start, start + len(answers))
         part = self._responses.commit_part(name, rows, {**counts, _BUSY: round(busy_seconds * 1000)})
-        self._metrics.add(counts, busy_seconds)
+        self._metrics.add(counts, busy_seconds, name)
         return part
 
     def _read(self, start: int, end: int) -> pa.Table:

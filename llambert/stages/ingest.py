@@ -24,6 +24,7 @@ from llambert.recipe import CorpusRecipe
 from llambert.run import Run
 from llambert.run_directory import Manifest, TableDirectory
 from llambert.stages.parts import Outcome, Pool, run_units
+from llambert.stages.replica_metrics import ReplicaMetrics
 
 
 def ingest(run: Run) -> Manifest:
@@ -44,7 +45,7 @@ def ingest(run: Run) -> Manifest:
 def worker_arguments(run: Run) -> tuple[Any, ...]:
     """What an ``IngestFile`` of this run is made with."""
     tables = (run.table("corpus"), run.table("corpus_rejects"), run.table("corpus_keys"))
-    return (run.recipe.corpus, tuple(run.task.category_names), *tables)
+    return (run.recipe.corpus, tuple(run.task.category_names), *tables, run.recipe.name)
 
 
 def complete(run: Run, sources: list[SourceFile], outcomes: list[Outcome], wall_seconds: float) -> Manifest:
@@ -119,13 +120,15 @@ class IngestFile:
         corpus: TableDirectory,
         rejects: TableDirectory,
         keys: TableDirectory,
+        run: str = "",
     ) -> None:
         self.recipe, self.categories, self.columns = recipe, categories, source_columns(recipe)
         self.corpus, self.rejects, self.keys = corpus, rejects, keys
+        self.metrics = ReplicaMetrics(run, "ingest")
 
     def __call__(self, unit: dict[str, Any]) -> Outcome:
         """Commit the parts of the source file that ``unit`` describes."""
-        started = time.monotonic()
+        started = began = time.monotonic()
         source = SourceFile(**unit)
         committed = set(self.corpus.part_names())
         parts = []
@@ -139,6 +142,9 @@ class IngestFile:
             self.rejects.commit_part(name, made.rejects)
             self.keys.commit_part(name, _keys(made.records))
             parts.append(self.corpus.commit_part(name, made.records, made.counts))
+            counts = {"num_records": made.counts["num_read"], "num_rejected": made.rejects.num_rows}
+            self.metrics.add(counts, time.monotonic() - began, name)
+            began = time.monotonic()
         return Outcome(parts, busy_seconds=time.monotonic() - started)
 
 

@@ -81,14 +81,14 @@ class LabelPart:
         )
         self._corpus, self._num_gpus = run.table("corpus"), recipe.gpus_per_actor
         self._columns = list(dict.fromkeys([schema.RECORD_ID, schema.TEXT, *recipe.keep]))
-        self._metrics = ReplicaMetrics(run.recipe.name, "label")
+        self._metrics = ReplicaMetrics(run.recipe.name, "label", recipe.gpus_per_actor)
 
     def __call__(self, unit: dict[str, Any]) -> Outcome:
         """Label one part of the corpus and commit it under its own name."""
         started_at = time.time()
         done = self._labeller.commit(unit["name"], read_windows(self._corpus, unit["name"], self._columns))
         assert num_in(done.part) == unit["num_rows"], f"{unit['name']}: the corpus part has lost rows"
-        self._metrics.add(work_counts(done.part), done.busy_seconds)
+        self._metrics.add(work_counts(done.part), done.busy_seconds, done.part.name)
         ended_at = time.time()
         held = (ended_at - started_at) * self._num_gpus
         measures = {"started_at": started_at, "ended_at": ended_at, "accelerator_seconds": held}

@@ -107,7 +107,7 @@ class LabelFile:
             starts = range(0, max(records.num_rows, 1), WINDOW_RECORDS)
             windows = (records.slice(start, WINDOW_RECORDS) for start in starts)
             done = self.labeller.commit(name, windows, _malformed(source, chunk))
-            self.metrics.add(work_counts(done.part), done.busy_seconds)
+            self.metrics.add(work_counts(done.part), done.busy_seconds, done.part.name)
             parts.append(done.part)
             busy_seconds += done.busy_seconds
         return Outcome(parts, busy_seconds, replica=self.metrics.replica)

@@ -19,6 +19,7 @@ import ray
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext
 from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _internal_kv_put
+from ray.util.metrics import Counter
 
 from llambert.errors import InputError
 from llambert.placement import ReplicaGroups, node_claim
@@ -147,7 +148,7 @@ def run_units(
         warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
         dataset = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
             _UnitActor,
-            fn_constructor_args=(worker, arguments, attempts),
+            fn_constructor_args=(name, worker, arguments, attempts),
             batch_size=1,
             compute=ActorPoolStrategy(
                 min_size=min(pool.min_actors, len(units)),
@@ -182,12 +183,14 @@ class _Attempts:
     prefix: str
     max_attempts: int
 
-    def begin(self, unit: str) -> None:
+    def begin(self, unit: str) -> int:
+        """Which attempt at the unit this is; ``RuntimeError`` if it has had them all."""
         key = (self.prefix + unit).encode()
         num_begun = int(_internal_kv_get(key) or 0)
         if num_begun >= self.max_attempts:
             raise RuntimeError(f"the process that worked on {unit} was lost {num_begun} times")
         _internal_kv_put(key, str(num_begun + 1).encode(), overwrite=True)
+        return num_begun + 1
 
     def __enter__(self) -> Self:
         return self
@@ -199,8 +202,9 @@ class _Attempts:
 class _UnitActor:
     """A worker in its actor. What the user must mend travels back as a value, so that it stays one line."""
 
-    def __init__(self, worker: type[Worker], arguments: tuple[Any, ...], attempts: _Attempts) -> None:
-        self._refusal = ""
+    def __init__(self, stage: str, worker: type[Worker], arguments: tuple[Any, ...], attempts: _Attempts) -> None:
+        self._refusal, self._stage = "", stage
+        self._retries = Counter("llambert_retries", "units of work begun again after a process was lost", ("stage",))
         self._attempts = attempts
         try:
             self._worker = worker(*arguments)
@@ -210,7 +214,8 @@ class _UnitActor:
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
         outcomes, refusals = [], []
         for unit in batch["unit"]:
-            self._attempts.begin(unit)
+            if self._attempts.begin(unit) > 1:
+                self._retries.inc(1, {"stage": self._stage})
             outcome, refusal = self._do(json.loads(unit))
             outcomes.append(outcome)
             refusals.append(refusal)

@@ -1,10 +1,13 @@
 """What one replica of a stage did, as Ray metrics: in the dashboard, and for Prometheus at the nodes' metrics ports."""
 
+import logging
 import time
 from collections import Counter as Totals
 
 import ray
 from ray.util.metrics import Counter, Gauge
+
+log = logging.getLogger(__name__)
 
 _TAGS = ("run", "stage", "replica")
 _GAUGES = {
@@ -17,24 +20,30 @@ class ReplicaMetrics:
     """Counters ``llambert_<name>`` of one actor, tagged with run, stage and replica.
 
     ``llambert_busy_seconds`` is the time its model worked, ``llambert_busy_share`` that time over the time since
-    its first unit of work began; ``llambert_padding_waste``, of a stage that counts padded tokens, the share of them
-    that is padding. ``replica`` is the actor's id in Ray; empty outside an actor, where nothing is
-    exported either.
+    its first unit of work began, ``llambert_accelerator_seconds`` the time its ``num_gpus`` were held;
+    ``llambert_padding_waste``, of a stage that counts padded tokens, the share of them that is padding. ``replica``
+    is the actor's id in Ray; empty outside an actor, where nothing is exported either.
+
+    Every unit of work is a line of the log too, with run, stage and part as fields of their own where logs are JSON
+    (``RAY_LOGGING_CONFIG_ENCODING=JSON``), and never a text.
     """
 
-    def __init__(self, run: str, stage: str) -> None:
+    def __init__(self, run: str, stage: str, num_gpus: float = 0.0) -> None:
         context = ray.get_runtime_context() if ray.is_initialized() else None
         self.replica = (context.get_actor_id() or "") if context else ""
         self._tags = {"run": run, "stage": stage, "replica": self.replica}
+        self._num_gpus, self._counted_until = num_gpus, time.monotonic()
         self._counters: dict[str, Counter] = {}
         self._gauges: dict[str, Gauge] = {}
         self._totals: Totals[str] = Totals()
         self._busy_seconds = 0.0
         self._began: float | None = None
 
-    def add(self, counts: dict[str, int], busy_seconds: float) -> None:
-        """One unit of work is done: what it counted, and how long the model was busy with it."""
+    def add(self, counts: dict[str, int], busy_seconds: float, part: str = "") -> None:
+        """One unit of work is done: what it counted, how long the model was busy with it, and the part it became."""
         now = time.monotonic()
+        fields = {**self._tags, "part": part, "busy_seconds": round(busy_seconds, 3), **counts}
+        log.info("%s: %s is committed", self._tags["stage"], part or "a part", extra=fields)
         if self._began is None:
             self._began = now - busy_seconds
         if not self.replica:
@@ -42,6 +51,9 @@ class ReplicaMetrics:
         for name, count in counts.items():
             self._count(name, count)
         self._count("busy_seconds", busy_seconds)
+        if self._num_gpus:
+            self._count("accelerator_seconds", self._num_gpus * (now - self._counted_until))
+            self._counted_until = now
         self._busy_seconds += busy_seconds
         self._totals.update(counts)
         self._show("busy_share", self._busy_seconds / max(now - self._began, 1e-9))

@@ -1,0 +1,268 @@
+"""The reviews recipe as a submitted job on three nodes and object storage: nodes are killed, the job is stopped.
+
+    python tests/drills/drill_cluster.py [--kill ingest annotate finetune label] [--stop annotate] [--screenshot FILE]
+
+Starts an S3 server and a Ray cluster on this machine: a head without CPUs and two worker nodes of one CPU each. Submits
+jobs/pipeline.py exactly as the README does, with tiny models. In each stage of ``--kill`` the worker node on which
+the stage works is killed, and another one joins; in the stage of ``--stop`` the job is ended by `ray job stop` and
+submitted again. In the end the job must have succeeded and `llambert verify` must find nothing wrong.
+``--screenshot``: what the dashboard shows while annotate runs, by headless Chromium. Exit status 1 if anything is not as it should be.
+"""
+
+import argparse
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import psutil
+import yaml
+from ray.cluster_utils import Cluster
+from ray.job_submission import JobStatus, JobSubmissionClient
+from s3_server import running_server
+from tiny_encoder import WORDS, save_tiny_encoder
+from tiny_llm import save_tiny_llm
+
+from llambert.run import Run, open_run
+from llambert.run_directory import open_filesystem
+from llambert.verify import verify
+
+ROOT = Path(__file__).resolve().parents[2]
+TABLES = {"ingest": "corpus", "annotate": "responses", "finetune": "training", "label": "labels"}
+ENDS = {"ingest": "corpus", "annotate": "responses", "finetune": "checkpoint", "label": "labels"}
+PROCESSES = {"finetune": "ray::RayTrainWorker"}
+NUM_FILES, ROWS_PER_FILE = 24, 40
+STORAGE = "s3://llambert-test/films"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kill", nargs="*", choices=TABLES, default=list(TABLES))
+    parser.add_argument("--stop", nargs="*", choices=TABLES, default=["annotate"])
+    parser.add_argument("--screenshot", type=Path)
+    arguments = parser.parse_args()
+    # Short: a socket's path has 107 characters.
+    with tempfile.TemporaryDirectory(prefix="d") as folder:
+        return drill(Path(folder), arguments.kill, arguments.stop, arguments.screenshot)
+
+
+def drill(folder: Path, kill: list[str], stop: list[str], screenshot: Path | None = None) -> int:
+    os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": str(folder), "RAY_USAGE_STATS_ENABLED": "0"}
+    recipe = write_recipe(folder)
+    with running_server(folder / "s3"):
+        nodes = Nodes()
+        try:
+            rehearsal = Rehearsal(nodes, recipe)
+            rehearsal.submit()
+            for stage in TABLES:
+                if stage in stop:
+                    rehearsal.stop_in(stage)
+                if stage == "annotate" and screenshot:
+                    rehearsal.wait_for(stage)
+                    rehearsal.picture(screenshot)
+                if stage in kill:
+                    rehearsal.kill_in(stage)
+            return rehearsal.end()
+        finally:
+            nodes.shutdown()
+
+
+class Nodes:
+    """A head without CPUs and two worker nodes with one each, and a resource of their own."""
+
+    def __init__(self) -> None:
+        small = {"object_store_memory": 80 << 20}
+        # A lost node is declared dead within seconds, not half a minute.
+        health = {"health_check_period_ms": 1000, "health_check_failure_threshold": 3}
+        self.cluster = Cluster(
+            initialize_head=True,
+            head_node_args={
+                "num_cpus": 0,
+                "include_dashboard": True,
+                "dashboard_port": 0,
+                "_system_config": health,
+                **small,
+            },
+        )
+        self.worker_args = {"num_cpus": 1, "resources": {"worker": 1}, **small}
+        self.workers = [self.cluster.add_node(**self.worker_args) for _ in range(2)]
+        self.cluster.wait_for_nodes()
+        self.dashboard = f"http://{self.cluster.head_node.webui_url}"
+
+    def process_of(self, beginning: str) -> tuple[object, psutil.Process] | None:
+        """A process whose title begins so, and the worker node it is on."""
+        for node in self.workers:
+            raylet = node.all_processes["raylet"][0].process.pid
+            for process in psutil.Process(raylet).children(recursive=True):
+                try:
+                    if " ".join(process.cmdline()).startswith(beginning):
+                        return node, process
+                except psutil.Error:
+                    continue
+        return None
+
+    def kill(self, node: object) -> None:
+        """What a lost machine looks like; another one comes in its place."""
+        raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)  # type: ignore[attr-defined]
+        family = [*raylet.children(recursive=True), raylet]
+        for process in family:
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                continue
+        self.cluster.remove_node(node, allow_graceful=False)
+        self.workers.remove(node)
+        self.workers.append(self.cluster.add_node(**self.worker_args))
+
+    def shutdown(self) -> None:
+        self.cluster.shutdown()
+
+
+class Rehearsal:
+    """One run of the recipe, over as many submissions as it takes."""
+
+    def __init__(self, nodes: Nodes, recipe: Path) -> None:
+        self.nodes, self.recipe = nodes, recipe
+        self.client = JobSubmissionClient(nodes.dashboard)
+        self.job = ""
+        self.num_kills = self.num_submissions = 0
+        self.filesystem, self.path = open_filesystem(STORAGE)
+
+    def submit(self) -> None:
+        """The README's line."""
+        self.num_submissions += 1
+        self.job = f"drill-{self.num_submissions}"
+        arguments = [
+            "--runtime-env",
+            "runtime_env.yaml",
+            "--working-dir",
+            ".",
+            "--submission-id",
+            self.job,
+            "--no-wait",
+        ]
+        self._ray("job", "submit", *arguments, "--", "python", "jobs/pipeline.py", str(self.recipe))
+
+    def _ray(self, *arguments: str) -> None:
+        subprocess.run(
+            [str(Path(sys.executable).with_name("ray")), *arguments],
+            cwd=ROOT,
+            env={**os.environ, "RAY_ADDRESS": self.nodes.dashboard},
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+
+    def wait_for(self, stage: str) -> bool:
+        """Until the stage has something committed; False if it was complete before that was seen."""
+        deadline = time.monotonic() + 150
+        while True:
+            self.filesystem.invalidate_cache()
+            if self.filesystem.glob(f"{self.path}/{ENDS[stage]}/*/manifest.json"):
+                return False
+            if self.filesystem.glob(f"{self.path}/{TABLES[stage]}/*/**"):
+                return True
+            if self.client.get_job_status(self.job).is_terminal() or time.monotonic() > deadline:
+                raise RuntimeError(f"{stage} did not begin:\n{self.client.get_job_logs(self.job)[-4000:]}")
+            time.sleep(0.1)
+
+    def kill_in(self, stage: str) -> None:
+        while self.wait_for(stage):
+            found = self.nodes.process_of(PROCESSES.get(stage, "ray::MapWorker"))
+            if found:
+                self.nodes.kill(found[0])
+                self.num_kills += 1
+                print(f"{stage}: killed the node of {found[1].pid}", flush=True)
+                return
+            time.sleep(0.05)
+        raise RuntimeError(f"{stage} was complete before a node could be killed")
+
+    def stop_in(self, stage: str) -> None:
+        """`ray job stop`: the job says so, nothing is half committed, and it goes on when it is submitted again."""
+        if not self.wait_for(stage):
+            raise RuntimeError(f"{stage} was complete before the job could be stopped")
+        began = time.monotonic()
+        self._ray("job", "stop", self.job)
+        assert self.client.get_job_status(self.job) == JobStatus.STOPPED, self.client.get_job_status(self.job)
+        last = self.client.get_job_logs(self.job).strip().splitlines()[-1:]
+        parts = self.filesystem.glob(f"{self.path}/{TABLES[stage]}/*/part-*.parquet")
+        print(
+            f"{stage}: stopped in {time.monotonic() - began:.1f} s with {len(parts)} parts, last line {last}",
+            flush=True,
+        )
+        self.submit()
+
+    def picture(self, file: Path) -> None:
+        address = f"{self.nodes.dashboard}/#/jobs/{self.job}"
+        size = ["--window-size=1500,1800", "--virtual-time-budget=20000"]
+        subprocess.run(
+            ["chromium", "--headless", "--no-sandbox", "--disable-gpu", *size, f"--screenshot={file}", address],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=60,
+        )
+
+    def end(self) -> int:
+        deadline = time.monotonic() + 200
+        while not (status := self.client.get_job_status(self.job)).is_terminal() and time.monotonic() < deadline:
+            time.sleep(0.5)
+        if status != JobStatus.SUCCEEDED:
+            print(f"the job is {status}:\n{self.client.get_job_logs(self.job)[-4000:]}")
+            return 1
+        run = open_run(str(self.recipe))
+        problems = [str(finding) for finding in verify(run)] + wrong_counts(run)
+        for problem in problems:
+            print(problem)
+        print(
+            f"{self.num_kills} nodes killed, {self.num_submissions} submissions: the job succeeded, "
+            f"{'NOT ' if problems else ''}every record is labelled once and verify finds nothing wrong"
+        )
+        return 1 if problems else 0
+
+
+def wrong_counts(run: Run) -> list[str]:
+    """Of the manifests, what is not as many as the corpus has."""
+    expected = {"corpus": NUM_FILES * ROWS_PER_FILE, "responses": run.recipe.annotator.num_records}
+    expected["labels"] = expected["corpus"]
+    found = {name: run.table(name).require_manifest().num_kept for name in expected}
+    return [f"{name}: {found[name]} records of {num}" for name, num in expected.items() if found[name] != num]
+
+
+def write_recipe(folder: Path) -> Path:
+    """The demo's recipe with tiny models, over files of made-up texts, into object storage."""
+    chance = random.Random(0)
+    (folder / "corpus").mkdir()
+    for file in range(NUM_FILES):
+        rows = [f"{file}-{row}," + " ".join(chance.choices(WORDS, k=12)) for row in range(ROWS_PER_FILE)]
+        (folder / "corpus" / f"{file:02d}.csv").write_text("id,text\n" + "\n".join(rows) + "\n")
+    recipe = yaml.safe_load((ROOT / "jobs/recipes/reviews.yaml").read_text())
+    recipe |= {"name": "films", "storage": STORAGE}
+    recipe["corpus"] = {"path": f"{folder / 'corpus'}/*.csv", "columns": {"record_id": "id"}, "rows_per_part": 20}
+    recipe["annotator"] |= {
+        "model": str(save_tiny_llm(folder / "llm")),
+        "num_records": 480,
+        "records_per_part": 8,
+        "max_attempts": 10,
+    }
+    recipe["classifier"] |= {
+        "model": save_tiny_encoder(folder / "encoder"),
+        "max_length": 32,
+        "epochs": 40,
+        "batch_size": 8,
+        "checkpoint_every_steps": 50,
+        "cpus_per_worker": 1,
+        "max_failures": 10,
+    }
+    recipe["label"] |= {"cpus_per_actor": 1, "max_actors": 2, "max_attempts": 10}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    return folder / "recipe.yaml"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
