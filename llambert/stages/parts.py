@@ -158,7 +158,7 @@ def run_units(
             num_cpus=pool.num_cpus,
             num_gpus=pool.num_gpus,
             ray_remote_args_fn=groups.actor_options if groups else None,
-            **({"resources": claim} if claim else {}),
+            resources=claim,
             max_restarts=-1,
             # Ray would count every call to an actor whose node is lost, a few a second: _Attempts counts instead.
             max_task_retries=-1,

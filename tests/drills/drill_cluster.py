@@ -6,7 +6,8 @@ Starts an S3 server and a Ray cluster on this machine: a head without CPUs and t
 jobs/pipeline.py exactly as the README does, with tiny models. In each stage of ``--kill`` the worker node on which
 the stage works is killed, and another one joins; in the stage of ``--stop`` the job is ended by `ray job stop` and
 submitted again. In the end the job must have succeeded and `llambert verify` must find nothing wrong.
-``--screenshot``: what the dashboard shows while annotate runs, by headless Chromium. Exit status 1 if anything is not as it should be.
+``--screenshot``: what the dashboard shows while annotate runs, by headless Chromium. Exit status 1 if anything is
+not as it should be.
 """
 
 import argparse
