@@ -1,5 +1,5 @@
-"""``llambert …``: plan, run, status, verify, repair, label, serve, ontology, report. Commands import what they need when
-they run, so that ``llambert --help`` and a complete run come back at once.
+"""``llambert …``: plan, run, status, verify, repair, label, serve, ontology, report. Commands import what they need
+when they run, so that ``llambert --help`` and a complete run come back at once.
 
 Exit status: 0 done; 2 the recipe or its inputs are at fault, with one line a fault; 1 anything else.
 """
