@@ -14,6 +14,7 @@ import typer
 
 from llambert import __version__, engines
 from llambert.errors import InputError
+from llambert.experiments.recipe import AnyExperiment, load_experiment
 from llambert.run import Run, open_run, record_recipe
 from llambert.run_directory import Manifest
 
@@ -41,6 +42,18 @@ def command_as_job(name: str) -> None:
     """Run one command of ``llambert`` with this program's arguments: the body of a job that is such a command."""
     sys.argv.insert(1, name)
     main()
+
+
+def experiment_job(run_experiment: Callable[[AnyExperiment], str]) -> None:
+    """Run an experiment as a program whose arguments are its recipe and ``--set``s, and print its page."""
+
+    def main(recipe: RecipePath, settings: Settings = None) -> None:
+        print(run_experiment(load_experiment(recipe, settings)))
+
+    main.__doc__ = sys.modules["__main__"].__doc__
+    program = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    program.command()(main)
+    _exit_clearly(program)
 
 
 def main() -> None:

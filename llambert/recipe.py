@@ -323,7 +323,7 @@ def load_recipe(path: str | Path, settings: list[str] | None = None) -> Recipe:
     text = read_text(path)
     values = parse_yaml(text, path)
     for setting in settings or []:
-        _apply(values, setting)
+        apply_setting(values, setting)
     values.setdefault("storage", f"runs/{values.get('name')}")
     corpus = values.get("corpus")
     if isinstance(corpus, dict) and corpus.get("format") == "umls":
@@ -352,7 +352,8 @@ def digest(*values: Any) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:12]
 
 
-def _apply(values: dict[str, Any], setting: str) -> None:
+def apply_setting(values: dict[str, Any], setting: str) -> None:
+    """Put one ``a.b=c`` of the command line into a file's values; c is YAML."""
     path, equals, raw = setting.partition("=")
     if not equals or not path.strip():
         raise InputError(f"--set {setting}: expected key.path=value")

@@ -1,0 +1,48 @@
+"""What people say of the classifier's mistakes: model label by person's label, the paper's Table 3."""
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from llambert.corpora import find_source_files, read_sound
+from llambert.errors import InputError
+from llambert.experiments.recipe import Answers
+from llambert.recipe import CorpusRecipe
+
+RECORD_ID, GOLD, MODEL, PERSON = "record_id", "gold_label", "model_label", "person_label"
+COLUMNS = [RECORD_ID, GOLD, MODEL, PERSON]
+
+
+def cross_table(answers: pa.Table) -> dict[str, dict[str, int]]:
+    """Model label -> person's label -> number of records, of a table with ``COLUMNS``.
+
+    Records without an answer are left out. Every label of the table that a person or the model gave has its
+    column, in alphabetical order, those that only people use (mixed, neutral) last.
+    """
+    answered = answers.filter(pc.is_valid(answers[PERSON]))
+    by_model = sorted(set(answered[MODEL].to_pylist()))
+    of_task = sorted({*by_model, *answered[GOLD].to_pylist()})
+    others = sorted(set(answered[PERSON].to_pylist()) - set(of_task))
+    counts = {model: dict.fromkeys([*of_task, *others], 0) for model in by_model}
+    for model, person in zip(answered[MODEL].to_pylist(), answered[PERSON].to_pylist(), strict=True):
+        counts[model][person] += 1
+    return counts
+
+
+def read_answers(answers: Answers) -> pa.Table:
+    """A file of answers with ``COLUMNS``; ``InputError`` if it cannot be read or holds none."""
+    corpus = CorpusRecipe(path=answers.path)
+    columns = [answers.record_id, answers.gold, answers.model, answers.person]
+    tables = [table for file in find_source_files(corpus) for table in read_sound(file, corpus, columns)]
+    rows = pa.concat_tables(tables) if tables else pa.table([pa.array([], pa.string())] * 4, names=columns)
+    table = pa.table([_without_blanks(rows[column]) for column in columns], names=COLUMNS)
+    if table[PERSON].null_count == table.num_rows:
+        raise InputError(f"{answers.path}: no record has an answer in column {answers.person!r}")
+    for name, column in zip(COLUMNS[:3], columns[:3], strict=True):
+        if table.filter(pc.is_valid(table[PERSON]))[name].null_count:
+            raise InputError(f"{answers.path}: a record with an answer has nothing in column {column!r}")
+    return table
+
+
+def _without_blanks(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    trimmed = pc.utf8_trim_whitespace(column)
+    return pc.if_else(pc.equal(trimmed, ""), pa.scalar(None, pa.string()), trimmed)

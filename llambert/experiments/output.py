@@ -1,0 +1,30 @@
+"""Where an experiment's results go: ``storage/name`` on any filesystem, each file whole."""
+
+import io
+
+import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
+
+from llambert.experiments.recipe import Experiment
+from llambert.run_directory import open_filesystem, write_whole
+
+PAGE = "results.md"
+
+
+def write_results(experiment: Experiment, page: str, table: pa.Table, figures: dict[str, bytes]) -> str:
+    """Write ``results.md``, ``results.parquet``, ``results.csv`` and ``figure.*``; the page's place."""
+    parquet, csv = io.BytesIO(), io.BytesIO()
+    pq.write_table(table, parquet)
+    pacsv.write_csv(table, csv)
+    files = {PAGE: page.encode(), "results.parquet": parquet.getvalue(), "results.csv": csv.getvalue()}
+    files |= {f"figure.{kind}": content for kind, content in figures.items()}
+    filesystem, folder = open_filesystem(experiment_folder(experiment))
+    for name, content in files.items():
+        write_whole(filesystem, f"{folder}/{name}", content)
+    return f"{experiment_folder(experiment)}/{PAGE}"
+
+
+def experiment_folder(experiment: Experiment) -> str:
+    """Of its results; cells are beside it, shared by the experiments of one storage."""
+    return f"{experiment.storage.rstrip('/')}/{experiment.name}"

@@ -1,0 +1,179 @@
+"""The labels an experiment learns from and is judged by, from files or from a finished run."""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from llambert import schema
+from llambert.corpora import find_source_files, read_sound
+from llambert.errors import InputError
+from llambert.experiments.recipe import LabelledData, Source
+from llambert.recipe import CorpusRecipe
+from llambert.run import Run, open_run
+from llambert.sampling import sampling_hashes
+from llambert.training.records import TrainingSet
+
+_COLUMNS = [schema.RECORD_ID, schema.TEXT, schema.SPLIT, schema.GOLD_LABEL]
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What trainings learn from and are judged by.
+
+    ``silver`` has the columns of ``schema.SILVER`` and a split, which may be null; ``gold`` and ``test`` those
+    of a corpus, with a gold label on every record. Either of the first two may be absent.
+    """
+
+    categories: list[str]
+    silver: pa.Table | None
+    gold: pa.Table | None
+    test: pa.Table
+
+    @cached_property
+    def test_records(self) -> TrainingSet:
+        """The test records as the training core takes them."""
+        codes = pc.index_in(self.test[schema.GOLD_LABEL], pa.array(self.categories)).to_numpy().astype(np.int64)
+        one_hot = np.eye(len(self.categories), dtype=np.float32)[codes]
+        return TrainingSet(self.test[schema.TEXT].to_pylist(), codes, one_hot, np.ones(len(codes), dtype=np.float32))
+
+    @cached_property
+    def identities(self) -> dict[str, str]:
+        """``gold``, ``silver``, ``silver_extra`` and ``test``, as far as they are there -> a hash of their records."""
+        tables = {"gold": self.gold, "test": self.test}
+        if self.silver is not None:
+            tables |= {"silver": self.silver_of("silver"), "silver_extra": self.silver_of("silver_extra")}
+        return {name: _identity(table) for name, table in tables.items() if table is not None}
+
+    def silver_of(self, regime: str) -> pa.Table:
+        """The silver records that a regime learns from: never split ``test``, ``silver`` without ``extra`` too."""
+        if self.silver is None:
+            raise InputError(f"data.silver: regime {regime} needs silver labels, and none are named")
+        left_out = ["test", "extra"] if regime == "silver" else ["test"]
+        return self.silver.filter(pc.invert(pc.is_in(self.silver[schema.SPLIT], pa.array(left_out))))
+
+    def gold_train(self) -> pa.Table:
+        """The gold records that may be learned from."""
+        if self.gold is None:
+            raise InputError("data.gold: this experiment needs gold labels to learn from, and none are named")
+        return self.gold
+
+    def annotator_errors(self) -> tuple[int, int] | None:
+        """How many of the records that have both labels the annotator got wrong, and how many these are."""
+        if self.silver is None or self.gold is None:
+            return None
+        gold = self.gold.select([schema.RECORD_ID, schema.GOLD_LABEL])
+        both = self.silver.select([schema.RECORD_ID, schema.LABEL]).join(gold, schema.RECORD_ID, join_type="inner")
+        if both.num_rows == 0:
+            return None
+        return pc.sum(pc.not_equal(both[schema.LABEL], both[schema.GOLD_LABEL])).as_py(), both.num_rows
+
+
+def read_labels(data: LabelledData) -> Labels:
+    """Read what the experiment names; ``InputError`` if it cannot be read or judged by."""
+    silver, gold, test, known = _of_run(data.run) if data.run is not None else _of_files(data)
+    test = test.take(_sampling_order(test)[: data.num_test])
+    found = {
+        label
+        for table, column in ((silver, schema.LABEL), (gold, schema.GOLD_LABEL), (test, schema.GOLD_LABEL))
+        if table is not None
+        for label in pc.unique(table[column]).to_pylist()
+    }
+    categories = list(data.categories) or known or sorted(found)
+    if others := sorted(found - set(categories)):
+        raise InputError(f"data.categories: the labels {', '.join(others)} are none of {', '.join(categories)}")
+    if len(categories) < 2:
+        raise InputError(f"data: all labels are {', '.join(categories)!r}; there is nothing to tell apart")
+    if test.num_rows == 0:
+        raise InputError("data: no record to judge by; a test record needs a text and a gold label")
+    return Labels(categories, silver, gold, test)
+
+
+def _of_files(data: LabelledData) -> tuple[pa.Table | None, pa.Table | None, pa.Table, list[str]]:
+    assert data.test is not None, "looked at when the experiment was read"
+    tables = [_read(data, source, name) for name, source in (("silver", data.silver), ("gold", data.gold))]
+    silver = None if tables[0] is None else _as_silver(tables[0])
+    test = _read(data, data.test, "test")
+    assert test is not None
+    return silver, tables[1], test, []
+
+
+def _read(data: LabelledData, source: Source | None, name: str) -> pa.Table | None:
+    """A file's labelled records with the columns of a corpus."""
+    if source is None:
+        return None
+    path = source.path if "://" in source.path or os.path.isabs(source.path) else f"{data.folder}/{source.path}"
+    corpus = CorpusRecipe(path=path)
+    columns = [source.record_id, source.text, source.label, *([source.split] if source.split else [])]
+    tables = [table for file in find_source_files(corpus) for table in read_sound(file, corpus, columns)]
+    if not tables:
+        raise InputError(f"data.{name}: {path} has no record")
+    rows = pa.concat_tables(tables)
+    missing = [column for column in columns[:3] if rows[column].null_count]
+    if missing:
+        raise InputError(f"data.{name}: {path}: rows without {', '.join(missing)}")
+    split = rows[source.split] if source.split else pa.nulls(len(rows), pa.string())
+    return pa.table([rows[source.record_id], rows[source.text], split, rows[source.label]], names=_COLUMNS)
+
+
+def _as_silver(table: pa.Table) -> pa.Table:
+    nulls = [pa.nulls(len(table), schema.PROBABILITIES), pa.nulls(len(table), pa.float64())]
+    columns = [table[schema.RECORD_ID], table[schema.TEXT], table[schema.GOLD_LABEL], *nulls, table[schema.SPLIT]]
+    return pa.table(columns, names=[*schema.SILVER.names, schema.SPLIT])
+
+
+def _of_run(folder: str) -> tuple[pa.Table, pa.Table, pa.Table, list[str]]:
+    """Silver, gold and test records of a finished run, and its categories in their order."""
+    run = open_run(str(Path(folder, "recipe.yaml")), [f"storage={folder}"])
+    silver = run.table("silver").read()
+    corpus = _gold_records(run)
+    ids = silver[schema.RECORD_ID].combine_chunks()
+    if run.recipe.corpus.columns.split is not None:
+        split = corpus[schema.SPLIT]
+        gold, test = corpus.filter(pc.equal(split, "train")), corpus.filter(pc.equal(split, "test"))
+    else:
+        annotated = pc.is_in(corpus[schema.RECORD_ID], ids)
+        gold, test = corpus.filter(annotated), corpus.filter(pc.invert(annotated))
+    return _with_split(silver, run), gold, test, run.task.category_names
+
+
+def _gold_records(run: Run) -> pa.Table:
+    """Corpus records with a gold label, those whose text stands twice left out."""
+    duplicates = pa.concat_arrays(
+        [pa.array([], pa.string()), *_column_chunks(run.table("duplicates").iter_tables([schema.RECORD_ID]))]
+    )
+    found = []
+    for part in run.table("corpus").iter_tables(_COLUMNS):
+        twice = pc.is_in(part[schema.RECORD_ID], duplicates)
+        found.append(part.filter(pc.and_(pc.is_valid(part[schema.GOLD_LABEL]), pc.invert(twice))))
+    return pa.concat_tables(found)
+
+
+def _column_chunks(tables: Iterator[pa.Table]) -> list[pa.Array]:
+    return [chunk for table in tables for chunk in table.column(0).chunks]
+
+
+def _with_split(silver: pa.Table, run: Run) -> pa.Table:
+    """Silver records with the split that the corpus gives them, in the order of their sampling hash."""
+    splits = run.table("corpus").iter_tables([schema.RECORD_ID, schema.SPLIT])
+    ids = silver[schema.RECORD_ID].combine_chunks()
+    named = pa.concat_tables([part.filter(pc.is_in(part[schema.RECORD_ID], ids)) for part in splits])
+    place = pc.index_in(ids, named[schema.RECORD_ID].combine_chunks())
+    return silver.append_column(schema.SPLIT, named[schema.SPLIT].combine_chunks().take(place))
+
+
+def _sampling_order(table: pa.Table) -> np.ndarray:
+    return sampling_hashes(table[schema.RECORD_ID], 0).argsort(kind="stable")
+
+
+def _identity(table: pa.Table) -> str:
+    """A hash of the records and what is learned of them, whatever their order in the file."""
+    names = [name for name in table.column_names if name != schema.SPLIT]
+    rows = sorted(str(tuple(row.values())) for row in table.select(names).to_pylist())
+    return hashlib.sha256("\n".join(rows).encode()).hexdigest()[:16]

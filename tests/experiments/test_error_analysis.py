@@ -1,0 +1,60 @@
+"""Table 3 from a file of answers."""
+
+import pyarrow as pa
+import pytest
+
+from llambert.errors import InputError
+from llambert.experiments.error_analysis import COLUMNS, cross_table, read_answers
+from llambert.experiments.experiment import run_experiment
+from llambert.experiments.recipe import Answers, ErrorAnalysis
+
+# The paper's silver table: model label, person's label, records.
+PAPER = [
+    ("positive", "positive", 31),
+    ("positive", "negative", 16),
+    ("positive", "mixed", 13),
+    ("negative", "positive", 17),
+    ("negative", "negative", 14),
+    ("negative", "mixed", 9),
+]
+OPPOSITE = {"positive": "negative", "negative": "positive"}
+
+
+def write_answers(path, unanswered=27):
+    rows = [(model, person) for model, person, num in PAPER for _ in range(num)] + [("positive", " ")] * unanswered
+    lines = [f"r{n},{OPPOSITE[model]},{model},{person}" for n, (model, person) in enumerate(rows)]
+    path.write_text("\n".join([",".join(COLUMNS), *lines]))
+
+
+def test_a_file_of_127_records_gives_the_papers_cross_table(tmp_path):
+    write_answers(tmp_path / "answers.csv")
+    counts = cross_table(read_answers(Answers(path=str(tmp_path / "answers.csv"))))
+    assert counts == {
+        "negative": {"negative": 14, "positive": 17, "mixed": 9},
+        "positive": {"negative": 16, "positive": 31, "mixed": 13},
+    }
+
+
+def test_the_job_writes_it_beside_the_papers(tmp_path):
+    write_answers(tmp_path / "answers.csv")
+    answers = {"silver": Answers(path=str(tmp_path / "answers.csv"))}
+    experiment = ErrorAnalysis(
+        name="errors", experiment="error_analysis", paper="imdb", storage=str(tmp_path / "out"), answers=answers
+    )
+    page = run_experiment(experiment)
+    assert "| model: positive | 16 | 31 | 13 |" in page
+    assert "### combined (the paper)" in page
+    assert (tmp_path / "out/errors/results.md").read_text() == page
+    assert (tmp_path / "out/errors/results.csv").read_text().count("\n") == 7
+
+
+def test_every_category_has_its_column_whoever_used_it():
+    rows = [("a", "x", "y", "unclear"), ("b", "y", "y", "x"), ("c", "x", "y", None)]
+    table = pa.Table.from_pylist([dict(zip(COLUMNS, row, strict=True)) for row in rows])
+    assert cross_table(table) == {"y": {"x": 1, "y": 0, "unclear": 1}}
+
+
+def test_a_file_without_answers_is_refused(tmp_path):
+    (tmp_path / "answers.csv").write_text("record_id,gold_label,model_label,person_label\na,x,y,\n")
+    with pytest.raises(InputError, match="no record has an answer in column 'person_label'"):
+        read_answers(Answers(path=str(tmp_path / "answers.csv")))

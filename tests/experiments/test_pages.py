@@ -1,0 +1,72 @@
+"""Pages and figures say what the cells say, beside the paper's own numbers."""
+
+import re
+
+import pytest
+from hand_made import results
+from labelled_films import open_experiment
+
+from llambert.experiments.figures import curve, figure
+from llambert.experiments.grids import ANNOTATOR, END_TO_END, FROZEN
+from llambert.experiments.pages import cross_tables, page, paper_cross_tables
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("films")
+
+
+def test_a_table_half_done_says_so_and_shows_what_is_there(folder):
+    experiment = open_experiment(folder, "regimes", paper="umls_regions")
+    shown = page(experiment, results({("tiny", "gold"): [0.94, 0.95]}, num_places=9), [], None)
+    assert "Half done: 2 of 9 cells" in shown
+    assert "| tiny | 94.50 ± 6.35 |  |  |" in shown
+    assert "| bert-large (the paper) | 94.84 ± 0.25 | 95.70 ± 0.21 | 96.14 ± 0.42 |" in shown
+    assert "2 trainings of 1 min together" in shown
+
+
+def test_table_2_has_the_papers_four_regimes(folder):
+    experiment = open_experiment(
+        folder, "regimes", paper="imdb", regimes=["gold", "silver", "silver_extra", "combined"]
+    )
+    shown = page(experiment, results({("tiny", "silver_extra"): [0.9]}), [], None)
+    assert "| roberta-large (the paper) | 96.54 | 94.83 | 94.98 | 96.68 |" in shown
+    assert "90.00 (one seed)" in shown
+
+
+def test_the_figures_tables_stand_beside_the_papers(folder):
+    counts = open_experiment(folder, "label_count", paper="imdb", silver_counts=[200, 400])
+    shown = page(counts, results({("silver", 200): [0.9, 0.9], ("gold", 200): [0.92]}), [], "figure.svg")
+    assert "| 200 | 90.00 ± 0.00 | 92.00 (one seed) |" in shown
+    assert "| 12,800 | 94.85 ± 0.07 | 96.17 ± 0.05 |" in shown
+    wrong = open_experiment(folder, "mislabel", paper="imdb", shares=[0.0, 0.2])
+    shown = page(wrong, results({(END_TO_END, 0.2): [0.9], (ANNOTATOR, 0.035): [0.8], (FROZEN, 0.2): [0.7]}), [], None)
+    assert "| 3.5 % |  | 80.00 (one seed) |  |" in shown
+    assert re.search(r"\| 2 % \| 96.47 .*\n\| 4.61 % \|  \| 94.83 \|  \|\n\| 5 % \| 96.35", shown)
+
+
+def test_a_curve_is_the_means_in_per_cent_with_their_bounds():
+    found = results({("silver", 400): [0.9, 0.9], ("silver", 200): [0.8, 0.9]})
+    drawn = curve(found, "silver", percent=False)
+    assert (drawn.x, drawn.accuracy) == ([200.0, 400.0], pytest.approx([85.0, 90.0]))
+    assert (drawn.low[1], drawn.high[1]) == pytest.approx((90.0, 90.0))
+    assert drawn.low[0] < 85.0 < drawn.high[0]
+
+
+def test_figures_are_png_and_svg_with_labelled_axes_and_both_panels(folder):
+    wrong = open_experiment(folder, "mislabel", paper="imdb", shares=[0.0, 0.2])
+    found = results({(END_TO_END, 0.0): [0.9, 0.91], (ANNOTATOR, 0.035): [0.8, 0.82], (FROZEN, 0.0): [0.7, 0.71]})
+    drawn = figure(wrong, found)
+    assert drawn["png"].startswith(b"\x89PNG")
+    svg = drawn["svg"].decode()
+    assert svg.count("labels made wrong on purpose (% of the training labels)") == 2
+    assert svg.count("accuracy on gold test records (%)") == 2
+    assert "own errors: 3.5 %" in svg
+    assert "own errors: 4.61 %" in svg
+    assert figure(open_experiment(folder, "regimes"), found) == {}
+
+
+def test_cross_tables_have_the_papers_shape():
+    shown = cross_tables(paper_cross_tables())
+    assert "| model: positive | 31 | 16 | 13 |" in shown
+    assert shown.count("100 records with a person's answer.") == 2

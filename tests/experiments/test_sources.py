@@ -1,0 +1,84 @@
+"""What an experiment learns from is what its files, or its finished run, say: nothing is mixed up on the way."""
+
+import pyarrow as pa
+import pytest
+from labelled_films import open_experiment, write_films
+
+from llambert import schema
+from llambert.errors import InputError
+from llambert.experiments.recipe import LabelledData, Source
+from llambert.experiments.sources import Labels, read_labels
+
+
+def films(tmp_path, **fields):
+    write_films(tmp_path)
+    sources = {
+        "silver": Source(path="silver.jsonl"),
+        "gold": Source(path="gold.csv"),
+        "test": Source(path="test.jsonl"),
+    }
+    return LabelledData(folder=str(tmp_path), **{**sources, **fields})
+
+
+def test_files_are_read_whole_and_the_categories_are_the_labels_that_occur(tmp_path):
+    labels = read_labels(films(tmp_path))
+    assert labels.categories == ["negative", "positive"]
+    assert (labels.silver.num_rows, labels.gold.num_rows, labels.test.num_rows) == (120, 40, 60)
+    assert labels.test_records.labels.tolist() == [
+        labels.categories.index(label) for label in labels.test[schema.GOLD_LABEL].to_pylist()
+    ]
+
+
+def test_a_smaller_test_set_is_part_of_the_larger(tmp_path):
+    ids = [set(read_labels(films(tmp_path, num_test=num)).test[schema.RECORD_ID].to_pylist()) for num in (10, 30)]
+    assert len(ids[0]) == 10
+    assert ids[0] < ids[1]
+
+
+def test_the_identity_is_of_the_labels_not_of_the_order_of_the_lines(tmp_path):
+    data = films(tmp_path)
+    before = read_labels(data).identities
+    lines = (tmp_path / "silver.jsonl").read_text().splitlines()
+    (tmp_path / "silver.jsonl").write_text("\n".join(reversed(lines)))
+    assert read_labels(data).identities == before
+    (tmp_path / "silver.jsonl").write_text("\n".join(lines[1:]))
+    fewer = read_labels(data).identities
+    assert fewer["silver"] != before["silver"]
+    assert fewer["test"] == before["test"]
+
+
+def test_silver_records_of_split_test_are_never_learned_from_and_extra_only_where_it_is_asked_for():
+    silver = pa.table(
+        {"record_id": list("abcd"), "text": list("abcd"), "label": ["x"] * 4, "split": ["train", "extra", "test", None]}
+    )
+    labels = Labels(["x", "y"], silver, None, silver)
+    assert labels.silver_of("silver")["record_id"].to_pylist() == ["a", "d"]
+    assert labels.silver_of("silver_extra")["record_id"].to_pylist() == ["a", "b", "d"]
+
+
+def test_the_annotators_errors_are_counted_on_the_records_that_have_both_labels():
+    silver = pa.table({"record_id": list("abc"), "label": ["x", "y", "y"]})
+    gold = pa.table({"record_id": list("bcd"), "gold_label": ["y", "x", "x"]})
+    assert Labels(["x", "y"], silver, gold, gold).annotator_errors() == (1, 2)
+    assert Labels(["x", "y"], silver, gold.slice(2), gold).annotator_errors() is None
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"categories": ("positive",)}, "the labels negative are none of positive"),
+        ({"test": Source(path="nowhere.jsonl")}, "nowhere.jsonl: no such file"),
+        ({"test": Source(path="test.jsonl", label="sentiment")}, "no column 'sentiment'"),
+    ],
+)
+def test_faults_name_what_is_wrong(tmp_path, change, said):
+    with pytest.raises(InputError) as refused:
+        read_labels(films(tmp_path, **change))
+    assert said in str(refused.value)
+
+
+def test_an_experiment_without_the_labels_it_needs_is_refused(tmp_path):
+    experiment = open_experiment(tmp_path, "regimes")
+    labels = read_labels(experiment.data.model_copy(update={"gold": None}))
+    with pytest.raises(InputError, match="needs gold labels to learn from"):
+        labels.gold_train()
