@@ -3,10 +3,9 @@
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from llambert.corpora import find_source_files, read_sound
 from llambert.errors import InputError
 from llambert.experiments.recipe import Answers
-from llambert.recipe import CorpusRecipe
+from llambert.experiments.sources import read_columns
 
 RECORD_ID, GOLD, MODEL, PERSON = "record_id", "gold_label", "model_label", "person_label"
 COLUMNS = [RECORD_ID, GOLD, MODEL, PERSON]
@@ -30,10 +29,8 @@ def cross_table(answers: pa.Table) -> dict[str, dict[str, int]]:
 
 def read_answers(answers: Answers) -> pa.Table:
     """A file of answers with ``COLUMNS``; ``InputError`` if it cannot be read or holds none."""
-    corpus = CorpusRecipe(path=answers.path)
     columns = [answers.record_id, answers.gold, answers.model, answers.person]
-    tables = [table for file in find_source_files(corpus) for table in read_sound(file, corpus, columns)]
-    rows = pa.concat_tables(tables) if tables else pa.table([pa.array([], pa.string())] * 4, names=columns)
+    rows = read_columns(answers.path, columns)
     table = pa.table([_without_blanks(rows[column]) for column in columns], names=COLUMNS)
     if table[PERSON].null_count == table.num_rows:
         raise InputError(f"{answers.path}: no record has an answer in column {answers.person!r}")

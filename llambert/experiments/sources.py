@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llambert import schema
-from llambert.corpora import find_source_files, read_sound
+from llambert.corpora import find_source_files, read_rows
 from llambert.errors import InputError
 from llambert.experiments.recipe import LabelledData, Source
 from llambert.recipe import CorpusRecipe
@@ -95,6 +95,18 @@ def read_labels(data: LabelledData) -> Labels:
     return Labels(categories, silver, gold, test)
 
 
+def read_columns(path: str, columns: list[str]) -> pa.Table:
+    """The named columns of a file as text; ``InputError`` if it cannot be read or has a malformed row."""
+    corpus = CorpusRecipe(path=path)
+    tables = [pa.table([pa.array([], pa.string())] * len(columns), names=columns)]
+    for file in find_source_files(corpus):
+        for rows in read_rows(file, corpus, columns):
+            for bad in rows.malformed.slice(0, 1).to_pylist():
+                raise InputError(f"{file.uri}:{bad['line']}: {bad['reject_reason']}: {bad['text']!r:.200}")
+            tables.append(rows.records)
+    return pa.concat_tables(tables)
+
+
 def _of_files(data: LabelledData) -> tuple[pa.Table | None, pa.Table | None, pa.Table, list[str]]:
     assert data.test is not None, "looked at when the experiment was read"
     tables = [_read(data, source, name) for name, source in (("silver", data.silver), ("gold", data.gold))]
@@ -109,12 +121,10 @@ def _read(data: LabelledData, source: Source | None, name: str) -> pa.Table | No
     if source is None:
         return None
     path = source.path if "://" in source.path or os.path.isabs(source.path) else f"{data.folder}/{source.path}"
-    corpus = CorpusRecipe(path=path)
     columns = [source.record_id, source.text, source.label, *([source.split] if source.split else [])]
-    tables = [table for file in find_source_files(corpus) for table in read_sound(file, corpus, columns)]
-    if not tables:
+    rows = read_columns(path, columns)
+    if rows.num_rows == 0:
         raise InputError(f"data.{name}: {path} has no record")
-    rows = pa.concat_tables(tables)
     missing = [column for column in columns[:3] if rows[column].null_count]
     if missing:
         raise InputError(f"data.{name}: {path}: rows without {', '.join(missing)}")

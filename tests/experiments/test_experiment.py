@@ -102,13 +102,15 @@ def test_a_killed_job_goes_on_from_its_cells_and_states_to_the_same_table(tmp_pa
     command = [sys.executable, str(JOB), str(path), *settings]
     job = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     cells = tmp_path / "experiments/cells"
+    family = []
     try:
         deadline = time.monotonic() + 120
         while not (list(cells.glob("*.state")) and list(cells.glob("*.json"))) and job.poll() is None:
             assert time.monotonic() < deadline
             time.sleep(0.02)
-        family = psutil.Process(job.pid).children(recursive=True) if job.poll() is None else []
     finally:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            family = psutil.Process(job.pid).children(recursive=True)
         job.send_signal(signal.SIGKILL)
         job.wait()
         for process in family:
