@@ -3,11 +3,13 @@
 Texts are taken by the window. A background thread tokenizes the next window (Rust, outside Python's lock)
 while the model works on this one. Within a window records are sorted by length and cut into batches of a
 token budget whose padding stays below ``MAX_PADDING_WASTE``; most batches hold records of one length and
-need no attention mask at all.
+need no attention mask at all. On a CPU each core works on a batch of its own: threads that share one wait for
+each other at every layer.
 """
 
 import logging
 import re
+import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -93,7 +95,8 @@ class Classifier:
 
     ``checkpoint`` is a reference to a Hugging Face sequence classification folder whose ``id2label`` holds
     the categories; weights are read from safetensors alone and no code of the folder is run. ``device``
-    None: CUDA where there is a GPU. ``num_threads`` sets PyTorch's threads for the whole process.
+    None: CUDA where there is a GPU. ``num_threads``: so many batches at once on a CPU, on a core each, or one
+    over all of them where there is but one; it sets PyTorch's threads for the whole process.
     ``max_batch_tokens`` None: 2,048 on a CPU, 65,536 on a GPU. ``InputError``: no such checkpoint.
     """
 
@@ -126,6 +129,8 @@ class Classifier:
         if self.device.type == "cpu" and onednn.available():
             onednn.pack_linear_layers(model)
         torch.nn.Module.to(model, self.device)
+        num_threads = torch.get_num_threads()
+        self._cores = _one_threaded(num_threads) if self.device.type == "cpu" and num_threads > 1 else None
         self._model = torch.compile(model, dynamic=True) if compile else model
 
     def predict(self, texts: Sequence[str]) -> Predictions:
@@ -233,8 +238,9 @@ class Classifier:
         probabilities = np.full((window.num_texts, len(self.categories)), np.nan, dtype=np.float32)
         # Results stay on the device until the window ends: reading one back would make the GPU wait.
         done: list[tuple[np.ndarray, torch.Tensor]] = []
-        for batch in window.batches:
-            done += self._forward_or_split(batch, failures)
+        run = self._cores.map if self._cores and len(window.batches) > 1 else map
+        for found in run(lambda batch: self._forward_or_split(batch, failures), window.batches):
+            done += found
         for rows, result in done:
             probabilities[rows] = result.cpu().numpy()
         self._decide_ties(window.batches, probabilities)
@@ -299,6 +305,23 @@ class Classifier:
         mask = None if batch.mask is None else batch.mask.to(self.device, non_blocking=True)
         logits = self._model(input_ids=batch.input_ids.to(self.device, non_blocking=True), attention_mask=mask).logits
         return logits.float().softmax(dim=-1)
+
+
+def _one_threaded(num_threads: int) -> ThreadPoolExecutor:
+    """So many threads in which PyTorch's operators run on the calling thread alone; the caller keeps all of them."""
+    started = threading.Barrier(num_threads + 1)
+
+    def alone() -> None:
+        torch.get_num_threads()  # a thread's first use of PyTorch sets its number: let that be over
+        torch.set_num_threads(1)
+        started.wait()
+
+    cores = ThreadPoolExecutor(num_threads, "classifier", initializer=alone)
+    for _ in range(num_threads):
+        cores.submit(int)
+    started.wait()
+    torch.set_num_threads(num_threads)
+    return cores
 
 
 def windows(texts: Iterable[str]) -> Iterator[list[str]]:

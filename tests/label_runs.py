@@ -34,7 +34,7 @@ def make_run(folder: Path, storage: str | None = None, keep: tuple[str, ...] = (
     return Run(recipe, load_task("reviews"))
 
 
-def fill(run: Run, texts: list[str], encoder: Path, gold: bool = False) -> Run:
+def fill(run: Run, texts: list[str], encoder: Path, gold: bool = False, rows_per_part: int = ROWS_PER_PART) -> Run:
     """Complete the corpus, in parts of 20 records, and the checkpoint. Without ``gold`` no such column exists."""
     corpus = TableDirectory(run.table("corpus").uri)
     columns = {
@@ -46,8 +46,8 @@ def fill(run: Run, texts: list[str], encoder: Path, gold: bool = False) -> Run:
     }
     table = pa.table(columns)
     parts = [
-        corpus.commit_part(f"part-00000-{start // ROWS_PER_PART:06d}.parquet", table.slice(start, ROWS_PER_PART))
-        for start in range(0, max(len(texts), 1), ROWS_PER_PART)
+        corpus.commit_part(f"part-00000-{start // rows_per_part:06d}.parquet", table.slice(start, rows_per_part))
+        for start in range(0, max(len(texts), 1), rows_per_part)
     ]
     complete(corpus, "ingest", run.fingerprints["corpus"], parts)
     checkpoint = run.table("checkpoint")

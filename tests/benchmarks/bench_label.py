@@ -2,18 +2,21 @@
 
     python tests/benchmarks/bench_label.py --records 6000
 
-Rates are of the working time: from the first part's start to the last one's end, without Ray's start and the
-loading of the model, which are printed beside (they do not grow with the corpus).
+Three rates of the stage: of the actors at work, each from its own first record to its own last, which is what a
+long run comes to; from the first record of all to the last, in which one actor may still load its model; and of the
+whole stage with Ray's start, which does not grow with the corpus.
 """
 
 import argparse
+import subprocess
+import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import pyarrow as pa
 import ray
-import torch
 from bench_classifier import ENCODER, review_texts, save_checkpoint
 from transformers import logging
 
@@ -26,8 +29,8 @@ from llambert.stages.label import label
 from llambert.tasks import load_task
 
 
-def make_run(folder: Path, checkpoint: str, texts: list[str], rows_per_part: int, label_recipe: LabelRecipe) -> Run:
-    """A run whose corpus and checkpoint are complete."""
+def make_run(storage: str, checkpoint: str, parts: Iterable[list[str]], label_recipe: LabelRecipe) -> Run:
+    """A run whose corpus, a list of texts a part, and checkpoint are complete; what is there already stays."""
     recipe = Recipe(
         name="bench",
         task="reviews",
@@ -35,23 +38,32 @@ def make_run(folder: Path, checkpoint: str, texts: list[str], rows_per_part: int
         annotator=AnnotatorRecipe(model=checkpoint, num_records=1),
         classifier=ClassifierRecipe(model=checkpoint),
         label=label_recipe,
-        storage=str(folder),
+        storage=storage,
     )
     run = Run(recipe, load_task("reviews"))
     corpus, made = run.table("corpus"), run.table("checkpoint")
-    ids = [f"r{i:09d}" for i in range(len(texts))]
-    columns = {schema.RECORD_ID: ids, schema.TEXT: texts, schema.SPLIT: ["all"] * len(texts)}
-    table = pa.table({**columns, schema.GOLD_LABEL: pa.nulls(len(texts), pa.string())}, schema=schema.CORPUS)
-    parts = [
-        corpus.commit_part(f"part-00000-{start // rows_per_part:06d}.parquet", table.slice(start, rows_per_part))
-        for start in range(0, len(texts), rows_per_part)
-    ]
-    _complete(corpus, len(texts), parts)
-    Path(made.path()).mkdir(parents=True)
-    for file in Path(checkpoint).iterdir():
-        Path(made.path(file.name)).write_bytes(file.read_bytes())
-    _complete(made, 0, [])
+    if corpus.read_manifest() is None:
+        committed = [
+            corpus.commit_part(f"part-00000-{number:06d}.parquet", corpus_table(number, texts))
+            for number, texts in enumerate(parts)
+        ]
+        _complete(corpus, sum(part.num_rows for part in committed), committed)
+    if made.read_manifest() is None:
+        made.filesystem.makedirs(made.path(), exist_ok=True)
+        for file in Path(checkpoint).iterdir():
+            made.filesystem.pipe_file(made.path(file.name), file.read_bytes())
+        _complete(made, 0, [])
     return run
+
+
+def corpus_table(part: int, texts: list[str]) -> pa.Table:
+    ids = [f"r{part:06d}-{row:06d}" for row in range(len(texts))]
+    columns = {schema.RECORD_ID: ids, schema.TEXT: texts, schema.SPLIT: ["all"] * len(texts)}
+    return pa.table({**columns, schema.GOLD_LABEL: pa.nulls(len(texts), pa.string())}, schema=schema.CORPUS)
+
+
+def in_parts(texts: list[str], rows_per_part: int) -> list[list[str]]:
+    return [texts[start : start + rows_per_part] for start in range(0, len(texts), rows_per_part)]
 
 
 def _complete(table: TableDirectory, num: int, parts: list) -> None:
@@ -62,7 +74,12 @@ def _complete(table: TableDirectory, num: int, parts: list) -> None:
 
 
 def bare_rate(checkpoint: str, texts: list[str], threads: int) -> float:
-    """Records per second of ``Classifier.predict`` alone, in this process."""
+    """Records per second of ``Classifier.predict`` alone, in a process of its own that has just these threads."""
+    command = [sys.executable, __file__, "--bare", checkpoint, "--records", str(len(texts)), "--threads", str(threads)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def predict_rate(checkpoint: str, texts: list[str], threads: int) -> float:
     classifier = Classifier(checkpoint, device="cpu", num_threads=threads)
     classifier.predict(texts[:64])
     started = time.perf_counter()
@@ -70,47 +87,54 @@ def bare_rate(checkpoint: str, texts: list[str], threads: int) -> float:
     return len(texts) / (time.perf_counter() - started)
 
 
-def through_ray(run: Run) -> Manifest:
-    """The stage in a cluster of its own."""
-    manifest = label(run)
-    ray.shutdown()
-    return manifest
+def replica_rates(manifest: Manifest) -> list[float]:
+    return [rate for name, rate in manifest.measures.items() if name.startswith("replica_rate.")]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--encoder", default=ENCODER)
-    parser.add_argument("--records", type=int, default=6000)
+    parser.add_argument("--records", type=int, default=6000, help="of the stage with two actors; others take half")
     parser.add_argument("--rows-per-part", type=int, default=500)
-    parser.add_argument("--threads", type=int, default=2, help="of the one actor compared with the bare classifier")
+    parser.add_argument("--threads", type=int, default=1, help="of each actor, and of the bare classifier")
+    parser.add_argument("--bare", metavar="CHECKPOINT", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     texts = (review_texts() * (1 + arguments.records // 12_000))[: arguments.records]
+    if arguments.bare:
+        print(predict_rate(arguments.bare, texts, arguments.threads))
+        return
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        checkpoint = save_checkpoint(arguments.encoder, str(folder / "checkpoint"))
-        bare = bare_rate(checkpoint, texts, arguments.threads)
-        manifests = [
-            through_ray(
-                make_run(
-                    folder / f"{actors}-{threads}",
-                    checkpoint,
-                    texts,
-                    arguments.rows_per_part,
-                    LabelRecipe(min_actors=actors, max_actors=actors, cpus_per_actor=float(threads)),
-                )
-            )
-            for actors, threads in ((1, arguments.threads), (1, 1), (2, 1))
-        ]
-    stage, one, two = (manifest.measures["records_per_second"] for manifest in manifests)
-    startup_s = manifests[0].measures["startup_seconds"]
-    print(f"{len(texts):,} records in parts of {arguments.rows_per_part}, torch {torch.__version__}")
-    print(f"bare classifier, {arguments.threads} threads        {bare:8.1f} rec/s")
-    print(f"stage, one actor of {arguments.threads} threads     {stage:8.1f} rec/s   {stage / bare:.2f} of bare")
-    print(f"  Ray's start and the model's took {startup_s:.1f} s")
-    print(f"stage, one actor of 1 thread      {one:8.1f} rec/s")
-    print(f"stage, two actors of 1 thread     {two:8.1f} rec/s   {two / one:.2f}x one")
+        checkpoint = save_checkpoint(arguments.encoder, str(Path(name) / "checkpoint"))
+        half = texts[: len(texts) // 2]
+        bare = bare_rate(checkpoint, half, arguments.threads)
+        manifests = []
+        for actors, given in ((1, half), (2, texts)):
+            recipe = LabelRecipe(min_actors=actors, max_actors=actors, cpus_per_actor=float(arguments.threads))
+            run = make_run(f"{name}/{actors}", checkpoint, in_parts(given, arguments.rows_per_part), recipe)
+            manifests.append(label(run))
+            ray.shutdown()
+    one, two = manifests
+    steady_one, steady_two = (sum(replica_rates(manifest)) for manifest in manifests)
+    print(f"{len(texts):,} records in parts of {arguments.rows_per_part}, {arguments.threads} threads an actor")
+    print("rec/s of                     at work, summed over actors   first to last record   Ray's start and all")
+    print(f"bare classifier                                {bare:8.1f}")
+    for name, manifest, steady in (("one actor", one, steady_one), ("two actors", two, steady_two)):
+        whole = manifest.num_in / manifest.wall_seconds
+        print(f"stage, {name:10}                             {steady:8.1f}               {_span_rate(manifest):8.1f}"
+              f"              {whole:8.1f}")  # fmt: skip
+    print(f"stage, one actor, of the bare classifier           {steady_one / bare:.2f} at work, "
+          f"{_span_rate(one) / bare:.2f} first to last")  # fmt: skip
+    print(f"two actors of one                                  {steady_two / steady_one:.2f} at work, "
+          f"{_span_rate(two) / _span_rate(one):.2f} first to last")  # fmt: skip
+    for name, manifest in (("one", one), ("two", two)):
+        shares = [f"{share:.2f}" for key, share in manifest.measures.items() if key.startswith("busy_share.")]
+        print(f"model busy, {name}: {', '.join(shares)}; started after {manifest.measures['startup_seconds']:.1f} s")
+
+
+def _span_rate(manifest: Manifest) -> float:
+    return manifest.measures["records_per_second"]
 
 
 if __name__ == "__main__":
