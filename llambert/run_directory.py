@@ -11,6 +11,8 @@ A table lives under the fingerprint of everything that decided its content, so a
 table of its own and never meets a stale part; going back to the old recipe finds the old table complete.
 """
 
+import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -36,6 +38,8 @@ MANIFEST = "manifest.json"
 PROGRESS = "progress.json"
 # Parquet key under which a part carries its own counts, so that a restart reads footers, not rows.
 COUNTS_KEY = b"llambert.counts"
+_S3_ATTEMPTS = 10  # with botocore's waits, of 20 s at most and half of that on average
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 class Part(BaseModel):
@@ -166,7 +170,9 @@ class TableDirectory:
     def commit_rows(self, name: str, rows: "PartRows", counts: dict[str, int] | None = None) -> Part:
         """``commit_part`` for rows that came piece by piece."""
         content = rows.content(counts or {})
-        if not create_whole(self.filesystem, self.path(name), content):
+        with _clear_refusals(f"{self.uri}/{name}"):
+            is_new = create_whole(self.filesystem, self.path(name), content)
+        if not is_new:
             return self.committed_part(name)
         return Part(
             name=name,
@@ -191,7 +197,8 @@ class TableDirectory:
     def part_names(self) -> list[str]:
         """Names of the committed parts, sorted; from one listing, never from a list of ids."""
         try:
-            found = self.filesystem.ls(self.path(), detail=False, refresh=True)
+            with _clear_refusals(self.uri):
+                found = self.filesystem.ls(self.path(), detail=False, refresh=True)
         except FileNotFoundError:
             return []
         names = (str(path).rstrip("/").rsplit("/", 1)[-1] for path in found)
@@ -221,7 +228,8 @@ class TableDirectory:
     def read_manifest(self) -> Manifest | None:
         """The manifest, or None while the table is not complete. A damaged one is an error, not None."""
         try:
-            content = self.filesystem.cat_file(self.path(MANIFEST))
+            with _clear_refusals(self.uri):
+                content = self.filesystem.cat_file(self.path(MANIFEST))
         except FileNotFoundError:
             return None
         try:
@@ -247,7 +255,8 @@ class TableDirectory:
 
     def write_progress(self, progress: dict[str, Any]) -> None:
         """Say how far the stage is; read by ``llambert status`` and by the next start after a kill."""
-        write_whole(self.filesystem, self.path(PROGRESS), json.dumps(progress, sort_keys=True).encode())
+        with _clear_refusals(f"{self.uri}/{PROGRESS}"):
+            write_whole(self.filesystem, self.path(PROGRESS), json.dumps(progress, sort_keys=True).encode())
 
     def read_progress(self) -> dict[str, Any]:
         """The last progress written, empty if there is none."""
@@ -294,12 +303,30 @@ class RunDirectory:
 
 
 def open_filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The filesystem of a URI and the path on it; ``InputError`` in one line if it cannot be opened."""
+    """The filesystem of a URI and the path on it; ``InputError`` in one line if it cannot be opened.
+
+    Requests to S3 are tried for about a minute (or ``AWS_MAX_ATTEMPTS``): a busy server costs time, not the run.
+    """
+    patient = uri.startswith("s3://") and "AWS_MAX_ATTEMPTS" not in os.environ
+    options = {"config_kwargs": {"retries": {"mode": "standard", "max_attempts": _S3_ATTEMPTS}}} if patient else {}
     try:
-        filesystem, path = fsspec.core.url_to_fs(uri)
+        filesystem, path = fsspec.core.url_to_fs(uri, **options)
     except (ImportError, ValueError, OSError) as error:
         raise InputError(f"{uri}: this storage cannot be opened: {error}") from error
     return filesystem, path.rstrip("/")
+
+
+@contextlib.contextmanager
+def _clear_refusals(uri: str) -> Iterator[None]:
+    """``InputError`` for what a user must mend at the storage: no room, no rights, no bucket."""
+    try:
+        yield
+    except OSError as error:
+        if "bucket does not exist" in str(error) or isinstance(error, PermissionError) or error.errno in _NO_ROOM:
+            raise InputError(
+                f"storage: {uri}: {one_line(error)}; what is committed is kept, mend it and run the job again"
+            ) from error
+        raise
 
 
 def is_local(filesystem: fsspec.AbstractFileSystem) -> bool:

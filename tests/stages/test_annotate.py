@@ -1,13 +1,12 @@
 """The annotate stage on small tables: responses, continuing, calibration texts, metrics."""
 
 import hashlib
-import time
-import urllib.request
 
 import numpy as np
 import pytest
 import ray
 from annotate_runs import eligible_in_hash_order, probabilities
+from ray_metrics import scrape_when
 
 from llambert import schema
 from llambert.calibration import CONTENT_FREE_TEXTS, contextual_calibration, normalise
@@ -172,13 +171,7 @@ def test_counts_are_ray_metrics_and_equal_the_manifests(make_run):
     context = ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
         manifest = annotate(run)
-        port = context.address_info["metrics_export_port"]
-        deadline = time.monotonic() + 60
-        while True:
-            exported = scrape(port)
-            if exported.get("records", 0) == 40 or time.monotonic() > deadline:
-                break
-            time.sleep(1)
+        exported = scrape_when(context.address_info["metrics_export_port"], "annotate", 40)
     finally:
         ray.shutdown()
     assert exported["records"] == manifest.counts["num_records"] == 40
@@ -188,16 +181,3 @@ def test_counts_are_ray_metrics_and_equal_the_manifests(make_run):
     assert 1 <= len(shares) <= 2
     assert all(0 < share <= 1.01 for share in shares.values())
     assert manifest.measures["tokens_per_second"] > manifest.measures["records_per_second"]
-
-
-def scrape(port: int) -> dict[str, float]:
-    """Counters of the annotate stage at a node's metrics port, summed over its replicas."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as reply:
-        lines = reply.read().decode().splitlines()
-    totals: dict[str, float] = {}
-    for line in lines:
-        name, _, rest = line.partition("{")
-        if name.startswith("ray_llambert_") and 'stage="annotate"' in rest:
-            key = name.removeprefix("ray_llambert_").removesuffix("_total")
-            totals[key] = totals.get(key, 0.0) + float(rest.rpartition(" ")[2])
-    return totals

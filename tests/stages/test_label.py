@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 from label_runs import ROWS_PER_PART, fill, filled_run, make_run
+from ray_metrics import scrape_when
 from s3_server import running_server
 from tiny_classifier import save_tiny_classifier, tiny_texts
 
@@ -261,6 +262,29 @@ def test_through_ray_with_two_actors_the_table_is_the_same(tmp_path, without_ray
     assert rows_of(run) == rows_of(alone)
     assert json.loads(manifest.model_dump_json())["num_kept"] == 90
     assert np.isfinite(manifest.measures["records_per_second"])
+
+
+@pytest.mark.slow
+def test_counts_are_ray_metrics_and_equal_the_manifests(tmp_path):
+    run = make_run(tmp_path, max_actors=2, min_actors=2, cpus_per_actor=0.5)
+    texts = tiny_texts(90)
+    texts[33] = None
+    fill(run, texts, tmp_path / "encoder")
+    ray.shutdown()
+    context = ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        manifest = label(run)
+        exported = scrape_when(context.address_info["metrics_export_port"], "label", 90)
+    finally:
+        ray.shutdown()
+    assert exported["records"] == manifest.num_in == 90
+    assert exported["rejected"] == sum(manifest.num_rejected.values()) == 1
+    assert exported["tokens"] == manifest.counts["num_tokens"]
+    assert exported["padded_tokens"] == manifest.counts["num_padded_tokens"]
+    assert exported["busy_seconds"] == pytest.approx(manifest.busy_seconds, abs=0.05)
+    assert 0 < exported["padding_waste"] < 2 * 0.03  # of two replicas, summed
+    assert manifest.measures["records_per_second"] > 0
+    assert 0 < manifest.measures["busy_share.0"] <= 1.01
 
 
 @pytest.mark.slow
