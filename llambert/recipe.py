@@ -288,12 +288,18 @@ class ClassifierRecipe(Section):
 
 
 class LabelRecipe(Section):
-    """How the classifier labels the whole corpus."""
+    """How the classifier labels the whole corpus.
+
+    ``dtype`` is that of weights and matrix products: ``bfloat16`` is faster where the chip has it, and flips some
+    labels (DECISIONS.md, "Labelling").
+    """
 
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     probabilities: bool = False
     keep: tuple[str, ...] = ()
     """Corpus columns passed through to the labels table."""
+    by_label: bool = placed(False)
+    """Also publish the labels in Hive's layout, a folder a label: ``labels_by_label/<fingerprint>/data/label=…``."""
     max_batch_tokens: PositiveInt = placed(2048)
     min_actors: PositiveInt = placed(1)
     max_actors: PositiveInt = placed(1)

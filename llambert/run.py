@@ -122,6 +122,7 @@ _TABLES = {
     "checkpoint": ("checkpoint", None),
     "labels": ("labels", schema.LABELS),
     "label_rejects": ("labels", schema.CORPUS_REJECTS),
+    "labels_by_label": ("labels", None),
     "report": ("report", None),
 }
 

@@ -17,7 +17,6 @@ import hashlib
 import io
 import json
 import os
-import re
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -87,6 +86,11 @@ class Manifest(BaseModel):
         return self
 
 
+def is_part(name: str) -> bool:
+    """Whether a file of this name is a committed part: not hidden, as unfinished ones are."""
+    return name.endswith(".parquet") and not name.rpartition("/")[2].startswith(".")
+
+
 class PartRows:
     """The rows of a part that come piece by piece: compressed as they come, so a part of ten million takes little."""
 
@@ -122,6 +126,17 @@ class PartRows:
             self._writer = pq.ParquetWriter(self._sink, table.schema, compression="zstd")
         self._writer.write_table(table)
         self._waiting, self._num_waiting = [], 0
+
+
+def _part(name: str, content: bytes) -> Part:
+    parquet = pq.ParquetFile(io.BytesIO(content))
+    return Part(
+        name=name,
+        num_rows=parquet.metadata.num_rows,
+        num_bytes=len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
+        counts=stored_counts(parquet),
+    )
 
 
 def stored_counts(parquet: pq.ParquetFile) -> dict[str, int]:
@@ -172,27 +187,11 @@ class TableDirectory:
         content = rows.content(counts or {})
         with _clear_refusals(f"{self.uri}/{name}"):
             is_new = create_whole(self.filesystem, self.path(name), content)
-        if not is_new:
-            return self.committed_part(name)
-        return Part(
-            name=name,
-            num_rows=rows.num_rows,
-            num_bytes=len(content),
-            sha256=hashlib.sha256(content).hexdigest(),
-            counts=counts or {},
-        )
+        return _part(name, content) if is_new else self.committed_part(name)
 
     def committed_part(self, name: str) -> Part:
         """What the store holds under ``name``, read back and checked to be Parquet."""
-        content = self.filesystem.cat_file(self.path(name))
-        parquet = pq.ParquetFile(io.BytesIO(content))
-        return Part(
-            name=name,
-            num_rows=parquet.metadata.num_rows,
-            num_bytes=len(content),
-            sha256=hashlib.sha256(content).hexdigest(),
-            counts=stored_counts(parquet),
-        )
+        return _part(name, self.filesystem.cat_file(self.path(name)))
 
     def part_names(self) -> list[str]:
         """Names of the committed parts, sorted; from one listing, never from a list of ids."""
@@ -202,7 +201,7 @@ class TableDirectory:
         except FileNotFoundError:
             return []
         names = (str(path).rstrip("/").rsplit("/", 1)[-1] for path in found)
-        return sorted(name for name in names if re.fullmatch(r"[^.].*\.parquet", name))
+        return sorted(filter(is_part, names))
 
     def read_part(self, name: str, columns: list[str] | None = None) -> pa.Table:
         """One part as a table."""
@@ -268,7 +267,7 @@ class TableDirectory:
     def _sweep(self) -> None:
         if not is_local(self.filesystem):
             return  # object stores make objects visible whole; nothing temporary is left behind
-        for leftover in Path(self.path()).glob(".*.tmp"):
+        for leftover in Path(self.path()).rglob(".*.tmp"):
             leftover.unlink(missing_ok=True)
 
 

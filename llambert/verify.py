@@ -23,7 +23,7 @@ from llambert.errors import InputError
 from llambert.recipe import Recipe
 from llambert.reference import content_identity
 from llambert.run import Run
-from llambert.run_directory import Manifest, Part, RunDirectory, TableDirectory, is_local, stored_counts
+from llambert.run_directory import Manifest, Part, RunDirectory, TableDirectory, is_local, is_part, stored_counts
 from llambert.sampling import sampling_hashes
 from llambert.section import parse_yaml, validate
 from llambert.tasks import load_task
@@ -31,11 +31,15 @@ from llambert.tasks import load_task
 # Tables without which a run is not finished, then those that are looked at where they have a manifest.
 _REQUIRED = ("corpus", "sample", "responses", "silver", "checkpoint", "labels")
 _ANNOTATED = ("sample", "responses", "silver")  # a classifier trained on gold labels alone needs none of these
-_BESIDE = ("corpus_rejects", "duplicates", "shots", "content_free", "rejects", "label_rejects")
+_BESIDE = ("corpus_rejects", "duplicates", "shots", "content_free", "rejects", "label_rejects", "labels_by_label")
 _WITHOUT_ID_CHECK = ("corpus_rejects", "checkpoint")  # rows of the source that are no record may lack an id
 # Tables that share a folder with a larger or an earlier sample's parts.
 _MAY_HOLD_MORE = ("responses",)
-_COVERS = ((("labels", "label_rejects"), "corpus"), (("silver", "rejects"), "sample"))
+_COVERS = (
+    (("labels", "label_rejects"), "corpus"),
+    (("silver", "rejects"), "sample"),
+    (("labels_by_label",), "labels"),
+)
 _HASHES_PER_BUCKET = 4 << 20
 _PART_READERS = 4
 _NUM_EXAMPLES = 3
@@ -125,7 +129,7 @@ def _check_files(name: str, table: TableDirectory, manifest: Manifest, _: "_IdFi
 
 def _check_table(name: str, table: TableDirectory, manifest: Manifest, ids: "_IdFiles") -> Iterator[Finding]:
     listed = [part.name for part in manifest.parts]
-    there = set(table.part_names())
+    there = _stored_parts(table)
     for problem in _manifest_problems(name, table, manifest):
         yield Finding(name, None, problem)
     if name not in _MAY_HOLD_MORE:
@@ -149,6 +153,14 @@ def _check_table(name: str, table: TableDirectory, manifest: Manifest, ids: "_Id
             for problem in problems:
                 yield Finding(name, part.name, problem)
             ids.add(name, checked.hashes)
+
+
+def _stored_parts(table: TableDirectory) -> set[str]:
+    """The names of a table's parts, those in folders below it too."""
+    table.filesystem.invalidate_cache()
+    found = table.filesystem.find(table.path())
+    names = (str(path).removeprefix(table.path()).lstrip("/") for path in found)
+    return {name for name in names if is_part(name)}
 
 
 def _manifest_problems(name: str, table: TableDirectory, manifest: Manifest) -> Iterator[str]:
@@ -276,7 +288,7 @@ def _places(
     wanted = np.sort(hashes)[:_MAX_SUSPECTS]
     for name in names:
         table = run.table(name)
-        there = set(table.part_names())
+        there = _stored_parts(table)
         for part in manifests[name].parts:
             if part.name not in there:
                 continue

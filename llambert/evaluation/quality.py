@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import chi2_contingency, ks_2samp
 
 from llambert.calibration import ReliabilityBin, expected_calibration_error, reliability_bins
-from llambert.evaluation.evidence import Evidence
+from llambert.evaluation.evidence import Evidence, Records
 from llambert.evaluation.metrics import (
     ClassFigures,
     CoveragePoint,
@@ -85,6 +86,9 @@ class Drift:
 
     label_shares: dict[str, tuple[Estimate, float]]
     """Category -> (share among annotated records with its interval, share of the whole), by the classifier's label."""
+    chances: dict[str, float]
+    """``labels``, ``scores``, ``text lengths`` -> how often chance alone makes a random subset differ from the other
+    records at least as much: chi-squared of the labels, Kolmogorov-Smirnov of the others."""
     mean_score: tuple[float, float]
     median_chars: tuple[float, float]
     mean_chars: tuple[float, float]
@@ -265,10 +269,28 @@ def _drift(evidence: Evidence) -> Drift:
             label_shares[category] = (among, float(is_category[labelled].mean()))
     return Drift(
         label_shares=label_shares,
+        chances=_chances(records),
         mean_score=(_mean(records.score[both]), _mean(records.score[labelled])),
         median_chars=(_median(records.num_chars[annotated]), _median(records.num_chars)),
         mean_chars=(_mean(records.num_chars[annotated]), _mean(records.num_chars)),
     )
+
+
+def _chances(records: Records) -> dict[str, float]:
+    """Empty where all records were annotated, or none."""
+    annotated, labelled = records.is_annotated, records.has_label
+    if not (annotated & labelled).any() or not (~annotated & labelled).any():
+        return {}
+    codes = np.unique(records.label[labelled])
+    counts = [
+        [int((records.label[of] == code).sum()) for code in codes]
+        for of in (annotated & labelled, ~annotated & labelled)
+    ]
+    return {
+        "labels": float(chi2_contingency(counts).pvalue),
+        "scores": float(ks_2samp(records.score[annotated & labelled], records.score[~annotated & labelled]).pvalue),
+        "text lengths": float(ks_2samp(records.num_chars[annotated], records.num_chars[~annotated]).pvalue),
+    }
 
 
 def _mean(values: NDArray) -> float:

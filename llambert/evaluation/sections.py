@@ -12,12 +12,13 @@ from llambert.evaluation.document import Block, Details, Document, Figure, Secti
 from llambert.evaluation.evidence import TRAINING_RECORD, Evidence
 from llambert.evaluation.findings import Findings, answer, interval, percent, points
 from llambert.evaluation.metrics import ClassFigures, Estimate
-from llambert.evaluation.quality import Judged
+from llambert.evaluation.quality import Drift, Judged
 from llambert.recipe import dump_recipe
 
 NEEDS_GOLD = "needs gold labels"
 _SUSPECTS_SHOWN = 10
 _MOST_CHARS_SHOWN = 300
+_PARTED = 0.01 / 3  # of three comparisons
 
 
 def compose(findings: Findings) -> Document:
@@ -262,9 +263,21 @@ def _drift(findings: Findings) -> Section:
         ["median text length (characters)", f"{drift.median_chars[0]:,.0f}", "", f"{drift.median_chars[1]:,.0f}"],
         ["mean text length (characters)", f"{drift.mean_chars[0]:,.1f}", "", f"{drift.mean_chars[1]:,.1f}"],
     ]
-    note = "A random subset looks like its corpus; a share of the corpus outside the interval calls for a look."
     header = ["", "annotated subset", "95 % interval", "whole corpus"]
-    return Section("The annotated subset beside the corpus", [Table(header, rows), note])
+    return Section("The annotated subset beside the corpus", [Table(header, rows), _verdict(drift)])
+
+
+def _verdict(drift: Drift) -> str:
+    if not drift.chances:
+        return "All records were annotated, or none: there is nothing to compare."
+    parted = {what: chance for what, chance in drift.chances.items() if chance < _PARTED}
+    if not parted:
+        return "A random subset looks like its corpus, and this one does: no difference that chance would not make."
+    named = ", ".join(f"{what} ({chance:.1g})" for what, chance in parted.items())
+    note = f"They part in {named}: in brackets, how often chance alone would make such a difference."
+    if "scores" in parted:
+        note += " Of records it was trained on, the classifier is surer."
+    return note + " The sample was random: look at what is never sampled, duplicates above all."
 
 
 def _provenance(findings: Findings) -> Section:

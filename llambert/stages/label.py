@@ -18,6 +18,7 @@ from llambert.progress import Progress
 from llambert.reference import content_identity
 from llambert.run import Run
 from llambert.run_directory import Manifest, Part, TableDirectory, write_whole
+from llambert.stages.by_label import publish_by_label
 from llambert.stages.parts import Outcome, Pool, Span, run_units
 from llambert.stages.progress_file import ProgressFile
 from llambert.stages.replica_metrics import ReplicaMetrics
@@ -31,10 +32,14 @@ def label(run: Run) -> Manifest:
     Raises ``InputError`` for a missing checkpoint or column, ``RuntimeError`` naming the parts that could
     not be labelled; then a new start does those alone.
     """
-    labels = run.table("labels")
-    if manifest := labels.read_manifest():
-        return manifest
-    recipe, checkpoint = run.recipe.label, run.table("checkpoint")
+    manifest = run.table("labels").read_manifest() or _label(run)
+    if run.recipe.label.by_label:
+        publish_by_label(run)
+    return manifest
+
+
+def _label(run: Run) -> Manifest:
+    labels, recipe, checkpoint = run.table("labels"), run.recipe.label, run.table("checkpoint")
     checkpoint_manifest = checkpoint.require_manifest()
     corpus_parts = run.table("corpus").require_manifest().parts
     _check_columns(run)

@@ -249,3 +249,12 @@ def test_importing_the_report_does_not_load_matplotlib_or_ray():
     )
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_the_report_says_when_the_annotated_subset_and_the_corpus_part(full):
+    run, _ = full
+    evidence = read_evidence(run)
+    assert min(assess(evidence).drift.chances.values()) > 0.01 / 3
+    assert "and this one does" in _read(run, "report.md")
+    evidence.records.num_chars[evidence.records.is_annotated] += 40
+    assert assess(evidence).drift.chances["text lengths"] < 1e-6

@@ -1,0 +1,65 @@
+"""Publish labels by label: ``labels`` -> ``labels_by_label/data/label=<label>/<part>``, for readers of one label alone.
+
+A copy in Hive's layout, without the column ``label``, made of the committed parts of ``labels`` and so as exact as
+they are: each part becomes a file for each label in it, of the same rows in the same order.
+"""
+
+import time
+from typing import Any
+from urllib.parse import quote
+
+import pyarrow.compute as pc
+
+from llambert import schema
+from llambert.progress import Progress
+from llambert.run import Run
+from llambert.run_directory import Manifest
+from llambert.stages.parts import Outcome, Pool, run_units
+
+_FOLDER = "data"  # of nothing but Parquet: the manifest stands beside it
+
+
+def publish_by_label(run: Run) -> Manifest:
+    """Copy the complete ``labels`` table; skipped when that is done."""
+    published, labels = run.table("labels_by_label"), run.table("labels").require_manifest()
+    if manifest := published.read_manifest():
+        return manifest
+    started = time.monotonic()
+    units = [{"name": part.name} for part in labels.parts]
+    parts = []
+    with Progress("by label", total=len(units), unit="parts") as bar:
+        for outcome in run_units(
+            "publish by label", PublishPart, (run,), units, Pool(max_actors=run.recipe.label.max_actors)
+        ):
+            parts += outcome.parts
+            bar.advance()
+    return published.write_manifest(
+        Manifest(
+            stage="label",
+            fingerprint=labels.fingerprint,
+            upstream={"labels": labels.fingerprint},
+            num_in=labels.num_kept,
+            num_kept=sum(part.num_rows for part in parts),
+            wall_seconds=time.monotonic() - started,
+            parts=sorted(parts, key=lambda part: part.name),
+        )
+    )
+
+
+class PublishPart:
+    """Called with one part of ``labels`` at a time."""
+
+    def __init__(self, run: Run) -> None:
+        self._labels, self._published = run.table("labels"), run.table("labels_by_label")
+
+    def __call__(self, unit: dict[str, Any]) -> Outcome:
+        """Commit a file for each label of the part; those committed already are left as they are."""
+        rows = self._labels.read_part(unit["name"])
+        parts = [
+            self._published.commit_part(
+                f"{_FOLDER}/{schema.LABEL}={quote(label, safe='')}/{unit['name']}",
+                rows.filter(pc.equal(rows[schema.LABEL], label)).drop_columns([schema.LABEL]),
+            )
+            for label in sorted(pc.unique(rows[schema.LABEL]).to_pylist())
+        ]
+        return Outcome(parts)
