@@ -166,7 +166,7 @@ def open_drill(folder: Path, storage: str) -> Run:
 
 def fill_drill(folder: Path, name: str, num_records: int) -> Run:
     run = open_drill(folder, f"s3://llambert-test/{name}")
-    return fill(run, tiny_texts(num_records), folder / "encoder", rows_per_part=ROWS_PER_PART)
+    return fill(run, tiny_texts(num_records), folder / "encoder", gold=True, rows_per_part=ROWS_PER_PART)
 
 
 def compare(run: Run, expected: Run) -> str:

@@ -23,7 +23,7 @@ def without_ray(monkeypatch):
 @pytest.fixture
 def run(tmp_path):
     save_tiny_classifier(tmp_path / "encoder", ("positive", "not so/positive"))
-    return fill(make_run(tmp_path, by_label=True, keep=("year",)), tiny_texts(70), tmp_path / "encoder")
+    return fill(make_run(tmp_path, by_label=True, keep=("year",)), tiny_texts(70), tmp_path / "encoder", gold=True)
 
 
 def published(run):

@@ -47,7 +47,7 @@ def undisturbed(tmp_path_factory):
     """The labels of a run on local disk."""
     folder = tmp_path_factory.mktemp("undisturbed")
     run = make_run(folder)
-    labels = fill(run, tiny_texts(NUM_RECORDS), folder / "encoder").table("labels")
+    labels = fill(run, tiny_texts(NUM_RECORDS), folder / "encoder", gold=True).table("labels")
     patch = pytest.MonkeyPatch()
     patch.setattr(module, "run_units", lambda name, worker, arguments, units, pool: map(worker(*arguments), units))
     label(run)
@@ -57,7 +57,7 @@ def undisturbed(tmp_path_factory):
 
 def run_on(folder, storage: str) -> Run:
     run = make_run(folder, storage)
-    return fill(run, tiny_texts(NUM_RECORDS), folder / "encoder")
+    return fill(run, tiny_texts(NUM_RECORDS), folder / "encoder", gold=True)
 
 
 def wrong(run: Run) -> list[str]:
