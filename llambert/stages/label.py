@@ -146,7 +146,7 @@ class _Work:
         """Of this start: how long the first classifier took to be at work, and rates from then on.
 
         ``records_per_second`` is from the first record to the last, over all replicas; ``replica_rate.<n>`` that of
-        the n-th one from its own first record to its own last; ``busy_share.<n>``, of that time, the model's.
+        the n-th one after its first part; ``busy_share.<n>``, of its time, the model's.
         """
         if not self._replicas:
             return {}

@@ -60,13 +60,16 @@ class Span:
     ended_at: float = 0.0
     busy_seconds: float = 0.0
     num_rows: int = 0
+    _first: tuple[float, int] | None = None
 
     def add(self, outcome: Outcome) -> None:
         """One more unit that the replica did."""
+        num_rows, ended_at = sum(part.num_rows for part in outcome.parts), outcome.measures["ended_at"]
+        self._first = min((ended_at, num_rows), self._first or (ended_at, num_rows))
         self.started_at = min(self.started_at, outcome.measures["started_at"])
-        self.ended_at = max(self.ended_at, outcome.measures["ended_at"])
+        self.ended_at = max(self.ended_at, ended_at)
         self.busy_seconds += outcome.busy_seconds
-        self.num_rows += sum(part.num_rows for part in outcome.parts)
+        self.num_rows += num_rows
 
     @property
     def seconds(self) -> float:
@@ -80,7 +83,10 @@ class Span:
 
     @property
     def rows_per_second(self) -> float:
-        """The rate of one replica at work, whatever the others and Ray's start took."""
+        """The steady rate: without the first unit, in which everything is done for the first time, unless it is alone."""
+        first_ended_at, num_first = self._first or (0.0, 0)
+        if self.ended_at > first_ended_at:
+            return (self.num_rows - num_first) / (self.ended_at - first_ended_at)
         return self.num_rows / self.seconds
 
 

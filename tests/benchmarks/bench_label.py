@@ -2,9 +2,9 @@
 
     python tests/benchmarks/bench_label.py --records 6000
 
-Three rates of the stage: of the actors at work, each from its own first record to its own last, which is what a
-long run comes to; from the first record of all to the last, in which one actor may still load its model; and of the
-whole stage with Ray's start, which does not grow with the corpus.
+Three rates of the stage: of the actors at work, each after its own first part, which is what a long run comes to;
+from the first record of all to the last, in which one actor may still load its model; and of the whole stage with
+Ray's start, which does not grow with the corpus.
 """
 
 import argparse

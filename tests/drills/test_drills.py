@@ -2,11 +2,17 @@
 
 import random
 
+import drill_annotate
+import drill_label
 import pytest
-from drill_annotate import drill
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 
 def test_killed_actors_workers_and_drivers_cost_annotate_no_record(tmp_path):
-    assert drill(tmp_path, num_kills=3, chance=random.Random(4), seed=4) == 0
+    assert drill_annotate.drill(tmp_path, num_kills=3, chance=random.Random(4), seed=4) == 0
+
+
+@pytest.mark.s3
+def test_killed_actors_raylets_drivers_and_servers_cost_label_no_record(tmp_path):
+    assert drill_label.drill(tmp_path, num_kills=3, seed=4, num_records=6_000) == 0

@@ -70,6 +70,7 @@ def test_verify_finds_a_published_file_that_was_altered_or_lost_or_put_there(run
     one, two, three, *_ = (part.name for part in table.require_manifest().parts)
     table.filesystem.pipe_file(table.path(one), table.filesystem.cat_file(table.path(two)))
     table.filesystem.rm(table.path(three))
+    table.filesystem.makedirs(table.path("data/label=odd"))
     table.filesystem.pipe_file(table.path("data/label=odd/part-9.parquet"), table.filesystem.cat_file(table.path(two)))
     found = wrong(run)
     assert any(one in line and "altered" in line for line in found)
