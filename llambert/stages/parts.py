@@ -83,7 +83,7 @@ class Span:
 
     @property
     def rows_per_second(self) -> float:
-        """The steady rate: without the first unit, in which everything is done for the first time, unless it is alone."""
+        """The steady rate: without the first unit, where everything is done for the first time, unless it is alone."""
         first_ended_at, num_first = self._first or (0.0, 0)
         if self.ended_at > first_ended_at:
             return (self.num_rows - num_first) / (self.ended_at - first_ended_at)
