@@ -133,6 +133,13 @@ def extrapolate_seconds(seconds: float, num_records: int, num_wanted: int) -> fl
     return seconds / num_records * num_wanted
 
 
+def format_usd(usd: float | None) -> str:
+    """Cents, or two digits of what is less than ten of them; ``-`` where no price is known."""
+    if usd is None:
+        return "-"
+    return f"{usd:,.2f}" if usd >= 0.1 or usd == 0 else f"{usd:.2g}"
+
+
 def format_duration(seconds: float) -> str:
     """Two units at most: ``9.3 s``, ``9 min 18 s``, ``48 h 28 min``, ``367 days``."""
     if seconds < 10:

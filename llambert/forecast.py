@@ -7,7 +7,6 @@ prices or more replicas need no new pilot.
 
 import heapq
 import math
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -68,6 +67,8 @@ class Pilot(BaseModel):
     ray_seconds: float = 0.0
     """To start Ray, or to join it: on the clock of the first stage."""
     stages: dict[str, Measured]
+    with_curve: bool = False
+    """Whether a learning curve was asked for; of too few records there is none."""
     curve: list[CurvePoint] = Field(default_factory=list)
     measured_at: str = ""
 
@@ -281,7 +282,7 @@ def relative_deviation(values: list[float]) -> float:
 
 def parse_measured(settings: list[str]) -> dict[str, Measured]:
     """``--measured STAGE=NUM:SECONDS``: rates known from elsewhere, of one replica, without its start."""
-    found: dict[str, Any] = {}
+    found: dict[str, Measured] = {}
     for setting in settings:
         name, _, figures = setting.partition("=")
         num, _, seconds = figures.partition(":")

@@ -34,15 +34,11 @@ class Decay:
 
 @dataclass(frozen=True)
 class Advice:
-    """How many records to annotate, with a 95 % interval; ``None`` bounds: more than ``limit``.
-
-    ``next_gain`` is what doubling ``num`` once more promises, as a share.
-    """
+    """How many records to annotate, with a 95 % interval; None: more than can be."""
 
     num: int | None
     low: int | None
     high: int | None
-    next_gain: float
 
 
 def fit(sizes: NDArray[np.integer], errors: NDArray[np.floating]) -> Decay:
@@ -67,7 +63,6 @@ def advise(
     ``limit``: no more than that can be annotated.
     """
     assert 0 < wanted_gain < 1, f"a wanted gain of {wanted_gain} is no share"
-    decay = fit(sizes, wrong.mean(axis=1))
     random = np.random.default_rng(seed)
     num_records = wrong.shape[1]
     found = []
@@ -76,7 +71,7 @@ def advise(
         found.append(_enough(fit(sizes, wrong[:, rows].mean(axis=1)), int(sizes[0]), wanted_gain, limit))
     ordered = sorted(found, key=lambda num: limit + 1 if num is None else num)
     low, middle, high = (ordered[round(q * (_NUM_RESAMPLES - 1))] for q in (0.025, 0.5, 0.975))
-    return Advice(middle, low, high, decay.doubling_gain(middle or limit))
+    return Advice(middle, low, high)
 
 
 def _enough(decay: Decay, smallest: int, wanted_gain: float, limit: int) -> int | None:

@@ -15,7 +15,7 @@ import ray
 
 from llambert import schema
 from llambert.forecast import PILOT_FILE, CurvePoint, Measured, Pilot, pilot_table, relative_deviation
-from llambert.recipe import Recipe
+from llambert.recipe import ClassifierRecipe
 from llambert.run import Run
 from llambert.run_directory import Manifest, TableDirectory, write_whole
 from llambert.stages.annotate import annotate
@@ -32,6 +32,7 @@ _NUM_LABELLED = 2_000
 # Optimizer steps: enough to see past the first ones, which are slow.
 _MIN_STEPS = 40
 _REGIMES_WITHOUT_SILVER = ("gold",)
+_REGIMES_WITH_GOLD = ("gold", "combined")
 
 
 def pilot(run: Run, num_records: int, with_curve: bool) -> Pilot:
@@ -57,13 +58,15 @@ def pilot(run: Run, num_records: int, with_curve: bool) -> Pilot:
         stages["finetune"] = _measured_training(trained, deviation)
         stages["label"] = _measured_labelling(small, labelled, relative_deviation(lengths))
         curve = learning_curve(small) if with_curve and _learns_from_silver(run) else {}
-        num_steps = _num_steps(run.recipe, trained, num_few, labelled.num_in, sample.num_kept, corpus.num_kept)
+        scales = {"silver": sample.num_kept / num_few, "gold": _num_gold(run) / max(_num_gold(small), 1)}
+        num_steps = _num_steps(run.recipe.classifier, trained, scales)
     found = Pilot(
         num_pilot_records=num_few,
         num_corpus=corpus.num_kept,
         num_annotated=sample.num_kept,
         num_steps=num_steps,
         ray_seconds=ray_seconds,
+        with_curve=with_curve,
         stages=stages,
         curve=[CurvePoint(num_labels=size, wrong=wrong) for size, wrong in curve.items()],
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -192,17 +195,31 @@ def _complete(table: TableDirectory, stage: str, rows: list[pa.Table]) -> None:
 
 def _corpus_parts(run: Run, small: Run) -> list[pa.Table]:
     """Random records of the corpus, those annotated first, in parts as the label stage will meet them."""
-    larger = _with(run, max(_NUM_LABELLED, small.recipe.annotator.num_records))
+    corpus = run.table("corpus").require_manifest()
+    distinct = corpus.num_kept - corpus.counts.get("num_duplicates", 0)
+    num = max(min(_NUM_LABELLED, distinct), small.recipe.annotator.num_records)
+    larger = _with(run, num)
     draw_sample(larger)
-    wanted = pa.concat_tables(list(larger.table("sample").iter_tables([schema.RECORD_ID])))[schema.RECORD_ID]
-    wanted = wanted.slice(0, max(_NUM_LABELLED, small.recipe.annotator.num_records)).combine_chunks()
+    wanted = larger.table("sample").read([schema.RECORD_ID])[schema.RECORD_ID].combine_chunks()
     found = []
     for part in run.table("corpus").iter_tables():
         rank = pc.index_in(part[schema.RECORD_ID], value_set=wanted)
         found.append(part.append_column("rank", rank).filter(pc.is_valid(rank)))
     rows = pa.concat_tables(found).sort_by("rank").drop_columns(["rank"])
+    if run.recipe.classifier.regime in _REGIMES_WITH_GOLD:
+        rows = pa.concat_tables([rows, *_some_gold(run, wanted)])
     size = min(run.recipe.corpus.rows_per_part, -(-rows.num_rows // run.recipe.label.max_actors))
     return [rows.slice(start, size) for start in range(0, rows.num_rows, size)]
+
+
+def _some_gold(run: Run, taken: pa.Array) -> Iterator[pa.Table]:
+    """Gold records beside those taken: gold may be so rare that a random part of the corpus holds none."""
+    num = _MIN_STEPS * run.recipe.classifier.batch_size
+    for part in run.table("corpus").iter_tables():
+        is_new = pc.invert(pc.is_in(part[schema.RECORD_ID], value_set=taken))
+        rows = part.filter(pc.and_(_is_learned_gold(part), is_new)).slice(0, num)
+        num -= rows.num_rows
+        yield rows
 
 
 def _lengths(corpus: TableDirectory) -> list[float]:
@@ -231,18 +248,29 @@ def _measured_labelling(small: Run, manifest: Manifest, deviation: float) -> Mea
     )
 
 
-def _num_steps(
-    recipe: Recipe, trained: Manifest, num_few: int, num_small: int, num_sample: int, num_corpus: int
-) -> int:
-    """Optimizer steps of the whole fine-tuning: as large a share of the records is learned from as in the pilot."""
-    classifier, counts, steps = recipe.classifier, trained.counts, 0
-    scales = {"silver": num_sample / num_few, "gold": num_corpus / num_small}
-    plans = {"silver": (classifier.epochs, classifier.num_records), "gold": (classifier.epochs, classifier.num_records)}
-    if classifier.regime == "combined":
-        plans["gold"] = (classifier.gold.epochs, classifier.gold.num_records)
+def _num_steps(recipe: ClassifierRecipe, trained: Manifest, scales: dict[str, float]) -> int:
+    """Optimizer steps of the whole fine-tuning: as large a share of the records is learned from as in the pilot.
+
+    ``scales``: how many times the pilot's records the run has, silver and gold.
+    """
+    plans = dict.fromkeys(("silver", "gold"), (recipe.epochs, recipe.num_records))
+    if recipe.regime == "combined":
+        plans["gold"] = (recipe.gold.epochs, recipe.gold.num_records)
+    steps = 0
     for phase, (epochs, most) in plans.items():
         beyond = trained.num_rejected.get(f"{phase}.beyond_num_records", 0)
-        usable = (counts.get(f"num_{phase}_train", 0) + beyond) * scales[phase]
-        num = min(round(usable), most or round(usable))
-        steps += epochs * -(-num // classifier.batch_size)
-    return steps * classifier.soup_members
+        usable = round((trained.counts.get(f"num_{phase}_train", 0) + beyond) * scales[phase])
+        steps += epochs * -(-min(usable, most or usable) // recipe.batch_size)
+    return steps * recipe.soup_members
+
+
+def _num_gold(run: Run) -> int:
+    """Gold records that a regime may learn from; 0 where it learns from none: they are not looked at then."""
+    if run.recipe.classifier.regime not in _REGIMES_WITH_GOLD:
+        return 0
+    parts = run.table("corpus").iter_tables([schema.SPLIT, schema.GOLD_LABEL])
+    return sum(pc.sum(_is_learned_gold(part)).as_py() or 0 for part in parts)
+
+
+def _is_learned_gold(part: pa.Table) -> pa.ChunkedArray:
+    return pc.and_(pc.equal(part[schema.SPLIT], "train"), pc.is_valid(part[schema.GOLD_LABEL]))

@@ -6,7 +6,7 @@ from datetime import date
 
 import numpy as np
 
-from llambert.costs import Prices, format_duration
+from llambert.costs import Prices, format_duration, format_usd
 from llambert.forecast import Figure, Forecast, Measured, Pilot, StageForecast, add, forecast, read_pilot, usd
 from llambert.learning_curve import Advice, advise
 from llambert.recipe import Recipe
@@ -34,7 +34,7 @@ def plan(run: Run, num_records: int, wanted_gain: float, prices: Prices, with_cu
     known = read_pilot(run)
     if known is None or known.num_pilot_records != min(num_records, known.num_annotated):
         known = None
-    if known is None or (with_curve and not known.curve and run.recipe.classifier.regime != "gold"):
+    if known is None or (with_curve and not known.with_curve):
         from llambert.pilot import pilot
 
         known = pilot(run, num_records, with_curve)
@@ -134,7 +134,7 @@ def _row(
     name: str, what: str, seconds: Figure, gpu: float, cpu: float, dollars: Figure | None, done: bool = False
 ) -> str:
     interval = "done" if done else f"{format_duration(seconds.low)} – {format_duration(seconds.high)}"
-    money = "?" if dollars is None else f"{dollars.value:,.2f}"
+    money = format_usd(dollars and dollars.value)
     return (
         f"{name:<18}{what:>18}  {format_duration(seconds.value):>12}  {interval:<22}{_shown(gpu):>10}{_shown(cpu):>10}"
         f"{money:>12}"

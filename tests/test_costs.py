@@ -3,7 +3,15 @@ from importlib.resources import files
 
 import pytest
 
-from llambert.costs import StageCost, TokenPrice, compare, extrapolate_seconds, format_duration, load_prices
+from llambert.costs import (
+    StageCost,
+    TokenPrice,
+    compare,
+    extrapolate_seconds,
+    format_duration,
+    format_usd,
+    load_prices,
+)
 from llambert.errors import InputError
 from llambert.run_directory import Manifest
 
@@ -116,3 +124,7 @@ def test_users_prices_override_and_faults_name_the_line(tmp_path):
         load_prices(path)
     with pytest.raises(InputError, match="cannot be read"):
         load_prices(tmp_path / "none.yaml")
+
+
+def test_money_is_shown_in_cents_and_small_sums_by_their_digits():
+    assert [format_usd(usd) for usd in (None, 0, 0.00321, 0.5, 1234.567)] == ["-", "0.00", "0.0032", "0.50", "1,234.57"]

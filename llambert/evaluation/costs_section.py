@@ -1,6 +1,6 @@
 """What the report says of time and money: every stage, the LLM on everything, and what a plan had said before."""
 
-from llambert.costs import StageCost, format_duration
+from llambert.costs import StageCost, format_duration, format_usd
 from llambert.evaluation import plots
 from llambert.evaluation.document import Block, Figure, Section, Table
 from llambert.evaluation.findings import Findings
@@ -80,7 +80,7 @@ def _planned(findings: Findings) -> list[Block]:
                 "done by the plan" if stage.is_measured else interval,
                 format_duration(took),
                 f"{took / seconds.value:.2f}" if seconds.value else "-",
-                *("-" if one is None else f"{one.value:,.2f}" for one in dollars),
+                *(format_usd(one and one.value) for one in dollars),
             ]
         )
     rows.append(

@@ -164,12 +164,12 @@ def _suspects(findings: Findings) -> Section:
         rows.append(_estimate_row("all suspects", suspects.precision))
         blocks.append(Table(["share that gold calls wrong", "value", "95 % interval", "records"], rows))
     shown = [
-        [row["text"][:_MOST_CHARS_SHOWN], row["label"], row["suggested_label"], f"{row['score']:.3f}"]
+        [row["label"], row["suggested_label"], f"{row['score']:.3f}", row["text"][:_MOST_CHARS_SHOWN]]
         for row in suspects.rows.slice(0, _SUSPECTS_SHOWN).to_pylist()
     ]
     if shown:
-        header = ["text", "silver label", "classifier", "score"]
-        blocks.append(Details(f"The first {len(shown)}", [Table(header, shown, left=frozenset({1, 2}))]))
+        header = ["silver label", "classifier", "score", "text"]
+        blocks.append(Details(f"The first {len(shown)}", [Table(header, shown, left=frozenset({1, 3}))]))
     return Section("Silver labels that are probably wrong", blocks)
 
 

@@ -13,7 +13,7 @@ from llambert.training.model import load_encoder
 from llambert.training.records import TrainingSet, select_silver
 
 _SHARES = (0.25, 0.5, 1.0)
-_MIN_LABELS = 16
+_MIN_LABELS = 8
 
 
 def learning_curve(run: Run) -> dict[int, list[bool]]:
