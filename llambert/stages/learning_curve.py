@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import ray
 import torch
+import transformers
 
 from llambert.run import Run
 from llambert.stages.parts import connect
@@ -32,6 +33,8 @@ def _train_and_judge(run: Run) -> dict[int, list[bool]]:
     changes: dict[str, Any] = {"held_out_share": 0.0, "early_stop_patience": None, "soup_members": 1}
     changes |= {"num_records": None, "mislabel_share": 0.0}
     recipe = run.recipe.classifier.model_copy(update=changes)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     torch.set_num_threads(max(1, int(recipe.cpus_per_worker)))
     categories = run.task.category_names
     records = select_silver(run.table("silver").read(), categories, recipe).train
