@@ -134,7 +134,7 @@ def _row(
     name: str, what: str, seconds: Figure, gpu: float, cpu: float, dollars: Figure | None, done: bool = False
 ) -> str:
     interval = "done" if done else f"{format_duration(seconds.low)} – {format_duration(seconds.high)}"
-    money = format_usd(dollars and dollars.value)
+    money = format_usd(dollars.value if dollars else None)
     return (
         f"{name:<18}{what:>18}  {format_duration(seconds.value):>12}  {interval:<22}{_shown(gpu):>10}{_shown(cpu):>10}"
         f"{money:>12}"

@@ -80,7 +80,7 @@ def _planned(findings: Findings) -> list[Block]:
                 "done by the plan" if stage.is_measured else interval,
                 format_duration(took),
                 f"{took / seconds.value:.2f}" if seconds.value else "-",
-                *(format_usd(one and one.value) for one in dollars),
+                *(format_usd(one.value if one else None) for one in dollars),
             ]
         )
     rows.append(
