@@ -1,6 +1,6 @@
 # make demo    the whole method on 12,808 film reviews      make check   lint, types, import directions
 # make test    every test that needs no vLLM                make bench   benchmarks, both sides in one run
-# make drills  processes killed at random, results compared
+# make drills  processes killed at random, results compared   make fuzz    hostile input, MINUTES=1 for each reader
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -12,7 +12,7 @@ export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: demo test test-vllm check drills bench lock clean
+.PHONY: demo test test-vllm check drills fuzz bench lock clean
 
 demo: $(VENV)/installed
 	$(BIN)/python jobs/pipeline.py $(RECIPE)
@@ -31,6 +31,10 @@ check: $(VENV)/installed
 
 drills: $(VENV)/installed
 	set -e; for drill in tests/drills/drill_*.py; do echo "== $$drill"; $(BIN)/python $$drill; done
+
+MINUTES ?= 1
+fuzz: $(VENV)/installed
+	$(BIN)/python tests/drills/fuzz.py --minutes $(MINUTES)
 
 bench: $(VENV)/installed
 	set -e; for bench in tests/benchmarks/bench_*.py; do echo "== $$bench"; $(BIN)/python $$bench; done

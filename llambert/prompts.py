@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Literal
 
 from jinja2 import TemplateError
@@ -18,6 +19,7 @@ Truncation = Literal["head", "tail", "head_tail"]
 
 # What stands between the two ends of a text whose middle was left out.
 ELLIPSIS = " ... "
+_MARK_BYTES = 4
 _LLAMA2_MARKS = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>")
 
 
@@ -42,6 +44,8 @@ class Prompt(Section):
     shots: tuple[Shot, ...] = Field(default=())
     separator: str = "\n\n"
     """Between shots of a completion prompt."""
+    fence: bool = False
+    """Put each text between marks that it cannot hold itself, so that the template can say where it ends."""
 
     @field_validator("template")
     @classmethod
@@ -53,6 +57,10 @@ class Prompt(Section):
     def fill(self, text: str) -> str:
         """The template with ``text`` in its place; braces inside a text mean nothing."""
         before, after = self.template.split("{text}")
+        if self.fence:
+            # Drawn from the text itself: to write it into a text is to change it.
+            mark = blake2b(text.encode(errors="surrogatepass"), digest_size=_MARK_BYTES).hexdigest()
+            text = f"<text {mark}>\n{text}\n</text {mark}>"
         return before + text + after
 
     def first_shots(self, num_shots: int | None) -> tuple[Shot, ...]:

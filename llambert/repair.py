@@ -56,6 +56,8 @@ def set_aside(run: Run, findings: Iterable[Finding]) -> list[str]:
             continue  # whether the labels fit the checkpoint is seen when it is there again: on a CPU they do
         for table, part in finding.redo or ((finding.table, finding.part),):
             damaged.setdefault(_group(table), set()).update([part] if part else [])
+    if _group("sample") in damaged:
+        damaged.setdefault(_group("responses"), set())  # its manifest alone: complete, it asks for no sample
     if damaged:
         damaged[_group("report")] = set()  # its figures are of what was there before
     folder = f"{run.recipe.storage.rstrip('/')}/set_aside/{datetime.now(UTC):%Y%m%dT%H%M%S}"

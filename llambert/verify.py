@@ -180,9 +180,10 @@ def _manifest_problems(name: str, table: TableDirectory, manifest: Manifest) -> 
     totals: Counter[str] = Counter()
     for part in manifest.parts:
         totals.update(part.counts)
-    for key in sorted(manifest.counts.keys() & totals.keys()):
-        if manifest.counts[key] != totals[key]:
-            yield f"the manifest counts {manifest.counts[key]:,} {key}, its parts together {totals[key]:,}"
+    per_label = {key for key in manifest.counts.keys() | totals.keys() if key.startswith("label.")}
+    for key in sorted((manifest.counts.keys() & totals.keys()) | (per_label if name == "labels" else set())):
+        if manifest.counts.get(key, 0) != totals[key]:
+            yield f"the manifest counts {manifest.counts.get(key, 0):,} {key}, its parts together {totals[key]:,}"
 
 
 def _check_part(table: TableDirectory, part: Part, with_ids: bool) -> _Checked:
@@ -271,8 +272,9 @@ def _check_cover(
         foreign.append(np.setdiff1d(covering, covered))
     for part, record_ids in _by_part(_places(run, [whole], manifests, np.concatenate(missing))):
         name = part.rpartition("/")[2]
-        # The covering part has the name of the one it covers, or its table is made again whole.
-        yield Finding(whole, name, f"{_these(record_ids)} in neither {' nor '.join(names)}", ((names[0], name),))
+        # The covering part has the name of the one it covers, or its table is made again whole; so is the sample.
+        redo = ((names[0], name), *([(whole, name)] if whole == "sample" else []))
+        yield Finding(whole, name, f"{_these(record_ids)} in neither {' nor '.join(names)}", redo)
     for part, record_ids in _by_part(_places(run, names, manifests, np.concatenate(foreign))):
         table, _, name = part.rpartition("/")
         yield Finding(table, name, f"{_these(record_ids)} that {whole} does not have")
