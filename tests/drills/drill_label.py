@@ -33,8 +33,9 @@ from llambert.run import Run
 from llambert.stages.label import label
 from llambert.verify import verify
 
-NUM_RECORDS, ROWS_PER_PART = 24_000, 40
-TARGETS = ("actor", "raylet", "driver", "S3 server")
+NUM_RECORDS, ROWS_PER_PART = 12_000, 40
+TARGETS = {"actor": 4, "raylet": 2, "driver": 2, "S3 server": 3}  # and how often each is chosen
+RAYLET_MISSED_S = 5.0
 COMMANDS = {"actor": "ray::MapWorker", "raylet": "raylet"}
 STALLED_S = 120.0
 
@@ -88,7 +89,8 @@ def label_under_fire(
                 driver.wait(chance.uniform(0.1, 2.0))
             except subprocess.TimeoutExpired:
                 if dealt.total() < num_kills:
-                    kill(chance.choice(TARGETS), driver, server, dealt, chance)
+                    [target] = chance.choices(list(TARGETS), list(TARGETS.values()))
+                    kill(target, driver, server, dealt, chance)
         if driver.returncode == 0:
             return num_starts
         # A killed driver takes its local cluster along; what it left would disturb the next start.
@@ -129,6 +131,11 @@ def kill(target: str, driver: subprocess.Popen, server: S3Server, dealt: Counter
             return
     dealt[target] += 1
     print(f"kill {dealt.total()}: {target}", flush=True)
+    if target == "raylet":  # its driver cannot go on; one that does not notice is ended, as by an operator
+        try:
+            driver.wait(RAYLET_MISSED_S)
+        except subprocess.TimeoutExpired:
+            kill_group(driver.pid)
 
 
 def processes(driver: int, name: str) -> list[psutil.Process]:
