@@ -60,6 +60,17 @@ def test_the_result_does_not_depend_on_windows_or_batch_size(checkpoint, classif
     assert cut.num_tokens == expected.num_tokens
 
 
+def test_batches_side_by_side_on_two_cores_give_what_one_core_gives(checkpoint):
+    texts = [*tiny_texts(300, seed=5), None]
+    alone = Classifier(str(checkpoint), max_batch_tokens=256, device="cpu", num_threads=1).predict(texts)
+    beside = Classifier(str(checkpoint), max_batch_tokens=256, device="cpu", num_threads=2).predict(texts)
+    assert torch.get_num_threads() == 2
+    assert beside.labels == alone.labels
+    assert beside.failures == alone.failures == {300: "null_text"}
+    np.testing.assert_allclose(beside.probabilities, alone.probabilities, atol=1e-6)
+    assert len([thread for thread in threading.enumerate() if thread.name.startswith("classifier")]) >= 2
+
+
 def test_tokens_are_counted_and_padding_stays_below_its_bound(classifier, checkpoint):
     texts = tiny_texts(400, seed=2)
     predictions = classifier.predict(texts)

@@ -49,6 +49,7 @@ def main() -> int:
     if arguments.label:
         label(open_drill(Path(arguments.label[0]), arguments.label[1]))
         return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that whoever ends the drill ends the server too
     with tempfile.TemporaryDirectory() as folder:
         return drill(Path(folder), arguments.kills, arguments.seed)
 
@@ -83,18 +84,20 @@ def label_under_fire(
     while True:
         driver = start_driver(folder, run)
         num_starts += 1
-        wait_for_work(driver, run)
-        while driver.poll() is None:
-            try:
-                driver.wait(chance.uniform(0.1, 2.0))
-            except subprocess.TimeoutExpired:
-                if dealt.total() < num_kills:
-                    [target] = chance.choices(list(TARGETS), list(TARGETS.values()))
-                    kill(target, driver, server, dealt, chance)
+        try:
+            wait_for_work(driver, run)
+            while driver.poll() is None:
+                try:
+                    driver.wait(chance.uniform(0.1, 2.0))
+                except subprocess.TimeoutExpired:
+                    if dealt.total() < num_kills:
+                        [target] = chance.choices(list(TARGETS), list(TARGETS.values()))
+                        kill(target, driver, server, dealt, chance)
+        finally:
+            # A killed driver takes its local cluster along; what it left would disturb the next start.
+            kill_group(driver.pid)
         if driver.returncode == 0:
             return num_starts
-        # A killed driver takes its local cluster along; what it left would disturb the next start.
-        kill_group(driver.pid)
 
 
 def start_driver(folder: Path, run: Run) -> subprocess.Popen:
