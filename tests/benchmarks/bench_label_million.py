@@ -164,9 +164,10 @@ def plot(runs: list[Samples], sizes: list[int], path: Path) -> None:
     for axis, samples, size in zip(axes, runs, sizes, strict=True):
         for name, taken in samples.items():
             axis.plot([t for t, _, _ in taken], [uss for _, uss, _ in taken], label=name)
-        axis.set(title=f"{size:,} records", xlabel="seconds", ylim=(0, None))
+        axis.set(title=f"{size:,} records", xlabel="seconds")
         axis.legend(fontsize="small")
     axes[0].set_ylabel("memory of its own (MiB)")
+    axes[0].set_ylim(bottom=0)
     figure.savefig(path, dpi=100)
 
 
