@@ -306,8 +306,10 @@ def open_filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
     Requests to S3 are tried for about a minute (or ``AWS_MAX_ATTEMPTS``): a busy server costs time, not the run.
     """
-    patient = uri.startswith("s3://") and "AWS_MAX_ATTEMPTS" not in os.environ
-    options = {"config_kwargs": {"retries": {"mode": "standard", "max_attempts": _S3_ATTEMPTS}}} if patient else {}
+    # A listing that was kept would hide what another process has written since, from reads too.
+    options: dict[str, Any] = {"use_listings_cache": False}
+    if uri.startswith("s3://") and "AWS_MAX_ATTEMPTS" not in os.environ:
+        options["config_kwargs"] = {"retries": {"mode": "standard", "max_attempts": _S3_ATTEMPTS}}
     try:
         filesystem, path = fsspec.core.url_to_fs(uri, **options)
     except (ImportError, ValueError, OSError) as error:
@@ -350,21 +352,15 @@ def create_whole(filesystem: fsspec.AbstractFileSystem, path: str, content: byte
             temporary.unlink(missing_ok=True)
         _sync_folder(Path(path).parent)
         return True
-    if _is_there(filesystem, path):
+    if filesystem.exists(path):
         return False
     try:
         filesystem.pipe_file(path, content, mode="create")
     except OSError:
-        if _is_there(filesystem, path):
+        if filesystem.exists(path):
             return False
         raise
     return True
-
-
-def _is_there(filesystem: fsspec.AbstractFileSystem, path: str) -> bool:
-    """Whether the store has ``path`` now, whatever an earlier listing of this process said."""
-    filesystem.invalidate_cache(path)
-    return filesystem.exists(path)
 
 
 def write_whole(filesystem: fsspec.AbstractFileSystem, path: str, content: bytes) -> None:

@@ -157,7 +157,6 @@ def _check_table(name: str, table: TableDirectory, manifest: Manifest, ids: "_Id
 
 def _stored_parts(table: TableDirectory) -> set[str]:
     """The names of a table's parts, those in folders below it too."""
-    table.filesystem.invalidate_cache()
     found = table.filesystem.find(table.path())
     names = (str(path).removeprefix(table.path()).lstrip("/") for path in found)
     return {name for name in names if is_part(name)}

@@ -4,6 +4,7 @@ import json
 import threading
 from pathlib import Path
 
+import fsspec
 import pyarrow as pa
 import pytest
 from s3_server import LIMITED_KEY, S3Server, running_server
@@ -213,6 +214,16 @@ def test_a_write_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
 def test_storage_that_cannot_be_opened_is_one_line():
     with pytest.raises(InputError, match=r"^nonsense://x: this storage cannot be opened"):
         open_filesystem("nonsense://x")
+
+
+@pytest.mark.s3
+def test_what_another_process_writes_after_a_listing_is_seen(s3: S3Server):
+    table = RunDirectory("s3://llambert-test/two").table("labels", "abc", schema.LABELS)
+    table.commit_part(NAME, labels("a"))
+    assert table.part_names() == [NAME]
+    other = fsspec.filesystem("s3", skip_instance_cache=True)
+    other.pipe_file("llambert-test/two/labels/abc/progress.json", b'{"done": 1}')
+    assert table.read_progress() == {"done": 1}
 
 
 @pytest.mark.s3
