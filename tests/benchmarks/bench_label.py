@@ -1,6 +1,6 @@
 """The label stage through Ray against the bare classifier, and two actors of one thread against one.
 
-    python tests/benchmarks/bench_label.py --records 6000
+    python tests/benchmarks/bench_label.py
 
 Three rates of the stage: of the actors at work, each after its own first part, which is what a long run comes to;
 from the first record of all to the last, in which one actor may still load its model; and of the whole stage with
@@ -94,8 +94,8 @@ def replica_rates(manifest: Manifest) -> list[float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--encoder", default=ENCODER)
-    parser.add_argument("--records", type=int, default=6000, help="of the stage with two actors; others take half")
-    parser.add_argument("--rows-per-part", type=int, default=500)
+    parser.add_argument("--records", type=int, default=16000, help="of the stage with two actors; others take half")
+    parser.add_argument("--rows-per-part", type=int, default=2000)
     parser.add_argument("--threads", type=int, default=1, help="of each actor, and of the bare classifier")
     parser.add_argument("--bare", metavar="CHECKPOINT", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
