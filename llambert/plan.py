@@ -101,6 +101,7 @@ def _notes(plan: Plan, accelerator: str | None) -> Iterator[str]:
             "count it in."
         )
     kind = f"GPU-hours of {accelerator}, " if accelerator else ""
+    yield "GPUs and cores count from a stage's start to its end; hours and dollars vary as the time does."
     old = _age_days(prices.as_of)
     yield f"USD: {kind}CPU-hours and tokens at list prices of {prices.as_of}; --prices takes yours." + (
         f" They are {old // 30} months old." if old > _OLD_PRICES_DAYS else ""

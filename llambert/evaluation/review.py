@@ -109,7 +109,7 @@ def cross_table(run: Run, answers: dict[str, dict[str, str]]) -> CrossTable:
     key = _read_key(run, answers)
     written = {name.casefold(): name for name in run.task.category_names}
     answers = {
-        person: {item: written.get(given.strip().casefold(), given.strip()) for item, given in of.items()}
+        person: {item: written.get(said.strip().casefold(), said.strip().casefold()) for item, said in of.items()}
         for person, of in answers.items()
     }
     extra = sorted({given for of in answers.values() for given in of.values()} - set(run.task.category_names))

@@ -188,7 +188,7 @@ def test_two_people_have_a_kappa_and_what_they_differ_about_is_disputed(run, sam
 
 
 def test_answers_are_taken_whatever_their_case_and_another_word_for_mixed(run, sample):
-    table = cross_table(run, {"kim": {sample.items[0]: "POSITIVE", sample.items[1]: "neutral"}})
+    table = cross_table(run, {"kim": {sample.items[0]: "POSITIVE", sample.items[1]: "Neutral "}})
     assert table.answers == ["positive", "negative", "neutral"]
     assert table.num_answered == 2
 
