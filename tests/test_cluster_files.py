@@ -1,14 +1,17 @@
 """The files of cluster/ against the schemas of what reads them, and against this project's own names."""
 
 import json
+import os
 import re
 import subprocess
+import time
 from pathlib import Path
 
 import jsonschema
 import pytest
 import ray
 import yaml
+from cloud_metadata import cloud_metadata
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.serve.schema import ServeDeploySchema
 
@@ -192,6 +195,26 @@ def test_the_serve_file_is_what_serve_deploys():
 def test_shell_scripts_parse_and_can_be_executed(name):
     assert subprocess.run(["bash", "-n", CLUSTER / name], check=False).returncode == 0
     assert (CLUSTER / name).stat().st_mode & 0o111
+
+
+@pytest.mark.parametrize(("cloud", "deadline_s"), [("aws", "110"), ("gcp", "25")])
+def test_a_spot_notice_drains_the_node_and_nothing_does_before(cloud, deadline_s, tmp_path):
+    """The cloud is pretended, and so is `ray`, which notes its arguments; the real one drains in drill_cluster.py."""
+    (tmp_path / "ray").write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" >{tmp_path}/arguments\n')
+    (tmp_path / "ray").chmod(0o755)
+    with cloud_metadata() as metadata:
+        environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "METADATA_URL": metadata.url, "POLL_S": "0.05"}
+        watcher = subprocess.Popen([CLUSTER / "drain-on-spot-notice.sh", cloud], env=environment)
+        deadline = time.monotonic() + 30
+        while metadata.num_asked < 3:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert not (tmp_path / "arguments").exists()
+        metadata.notice = True
+        assert watcher.wait(30) == 0
+    arguments = (tmp_path / "arguments").read_text().splitlines()
+    assert arguments[:3] == ["drain-node", "--reason", "DRAIN_NODE_REASON_PREEMPTION"]
+    assert arguments[-1] == deadline_s
 
 
 def test_dashboard_and_alerts_name_counters_that_exist():

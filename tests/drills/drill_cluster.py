@@ -1,13 +1,14 @@
 """The reviews recipe as a submitted job on three nodes and object storage: nodes are killed, the job is stopped.
 
-    python tests/drills/drill_cluster.py [--kill ingest annotate finetune label] [--stop annotate] [--screenshot FILE]
+    python tests/drills/drill_cluster.py [--kill ingest annotate finetune] [--drain label] [--stop annotate]
 
 Starts an S3 server and a Ray cluster on this machine: a head without CPUs and two worker nodes of one CPU each. Submits
 jobs/pipeline.py exactly as the README does, with tiny models. In each stage of ``--kill`` the worker node on which
-the stage works is killed, and another one joins; in the stage of ``--stop`` the job is ended by `ray job stop` and
-submitted again. In the end the job must have succeeded and `llambert verify` must find nothing wrong.
-``--screenshot``: what the dashboard shows while annotate runs, by headless Chromium. Exit status 1 if anything is
-not as it should be.
+the stage works is killed, and another one joins; in those of ``--drain`` it gets a spot notice first (by
+cluster/drain-on-spot-notice.sh, from a pretended cloud) and is killed ten seconds later; in the stage of ``--stop``
+the job is ended by `ray job stop` and submitted again. In the end the job must have succeeded and `llambert verify`
+must find nothing wrong. ``--screenshot FILE``: what the dashboard shows while annotate runs, by headless Chromium.
+Exit status 1 if anything is not as it should be.
 """
 
 import argparse
@@ -18,12 +19,14 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import psutil
 import yaml
+from cloud_metadata import cloud_metadata
 from ray.cluster_utils import Cluster
 from ray.job_submission import JobStatus, JobSubmissionClient
 from s3_server import running_server
@@ -44,16 +47,18 @@ STORAGE = "s3://llambert-test/films"
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kill", nargs="*", choices=TABLES, default=list(TABLES))
+    parser.add_argument("--kill", nargs="*", choices=TABLES, default=["ingest", "annotate", "finetune"])
+    parser.add_argument("--drain", nargs="*", choices=TABLES, default=["label"])
     parser.add_argument("--stop", nargs="*", choices=TABLES, default=["annotate"])
     parser.add_argument("--screenshot", type=Path)
     arguments = parser.parse_args()
     # Short: a socket's path has 107 characters.
     with tempfile.TemporaryDirectory(prefix="d") as folder:
-        return drill(Path(folder), arguments.kill, arguments.stop, arguments.screenshot)
+        return drill(Path(folder), arguments)
 
 
-def drill(folder: Path, kill: list[str], stop: list[str], screenshot: Path | None = None) -> int:
+def drill(folder: Path, arguments: argparse.Namespace) -> int:
+    """``arguments``: lists of stages ``kill``, ``drain`` and ``stop``, and a file or None, ``screenshot``."""
     os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": str(folder), "RAY_USAGE_STATS_ENABLED": "0"}
     recipe = write_recipe(folder)
     with running_server(folder / "s3"):
@@ -62,13 +67,13 @@ def drill(folder: Path, kill: list[str], stop: list[str], screenshot: Path | Non
             rehearsal = Rehearsal(nodes, recipe)
             rehearsal.submit()
             for stage in TABLES:
-                if stage in stop:
+                if stage in arguments.stop:
                     rehearsal.stop_in(stage)
-                if stage == "annotate" and screenshot:
+                if stage == "annotate" and arguments.screenshot:
                     rehearsal.wait_for(stage)
-                    rehearsal.picture(screenshot)
-                if stage in kill:
-                    rehearsal.kill_in(stage)
+                    rehearsal.picture(arguments.screenshot)
+                if stage in [*arguments.kill, *arguments.drain]:
+                    rehearsal.kill_in(stage, with_notice=stage in arguments.drain)
             return rehearsal.end()
         finally:
             nodes.shutdown()
@@ -96,7 +101,7 @@ class Nodes:
         self.cluster.wait_for_nodes()
         self.dashboard = f"http://{self.cluster.head_node.webui_url}"
 
-    def process_of(self, beginning: str) -> tuple[object, psutil.Process] | None:
+    def process_of(self, beginning: str) -> tuple[Any, psutil.Process] | None:
         """A process whose title begins so, and the worker node it is on."""
         for node in self.workers:
             raylet = node.all_processes["raylet"][0].process.pid
@@ -108,9 +113,19 @@ class Nodes:
                     continue
         return None
 
-    def kill(self, node: object) -> None:
+    def drain(self, node: Any) -> None:
+        """A spot notice, and ten seconds of the two minutes it gives."""
+        with cloud_metadata() as metadata:
+            metadata.notice = True
+            places = {"METADATA_URL": metadata.url, "RAY_HEAD_ADDRESS": self.cluster.address, "NODE_ID": node.node_id}
+            path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+            script = [ROOT / "cluster" / "drain-on-spot-notice.sh", "aws"]
+            subprocess.run(script, env={**os.environ, **places, "PATH": path}, check=True, timeout=60)
+        time.sleep(10)
+
+    def kill(self, node: Any) -> None:
         """What a lost machine looks like; another one comes in its place."""
-        raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)  # type: ignore[attr-defined]
+        raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
         family = [*raylet.children(recursive=True), raylet]
         for process in family:
             try:
@@ -172,13 +187,15 @@ class Rehearsal:
                 raise RuntimeError(f"{stage} did not begin:\n{self.client.get_job_logs(self.job)[-4000:]}")
             time.sleep(0.1)
 
-    def kill_in(self, stage: str) -> None:
+    def kill_in(self, stage: str, with_notice: bool = False) -> None:
         while self.wait_for(stage):
             found = self.nodes.process_of(PROCESSES.get(stage, "ray::MapWorker"))
             if found:
+                if with_notice:
+                    self.nodes.drain(found[0])
                 self.nodes.kill(found[0])
                 self.num_kills += 1
-                print(f"{stage}: killed the node of {found[1].pid}", flush=True)
+                print(f"{stage}: the node of process {found[1].pid} {'drained and ' * with_notice}killed", flush=True)
                 return
             time.sleep(0.05)
         raise RuntimeError(f"{stage} was complete before a node could be killed")
