@@ -164,6 +164,70 @@ def _absolute(uri: str) -> str:
     return uri if "://" in uri else os.path.abspath(uri)
 
 
+# Above the deployments: `serve.ingress` pickles its class at once, with what this module has by then.
+
+
+async def _body(request: Request, max_bytes: int) -> bytes:
+    """The request's body, read no further than ``max_bytes``."""
+    too_large = Refusal(413, f"the request is larger than {max_bytes:,} bytes: send several")
+    if int(request.headers.get("content-length") or 0) > max_bytes:
+        raise too_large
+    pieces, size = [], 0
+    async for piece in request.stream():
+        size += len(piece)
+        if size > max_bytes:
+            raise too_large
+        pieces.append(piece)
+    return b"".join(pieces)
+
+
+def _refuse(refusal: Refusal) -> JSONResponse:
+    headers = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "1"}}.get(refusal.status)
+    return JSONResponse({"detail": refusal.reason}, refusal.status, headers)
+
+
+class _LabellerMetrics:
+    """``llambert_serve_*`` of one replica: what it labelled, and how long its model took."""
+
+    def __init__(self) -> None:
+        self._texts = Counter("llambert_serve_texts", "texts by label, or by what they failed of", ("label",))
+        self._tokens = Counter("llambert_serve_tokens", "tokens labelled")
+        self._busy = Counter("llambert_serve_busy_seconds", "seconds that the model worked")
+        self._sizes = Histogram("llambert_serve_call_texts", "texts a call", boundaries=[1, 4, 16, 64, 256, 1024])
+
+    def add(self, verdicts: list[Verdict], num_tokens: int, busy_seconds: float) -> None:
+        names = [verdict.label or verdict.error or "" for verdict in verdicts]
+        for name in set(names):
+            self._texts.inc(names.count(name), {"label": name})
+        if num_tokens:
+            self._tokens.inc(num_tokens)
+        if busy_seconds > 0:
+            self._busy.inc(busy_seconds)
+        self._sizes.observe(len(verdicts))
+
+
+class _EndpointMetrics:
+    """``llambert_serve_*`` of one endpoint: requests by what became of them, and how long the answered ones took."""
+
+    def __init__(self) -> None:
+        self._requests = Counter("llambert_serve_requests", "requests by HTTP status", ("status",))
+        self._retries = Counter("llambert_serve_retries", "calls made once more because a replica died")
+        self._waiting = Gauge("llambert_serve_waiting_texts", "texts that wait for a replica")
+        seconds = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30]
+        self._seconds = Histogram("llambert_serve_request_seconds", "from a request to its answer", boundaries=seconds)
+
+    def answered(self, num_texts: int, seconds: float, num_waiting: int) -> None:
+        self._requests.inc(1, {"status": "200"})
+        self._seconds.observe(seconds)
+        self._waiting.set(num_waiting)
+
+    def refused(self, status: int) -> None:
+        self._requests.inc(1, {"status": str(status)})
+
+    def retried(self) -> None:
+        self._retries.inc()
+
+
 @serve.deployment
 class Labeller:
     """One replica: the label stage's classifier, called with texts by one thread."""
@@ -287,67 +351,6 @@ class Endpoint:
                 raise Refusal(503, "two replicas died with this request") from error
         self._answered_at = time.monotonic()
         return verdicts
-
-
-async def _body(request: Request, max_bytes: int) -> bytes:
-    """The request's body, read no further than ``max_bytes``."""
-    too_large = Refusal(413, f"the request is larger than {max_bytes:,} bytes: send several")
-    if int(request.headers.get("content-length") or 0) > max_bytes:
-        raise too_large
-    pieces, size = [], 0
-    async for piece in request.stream():
-        size += len(piece)
-        if size > max_bytes:
-            raise too_large
-        pieces.append(piece)
-    return b"".join(pieces)
-
-
-def _refuse(refusal: Refusal) -> JSONResponse:
-    headers = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "1"}}.get(refusal.status)
-    return JSONResponse({"detail": refusal.reason}, refusal.status, headers)
-
-
-class _LabellerMetrics:
-    """``llambert_serve_*`` of one replica: what it labelled, and how long its model took."""
-
-    def __init__(self) -> None:
-        self._texts = Counter("llambert_serve_texts", "texts by label, or by what they failed of", ("label",))
-        self._tokens = Counter("llambert_serve_tokens", "tokens labelled")
-        self._busy = Counter("llambert_serve_busy_seconds", "seconds that the model worked")
-        self._sizes = Histogram("llambert_serve_call_texts", "texts a call", boundaries=[1, 4, 16, 64, 256, 1024])
-
-    def add(self, verdicts: list[Verdict], num_tokens: int, busy_seconds: float) -> None:
-        names = [verdict.label or verdict.error or "" for verdict in verdicts]
-        for name in set(names):
-            self._texts.inc(names.count(name), {"label": name})
-        if num_tokens:
-            self._tokens.inc(num_tokens)
-        if busy_seconds > 0:
-            self._busy.inc(busy_seconds)
-        self._sizes.observe(len(verdicts))
-
-
-class _EndpointMetrics:
-    """``llambert_serve_*`` of one endpoint: requests by what became of them, and how long the answered ones took."""
-
-    def __init__(self) -> None:
-        self._requests = Counter("llambert_serve_requests", "requests by HTTP status", ("status",))
-        self._retries = Counter("llambert_serve_retries", "calls made once more because a replica died")
-        self._waiting = Gauge("llambert_serve_waiting_texts", "texts that wait for a replica")
-        seconds = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30]
-        self._seconds = Histogram("llambert_serve_request_seconds", "from a request to its answer", boundaries=seconds)
-
-    def answered(self, num_texts: int, seconds: float, num_waiting: int) -> None:
-        self._requests.inc(1, {"status": "200"})
-        self._seconds.observe(seconds)
-        self._waiting.set(num_waiting)
-
-    def refused(self, status: int) -> None:
-        self._requests.inc(1, {"status": str(status)})
-
-    def retried(self) -> None:
-        self._retries.inc()
 
 
 def serve_until_stopped(options: ServeOptions, host: str, port: int) -> None:
