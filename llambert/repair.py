@@ -21,9 +21,10 @@ _TOGETHER = (
     ("silver", "rejects"),
     ("checkpoint",),
     ("labels", "label_rejects"),
+    ("labels_by_label",),
     ("report",),
 )
-_MADE_WHOLE = ("sample", "silver", "checkpoint", "report")
+_MADE_WHOLE = ("sample", "silver", "checkpoint", "labels_by_label", "report")
 
 
 def repair(run: Run) -> Iterator[Finding]:
@@ -79,16 +80,12 @@ def _move(table: TableDirectory, folder: str, parts: set[str], whole: bool) -> l
     names += [name for name in there if name != MANIFEST and (whole or name in parts)]
     place = "/".join(table.uri.rsplit("/", 2)[1:])
     filesystem, target = open_filesystem(f"{folder}/{place}")
-    if names:
-        filesystem.makedirs(target, exist_ok=True)
     for name in names:
+        filesystem.makedirs(f"{target}/{name}".rpartition("/")[0], exist_ok=True)
         table.filesystem.mv(table.path(name), f"{target}/{name}")
     return [f"{place}/{name}" for name in names]
 
 
 def _file_names(table: TableDirectory) -> list[str]:
-    try:
-        entries = table.filesystem.ls(table.path(), detail=True, refresh=True)
-    except FileNotFoundError:
-        return []
-    return sorted(entry["name"].rsplit("/", 1)[-1] for entry in entries if entry["type"] == "file")
+    """Those in folders below the table's too."""
+    return sorted(str(path).removeprefix(table.path()).lstrip("/") for path in table.filesystem.find(table.path()))

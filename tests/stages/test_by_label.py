@@ -6,6 +6,7 @@ import pytest
 from label_runs import fill, make_run
 from tiny_classifier import save_tiny_classifier, tiny_texts
 
+from llambert.repair import set_aside
 from llambert.stages import by_label as module
 from llambert.stages import label as label_module
 from llambert.stages.label import label
@@ -64,7 +65,7 @@ def test_a_start_after_a_kill_keeps_what_was_published(run):
     assert table.require_manifest().parts == first.parts
 
 
-def test_verify_finds_a_published_file_that_was_altered_or_lost_or_put_there(run):
+def test_a_published_file_that_was_altered_or_lost_or_put_there_is_found_and_mended(run):
     label(run)
     table = run.table("labels_by_label")
     one, two, three, *_ = (part.name for part in table.require_manifest().parts)
@@ -72,7 +73,12 @@ def test_verify_finds_a_published_file_that_was_altered_or_lost_or_put_there(run
     table.filesystem.rm(table.path(three))
     table.filesystem.makedirs(table.path("data/label=odd"))
     table.filesystem.pipe_file(table.path("data/label=odd/part-9.parquet"), table.filesystem.cat_file(table.path(two)))
-    found = wrong(run)
+    findings = [finding for finding in verify(run) if finding.table == "labels_by_label"]
+    found = [str(finding) for finding in findings]
     assert any(one in line and "altered" in line for line in found)
     assert any(three in line and "missing" in line for line in found)
     assert any("label=odd" in line and "does not know" in line for line in found)
+    set_aside(run, findings)
+    label(run)
+    assert wrong(run) == []
+    assert len(published(run)) == 70
