@@ -1,7 +1,7 @@
 """``llambert plan``: what a run will take and how many annotations pay, before it is started."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date
 
 import numpy as np
@@ -25,25 +25,24 @@ class Plan:
     prices: Prices
     advice: Advice | None
     wanted_gain: float = 0.0
-    known: bool = field(default=False)
+    rates_given: bool = False
     """The rates were given, not measured by a pilot."""
 
 
 def plan(run: Run, num_records: int, wanted_gain: float, prices: Prices, with_curve: bool = True) -> Plan:
     """The plan of a run, from its stored pilot or a new one; a stored one of other records is made anew."""
-    known = read_pilot(run)
-    if known is None or known.num_pilot_records != min(num_records, known.num_annotated):
-        known = None
-    if known is None or (with_curve and not known.with_curve):
+    found = read_pilot(run)
+    is_other = found is not None and found.num_pilot_records != min(num_records, found.num_annotated)
+    if found is None or is_other or (with_curve and not found.with_curve):
         from llambert.pilot import pilot
 
-        known = pilot(run, num_records, with_curve)
+        found = pilot(run, num_records, with_curve)
     advice = None
-    if known.curve:
-        sizes = np.array([point.num_labels for point in known.curve])
-        wrong = np.array([point.wrong for point in known.curve])
-        advice = advise(sizes, wrong, wanted_gain, known.num_corpus)
-    return Plan(run.recipe, known, forecast(run.recipe, known), prices, advice, wanted_gain)
+    if found.curve:
+        sizes = np.array([point.num_labels for point in found.curve])
+        wrong = np.array([point.wrong for point in found.curve])
+        advice = advise(sizes, wrong, wanted_gain, found.num_corpus)
+    return Plan(run.recipe, found, forecast(run.recipe, found), prices, advice, wanted_gain)
 
 
 def plan_by_rates(recipe: Recipe, measured: dict[str, Measured], num_corpus: int, prices: Prices) -> Plan:
@@ -60,7 +59,7 @@ def plan_by_rates(recipe: Recipe, measured: dict[str, Measured], num_corpus: int
         num_steps=classifier.epochs * -(-num_learned // classifier.batch_size) * classifier.soup_members,
         stages=measured,
     )
-    return Plan(recipe, found, forecast(recipe, found), prices, None, known=True)
+    return Plan(recipe, found, forecast(recipe, found), prices, None, rates_given=True)
 
 
 def render(plan: Plan, accelerator: str | None = None) -> Iterator[str]:
@@ -74,8 +73,8 @@ def render(plan: Plan, accelerator: str | None = None) -> Iterator[str]:
     for stage in stages:
         yield _line(stage, stage.stage, usd(plan.recipe, stage, prices, name))
     total = [usd(plan.recipe, stage, prices, name) for stage in stages]
-    known = [one for one in total if one is not None]
-    dollars = add(known) if len(known) == len(total) else None
+    priced = [one for one in total if one is not None]
+    dollars = add(priced) if len(priced) == len(total) else None
     yield _row("in all", "", plan.forecast.total, _hours(stages, "gpu"), _hours(stages, "cpu"), dollars)
     if everything := plan.forecast.llm_on_everything:
         yield _line(everything, "LLM on everything", usd(plan.recipe, everything, prices, name))
@@ -93,7 +92,7 @@ def _notes(plan: Plan, accelerator: str | None) -> Iterator[str]:
         yield f"One replica of the LLM answers {1 / annotate.seconds_each:,.1f} records/s once it is loaded."
     if (label := pilot.stages.get("label")) and label.work_seconds:
         yield f"One label actor labels {1 / label.seconds_each:,.1f} records/s."
-    if plan.known:
+    if plan.rates_given:
         yield "The rates were given, not measured; starting Ray and loading models is left out."
     else:
         yield (
