@@ -23,12 +23,12 @@ def page(experiment: Trainings, results: Results, found: Sequence[Finding], figu
     """The whole page. ``figure``: the name of its picture."""
     different = {place.cell.fingerprint: place.cell for place, _ in results.found}
     num_seeds = len({place.seed for place, _ in results.found})
+    over = f", mean over {num_seeds} seeds with its 95 % interval (Student's t)" if num_seeds > 1 else ", one seed"
     lines = [f"# {experiment.name}", ""]
     if len(results.found) < results.num_places:
         lines += [f"**Half done: {len(results.found)} of {results.num_places} cells.** Run the job again to go on.", ""]
     lines += [
-        f"Accuracy in per cent on the gold test records, mean over {num_seeds} seeds with its 95 % interval (Student's "
-        "t).",
+        f"Accuracy in per cent on the gold test records{over}.",
         "",
         *_tables(experiment, results),
         "",
