@@ -4,11 +4,27 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llambert.errors import InputError
+from llambert.evaluation import review, review_files
 from llambert.experiments.recipe import Answers
 from llambert.experiments.sources import read_columns
+from llambert.run import open_run
 
 RECORD_ID, GOLD, MODEL, PERSON = "record_id", "gold_label", "model_label", "person_label"
 COLUMNS = [RECORD_ID, GOLD, MODEL, PERSON]
+
+
+def count_answers(answers: Answers) -> dict[str, dict[str, int]]:
+    """Model label -> person's label -> number of records, whichever way the answers are given."""
+    if answers.review is None:
+        return cross_table(read_answers(answers))
+    run = open_run(answers.review.recipe, list(answers.review.settings))
+    reviewed = review.cross_table(run, review_files.read(answers.review.answers))
+    counts: dict[str, dict[str, int]] = {}
+    for (_, model), nums in reviewed.counts.items():
+        row = counts.setdefault(model, dict.fromkeys(reviewed.answers, 0))
+        for person, num in zip(reviewed.answers, nums, strict=True):
+            row[person] += num
+    return counts
 
 
 def cross_table(answers: pa.Table) -> dict[str, dict[str, int]]:
@@ -29,6 +45,7 @@ def cross_table(answers: pa.Table) -> dict[str, dict[str, int]]:
 
 def read_answers(answers: Answers) -> pa.Table:
     """A file of answers with ``COLUMNS``; ``InputError`` if it cannot be read or holds none."""
+    assert answers.path is not None, "looked at when the experiment was read"
     columns = [answers.record_id, answers.gold, answers.model, answers.person]
     rows = read_columns(answers.path, columns)
     table = pa.table([_without_blanks(rows[column]) for column in columns], names=COLUMNS)

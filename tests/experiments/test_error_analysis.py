@@ -1,12 +1,18 @@
 """Table 3 from a file of answers."""
 
+import csv
+
 import pyarrow as pa
 import pytest
+from synthetic_run import Plan, write_run
 
 from llambert.errors import InputError
-from llambert.experiments.error_analysis import COLUMNS, cross_table, read_answers
+from llambert.evaluation.review import draw
+from llambert.evaluation.review_files import write
+from llambert.experiments.error_analysis import COLUMNS, count_answers, cross_table, read_answers
 from llambert.experiments.experiment import run_experiment
-from llambert.experiments.recipe import Answers, ErrorAnalysis
+from llambert.experiments.recipe import Answers, ErrorAnalysis, Review
+from llambert.recipe import dump_recipe
 
 # The paper's silver table: model label, person's label, records.
 PAPER = [
@@ -46,6 +52,22 @@ def test_the_job_writes_it_beside_the_papers(tmp_path):
     assert "### combined (the paper)" in page
     assert (tmp_path / "out/errors/results.md").read_text() == page
     assert (tmp_path / "out/errors/results.csv").read_text().count("\n") == 7
+
+
+def test_the_answers_to_a_review_are_counted_by_model_label(tmp_path):
+    run = write_run(tmp_path / "run", Plan(num=600))
+    (tmp_path / "recipe.yaml").write_text(dump_recipe(run.recipe))
+    sample = draw(run, 20)
+    write(sample, str(tmp_path))
+    lines = (tmp_path / "review.csv").read_text("utf-8-sig").splitlines()
+    kept = csv.DictReader(lines)
+    answered = [f"{row['item']},{'positive' if number < 15 else 'mixed/neutral'}" for number, row in enumerate(kept)]
+    (tmp_path / "kim.csv").write_text("\n".join(["item,answer", *answered]))
+    review = Review(recipe=str(tmp_path / "recipe.yaml"), answers=(str(tmp_path / "kim.csv"),))
+    counts = count_answers(Answers(review=review))
+    assert set(counts) <= {"positive", "negative"}
+    assert sum(row["positive"] for row in counts.values()) == 15
+    assert sum(row["mixed/neutral"] for row in counts.values()) == 5
 
 
 def test_every_category_has_its_column_whoever_used_it():
