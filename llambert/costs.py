@@ -134,10 +134,12 @@ def extrapolate_seconds(seconds: float, num_records: int, num_wanted: int) -> fl
 
 
 def format_usd(usd: float | None) -> str:
-    """Cents, or two digits of what is less than ten of them; ``-`` where no price is known."""
+    """Cents, and hundredths of them where there are fewer than ten; ``-`` where no price is known."""
     if usd is None:
         return "-"
-    return f"{usd:,.2f}" if usd >= 0.1 or usd == 0 else f"{usd:.2g}"
+    if 0 < usd < 1e-4:
+        return "< 0.0001"
+    return f"{usd:,.2f}" if usd >= 0.1 or usd == 0 else f"{usd:.4f}"
 
 
 def format_duration(seconds: float) -> str:

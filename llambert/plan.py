@@ -114,14 +114,14 @@ def _advice(plan: Plan) -> Iterator[str]:
         return
     points = ", ".join(f"{sum(p.wrong) / len(p.wrong):.1%} after {p.num_labels:,}" for p in curve)
     yield ""
-    yield f"Learning curve, labels unlike the LLM's: {points} (judged by {len(curve[0].wrong):,} pilot records)."
+    yield f"Learning curve, labels unlike the LLM's: {points} ({len(curve[0].wrong):,} pilot records)."
 
     def shown(num: int | None) -> str:
         return f"{num:,}" if num is not None else f"more than {plan.pilot.num_corpus:,}"
 
     yield (
-        f"Advised annotations: {shown(advice.num)} (95 % interval {shown(advice.low)} to {shown(advice.high)}): "
-        f"beyond that, doubling them promises less than {100 * plan.wanted_gain:g} points of accuracy."
+        f"Advised annotations: {shown(advice.num)} (95 % interval {shown(advice.low)} to {shown(advice.high)}). "
+        f"Doubling that promises less than {100 * plan.wanted_gain:g} points."
     )
 
 

@@ -127,4 +127,11 @@ def test_users_prices_override_and_faults_name_the_line(tmp_path):
 
 
 def test_money_is_shown_in_cents_and_small_sums_by_their_digits():
-    assert [format_usd(usd) for usd in (None, 0, 0.00321, 0.5, 1234.567)] == ["-", "0.00", "0.0032", "0.50", "1,234.57"]
+    assert [format_usd(usd) for usd in (None, 0, 1e-5, 0.00321, 0.5, 1234.567)] == [
+        "-",
+        "0.00",
+        "< 0.0001",
+        "0.0032",
+        "0.50",
+        "1,234.57",
+    ]
