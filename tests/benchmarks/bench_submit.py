@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ |= {"HF_HUB_OFFLINE": "1", "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
 
 import pyarrow.parquet as pq
 from ray.cluster_utils import Cluster
@@ -32,7 +32,6 @@ def main() -> int:
     parser.add_argument("--records-per-part", type=int, default=50)
     parser.add_argument("--limit-s", type=float, default=60.0)
     arguments = parser.parse_args()
-    os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
     with tempfile.TemporaryDirectory(prefix="b") as folder:
         os.environ["RAY_TMPDIR"] = folder
         head = {"num_cpus": os.cpu_count(), "include_dashboard": True, "dashboard_port": 0}

@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ |= {"HF_HUB_OFFLINE": "1", "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import psutil
@@ -137,7 +137,7 @@ def start_head(folder: Path) -> psutil.Popen:
         **{f"{name}_commands": [] for name in COMMANDS},
     }
     (folder / "autoscaler.json").write_text(json.dumps(config))
-    os.environ |= {"RAY_TMPDIR": str(folder), "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+    os.environ["RAY_TMPDIR"] = str(folder)
     environment = {**os.environ, "AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1"}
     command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--port=0", "--num-cpus=1", "--block"]
     options = ["--include-dashboard=false", "--object-store-memory=80000000"]

@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ |= {"HF_HUB_OFFLINE": "1", "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import psutil
@@ -59,7 +59,7 @@ def main() -> int:
 
 def drill(folder: Path, arguments: argparse.Namespace) -> int:
     """``arguments``: lists of stages ``kill``, ``drain`` and ``stop``, and a file or None, ``screenshot``."""
-    os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": str(folder), "RAY_USAGE_STATS_ENABLED": "0"}
+    os.environ["RAY_TMPDIR"] = str(folder)
     recipe = write_recipe(folder)
     with running_server(folder / "s3"):
         nodes = Nodes()
