@@ -4,6 +4,7 @@ when they run, so that ``llambert --help`` and a complete run come back at once.
 Exit status: 0 done; 2 the recipe or its inputs are at fault, with one line a fault; 1 anything else.
 """
 
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -223,16 +224,20 @@ def serve(
     run: Annotated[str, typer.Argument(help="A run directory, a recipe or a checkpoint folder.", show_default=False)],
     host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0: for every machine.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
-    replicas: Annotated[int, typer.Option(min=1, help="At most so many copies of the classifier.")] = 1,
+    replicas: Annotated[int, typer.Option(min=1, help="So many copies of the classifier, at least.")] = 1,
+    max_replicas: Annotated[int, typer.Option(min=1, help="At most so many, as load demands.")] = 1,
     cpus: Annotated[float | None, typer.Option(help="Of each copy; none: as the recipe's label stage.")] = None,
     limits: Annotated[list[str] | None, typer.Option("--limit", help="A limit, as max_texts=500.")] = None,
     settings: Settings = None,
 ) -> None:
     """Label by HTTP: POST /v1/label, GET /healthz, /docs. A token in LLAMBERT_SERVE_TOKEN is asked for."""
+    for switch in ("RUN_USER_CODE_IN_SEPARATE_THREAD", "RUN_ROUTER_IN_SEPARATE_LOOP"):
+        os.environ.setdefault(f"RAY_SERVE_{switch}", "0")  # a thread less between a request and its answer
     from llambert import serving
     from llambert.stages.parts import connect
 
-    options = serving.options(run, settings, limits, max_replicas=replicas, cpus_per_replica=cpus)
+    most = max(replicas, max_replicas)
+    options = serving.options(run, settings, limits, min_replicas=replicas, max_replicas=most, cpus_per_replica=cpus)
     connect()
     serving.serve_until_stopped(options, host, port)
 

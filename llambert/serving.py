@@ -289,7 +289,7 @@ class Endpoint:
         if options.require_token and not self._token:
             raise InputError(f"{TOKEN_VARIABLE} is not set on this node, and a token was to be asked for")
         self._labeller, self._limits = labeller, options.limits
-        self._batcher = Batcher(self._call, options.limits, max_calls=2 * options.max_replicas)
+        self._batcher = Batcher(self._call, options.limits, options.min_replicas, options.max_replicas)
         self._categories: list[str] = []
         self._answered_at = float("-inf")
         self._metrics = _EndpointMetrics()
@@ -360,8 +360,11 @@ def serve_until_stopped(options: ServeOptions, host: str, port: int) -> None:
         signal.signal(number, lambda *_: stop.set())
     application = build(options)
     timeout_s = options.limits.timeout_s + 5
-    serve.start(http_options=HTTPOptions(host=host, port=port, request_timeout_s=timeout_s))
-    serve.run(application, name=APPLICATION, route_prefix="/")
+    serve.start(
+        http_options=HTTPOptions(host=host, port=port, request_timeout_s=timeout_s),
+        logging_config={"enable_access_log": False},
+    )
+    serve.run(application, name=APPLICATION, route_prefix="/", logging_config={"enable_access_log": False})
     metrics = next(f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}" for node in ray.nodes() if node["Alive"])
     print(f"serving {options.run} at http://{host}:{port}/v1/label; /docs describes it", flush=True)
     print(f"metrics for Prometheus, on each node: http://{metrics}/metrics", flush=True)

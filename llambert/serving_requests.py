@@ -158,13 +158,20 @@ _Slice = tuple[_Waiting, int, int]  # texts first to last of a request
 class Batcher:
     """Gathers texts of concurrent requests into calls of ``send``, oldest first.
 
-    A call goes out when none is out, when ``limits.max_call_chars`` wait, or when a text has waited
-    ``limits.batch_wait_s``; at most ``max_calls`` are out. So one lone request waits for nobody, and what
-    arrives while the replicas are busy becomes one batch. Used from one event loop.
+    A call goes out when fewer are out than ``min_replicas``, when ``limits.max_call_chars`` wait, or when a text
+    has waited ``limits.batch_wait_s``; at most two for each of ``max_replicas`` are out. So one lone request waits
+    for nobody, and what arrives while the replicas are busy becomes one batch. Used from one event loop.
     """
 
-    def __init__(self, send: Callable[[list[str]], Awaitable[list[Verdict]]], limits: Limits, max_calls: int) -> None:
-        self._send, self._limits, self._max_calls = send, limits, max_calls
+    def __init__(
+        self,
+        send: Callable[[list[str]], Awaitable[list[Verdict]]],
+        limits: Limits,
+        min_replicas: int = 1,
+        max_replicas: int = 1,
+    ) -> None:
+        self._send, self._limits = send, limits
+        self._min_calls, self._max_calls = min_replicas, 2 * max_replicas
         self._queue: deque[_Waiting] = deque()
         self._calls: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
@@ -202,7 +209,7 @@ class Batcher:
     def _is_due(self) -> bool:
         waited = time.monotonic() - self._queue[0].arrived
         is_full = self._num_chars >= self._limits.max_call_chars
-        return not self._calls or is_full or waited >= self._limits.batch_wait_s
+        return len(self._calls) < self._min_calls or is_full or waited >= self._limits.batch_wait_s
 
     def _take(self) -> list[_Slice]:
         """The oldest texts, up to ``max_call_chars`` and at least one."""

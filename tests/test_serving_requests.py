@@ -76,8 +76,8 @@ def labels(verdicts):
     return [verdict.label for verdict in verdicts]
 
 
-def batching(replica, max_calls=2, **limits):
-    return Batcher(replica, Limits(**{"batch_wait_s": 5.0, **limits}), max_calls)
+def batching(replica, **limits):
+    return Batcher(replica, Limits(**{"batch_wait_s": 5.0, **limits}))
 
 
 async def begin(batcher, *requests):

@@ -9,6 +9,7 @@ idle. Prints when nodes came and went; exit status 1 if it was otherwise. Nodes 
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -38,6 +39,7 @@ COMMANDS = ("initialization", "setup", "head_setup", "worker_setup", "head_start
 
 
 def main() -> int:
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))  # what was started is ended too
     with tempfile.TemporaryDirectory(prefix="d") as folder:
         return drill(Path(folder))
 

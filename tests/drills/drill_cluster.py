@@ -14,6 +14,7 @@ Exit status 1 if anything is not as it should be.
 import argparse
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -46,6 +47,7 @@ STORAGE = "s3://llambert-test/films"
 
 
 def main() -> int:
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))  # what was started is ended too
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kill", nargs="*", choices=TABLES, default=["ingest", "annotate", "finetune"])
     parser.add_argument("--drain", nargs="*", choices=TABLES, default=["label"])
