@@ -4,8 +4,8 @@
 
 Film reviews (27 tokens on average), MiniLM, the whole of `llambert serve` as a process: Ray, the proxy, the endpoint,
 as many replicas of one thread as the bare classifier has threads. Each client sends its next request when the last is
-answered, over one connection. Prints both rates in texts, their ratio, and the latencies; exit status 1 below the floors: 0.8 of
-the bare classifier, p99 under 10 times p50, no error.
+answered, over one connection. Prints both rates in texts, their ratio, and the latencies; exit status 1 below the
+floors: 0.8 of the bare classifier, p99 under 10 times p50, no error.
 """
 
 import argparse
