@@ -109,7 +109,8 @@ def server(run):
 
 
 def stored_labels(run):
-    rows = [row for table in run.table("labels").iter_tables() for row in table.to_pylist()]
+    labels = run.table("labels")
+    rows = [row for name in sorted(labels.part_names()) for row in labels.read_part(name).to_pylist()]
     return [row["label"] for row in rows], [row["score"] for row in rows]
 
 
