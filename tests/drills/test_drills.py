@@ -19,7 +19,7 @@ def test_killed_actors_workers_and_drivers_cost_annotate_no_record(tmp_path):
 
 @pytest.mark.s3
 def test_killed_actors_raylets_drivers_and_servers_cost_label_no_record(tmp_path):
-    assert drill_label.drill(tmp_path, num_kills=3, seed=4, num_records=6_000) == 0
+    assert drill_label.drill(tmp_path, num_kills=3, seed=4, num_records=3_000) == 0
 
 
 @pytest.mark.s3
