@@ -164,7 +164,11 @@ def kill_group(pid: int) -> None:
 def two_drivers(folder: Path, run: Run, undisturbed: Run) -> int:
     """Both label the same run at once; one may lose, the table may not."""
     drivers = [start_driver(folder, run) for _ in range(2)]
-    ended = [driver.wait() for driver in drivers]
+    try:
+        ended = [driver.wait() for driver in drivers]
+    finally:
+        for driver in drivers:
+            kill_group(driver.pid)
     difference = "neither driver finished" if all(ended) else compare(run, undisturbed)
     print(f"two drivers at once ended with status {ended[0]} and {ended[1]}: {difference or 'the undisturbed table'}")
     return 1 if difference else 0
