@@ -161,7 +161,7 @@ deadline = time.monotonic() + 100
 while time.monotonic() < deadline:
     if list(pathlib.Path(sys.argv[1]).glob("*.state")):
         for process in psutil.Process(int(sys.argv[2])).children(recursive=True):
-            if "ray::experiment" in " ".join([process.name(), *process.cmdline()]):
+            if " ".join(process.cmdline()).startswith("ray::experiment"):
                 process.kill()
                 sys.exit(0)
     time.sleep(0.01)
