@@ -5,6 +5,8 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import fsspec
@@ -43,7 +45,14 @@ def plain(content: bytes) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def ended(tmp_path_factory) -> dict[str, dict[str, bytes]]:
+def logs_of_ray() -> Iterator[str]:
+    """A folder with a short name: Ray makes Unix sockets below it, whose paths have 107 bytes at most."""
+    with tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory, logs_of_ray) -> dict[str, dict[str, bytes]]:
     """A run through an endpoint that repeats the key in its errors: what the run stored, and what it logged."""
     folder = tmp_path_factory.mktemp("secrets")
     save_tiny_classifier(folder / "encoder")
@@ -60,9 +69,8 @@ def ended(tmp_path_factory) -> dict[str, dict[str, bytes]]:
             **server.environment,
             "OPENAI_API_KEY": API_KEY,
             "HF_TOKEN": HUB_TOKEN,
-            "RAY_TMPDIR": str(folder / "ray"),
+            "RAY_TMPDIR": logs_of_ray,
         }
-        (folder / "ray").mkdir()
         job = Path(__file__).resolve().parents[1] / "jobs" / "pipeline.py"
         command = [sys.executable, job, folder / "recipe.yaml"]
         ran = subprocess.run(command, env=environment, cwd=folder, capture_output=True, timeout=300, check=False)
@@ -72,7 +80,7 @@ def ended(tmp_path_factory) -> dict[str, dict[str, bytes]]:
     assert endpoint.keys, "the endpoint was never asked"
     assert set(endpoint.keys) == {f"Bearer {API_KEY}"}
     logs = {"stdout": ran.stdout, "stderr": ran.stderr}
-    for path in (folder / "ray").rglob("*"):
+    for path in Path(logs_of_ray).rglob("*"):
         if path.is_file() and not path.is_symlink():
             logs[str(path)] = path.read_bytes()
     return {"stored": stored, "logs": logs}
