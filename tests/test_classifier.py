@@ -63,7 +63,8 @@ def test_the_result_does_not_depend_on_windows_or_batch_size(checkpoint, classif
 def test_batches_side_by_side_on_two_cores_give_what_one_core_gives(checkpoint):
     texts = [*tiny_texts(300, seed=5), None]
     alone = Classifier(str(checkpoint), max_batch_tokens=256, device="cpu", num_threads=1).predict(texts)
-    beside = Classifier(str(checkpoint), max_batch_tokens=256, device="cpu", num_threads=2).predict(texts)
+    on_two_cores = Classifier(str(checkpoint), max_batch_tokens=256, device="cpu", num_threads=2)
+    beside = on_two_cores.predict(texts)  # kept: with it its threads end
     assert torch.get_num_threads() == 2
     assert beside.labels == alone.labels
     assert beside.failures == alone.failures == {300: "null_text"}
