@@ -10,19 +10,23 @@ three plain trainings. Every training is stored: a stopped benchmark goes on, ``
 """
 
 import argparse
+import os
 import sys
-from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
+import torch
 import umls_regions
-from finetune_cells import DEFAULT_STORE, Cells, DataSet, interval, prepare
+from transformers import logging
 
 from llambert import schema
+from llambert.experiments.cells import CellStore, Stored, create_cell
+from llambert.experiments.recipe import LabelledData
+from llambert.experiments.results import mean_over_seeds
+from llambert.experiments.sources import Labels, read_labels
+from llambert.experiments.training import train_cell
 from llambert.recipe import ClassifierRecipe
-from llambert.run_directory import TableDirectory
-from llambert.sampling import sampling_hashes
 
 OPTIONS: dict[str, dict] = {
     "soft": {"loss": "soft"},
@@ -43,6 +47,7 @@ OPTIONS: dict[str, dict] = {
 }
 NEED_PROBABILITIES = {"soft", "confidence_weights", "min_confidence", "soft, tail", "soft, soup"}
 ENSEMBLES = {"ensemble": "plain", "ensemble of soft": "soft"}
+STORE_EVERY_S = 60.0
 _MEMBERS = 3
 _MEMBER_SEED = 100  # seeds of an ensemble's other members: 100 + 10 * seed + member
 
@@ -59,52 +64,42 @@ def main() -> int:
     parser.add_argument("--options", nargs="*", choices=[*OPTIONS, *ENSEMBLES], help="default: all the data allows")
     parser.add_argument("--stored", action="store_true", help="train nothing, print what is stored")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--store", type=Path, default=DEFAULT_STORE)
+    parser.add_argument("--store", default="runs/experiments/cells", help="as jobs/experiments.py has it")
     arguments = parser.parse_args()
-    prepare(arguments.threads)
+    torch.set_num_threads(arguments.threads)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     if arguments.data == "umls":
-        umls_regions.require()
-        data = umls_regions.load()
+        labels = umls_regions.load()
     else:
-        data = finished_run(arguments.data, arguments.test)
-    cells = Cells(arguments.store, data)
-    has_probabilities = data.silver[schema.LABEL_PROBABILITIES].null_count == 0
+        labels = read_labels(LabelledData(run=arguments.data, num_test=arguments.test))
+    store = CellStore(arguments.store)
+    has_probabilities = labels.silver_of("silver")[schema.LABEL_PROBABILITIES].null_count == 0
     names = [*OPTIONS, *ENSEMBLES] if arguments.options is None else arguments.options
     if not has_probabilities:
         names = [name for name in names if name not in NEED_PROBABILITIES and name != "ensemble of soft"]
     right: dict[str, dict[int, np.ndarray]] = {}
     for seed in arguments.seeds:
         for name in ["plain", *names]:
-            members = member_recipes(arguments, name, seed)
-            if arguments.stored and not all(cells.has(recipe) for recipe in members):
+            members = [
+                stored_cell(recipe, labels, store, not arguments.stored)
+                for recipe in member_recipes(arguments, name, seed)
+            ]
+            if any(member is None for member in members):
                 continue
-            probabilities = np.mean([cells.get(recipe).probabilities for recipe in members], axis=0)
-            right.setdefault(name, {})[seed] = probabilities.argmax(axis=1) == data.test_codes
+            probabilities = np.mean([member.probabilities for member in members if member], axis=0)
+            right.setdefault(name, {})[seed] = probabilities.argmax(axis=1) == labels.test_records.labels
             print(f"seed {seed} {name}: {right[name][seed].mean():.2%}", flush=True)
     print_table(right)
     return 0
 
 
-def finished_run(folder: str, num_test: int | None) -> DataSet:
-    """Silver and gold labels of the records a run annotated; the test: of those it did not, without duplicates."""
-    silver, corpus = newest(folder, "silver", schema.SILVER).read(), newest(folder, "corpus", schema.CORPUS).read()
-    duplicate_ids = newest(folder, "duplicates", schema.DUPLICATES).read([schema.RECORD_ID])[schema.RECORD_ID]
-    annotated = pc.is_in(corpus[schema.RECORD_ID], silver[schema.RECORD_ID].combine_chunks())
-    others = pc.invert(pc.or_(annotated, pc.is_in(corpus[schema.RECORD_ID], duplicate_ids.combine_chunks())))
-    columns = [name for name in schema.CORPUS.names if name in corpus.column_names]
-    gold, test = (corpus.filter(rows).select(columns) for rows in (annotated, others))
-    gold, test = (table.filter(pc.is_valid(table[schema.GOLD_LABEL])) for table in (gold, test))
-    order = sampling_hashes(test[schema.RECORD_ID], 0).argsort()
-    categories = sorted(pc.unique(silver[schema.LABEL]).to_pylist())
-    return DataSet("reviews", categories, silver, gold, test.take(order[:num_test]))
-
-
-def newest(folder: str, name: str, table_schema: pa.Schema) -> TableDirectory:
-    """The table completed last, whatever recipe and version made it."""
-    manifests = sorted(Path(folder, name).glob("*/manifest.json"), key=lambda path: path.stat().st_mtime)
-    if not manifests:
-        sys.exit(f"{folder}: no complete table {name}; run the demo first")
-    return TableDirectory(str(manifests[-1].parent), table_schema)
+def stored_cell(recipe: ClassifierRecipe, labels: Labels, store: CellStore, train: bool) -> Stored | None:
+    """The cell of these settings, trained if it is not there and ``train``."""
+    cell = create_cell(recipe, labels)
+    if train and store.get(cell) is None:
+        train_cell(cell, labels, store, STORE_EVERY_S, False, torch.device("cpu"))
+    return store.get(cell)
 
 
 def member_recipes(arguments: argparse.Namespace, name: str, seed: int) -> list[ClassifierRecipe]:
@@ -135,6 +130,14 @@ def print_table(right: dict[str, dict[int, np.ndarray]]) -> None:
         difference = [accuracies[seed] - right["plain"][seed].mean() for seed in both]
         last = "" if name == "plain" else interval(difference)
         print(f"| {name} | {len(accuracies)} | {interval(list(accuracies.values()))} | {last} |")
+
+
+def interval(values: list[float]) -> str:
+    """Mean and half width of its 95 % interval over seeds (t), in per cent."""
+    estimate = mean_over_seeds(values)
+    if estimate.low is None:
+        return f"{100 * estimate.value:.2f} (one seed)"
+    return f"{100 * estimate.value:.2f} ± {100 * (estimate.value - estimate.low):.2f}"
 
 
 if __name__ == "__main__":
