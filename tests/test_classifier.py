@@ -12,7 +12,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from llambert import classifier as module
 from llambert import onednn
-from llambert.classifier import MAX_PADDING_WASTE, Classifier, plan_batches, windows
+from llambert.batching import MAX_PADDING_WASTE
+from llambert.classifier import Classifier, windows
 from llambert.errors import InputError
 
 
@@ -78,20 +79,6 @@ def test_tokens_are_counted_and_padding_stays_below_its_bound(classifier, checkp
     tokenizer = AutoTokenizer.from_pretrained(checkpoint)
     assert predictions.num_tokens == sum(len(ids) for ids in tokenizer(texts, truncation=True)["input_ids"])
     assert 0 <= predictions.padding_waste <= MAX_PADDING_WASTE
-
-
-def test_batches_keep_to_the_token_budget_and_hold_every_row_once():
-    generator = np.random.default_rng(0)
-    lengths = generator.integers(2, 512, 1000)
-    rows = np.flatnonzero(generator.random(1000) < 0.9)
-    batches = plan_batches(rows, lengths, max_tokens=2048)
-    assert sorted(np.concatenate(batches)) == rows.tolist()
-    for batch in batches:
-        padded = len(batch) * lengths[batch].max()
-        assert padded <= 2048
-        assert padded - lengths[batch].sum() <= MAX_PADDING_WASTE * padded
-    assert [len(batch) for batch in plan_batches(np.arange(2), np.array([5000, 9]), 2048)] == [1, 1]
-    assert plan_batches(np.zeros(0, np.int64), lengths, 2048) == []
 
 
 def test_over_long_texts_are_truncated_as_transformers_does_and_counted(classifier, checkpoint):
