@@ -16,10 +16,12 @@ import time
 from pathlib import Path
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import pyarrow.parquet as pq
 from ray.cluster_utils import Cluster
 from ray.job_submission import JobSubmissionClient
+from ray_jobs import wait_for_job_agent
 
 from llambert.run_directory import COUNTS_KEY
 
@@ -34,7 +36,9 @@ def main() -> int:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="b") as folder:
         os.environ["RAY_TMPDIR"] = folder
-        head = {"num_cpus": os.cpu_count(), "include_dashboard": True, "dashboard_port": 0}
+        # Free ports: the usual ones may be another cluster's.
+        ports = {"dashboard_port": 0, "dashboard_agent_listen_port": 0}
+        head = {"num_cpus": os.cpu_count(), "include_dashboard": True, **ports}
         cluster = Cluster(initialize_head=True, head_node_args=head)
         try:
             return measure(f"http://{cluster.head_node.webui_url}", Path(folder) / "run", arguments)
@@ -44,6 +48,7 @@ def main() -> int:
 
 def measure(dashboard: str, storage: Path, arguments: argparse.Namespace) -> int:
     client = JobSubmissionClient(dashboard)
+    wait_for_job_agent(client)
     settings = {
         "storage": storage,
         "annotator.num_records": arguments.records,

@@ -30,6 +30,7 @@ import yaml
 from cloud_metadata import cloud_metadata
 from ray.cluster_utils import Cluster
 from ray.job_submission import JobStatus, JobSubmissionClient
+from ray_jobs import wait_for_job_agent
 from s3_server import running_server
 from tiny_encoder import WORDS, save_tiny_encoder
 from tiny_llm import save_tiny_llm
@@ -67,6 +68,7 @@ def drill(folder: Path, arguments: argparse.Namespace) -> int:
         nodes = Nodes()
         try:
             rehearsal = Rehearsal(nodes, recipe)
+            wait_for_job_agent(rehearsal.client)
             rehearsal.submit()
             for stage in TABLES:
                 if stage in arguments.stop:
@@ -94,6 +96,7 @@ class Nodes:
                 "num_cpus": 0,
                 "include_dashboard": True,
                 "dashboard_port": 0,
+                "dashboard_agent_listen_port": 0,  # its usual one may be another cluster's
                 "_system_config": health,
                 **small,
             },
