@@ -17,6 +17,7 @@ import ray.train
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.util.queue import Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from llambert.errors import InputError, last_line
 from llambert.placement import node_claim
@@ -182,9 +183,10 @@ def _progress(work: _Work) -> Iterator[Queue]:
     """A progress bar, a line per epoch and ``progress.json``, by a thread from what rank 0 puts into the queue.
 
     None ends the thread. Ray's own queue: an actor of a class of this module would import PyTorch and hold
-    half a gigabyte for three numbers.
+    half a gigabyte for three numbers. It stands on the driver's own node: another may be lost, and training goes on.
     """
-    queue = Queue(actor_options={"num_cpus": 0})
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
 
     def draw() -> None:
         with contextlib.ExitStack() as stack:

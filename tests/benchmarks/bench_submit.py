@@ -17,6 +17,8 @@ from pathlib import Path
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
 sys.path.insert(0, str(Path(__file__).parents[1]))
+# The job is started with `python`, as from an activated environment.
+os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 
 import pyarrow.parquet as pq
 from ray.cluster_utils import Cluster

@@ -10,6 +10,7 @@ idle. Prints when nodes came and went; exit status 1 if it was otherwise. Nodes 
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -30,8 +31,9 @@ from llambert.stages.label import label
 from llambert.stages.parts import Outcome, Pool, run_units
 
 IDLE_MINUTES = 0.1
+HEAD = "ray.head.default"  # what the pretended cloud says of its head
 NODE_TYPES = {
-    "head": {"resources": {"CPU": 1}, "node_config": {}, "max_workers": 0},
+    HEAD: {"resources": {"CPU": 1}, "node_config": {}, "max_workers": 0},
     "annotator": {"resources": {"CPU": 1, "GPU": 4, "annotator": 1}, "node_config": {}, "max_workers": 2},
     "encoder": {"resources": {"CPU": 1, "GPU": 1, "encoder": 1}, "node_config": {}, "max_workers": 2},
 }
@@ -120,6 +122,9 @@ class Watch:
 
 def start_head(folder: Path) -> psutil.Popen:
     """A head with the autoscaler; the nodes that it brings are its descendants."""
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = free.getsockname()[1]
     config = {
         "cluster_name": "drill",
         "max_workers": 4,
@@ -130,6 +135,7 @@ def start_head(folder: Path) -> psutil.Popen:
             "use_node_id_as_ip": True,
             "disable_node_updaters": True,
             "disable_launch_config_check": True,
+            "gcs_address": f"{ray.util.get_node_ip_address()}:{port}",
         },
         "auth": {},
         "docker": {},
@@ -139,14 +145,19 @@ def start_head(folder: Path) -> psutil.Popen:
         "rsync_exclude": [],
         "rsync_filter": [],
         "available_node_types": NODE_TYPES,
-        "head_node_type": "head",
+        "head_node_type": HEAD,
         **{f"{name}_commands": [] for name in COMMANDS},
     }
     (folder / "autoscaler.json").write_text(json.dumps(config))
     os.environ["RAY_TMPDIR"] = str(folder)
     environment = {**os.environ, "AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1"}
-    command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--port=0", "--num-cpus=1", "--block"]
-    options = ["--include-dashboard=false", "--object-store-memory=80000000"]
+    command = [str(Path(sys.executable).with_name("ray")), "start", "--head", f"--port={port}", "--num-cpus=1"]
+    options = [
+        "--block",
+        "--include-dashboard=false",
+        "--dashboard-agent-listen-port=0",
+        "--object-store-memory=80000000",
+    ]
     head = psutil.Popen(
         [*command, *options, f"--autoscaling-config={folder / 'autoscaler.json'}"],
         env=environment,

@@ -24,6 +24,8 @@ from typing import Any
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
 sys.path.insert(0, str(Path(__file__).parents[1]))
+# The job is started with `python`, as from an activated environment.
+os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 
 import psutil
 import yaml
@@ -123,9 +125,8 @@ class Nodes:
         with cloud_metadata() as metadata:
             metadata.notice = True
             places = {"METADATA_URL": metadata.url, "RAY_HEAD_ADDRESS": self.cluster.address, "NODE_ID": node.node_id}
-            path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
             script = [ROOT / "cluster" / "drain-on-spot-notice.sh", "aws"]
-            subprocess.run(script, env={**os.environ, **places, "PATH": path}, check=True, timeout=60)
+            subprocess.run(script, env={**os.environ, **places}, check=True, timeout=60)
         time.sleep(10)
 
     def kill(self, node: Any) -> None:
@@ -221,6 +222,12 @@ class Rehearsal:
         self.submit()
 
     def picture(self, file: Path) -> None:
+        """The dashboard's page of the job, some seconds after an actor of its stage is there."""
+        deadline = time.monotonic() + 100
+        while not self.nodes.process_of("ray::MapWorker"):
+            assert time.monotonic() < deadline, "no actor to be seen"
+            time.sleep(0.2)
+        time.sleep(5)
         address = f"{self.nodes.dashboard}/#/jobs/{self.job}"
         size = ["--window-size=1500,1800", "--virtual-time-budget=20000"]
         subprocess.run(
