@@ -1,6 +1,7 @@
 # make demo    the whole method on 12,808 film reviews      make check   lint, types, import directions
 # make test    every test that needs no vLLM                make bench   benchmarks, both sides in one run
 # make drills  processes killed at random, results compared   make fuzz    hostile input, MINUTES=1 for each reader
+# make audit   known vulnerabilities of the locked packages
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -12,7 +13,7 @@ export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: demo test test-vllm check drills fuzz bench lock clean
+.PHONY: demo test test-vllm check audit drills fuzz bench lock clean
 
 demo: $(VENV)/installed
 	$(BIN)/python jobs/pipeline.py $(RECIPE)
@@ -28,9 +29,19 @@ check: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python tests/supply.py check
 
+audit: $(VENV)/installed
+	$(BIN)/python tests/supply.py audit
+
+# N=200: so many seeded drills of the whole pipeline, SEED=0 their seed; without N, a drill of each stage and of the cluster.
+SEED ?= 0
 drills: $(VENV)/installed
+ifdef N
+	$(BIN)/python tests/drills/drill.py --drills $(N) --seed $(SEED)
+else
 	set -e; for drill in tests/drills/drill_*.py; do echo "== $$drill"; $(BIN)/python $$drill; done
+endif
 
 MINUTES ?= 1
 fuzz: $(VENV)/installed

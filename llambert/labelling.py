@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 from llambert import schema
 from llambert.classifier import WINDOW_RECORDS, Classifier, Predictions
 from llambert.errors import InputError
+from llambert.part_file import PartRows, clear_damage
 from llambert.recipe import LabelRecipe
-from llambert.run_directory import Part, PartRows, TableDirectory
+from llambert.run_directory import Part, TableDirectory
 
 LABELLED = "label."
 """What the names of a part's counts of labelled records begin with; the label follows."""
@@ -143,7 +144,11 @@ def read_windows(corpus: TableDirectory, name: str, columns: list[str]) -> Itera
     Read a thousand rows at a time: memory does not depend on the size of the part. An empty part is one empty
     table.
     """
-    with corpus.filesystem.open(corpus.path(name), "rb") as stream, pq.ParquetFile(stream, pre_buffer=False) as parquet:
+    with (
+        corpus.filesystem.open(corpus.path(name), "rb") as stream,
+        clear_damage(f"{corpus.uri}/{name}"),
+        pq.ParquetFile(stream, pre_buffer=False, page_checksum_verification=True) as parquet,
+    ):
         missing = [column for column in columns if column not in parquet.schema_arrow.names]
         if missing:
             raise InputError(f"label.keep: {corpus.uri}/{name} has no column {', '.join(missing)}")

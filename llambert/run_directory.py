@@ -32,11 +32,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from llambert import __version__
 from llambert.errors import InputError, one_line
+from llambert.part_file import COUNTS_KEY as COUNTS_KEY
+from llambert.part_file import PartRows, check_pages, clear_damage, stored_counts
 
 MANIFEST = "manifest.json"
 PROGRESS = "progress.json"
-# Parquet key under which a part carries its own counts, so that a restart reads footers, not rows.
-COUNTS_KEY = b"llambert.counts"
 _S3_ATTEMPTS = 10  # with botocore's waits, of 20 s at most and half of that on average
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
@@ -91,43 +91,6 @@ def is_part(name: str) -> bool:
     return name.endswith(".parquet") and not name.rpartition("/")[2].startswith(".")
 
 
-class PartRows:
-    """The rows of a part that come piece by piece: compressed as they come, so a part of ten million takes little."""
-
-    _ROWS_PER_GROUP = 65_536
-
-    def __init__(self) -> None:
-        self._sink = io.BytesIO()
-        self._writer: pq.ParquetWriter | None = None
-        self._waiting: list[pa.Table] = []
-        self._num_waiting = 0
-        self.num_rows = 0
-
-    def add(self, table: pa.Table) -> None:
-        """More rows, of the same schema as those before; at least one table must come, if only an empty one."""
-        self._waiting.append(table)
-        self._num_waiting += table.num_rows
-        self.num_rows += table.num_rows
-        if self._num_waiting >= self._ROWS_PER_GROUP:
-            self._write()
-
-    def content(self, counts: dict[str, int]) -> bytes:
-        """The finished Parquet file; no row can be added afterwards."""
-        if self._waiting:
-            self._write()
-        assert self._writer is not None, "a part without a table has no schema"
-        self._writer.add_key_value_metadata({COUNTS_KEY: json.dumps(counts, sort_keys=True).encode()})
-        self._writer.close()
-        return self._sink.getvalue()
-
-    def _write(self) -> None:
-        table = pa.concat_tables(self._waiting)
-        if self._writer is None:
-            self._writer = pq.ParquetWriter(self._sink, table.schema, compression="zstd")
-        self._writer.write_table(table)
-        self._waiting, self._num_waiting = [], 0
-
-
 def _part(name: str, content: bytes) -> Part:
     parquet = pq.ParquetFile(io.BytesIO(content))
     return Part(
@@ -137,11 +100,6 @@ def _part(name: str, content: bytes) -> Part:
         sha256=hashlib.sha256(content).hexdigest(),
         counts=stored_counts(parquet),
     )
-
-
-def stored_counts(parquet: pq.ParquetFile) -> dict[str, int]:
-    """The counts that a part carries in its footer."""
-    return json.loads((parquet.metadata.metadata or {}).get(COUNTS_KEY, b"{}"))
 
 
 @dataclass(frozen=True)
@@ -182,7 +140,7 @@ class TableDirectory:
         rows.add(table)
         return self.commit_rows(name, rows, counts)
 
-    def commit_rows(self, name: str, rows: "PartRows", counts: dict[str, int] | None = None) -> Part:
+    def commit_rows(self, name: str, rows: PartRows, counts: dict[str, int] | None = None) -> Part:
         """``commit_part`` for rows that came piece by piece."""
         content = rows.content(counts or {})
         with _clear_refusals(f"{self.uri}/{name}"):
@@ -190,8 +148,11 @@ class TableDirectory:
         return _part(name, content) if is_new else self.committed_part(name)
 
     def committed_part(self, name: str) -> Part:
-        """What the store holds under ``name``, read back and checked to be Parquet."""
-        return _part(name, self.filesystem.cat_file(self.path(name)))
+        """What the store holds under ``name``, read back; ``InputError`` if its pages are not those written."""
+        content = self.filesystem.cat_file(self.path(name))
+        with clear_damage(f"{self.uri}/{name}"):
+            check_pages(pq.ParquetFile(io.BytesIO(content), page_checksum_verification=True))
+            return _part(name, content)
 
     def part_names(self) -> list[str]:
         """Names of the committed parts, sorted; from one listing, never from a list of ids."""
@@ -204,9 +165,10 @@ class TableDirectory:
         return sorted(filter(is_part, names))
 
     def read_part(self, name: str, columns: list[str] | None = None) -> pa.Table:
-        """One part as a table."""
-        with self.filesystem.open(self.path(name), "rb") as stream:
-            return pq.read_table(stream, columns=columns).replace_schema_metadata(None)
+        """One part as a table; ``InputError`` if its pages are not those that were written."""
+        with self.filesystem.open(self.path(name), "rb") as stream, clear_damage(f"{self.uri}/{name}"):
+            table = pq.read_table(stream, columns=columns, page_checksum_verification=True)
+        return table.replace_schema_metadata(None)
 
     def iter_tables(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
         """The table part by part, in part order, as its manifest lists them."""

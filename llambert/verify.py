@@ -20,10 +20,11 @@ import pyarrow.parquet as pq
 
 from llambert import schema
 from llambert.errors import InputError
+from llambert.part_file import stored_counts
 from llambert.recipe import Recipe
 from llambert.reference import content_identity
 from llambert.run import Run
-from llambert.run_directory import Manifest, Part, RunDirectory, TableDirectory, is_local, is_part, stored_counts
+from llambert.run_directory import Manifest, Part, RunDirectory, TableDirectory, is_local, is_part
 from llambert.sampling import sampling_hashes
 from llambert.section import parse_yaml, validate
 from llambert.tasks import load_task
@@ -40,6 +41,8 @@ _COVERS = (
     (("silver", "rejects"), "sample"),
     (("labels_by_label",), "labels"),
 )
+# Tables whose part is committed before that of the same name in the first, and which that one needs.
+_WRITTEN_BEFORE = {"corpus": ("corpus_rejects", "corpus_keys"), "labels": ("label_rejects",)}
 _HASHES_PER_BUCKET = 4 << 20
 _PART_READERS = 4
 _NUM_EXAMPLES = 3
@@ -83,7 +86,8 @@ def verify(run: Run) -> list[Finding]:
     """Everything that is wrong with the tables of ``run``; empty: nothing is.
 
     Per table: its manifest is there and its sums are right; each of its parts is there, has the bytes, rows,
-    counts and schema the manifest says, and no other part is; no id stands twice. Across tables: the labels
+    counts and schema the manifest says, and no other part is; no id stands twice. Of a table that is not
+    complete, the parts so far can be read. Across tables: the labels
     and their rejects are the corpus, the silver labels and theirs the sample, and the checkpoint is the one
     that made the labels.
     """
@@ -99,6 +103,7 @@ def verify(run: Run) -> list[Finding]:
             manifests[name] = manifest
         elif name in _REQUIRED and not (name in _ANNOTATED and run.recipe.classifier.regime == "gold"):
             findings.append(Finding(name, None, "not complete: it has no manifest.json"))
+            findings += _check_unfinished(run, name)
     num_rows = sum(part.num_rows for manifest in manifests.values() for part in manifest.parts)
     with tempfile.TemporaryDirectory(prefix="llambert-verify-") as folder:
         ids = _IdFiles(Path(folder), 1 + num_rows // _HASHES_PER_BUCKET)
@@ -111,6 +116,21 @@ def verify(run: Run) -> list[Finding]:
             if {*names, whole} <= manifests.keys():
                 findings += _check_cover(run, list(names), whole, manifests, ids)
     return [*findings, *_check_checkpoint(run, manifests)]
+
+
+def _check_unfinished(run: Run, name: str) -> Iterator[Finding]:
+    """The parts committed so far of a table without a manifest, and of those written with it: without its sums."""
+    if name == "checkpoint":
+        return
+    stored = {table: _stored_parts(run.table(table)) for table in (name, *_WRITTEN_BEFORE.get(name, ()))}
+    for table, parts in stored.items():
+        for part in sorted(stored[name] - parts):
+            yield Finding(table, part, f"the part is missing, that of {name} is there")
+        for part in sorted(parts):
+            try:
+                run.table(table).committed_part(part)
+            except InputError as error:
+                yield Finding(table, part, str(error))
 
 
 def _check_files(name: str, table: TableDirectory, manifest: Manifest, _: "_IdFiles") -> Iterator[Finding]:
@@ -295,7 +315,7 @@ def _places(
                 continue
             try:
                 record_ids = table.read_part(part.name, [schema.RECORD_ID])[schema.RECORD_ID].drop_null()
-            except (pa.ArrowException, OSError):
+            except (InputError, OSError):
                 continue  # no whole Parquet file: a finding already
             for position in np.flatnonzero(np.isin(sampling_hashes(record_ids, 0), wanted)):
                 places.setdefault(record_ids[int(position)].as_py(), []).append((name, part.name))

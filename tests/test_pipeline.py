@@ -1,14 +1,14 @@
 """The whole method as a user starts it: a program of its own, on a local Ray, with tiny real models."""
 
-import os
+import functools
 import random
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from processes import kill_group, wait_for_commit
 from tiny_classifier import save_tiny_classifier
 from tiny_llm import save_tiny_llm
 
@@ -86,6 +86,10 @@ def finish(folder: Path) -> None:
     assert start(folder).wait(timeout=400) == 0, (folder / "log").read_text()[-4000:]
 
 
+def num_files(table: Path) -> int:
+    return len(list(table.glob("*/*")))
+
+
 def open_in(folder: Path, monkeypatch) -> Run:
     monkeypatch.chdir(folder)
     return open_run("recipe.yaml")
@@ -147,11 +151,8 @@ def test_killed_in_every_stage_and_started_again_it_ends_with_the_same_tables(
     folder = make_workplace(tmp_path / "films", models)
     for table in ["corpus", "responses", "training", "labels"]:
         process = start(folder)
-        deadline = time.monotonic() + 200
-        while not any((folder / "runs/films" / table).glob("*/*")) and process.poll() is None:
-            assert time.monotonic() < deadline, (folder / "log").read_text()[-4000:]
-            time.sleep(0.005)
-        os.killpg(process.pid, signal.SIGKILL)
+        wait_for_commit(process, functools.partial(num_files, folder / "runs/films" / table), every_s=0.005)
+        kill_group(process.pid)
         process.wait()
         done = len(list((folder / "runs/films" / table).glob("*/*.parquet")))
         print(f"killed in {table}, {done} parts committed")

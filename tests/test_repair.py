@@ -187,6 +187,35 @@ def test_planted_damage_is_found_and_made_again(run, whole, damage, in_process):
     assert run.table("report").read_manifest() is not None
 
 
+def stopped_in(run: Run, table: str) -> None:
+    """As a run is that was killed in the stage of ``table``, when all its parts were committed."""
+    for name in {"corpus": TABLES, "responses": TABLES[2:], "labels": ["labels"]}[table]:
+        Path(run.table(name).path(MANIFEST)).unlink(missing_ok=True)
+
+
+UNFINISHED = {
+    "a part of the responses cut short": ("responses", "responses", lambda t: cut(part(t, 1), 200)),
+    "a bit of the responses flipped": ("responses", "responses", lambda t: flip(part(t, 0), 100)),
+    "a part of the corpus cut short": ("corpus", "corpus", lambda t: cut(part(t, 0), 200)),
+    "a bit of the corpus' keys flipped": ("corpus", "corpus_keys", lambda t: flip(part(t, 0), 100)),
+    "what the corpus rejected deleted": ("corpus", "corpus_rejects", lambda t: part(t, 0).unlink()),
+    "a bit of the labels flipped": ("labels", "labels", lambda t: flip(part(t, 1), 60)),
+    "what could not be labelled cut short": ("labels", "label_rejects", lambda t: cut(part(t, 0), 20)),
+}
+
+
+@pytest.mark.parametrize("damage", UNFINISHED)
+def test_damage_in_a_table_that_is_not_complete_is_named_and_made_again(run, whole, damage, in_process):
+    stage, table, plant = UNFINISHED[damage]
+    stopped_in(run, stage)
+    plant(run.table(table))
+    found = list(repair(run))
+    assert any(finding.table == table and finding.part for finding in found), damage
+    assert verify(run) == []
+    for name in TABLES:
+        assert rows(run, name) == rows(whole, name), f"{damage}: {name}"
+
+
 def test_only_what_is_damaged_is_made_again(run):  # through Ray
     labels, responses = run.table("labels"), run.table("responses")
     part(labels, 1).unlink()

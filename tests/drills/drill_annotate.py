@@ -11,11 +11,9 @@ a failing drill can be followed, and the seed that repeats its schedule. Exit st
 import argparse
 import os
 import random
-import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -27,6 +25,7 @@ import psutil
 import pyarrow as pa
 import yaml
 from annotate_runs import probabilities
+from processes import descendants, kill_group, signal_one, title, wait_for_commit
 from tiny_llm import save_tiny_llm
 
 from llambert import schema
@@ -84,59 +83,27 @@ def annotate_under_fire(recipe: Path, storage: Path, num_kills: int, dealt: Coun
             start_new_session=True,
         )
         num_starts += 1
-        wait_for_work(driver, storage)
+        wait_for_commit(driver, lambda: len(list(storage.glob("responses/*/part-*"))))
         while driver.poll() is None:
             try:
                 driver.wait(chance.uniform(0.2, 2.5))
             except subprocess.TimeoutExpired:
                 if dealt.total() < num_kills:
-                    kill(chance.choice(TARGETS), driver, dealt)
+                    kill(chance.choice(TARGETS), driver, dealt, chance)
         if driver.returncode == 0:
             return num_starts
         # A killed driver takes its local cluster along; what it left would disturb the next start.
         kill_group(driver.pid)
 
 
-def wait_for_work(driver: subprocess.Popen, storage: Path) -> None:
-    """Until the driver's replicas have committed a part more than there was, or it ended."""
-    before = len(list(storage.glob("responses/*/part-*")))
-    while driver.poll() is None and len(list(storage.glob("responses/*/part-*"))) == before:
-        time.sleep(0.05)
-
-
-def kill(target: str, driver: subprocess.Popen, dealt: Counter[str]) -> None:
+def kill(target: str, driver: subprocess.Popen, dealt: Counter[str], chance: random.Random) -> None:
     """SIGKILL one process of the kind ``target``; none where there is none just now."""
-    victims = [psutil.Process(driver.pid)] if target == "driver" else ray_workers(driver.pid, target == "actor")
-    if not victims:
-        return
-    victim = victims[0]
-    try:
-        name = " ".join(victim.cmdline())[:60] if target != "driver" else "driver"
-        victim.send_signal(signal.SIGKILL)
-    except psutil.NoSuchProcess:
-        return
-    dealt[target] += 1
-    print(f"kill {dealt.total()}: {target} {name}", flush=True)
-
-
-def ray_workers(driver: int, is_engine: bool) -> list[psutil.Process]:
-    found = []
-    for process in psutil.Process(driver).children(recursive=True):
-        try:
-            command = " ".join(process.cmdline())
-        except psutil.Error:
-            continue
-        if command.startswith("ray::") and command.startswith("ray::MapWorker") == is_engine:
-            found.append(process)
-    random.Random(time.time_ns()).shuffle(found)
-    return found
-
-
-def kill_group(pid: int) -> None:
-    try:
-        os.killpg(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
+    unlike = "actor" if target == "worker" else ""
+    victims = [psutil.Process(driver.pid)] if target == "driver" else descendants(driver.pid, target, unlike)
+    names = {victim.pid: title(victim) for victim in victims}
+    if victim := signal_one(victims, chance):
+        dealt[target] += 1
+        print(f"kill {dealt.total()}: {target} {names[victim.pid] if target != 'driver' else ''}".rstrip(), flush=True)
 
 
 def driver_command(recipe: Path, storage: Path) -> list[str]:

@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import psutil
 from label_runs import fill, make_run
+from processes import descendants, kill_group, signal_one, wait_for_commit
 from s3_server import S3Server, running_server
 from tiny_classifier import tiny_texts
 
@@ -36,8 +37,6 @@ from llambert.verify import verify
 NUM_RECORDS, ROWS_PER_PART = 12_000, 40
 TARGETS = {"actor": 4, "raylet": 2, "driver": 2, "S3 server": 3}  # and how often each is chosen
 RAYLET_MISSED_S = 5.0
-COMMANDS = {"actor": "ray::MapWorker", "raylet": "raylet"}
-STALLED_S = 120.0
 
 
 def main() -> int:
@@ -85,7 +84,7 @@ def label_under_fire(
         driver = start_driver(folder, run)
         num_starts += 1
         try:
-            wait_for_work(driver, run)
+            wait_for_commit(driver, lambda: len(run.table("labels").part_names()), 0.2)
             while driver.poll() is None:
                 try:
                     driver.wait(chance.uniform(0.1, 2.0))
@@ -109,15 +108,6 @@ def driver_command(folder: Path, run: Run) -> list[str]:
     return [sys.executable, __file__, "--label", str(folder), run.recipe.storage]
 
 
-def wait_for_work(driver: subprocess.Popen, run: Run) -> None:
-    """Until the driver's actors have committed a part more than there was, or it ended."""
-    before = len(run.table("labels").part_names())
-    deadline = time.monotonic() + STALLED_S
-    while driver.poll() is None and len(run.table("labels").part_names()) == before:
-        assert time.monotonic() < deadline, f"nothing was labelled in {STALLED_S} s"
-        time.sleep(0.2)
-
-
 def kill(target: str, driver: subprocess.Popen, server: S3Server, dealt: Counter[str], chance: random.Random) -> None:
     """SIGKILL one process of the kind ``target``; none where there is none just now."""
     if target == "S3 server":
@@ -125,12 +115,8 @@ def kill(target: str, driver: subprocess.Popen, server: S3Server, dealt: Counter
         time.sleep(chance.uniform(0, 2))
         server.start()
     else:
-        victims = [psutil.Process(driver.pid)] if target == "driver" else processes(driver.pid, COMMANDS[target])
-        if not victims:
-            return
-        try:
-            chance.choice(victims).send_signal(signal.SIGKILL)
-        except psutil.NoSuchProcess:
+        victims = [psutil.Process(driver.pid)] if target == "driver" else descendants(driver.pid, target)
+        if not signal_one(victims, chance):
             return
     dealt[target] += 1
     print(f"kill {dealt.total()}: {target}", flush=True)
@@ -139,26 +125,6 @@ def kill(target: str, driver: subprocess.Popen, server: S3Server, dealt: Counter
             driver.wait(RAYLET_MISSED_S)
         except subprocess.TimeoutExpired:
             kill_group(driver.pid)
-
-
-def processes(driver: int, name: str) -> list[psutil.Process]:
-    """The driver's descendants whose program is called ``name``."""
-    found = []
-    try:
-        for process in psutil.Process(driver).children(recursive=True):
-            command = process.cmdline()
-            if command and Path(command[0]).name.startswith(name):
-                found.append(process)
-    except psutil.Error:
-        return found
-    return found
-
-
-def kill_group(pid: int) -> None:
-    try:
-        os.killpg(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
 
 
 def two_drivers(folder: Path, run: Run, undisturbed: Run) -> int:

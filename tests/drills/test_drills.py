@@ -2,9 +2,11 @@
 
 import random
 
+import drill
 import drill_annotate
 import drill_label
 import pytest
+import schedule
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -16,3 +18,11 @@ def test_killed_actors_workers_and_drivers_cost_annotate_no_record(tmp_path):
 @pytest.mark.s3
 def test_killed_actors_raylets_drivers_and_servers_cost_label_no_record(tmp_path):
     assert drill_label.drill(tmp_path, num_kills=3, seed=4, num_records=3_000) == 0
+
+
+@pytest.mark.s3
+def test_faults_anywhere_in_the_pipeline_cost_no_record():
+    lines = ["annotate+0.3 kill driver", "label+0.1 corrupt part; label+0.3 kill actor"]
+    results = drill.drill({number: schedule.parse(line) for number, line in enumerate(lines)})
+    assert [result.problems for result in results] == [[], []]
+    assert all(result.done for result in results)

@@ -10,7 +10,8 @@ import pytest
 from tiny_classifier import save_tiny_classifier
 
 from llambert import schema
-from llambert.run_directory import PartRows, TableDirectory
+from llambert.part_file import PartRows
+from llambert.run_directory import TableDirectory
 
 # Labels a corpus of one part; says the peak memory (MiB) before it, after a quarter of it and at the end.
 PROGRAM = """

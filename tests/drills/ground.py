@@ -1,0 +1,136 @@
+"""Where drills happen: an S3 server behind a proxy, a Ray cluster, an annotator that answers from a script.
+
+One ground serves many drills; ``mend`` replaces what the last one destroyed.
+"""
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from drilled_run import ROWS_PER_FILE, Drivers, open_drilled, scripted_annotator, write_recipe
+from faulty_proxy import FaultyProxy, faulty_proxy
+from nodes import Nodes
+from processes import kill_family
+from s3_server import S3Server, running_server
+
+from llambert.run import Run
+
+ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    "RAY_DEDUP_LOGS": "0",
+    "OPENAI_API_KEY": "scripted",
+}
+
+
+@dataclass
+class Ground:
+    """Everything a drill needs. Drivers and nodes reach the store through ``proxy``, the drill itself directly."""
+
+    folder: Path
+    server: S3Server
+    proxy: FaultyProxy
+    nodes: Nodes
+    drivers: Drivers
+    recipe: Path
+
+    def open(self, name: str) -> Run:
+        """The run called ``name``."""
+        return open_drilled(self.recipe, storage(name))
+
+    def start_driver(self, name: str, program: str = "pipeline", **environment: str) -> BaseProcess:
+        """A driver of the run ``name``: `jobs/pipeline.py`, or `llambert PROGRAM`."""
+        arguments = [str(self.recipe), "--set", f"storage={storage(name)}"]
+        places = {"RAY_ADDRESS": self.nodes.address, "AWS_ENDPOINT_URL": self.proxy.endpoint}
+        return self.drivers.start(program, arguments, {**places, **environment})
+
+    def change_nodes(self, change: Any, *arguments: Any, **named: Any) -> None:
+        """``change(...)`` of the cluster, whose new nodes are to reach the store through the proxy."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("AWS_ENDPOINT_URL", self.proxy.endpoint)
+            change(*arguments, **named)
+
+    def mend(self) -> None:
+        """Bring back what is not there: the server, the head, worker nodes; take disturbances away."""
+        self.proxy.disturbance = None
+        if self.server.process is None or self.server.process.poll() is not None:
+            self.server.start()
+        if not _is_alive(self.nodes.gcs()) or not _is_alive(self.nodes.raylet(self.nodes.cluster.head_node)):
+            self.restart_cluster()
+        for node in list(self.nodes.workers):
+            if not _is_alive(self.nodes.raylet(node)):
+                self.change_nodes(self.nodes.kill, node)
+
+    def restart_cluster(self) -> None:
+        """Every node is lost, and as many others start."""
+        self.nodes.lose()
+        self.change_nodes(self.nodes.start)
+
+
+def storage(name: str) -> str:
+    """Where the run ``name`` is."""
+    return f"s3://llambert-test/{name}"
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@contextlib.contextmanager
+def warm_workers(folder: Path) -> Iterator[Path]:
+    """The process that Ray's workers are forked from, and its folder; the raylets find it by the environment."""
+    folder.mkdir()
+    os.environ["WARM_WORKERS"] = str(folder / "socket")
+    program = Path(__file__).with_name("warm_workers.py")
+    process = subprocess.Popen([sys.executable, str(program), str(folder)])
+    try:
+        while not (folder / "socket").exists():
+            assert process.poll() is None, "warm_workers.py did not start"
+            time.sleep(0.05)
+        yield folder
+    finally:
+        kill_family(process.pid)
+        del os.environ["WARM_WORKERS"]
+
+
+@contextlib.contextmanager
+def prepared(num_cpus: int = 2, rows_per_file: int = ROWS_PER_FILE, is_warm: bool = False) -> Iterator[Ground]:
+    """A ground with two worker nodes of ``num_cpus`` logical CPUs each.
+
+    ``is_warm``: Ray's workers are forked where their imports are done (warm_workers.py).
+    """
+    tests = Path(__file__).resolve().parents[1]
+    paths = [str(tests.parent), str(tests), str(tests / "drills"), os.environ.get("PYTHONPATH", "")]
+    with contextlib.ExitStack() as stack:
+        # Short: a socket's path has 107 characters.
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="d", ignore_cleanup_errors=True)))
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        for name, value in ENVIRONMENT.items():
+            patch.setenv(name, value)
+        patch.setenv("RAY_TMPDIR", str(folder))
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+        server = stack.enter_context(running_server(folder / "s3"))
+        proxy = stack.enter_context(faulty_proxy(server.endpoint))
+        annotator = stack.enter_context(scripted_annotator())
+        recipe = write_recipe(folder, annotator.base_url, storage("run"), rows_per_file)
+        patch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        warm = stack.enter_context(warm_workers(folder / "w")) if is_warm else None
+        nodes = Nodes(num_cpus=num_cpus, with_dashboard=False, warm=warm)
+        patch.setenv("AWS_ENDPOINT_URL", server.endpoint)
+        stack.callback(nodes.shutdown)
+        yield Ground(folder, server, proxy, nodes, Drivers(folder / "drivers.log"), recipe)
