@@ -32,7 +32,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from llambert import __version__
 from llambert.errors import InputError, one_line
-from llambert.part_file import COUNTS_KEY as COUNTS_KEY
 from llambert.part_file import PartRows, check_pages, clear_damage, stored_counts
 
 MANIFEST = "manifest.json"

@@ -25,7 +25,7 @@ from ray.cluster_utils import Cluster
 from ray.job_submission import JobSubmissionClient
 from ray_jobs import wait_for_job_agent
 
-from llambert.run_directory import COUNTS_KEY
+from llambert.part_file import COUNTS_KEY
 
 ROOT = Path(__file__).resolve().parents[2]
 

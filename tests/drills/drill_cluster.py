@@ -20,17 +20,14 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
 sys.path.insert(0, str(Path(__file__).parents[1]))
 # The job is started with `python`, as from an activated environment.
 os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 
-import psutil
 import yaml
-from cloud_metadata import cloud_metadata
-from ray.cluster_utils import Cluster
+from nodes import ROOT, Nodes
 from ray.job_submission import JobStatus, JobSubmissionClient
 from ray_jobs import wait_for_job_agent
 from s3_server import running_server
@@ -41,7 +38,6 @@ from llambert.run import Run, open_run
 from llambert.run_directory import open_filesystem
 from llambert.verify import verify
 
-ROOT = Path(__file__).resolve().parents[2]
 TABLES = {"ingest": "corpus", "annotate": "responses", "finetune": "training", "label": "labels"}
 ENDS = {"ingest": "corpus", "annotate": "responses", "finetune": "checkpoint", "label": "labels"}
 PROCESSES = {"finetune": "ray::RayTrainWorker"}
@@ -83,67 +79,6 @@ def drill(folder: Path, arguments: argparse.Namespace) -> int:
             return rehearsal.end()
         finally:
             nodes.shutdown()
-
-
-class Nodes:
-    """A head without CPUs and two worker nodes with one each, and a resource of their own."""
-
-    def __init__(self) -> None:
-        small = {"object_store_memory": 80 << 20}
-        # A lost node is declared dead within seconds, not half a minute.
-        health = {"health_check_period_ms": 1000, "health_check_failure_threshold": 3}
-        self.cluster = Cluster(
-            initialize_head=True,
-            head_node_args={
-                "num_cpus": 0,
-                "include_dashboard": True,
-                "dashboard_port": 0,
-                "dashboard_agent_listen_port": 0,  # its usual one may be another cluster's
-                "_system_config": health,
-                **small,
-            },
-        )
-        self.worker_args = {"num_cpus": 1, "resources": {"worker": 1}, **small}
-        self.workers = [self.cluster.add_node(**self.worker_args) for _ in range(2)]
-        self.cluster.wait_for_nodes()
-        self.dashboard = f"http://{self.cluster.head_node.webui_url}"
-
-    def process_of(self, beginning: str) -> tuple[Any, psutil.Process] | None:
-        """A process whose title begins so, and the worker node it is on."""
-        for node in self.workers:
-            raylet = node.all_processes["raylet"][0].process.pid
-            for process in psutil.Process(raylet).children(recursive=True):
-                try:
-                    if " ".join(process.cmdline()).startswith(beginning):
-                        return node, process
-                except psutil.Error:
-                    continue
-        return None
-
-    def drain(self, node: Any) -> None:
-        """A spot notice, and ten seconds of the two minutes it gives."""
-        with cloud_metadata() as metadata:
-            metadata.notice = True
-            places = {"METADATA_URL": metadata.url, "RAY_HEAD_ADDRESS": self.cluster.address, "NODE_ID": node.node_id}
-            script = [ROOT / "cluster" / "drain-on-spot-notice.sh", "aws"]
-            subprocess.run(script, env={**os.environ, **places}, check=True, timeout=60)
-        time.sleep(10)
-
-    def kill(self, node: Any) -> None:
-        """What a lost machine looks like; another one comes in its place."""
-        raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
-        family = [*raylet.children(recursive=True), raylet]
-        for process in family:
-            try:
-                process.kill()
-            except psutil.NoSuchProcess:
-                continue
-        self.cluster.remove_node(node, allow_graceful=False)
-        self.workers.remove(node)
-        self.workers.append(self.cluster.add_node(**self.worker_args))
-
-    def shutdown(self) -> None:
-        self.cluster.shutdown()
 
 
 class Rehearsal:
