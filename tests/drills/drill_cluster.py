@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 
 import yaml
+from chromium import Page
 from nodes import ROOT, Nodes
 from ray.job_submission import JobStatus, JobSubmissionClient
 from ray_jobs import wait_for_job_agent
@@ -42,6 +43,8 @@ TABLES = {"ingest": "corpus", "annotate": "responses", "finetune": "training", "
 ENDS = {"ingest": "corpus", "annotate": "responses", "finetune": "checkpoint", "label": "labels"}
 PROCESSES = {"finetune": "ray::RayTrainWorker"}
 NUM_FILES, ROWS_PER_FILE = 24, 40
+_UNFOLD = """[...document.querySelectorAll("*")]
+    .filter(one => one.childElementCount == 0 && one.textContent == "Ray Data Overview").forEach(one => one.click())"""
 STORAGE = "s3://llambert-test/films"
 
 
@@ -73,7 +76,7 @@ def drill(folder: Path, arguments: argparse.Namespace) -> int:
                     rehearsal.stop_in(stage)
                 if stage == "annotate" and arguments.screenshot:
                     rehearsal.wait_for(stage)
-                    rehearsal.picture(arguments.screenshot)
+                    rehearsal.picture(stage, arguments.screenshot)
                 if stage in [*arguments.kill, *arguments.drain]:
                     rehearsal.kill_in(stage, with_notice=stage in arguments.drain)
             return rehearsal.end()
@@ -156,22 +159,23 @@ class Rehearsal:
         )
         self.submit()
 
-    def picture(self, file: Path) -> None:
-        """The dashboard's page of the job, some seconds after an actor of its stage is there."""
+    def picture(self, stage: str, file: Path) -> None:
+        """The dashboard's page of the job, once it shows the stage by name among Ray Data's."""
         deadline = time.monotonic() + 100
         while not self.nodes.process_of("ray::MapWorker"):
             assert time.monotonic() < deadline, "no actor to be seen"
             time.sleep(0.2)
-        time.sleep(5)
-        address = f"{self.nodes.dashboard}/#/jobs/{self.job}"
-        size = ["--window-size=1500,1800", "--virtual-time-budget=20000"]
-        subprocess.run(
-            ["chromium", "--headless", "--no-sandbox", "--disable-gpu", *size, f"--screenshot={file}", address],
-            check=True,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            timeout=60,
-        )
+        page = Page()
+        try:
+            page.open(f"{self.nodes.dashboard}/#/jobs/{self.job}", 1500, dark=False)
+            for text, then in (("Ray Data Overview", _UNFOLD), (stage, "")):
+                while text not in page.evaluate("document.body.innerText"):
+                    assert time.monotonic() < deadline, f"the dashboard does not show {text!r}"
+                    time.sleep(0.5)
+                page.evaluate(then)
+            file.write_bytes(page.screenshot())
+        finally:
+            page.close()
 
     def end(self) -> int:
         deadline = time.monotonic() + 200
