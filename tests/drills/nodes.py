@@ -1,6 +1,7 @@
 """A Ray cluster on this machine whose worker nodes can be lost: the head has no CPUs, each worker node a few."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -46,9 +47,11 @@ class Nodes:
 
     def start(self) -> None:
         """The head, then its worker nodes."""
+        ended_by = signal.getsignal(signal.SIGTERM)
         self.cluster = Cluster(initialize_head=True, head_node_args=self.head_args)
         self.workers = [self.cluster.add_node(**self.worker_args) for _ in range(self.num_workers)]
         self.cluster.wait_for_nodes()
+        signal.signal(signal.SIGTERM, ended_by)  # the head's own handler drains its node for half a minute
 
     @property
     def address(self) -> str:
@@ -122,15 +125,13 @@ class Nodes:
         nodes = [self.cluster.head_node, *self.workers]
         for node in nodes:
             self._kill_workers(node)
-        pids = [info.process.pid for node in nodes for kind in _all(node) for info in node.all_processes[kind]]
+        pids = [info.process.pid for node in nodes for infos in node.all_processes.values() for info in infos]
         for pid in [self.gcs(), *pids]:
             kill_family(pid)
+        for node in [*self.workers, self.cluster.head_node]:  # gracefully would ask the GCS
+            self.cluster.remove_node(node, allow_graceful=False)
         self.cluster.shutdown()
 
     def shutdown(self) -> None:
         """End every node."""
         self.cluster.shutdown()
-
-
-def _all(node: Any) -> Iterable[str]:
-    return list(node.all_processes)
