@@ -81,11 +81,14 @@ class Nodes:
         """The workers of a raylet that are not its children."""
         if self.warm is None or not (self.warm / "born").exists():
             return []
-        pairs = [line.split() for line in (self.warm / "born").read_text().splitlines()]
         found = []
-        for pid in (int(pid) for owner, pid in pairs if int(owner) == raylet):
+        for owner, pid, created in map(str.split, (self.warm / "born").read_text().splitlines()):
+            if int(owner) != raylet:
+                continue
             try:
-                found.append(psutil.Process(pid))
+                process = psutil.Process(int(pid))
+                if process.create_time() == float(created):
+                    found.append(process)
             except psutil.NoSuchProcess:
                 continue
         return found

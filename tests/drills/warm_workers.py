@@ -16,6 +16,8 @@ import socket
 import sys
 from pathlib import Path
 
+import psutil
+
 # What stages import, but for Ray itself: its C++ reads a worker's job from the environment when it is loaded.
 PRELOADED = ("pandas", "pyarrow.parquet", "pyarrow.dataset", "s3fs", "openai", "transformers", "tensorboardX")
 PRELOADED += ("llambert.labelling", "llambert.training.loop", "llambert.training.card", "llambert.engines.openai")
@@ -42,7 +44,8 @@ def main(folder: Path) -> None:
                 for descriptor in outputs:
                     os.close(descriptor)
                 with (folder / "born").open("a") as born:
-                    born.write(f"{order['raylet']} {pid}\n")
+                    # With the time it was born: a number is given to another process when its own is gone.
+                    born.write(f"{order['raylet']} {pid} {psutil.Process(pid).create_time()}\n")
 
 
 def work(order: dict, outputs: list[int]) -> None:
