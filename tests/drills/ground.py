@@ -109,7 +109,7 @@ def warm_workers(folder: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def prepared(num_cpus: int = 2, rows_per_file: int = ROWS_PER_FILE, is_warm: bool = False) -> Iterator[Ground]:
+def prepared(num_cpus: int = 2, rows_per_file: int = ROWS_PER_FILE, is_warm: bool = True) -> Iterator[Ground]:
     """A ground with two worker nodes of ``num_cpus`` logical CPUs each.
 
     ``is_warm``: Ray's workers are forked where their imports are done (warm_workers.py).
