@@ -226,20 +226,22 @@ def serve(
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     replicas: Annotated[int, typer.Option(min=1, help="So many copies of the classifier, at least.")] = 1,
     max_replicas: Annotated[int, typer.Option(min=1, help="At most so many, as load demands.")] = 1,
-    cpus: Annotated[float | None, typer.Option(help="Of each copy; none: as the recipe's label stage.")] = None,
+    cpus: Annotated[float | None, typer.Option(help="Of each copy; none: this machine's, shared out.")] = None,
     limits: Annotated[list[str] | None, typer.Option("--limit", help="A limit, as max_texts=500.")] = None,
     settings: Settings = None,
 ) -> None:
     """Label by HTTP: POST /v1/label, GET /healthz, /docs. A token in LLAMBERT_SERVE_TOKEN is asked for."""
-    for switch in ("RUN_USER_CODE_IN_SEPARATE_THREAD", "RUN_ROUTER_IN_SEPARATE_LOOP"):
-        os.environ.setdefault(f"RAY_SERVE_{switch}", "0")  # a thread less between a request and its answer
     from llambert import serving
     from llambert.stages.parts import connect
 
     most = max(replicas, max_replicas)
-    options = serving.options(run, settings, limits, min_replicas=replicas, max_replicas=most, cpus_per_replica=cpus)
+    placed = {"min_replicas": replicas, "max_replicas": most, "cpus_per_replica": cpus, "listen": (host, port)}
+    options = serving.options(run, settings, limits, **placed)
+    # Of the processes that Ray starts; Serve, already imported here, keeps its threads in this one.
+    for switch in ("RUN_USER_CODE_IN_SEPARATE_THREAD", "RUN_ROUTER_IN_SEPARATE_LOOP"):
+        os.environ.setdefault(f"RAY_SERVE_{switch}", "0")  # a thread less between a request and its answer
     connect()
-    serving.serve_until_stopped(options, host, port)
+    serving.serve_until_stopped(options)
 
 
 @app.command()

@@ -1,36 +1,24 @@
 """The classifier of a run behind HTTP: a Ray Serve application of two deployments.
 
-``Endpoint`` speaks HTTP, looks at each request, and gathers the texts of concurrent ones into calls;
-``Labeller`` holds the ``Classifier`` that the label stage uses and answers them. A call whose Labeller dies is
+``Endpoint`` (serving_endpoint.py) speaks HTTP, looks at each request, and gathers the texts of concurrent ones into
+calls; ``Labeller`` holds the ``Classifier`` that the label stage uses and answers them. A call whose Labeller dies is
 made once more, on another. Endpoints need no GPU and hold no model; Labellers may stand on nodes that come and go.
-
-::
-
-    POST /v1/label   {"text": "…"} -> {"label": "positive", "score": 0.98}
-                     {"texts": ["…", "…"], "probabilities": true} -> {"results": [{"label": …}, …]}
-    GET  /healthz    200 where a text can be labelled now, 503 otherwise
-    GET  /docs       OpenAPI
+On a cluster requests reach the endpoints through Serve's proxies; that of ``llambert serve`` listens itself.
 """
 
 import asyncio
-import hmac
 import os
 import signal
+import socket
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import ray
-from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse
 from pydantic import Field, PositiveInt
 from ray import serve
-from ray.exceptions import RayActorError
-from ray.serve.config import HTTPOptions
-from ray.serve.handle import DeploymentHandle
-from ray.util.metrics import Counter, Gauge, Histogram
+from ray.util.metrics import Counter, Histogram
 
 from llambert.classifier import Classifier
 from llambert.errors import InputError
@@ -39,23 +27,10 @@ from llambert.recipe import LabelRecipe
 from llambert.run import open_run
 from llambert.run_directory import MANIFEST, RunDirectory, open_filesystem
 from llambert.section import Section, parse_yaml, validate
-from llambert.serving_requests import (
-    REQUEST_SCHEMA,
-    Batcher,
-    LabelRequest,
-    Limits,
-    Refusal,
-    Verdict,
-    parse_request,
-    render,
-)
+from llambert.serving_endpoint import TOKEN_VARIABLE, Endpoint, ListeningEndpoint
+from llambert.serving_requests import Limits, Verdict
 
 APPLICATION = "llambert"
-TOKEN_VARIABLE = "LLAMBERT_SERVE_TOKEN"
-"""Where an endpoint finds the bearer token it asks for. Never an argument: Serve shows those in the dashboard."""
-
-_HEALTHY_FOR_S = 10.0
-_HEALTH_TIMEOUT_S = 5.0
 _DRAIN_POLL_S = 0.2
 
 
@@ -67,7 +42,8 @@ class ServeOptions(Section):
     settings: tuple[str, ...] = ()
     """``key.path=value`` for a recipe file."""
     cpus_per_replica: float | None = Field(None, gt=0)
-    """This and the next two: null is what the recipe's label stage has."""
+    """This and the next two: null is what the recipe's label stage has; of CPUs, where ``listen`` is set and replicas
+    need no GPU, those of this machine, shared out."""
     gpus_per_replica: float | None = Field(None, ge=0)
     max_batch_tokens: PositiveInt | None = None
     min_replicas: PositiveInt = 1
@@ -76,6 +52,8 @@ class ServeOptions(Section):
     """Custom resource of the nodes that replicas of the classifier may use (cluster/README.md); null: any node."""
     endpoints: PositiveInt = 1
     """Replicas of the HTTP side; one is enough for some hundred requests a second."""
+    listen: tuple[str, int] | None = None
+    """Host and port where the one endpoint listens itself, on this node; null: Serve's proxies have the requests."""
     require_token: bool = False
     """Do not start without a token; where one is set, it is always asked for."""
     limits: Limits = Limits()
@@ -101,8 +79,10 @@ def app(args: dict[str, Any]) -> serve.Application:
 def build(options: ServeOptions) -> serve.Application:
     """The application, its checkpoint looked up."""
     checkpoint, label = find_checkpoint(options.run, list(options.settings))
+    gpus = label.gpus_per_actor if options.gpus_per_replica is None else options.gpus_per_replica
+    cpus = _share_of_this_machine(_calls(options)[1]) if options.listen and not gpus else None
     placed = {
-        "cpus_per_actor": options.cpus_per_replica,
+        "cpus_per_actor": options.cpus_per_replica or cpus,
         "gpus_per_actor": options.gpus_per_replica,
         "max_batch_tokens": options.max_batch_tokens,
     }
@@ -119,13 +99,20 @@ def build(options: ServeOptions) -> serve.Application:
         max_ongoing_requests=2,  # one at work, one that need not travel when it is done
         autoscaling_config={
             "min_replicas": options.min_replicas,
-            "max_replicas": max(options.max_replicas, options.min_replicas),
+            "max_replicas": _calls(options)[1],
             "target_ongoing_requests": 1.5,
             "upscale_delay_s": 10.0,
             "downscale_delay_s": 120.0,
         },
     )
-    endpoint = Endpoint.options(  # type: ignore[attr-defined]
+    called = labeller.bind(checkpoint, label)
+    if options.listen:
+        here = {f"node:{ray.util.get_node_ip_address()}": 0.001}
+        listening = serve.deployment(ListeningEndpoint).options(  # type: ignore[attr-defined]
+            ray_actor_options={"num_cpus": 0, "resources": here}, graceful_shutdown_timeout_s=drain_s
+        )
+        return listening.bind(called, options.limits, options.require_token, _calls(options), options.listen)
+    endpoint = serve.deployment(serve.ingress()(Endpoint)).options(  # type: ignore[attr-defined]
         num_replicas=options.endpoints,
         ray_actor_options={"num_cpus": 0},
         graceful_shutdown_timeout_s=drain_s,
@@ -133,7 +120,17 @@ def build(options: ServeOptions) -> serve.Application:
         max_ongoing_requests=1_000,  # the limits of texts that wait are ours
         max_queued_requests=1_000,
     )
-    return endpoint.bind(labeller.bind(checkpoint, label), options)
+    return endpoint.bind(called, options.limits, options.require_token, _calls(options))
+
+
+def _share_of_this_machine(num_replicas: int) -> float:
+    here = ray.util.get_node_ip_address()
+    num_cpus = max(node["Resources"].get("CPU", 1.0) for node in ray.nodes() if node["NodeManagerAddress"] == here)
+    return float(max(1, num_cpus // num_replicas))
+
+
+def _calls(options: ServeOptions) -> tuple[int, int]:
+    return options.min_replicas, max(options.min_replicas, options.max_replicas)
 
 
 def find_checkpoint(run: str, settings: list[str]) -> tuple[str, LabelRecipe]:
@@ -162,28 +159,6 @@ def _absolute(uri: str) -> str:
     return uri if "://" in uri else os.path.abspath(uri)
 
 
-# Above the deployments: `serve.ingress` pickles its class at once, with what this module has by then.
-
-
-async def _body(request: Request, max_bytes: int) -> bytes:
-    """The request's body, read no further than ``max_bytes``."""
-    too_large = Refusal(413, f"the request is larger than {max_bytes:,} bytes: send several")
-    if int(request.headers.get("content-length") or 0) > max_bytes:
-        raise too_large
-    pieces, size = [], 0
-    async for piece in request.stream():
-        size += len(piece)
-        if size > max_bytes:
-            raise too_large
-        pieces.append(piece)
-    return b"".join(pieces)
-
-
-def _refuse(refusal: Refusal) -> JSONResponse:
-    headers = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "1"}}.get(refusal.status)
-    return JSONResponse({"detail": refusal.reason}, refusal.status, headers)
-
-
 class _LabellerMetrics:
     """``llambert_serve_*`` of one replica: what it labelled, and how long its model took."""
 
@@ -202,28 +177,6 @@ class _LabellerMetrics:
         if busy_seconds > 0:
             self._busy.inc(busy_seconds)
         self._sizes.observe(len(verdicts))
-
-
-class _EndpointMetrics:
-    """``llambert_serve_*`` of one endpoint: requests by what became of them, and how long the answered ones took."""
-
-    def __init__(self) -> None:
-        self._requests = Counter("llambert_serve_requests", "requests by HTTP status", ("status",))
-        self._retries = Counter("llambert_serve_retries", "calls made once more because a replica died")
-        self._waiting = Gauge("llambert_serve_waiting_texts", "texts that wait for a replica")
-        seconds = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30]
-        self._seconds = Histogram("llambert_serve_request_seconds", "from a request to its answer", boundaries=seconds)
-
-    def answered(self, num_texts: int, seconds: float, num_waiting: int) -> None:
-        self._requests.inc(1, {"status": "200"})
-        self._seconds.observe(seconds)
-        self._waiting.set(num_waiting)
-
-    def refused(self, status: int) -> None:
-        self._requests.inc(1, {"status": str(status)})
-
-    def retried(self) -> None:
-        self._retries.inc()
 
 
 @serve.deployment
@@ -265,107 +218,27 @@ class Labeller:
         return verdicts
 
 
-_api = FastAPI(title="llambert", description="Labels for texts, by the classifier of a run.", redoc_url=None)
-_ANSWERS: dict[int | str, dict[str, Any]] = {
-    200: {"description": "A label, or results in the order of the texts."},
-    400: {"description": "The body is not JSON."},
-    401: {"description": "The bearer token is missing or another."},
-    413: {"description": "A text, their number or the whole request is too large."},
-    422: {"description": "The body has another shape."},
-    503: {"description": "Too much is waiting, or no replica is there: come again."},
-    504: {"description": "No answer in time."},
-}
-
-
-@serve.deployment
-@serve.ingress(_api)
-class Endpoint:
-    """The HTTP side. What it refuses it refuses with a status, a reason, and a count of each."""
-
-    def __init__(self, labeller: DeploymentHandle, options: ServeOptions) -> None:
-        self._token = os.environ.get(TOKEN_VARIABLE, "").encode()
-        if options.require_token and not self._token:
-            raise InputError(f"{TOKEN_VARIABLE} is not set on this node, and a token was to be asked for")
-        self._labeller, self._limits = labeller, options.limits
-        self._batcher = Batcher(self._call, options.limits, options.min_replicas, options.max_replicas)
-        self._categories: list[str] = []
-        self._answered_at = float("-inf")
-        self._metrics = _EndpointMetrics()
-
-    @_api.post(
-        "/v1/label",
-        summary="Label one text or many",
-        openapi_extra={"requestBody": {"required": True, "content": {"application/json": {"schema": REQUEST_SCHEMA}}}},
-        responses=_ANSWERS,
-    )
-    async def label(self, request: Request) -> JSONResponse:
-        """Labels, with their probabilities as scores; a text that cannot be labelled has an ``error`` instead."""
-        started = time.perf_counter()
-        try:
-            self._authorise(request.headers.get("authorization", ""))
-            asked = parse_request(await _body(request, self._limits.max_request_bytes), self._limits)
-            body = await self._answer(asked)
-        except Refusal as refusal:
-            self._metrics.refused(refusal.status)
-            return _refuse(refusal)
-        self._metrics.answered(len(asked.texts), time.perf_counter() - started, self._batcher.num_waiting)
-        return JSONResponse(body)
-
-    @_api.get("/healthz", summary="Whether a text can be labelled now")
-    async def health(self) -> JSONResponse:
-        """200 where a replica answered within ten seconds, or answers now within five; otherwise 503."""
-        if time.monotonic() - self._answered_at > _HEALTHY_FOR_S:
-            try:
-                async with asyncio.timeout(_HEALTH_TIMEOUT_S):
-                    await self._learn_categories()
-            except (TimeoutError, RayActorError):
-                return _refuse(Refusal(503, "no replica of the classifier answers"))
-        return JSONResponse({"status": "ok", "categories": self._categories})
-
-    def _authorise(self, header: str) -> None:
-        expected = b"Bearer " + self._token
-        if self._token and not hmac.compare_digest(header.encode("utf-8", "replace"), expected):
-            raise Refusal(401, "this endpoint wants its token: Authorization: Bearer …")
-
-    async def _answer(self, asked: LabelRequest) -> dict[str, Any]:
-        verdicts = await self._batcher.label(asked.texts)
-        if not self._categories:
-            await self._learn_categories()
-        return render(asked, verdicts, self._categories)
-
-    async def _learn_categories(self) -> None:
-        self._categories = await self._labeller.categories.remote()
-        self._answered_at = time.monotonic()
-
-    async def _call(self, texts: list[str]) -> list[Verdict]:
-        """A call of a replica, made once more if the replica dies: labelling twice changes nothing."""
-        try:
-            verdicts = await self._labeller.remote(texts)
-        except RayActorError:
-            self._metrics.retried()
-            try:
-                verdicts = await self._labeller.remote(texts)
-            except RayActorError as error:
-                raise Refusal(503, "two replicas died with this request") from error
-        self._answered_at = time.monotonic()
-        return verdicts
-
-
-def serve_until_stopped(options: ServeOptions, host: str, port: int) -> None:
+def serve_until_stopped(options: ServeOptions) -> None:
     """Serve on the Ray cluster this process is connected to until SIGINT or SIGTERM, then answer what was accepted."""
+    assert options.listen is not None
+    try:
+        socket.create_server(options.listen).close()
+    except OSError as error:
+        raise InputError(f"cannot listen at {options.listen[0]}:{options.listen[1]}: {error.strerror}") from error
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     application = build(options)
-    timeout_s = options.limits.timeout_s + 5
-    serve.start(
-        http_options=HTTPOptions(host=host, port=port, request_timeout_s=timeout_s),
-        logging_config={"enable_access_log": False},
-    )
-    serve.run(application, name=APPLICATION, route_prefix="/", logging_config={"enable_access_log": False})
+    quiet = {"enable_access_log": False}
+    serve.start(proxy_location="Disabled", logging_config=quiet)
+    endpoint = serve.run(application, name=APPLICATION, route_prefix=None, logging_config=quiet)
     metrics = next(f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}" for node in ray.nodes() if node["Alive"])
+    host, port = options.listen
     print(f"serving {options.run} at http://{host}:{port}/v1/label; /docs describes it", flush=True)
     print(f"metrics for Prometheus, on each node: http://{metrics}/metrics", flush=True)
     stop.wait()
     print("stopping: requests that were accepted are answered", flush=True)
-    serve.delete(APPLICATION)
+    try:
+        endpoint.stop_listening.remote().result()
+    finally:
+        serve.delete(APPLICATION)

@@ -58,17 +58,57 @@ class Verdict:
     error: str | None = None
 
 
-REQUEST_SCHEMA: dict[str, Any] = {
+_KEYS = ("text", "texts", "probabilities")
+
+
+def request_schema(limits: Limits) -> dict[str, Any]:
+    """JSON schema of a request's body. Limits are in words: what exceeds them has the right shape, and status 413."""
+    most = f"at most {limits.max_text_chars:,} characters"
+    texts = {"type": "array", "items": {"type": "string"}, "minItems": 1}
+    return {
+        "type": "object",
+        "properties": {
+            "text": {"type": "string", "description": f"One text, {most}; the answer is its label."},
+            "texts": {
+                **texts,
+                "description": f"Up to {limits.max_texts:,}, {most} each; the answers in their order.",
+            },
+            "probabilities": {"type": "boolean", "default": False, "description": "Those of every category too."},
+        },
+        "oneOf": [{"required": ["text"]}, {"required": ["texts"]}],
+        "additionalProperties": False,
+    }
+
+
+_RESULT: dict[str, Any] = {
     "type": "object",
     "properties": {
-        "text": {"type": "string", "description": "One text; the answer is its label."},
-        "texts": {"type": "array", "items": {"type": "string"}, "description": "Several; the answers in their order."},
-        "probabilities": {"type": "boolean", "default": False, "description": "Those of every category too."},
+        "label": {"type": ["string", "null"], "description": "null: see error"},
+        "score": {"type": "number", "description": "The probability of the label."},
+        "probabilities": {"type": "object", "additionalProperties": {"type": "number"}},
+        "error": {"type": "string", "description": "What the text failed of, as empty_text."},
     },
-    "oneOf": [{"required": ["text"]}, {"required": ["texts"]}],
+    "required": ["label"],
     "additionalProperties": False,
 }
-_KEYS = tuple(REQUEST_SCHEMA["properties"])
+ANSWER_SCHEMA: dict[str, Any] = {
+    "oneOf": [
+        _RESULT,
+        {
+            "type": "object",
+            "properties": {"results": {"type": "array", "items": _RESULT}},
+            "required": ["results"],
+            "additionalProperties": False,
+        },
+    ]
+}
+"""JSON schema of an answer's body: ``render``."""
+
+REFUSAL_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {"detail": {"type": "string"}},
+    "required": ["detail"],
+}
 
 
 def parse_request(body: bytes, limits: Limits) -> LabelRequest:
@@ -135,6 +175,8 @@ def _without_content(error: Exception) -> str:
 
 # Many requests, few calls
 
+_COMPANY_S = 0.005  # sixteen clients send their next requests within three milliseconds of their answers
+
 
 @dataclass(eq=False)
 class _Waiting:
@@ -159,8 +201,10 @@ class Batcher:
     """Gathers texts of concurrent requests into calls of ``send``, oldest first.
 
     A call goes out when fewer are out than ``min_replicas``, when ``limits.max_call_chars`` wait, or when a text
-    has waited ``limits.batch_wait_s``; at most two for each of ``max_replicas`` are out. So one lone request waits
-    for nobody, and what arrives while the replicas are busy becomes one batch. Used from one event loop.
+    has waited ``limits.batch_wait_s``; at most two for each of ``max_replicas`` are out. What waits is shared out
+    evenly among the replicas that are free. A client that was answered often asks again: for some milliseconds the
+    next call waits for one request of each that was, so that they do not go out one by one. So a lone client waits
+    for nobody, and many become few calls. Used from one event loop.
     """
 
     def __init__(
@@ -176,6 +220,7 @@ class Batcher:
         self._calls: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._num_chars = 0
+        self._num_expected, self._expected_until = 0, 0.0
         self.num_waiting = 0
 
     async def label(self, texts: list[str]) -> list[Verdict]:
@@ -200,34 +245,43 @@ class Batcher:
             call = asyncio.get_running_loop().create_task(self._call(self._take()))
             self._calls.add(call)
         if self._queue and self._timer is None and len(self._calls) < self._max_calls:
-            self._timer = asyncio.get_running_loop().call_later(self._limits.batch_wait_s, self._ring)
+            is_expecting = len(self._calls) < self._min_calls
+            delay = _COMPANY_S if is_expecting else self._limits.batch_wait_s
+            self._timer = asyncio.get_running_loop().call_later(delay, self._ring)
 
     def _ring(self) -> None:
         self._timer = None
         self._start_calls()
 
     def _is_due(self) -> bool:
-        waited = time.monotonic() - self._queue[0].arrived
-        is_full = self._num_chars >= self._limits.max_call_chars
-        return len(self._calls) < self._min_calls or is_full or waited >= self._limits.batch_wait_s
+        now = time.monotonic()
+        if self._num_chars >= self._limits.max_call_chars:
+            return True
+        if now - self._queue[0].arrived >= self._limits.batch_wait_s:
+            return True
+        is_complete = len(self._queue) >= self._num_expected or now >= self._expected_until
+        return len(self._calls) < self._min_calls and is_complete
 
     def _take(self) -> list[_Slice]:
-        """The oldest texts, up to ``max_call_chars`` and at least one."""
+        """The oldest texts: a free replica's share, up to ``max_call_chars``, and at least one."""
         taken: list[_Slice] = []
-        room = self._limits.max_call_chars
-        while self._queue:
+        num_free = max(1, self._min_calls - len(self._calls))
+        num_texts, room = -(-self.num_waiting // num_free), self._limits.max_call_chars
+        while self._queue and num_texts:
             waiting, first = self._queue[0], self._queue[0].num_taken
-            last = first
-            while last < len(waiting.texts) and (len(waiting.texts[last]) <= room or not (taken or last > first)):
+            last, most = first, min(len(waiting.texts), first + num_texts)
+            while last < most and (len(waiting.texts[last]) <= room or not (taken or last > first)):
                 room -= len(waiting.texts[last])
                 last += 1
             if last == first:
                 break
             taken.append((waiting, first, last))
+            num_texts -= last - first
             self._leave(waiting, last)
             if last < len(waiting.texts):
                 break
             self._queue.popleft()
+        self._num_expected = max(0, self._num_expected - len(taken))
         return taken
 
     def _leave(self, waiting: _Waiting, last: int) -> None:
@@ -243,6 +297,12 @@ class Batcher:
             self._leave(waiting, len(waiting.texts))
             self._queue.remove(waiting)
 
+    def _expect_another(self) -> None:
+        now = time.monotonic()
+        expected = self._num_expected if now < self._expected_until else 0
+        self._num_expected = 1 + max(expected, len(self._queue))
+        self._expected_until = now + _COMPANY_S
+
     async def _call(self, slices: list[_Slice]) -> None:
         try:
             verdicts = iter(await self._send([text for waiting, a, b in slices for text in waiting.texts[a:b]]))
@@ -251,6 +311,7 @@ class Batcher:
                 waiting.num_missing -= last - first
                 if waiting.num_missing == 0 and not waiting.answered.done():
                     waiting.answered.set_result([verdict for verdict in waiting.verdicts if verdict is not None])
+                    self._expect_another()
         except Exception as error:  # each request that was in the call answers for it
             for waiting, _, _ in slices:
                 if not waiting.answered.done():

@@ -113,6 +113,38 @@ def test_a_full_call_goes_out_beside_another_and_no_more_than_allowed_are_out():
     asyncio.run(main())
 
 
+def test_what_waits_is_shared_out_among_the_replicas_that_are_free():
+    async def main():
+        replica = Replica()
+        batcher = Batcher(replica, Limits(batch_wait_s=5.0), 2, 2)
+        tasks = await begin(batcher, ["a", "b", "c", "d", "e"], ["f"])
+        assert replica.calls == [["a", "b", "c"], ["d", "e"]]
+        replica.may_answer.set()
+        assert [labels(await task) for task in tasks] == [["a", "b", "c", "d", "e"], ["f"]]
+
+    asyncio.run(main())
+
+
+def test_clients_that_were_answered_together_are_called_together_again():
+    async def main():
+        replica = Replica()
+        batcher = Batcher(replica, Limits())
+        replica.may_answer.set()
+
+        async def client(name):
+            for _ in range(20):
+                await batcher.label([name])
+                await asyncio.sleep(0.0005 * (ord(name) - ord("a")))
+
+        await asyncio.gather(*(client(name) for name in "abcd"))
+        await client("e")
+        return replica.calls
+
+    calls = asyncio.run(main())
+    assert sum(map(len, calls)) == 100
+    assert len(calls) <= 20 + 25  # alone each text of the lone client, four at a time the others
+
+
 def test_a_text_waits_for_company_no_longer_than_it_may():
     async def main():
         replica = Replica()

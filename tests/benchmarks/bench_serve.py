@@ -2,10 +2,10 @@
 
     python tests/benchmarks/bench_serve.py [--requests 2500 10000] [--texts 8 1] [--clients 16] [--encoder E]
 
-Film reviews (27 tokens on average), MiniLM, the whole of `llambert serve` as a process: Ray, the proxy, the endpoint,
-as many replicas of one thread as the bare classifier has threads. Each client sends its next request when the last is
-answered, over one connection. Prints both rates in texts, their ratio, and the latencies; exit status 1 below the
-floors: 0.8 of the bare classifier, p99 under 10 times p50, no error.
+Film reviews (27 tokens on average), MiniLM, the whole of `llambert serve` as a process: Ray, the endpoint, and a
+replica of as many threads as the bare classifier has. Each client sends its next request when the last is answered,
+over one connection. Prints both rates in texts, their ratio, and the latencies; exit status 1 below the floors: 0.8 of
+the bare classifier (but for short texts alone in their requests, DECISIONS.md), p99 under 10 times p50, no error.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 from bench_classifier import ENCODER, imdb_length_texts, review_texts, save_checkpoint
-from bench_label import bare_rate
+from bench_label import predict_rate
 from transformers import logging
 
 FLOOR, P99_OVER_P50 = 0.8, 10.0
@@ -37,17 +37,22 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=2, help="of the bare classifier, and of the replica")
     parser.add_argument("--bare-texts", type=int, default=4_000, help="how many the bare classifier labels")
     parser.add_argument("--imdb-length", action="store_true", help="texts as long as IMDb's reviews (270 tokens)")
+    parser.add_argument("--bare", metavar="CHECKPOINT", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))  # the endpoint is ended too
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     texts = imdb_length_texts(2_000) if arguments.imdb_length else review_texts()
+    if arguments.bare:
+        repeated = (texts * (1 + arguments.bare_texts // len(texts)))[: arguments.bare_texts]
+        print(predict_rate(arguments.bare, repeated, arguments.threads))
+        return 0
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = save_checkpoint(arguments.encoder, str(Path(folder) / "checkpoint"))
-        bare_texts = (texts * (1 + arguments.bare_texts // len(texts)))[: arguments.bare_texts]
-        bare = bare_rate(checkpoint, bare_texts, arguments.threads)
+        alone = [sys.executable, *sys.argv, "--bare", checkpoint]  # a process of its own
+        bare = float(subprocess.run(alone, check=True, stdout=subprocess.PIPE, text=True).stdout)
         with Endpoint(checkpoint, arguments.threads) as port:
-            asyncio.run(load(port, texts, 8, arguments.clients, 20 * arguments.clients))  # the first are slow
+            asyncio.run(load(port, texts, arguments.texts[0], arguments.clients, 4 * arguments.clients))  # slow
             print(f"bare classifier, {arguments.threads} threads     {bare:8.1f} texts/s", flush=True)
             kept = [
                 report(port, texts, num_texts, num_requests, bare, arguments.clients)
@@ -57,15 +62,16 @@ def main() -> int:
 
 
 def report(port: int, texts: list[str], num_texts: int, num_requests: int, bare: float, num_clients: int) -> bool:
-    """Print one load's figures; whether they keep to the limits; the floor is for requests of several texts."""
+    """Print one load's figures; whether they keep to the limits."""
     seconds, latencies, errors = asyncio.run(load(port, texts, num_texts, num_clients, num_requests))
     rate = len(latencies) * num_texts / seconds
+    has_floor = num_texts > 1 or float(np.mean([len(text) for text in texts])) > 500
     p50, p99 = np.percentile(latencies, [50, 99]) * 1000
     print(f"{num_requests:,} requests of {num_texts} from {num_clients} clients: {len(errors)} errors {errors[:3]}")
     print(f"  {rate:8.1f} texts/s in {len(latencies) / seconds:.1f} requests/s")
-    print(f"  endpoint / bare               {rate / bare:8.3f}" + (f" (floor {FLOOR})" if num_texts > 1 else ""))
+    print(f"  endpoint / bare               {rate / bare:8.3f}" + (f" (floor {FLOOR})" if has_floor else ""))
     print(f"  p50 {p50:.1f} ms, p99 {p99:.1f} ms: {p99 / p50:.1f} times (limit {P99_OVER_P50:g})", flush=True)
-    return (num_texts == 1 or rate / bare >= FLOOR) and p99 / p50 < P99_OVER_P50 and not errors
+    return (not has_floor or rate / bare >= FLOOR) and p99 / p50 < P99_OVER_P50 and not errors
 
 
 class Endpoint:
@@ -76,7 +82,7 @@ class Endpoint:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
         command = [sys.executable, "-c", "from llambert.cli import main; main()", "serve", checkpoint]
-        self.command = [*command, "--port", str(self.port), "--cpus", "1", "--replicas", str(threads)]
+        self.command = [*command, "--port", str(self.port), "--cpus", str(threads)]
 
     def __enter__(self) -> int:
         self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
