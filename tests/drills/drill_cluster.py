@@ -43,8 +43,8 @@ TABLES = {"ingest": "corpus", "annotate": "responses", "finetune": "training", "
 ENDS = {"ingest": "corpus", "annotate": "responses", "finetune": "checkpoint", "label": "labels"}
 PROCESSES = {"finetune": "ray::RayTrainWorker"}
 NUM_FILES, ROWS_PER_FILE = 24, 40
-_UNFOLD = """[...document.querySelectorAll("*")]
-    .filter(one => one.childElementCount == 0 && one.textContent == "Ray Data Overview").forEach(one => one.click())"""
+_UNFOLD = """[...document.querySelectorAll("h4")]
+    .filter(one => one.textContent.trim() == "Ray Data Overview").forEach(one => one.click())"""
 STORAGE = "s3://llambert-test/films"
 
 
