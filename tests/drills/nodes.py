@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -49,9 +50,15 @@ class Nodes:
         """The head, then its worker nodes."""
         ended_by = signal.getsignal(signal.SIGTERM)
         self.cluster = Cluster(initialize_head=True, head_node_args=self.head_args)
-        self.workers = [self.cluster.add_node(**self.worker_args) for _ in range(self.num_workers)]
+        self.workers = [self._add_worker() for _ in range(self.num_workers)]
         self.cluster.wait_for_nodes()
         signal.signal(signal.SIGTERM, ended_by)  # the head's own handler drains its node for half a minute
+
+    def _add_worker(self, **other: Any) -> Any:
+        # Each in a folder of its own, as on a machine of its own: a node that joins unpacks a job's files anew, and the
+        # workers of the others would lose theirs.
+        place = tempfile.mkdtemp(prefix="n", dir=os.environ.get("RAY_TMPDIR"))
+        return self.cluster.add_node(temp_dir=place, **{**self.worker_args, **other})
 
     @property
     def address(self) -> str:
@@ -117,7 +124,7 @@ class Nodes:
         kill_family(self.raylet(node))
         self.cluster.remove_node(node, allow_graceful=False)
         self.workers.remove(node)
-        self.workers.append(self.cluster.add_node(**{**self.worker_args, **other}))
+        self.workers.append(self._add_worker(**other))
 
     def _kill_workers(self, node: Any) -> None:
         for process in self._forked(self.raylet(node)):
