@@ -25,7 +25,7 @@ from ray.cluster_utils import Cluster
 from ray.job_submission import JobSubmissionClient
 from ray_jobs import wait_for_job_agent
 
-from llambert.part_file import COUNTS_KEY
+from llambert.part_file import stored_counts
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -72,7 +72,7 @@ def measure(dashboard: str, storage: Path, arguments: argparse.Namespace) -> int
     seen = {name: wait_for(client, storage, pattern, began) for name, pattern in PATTERNS.items()}
     client.stop_job("bench")
     part = next(iter(sorted(storage.glob("responses/*/part-*.parquet"))))
-    counts = pq.read_schema(part).metadata[COUNTS_KEY].decode()
+    counts = stored_counts(pq.ParquetFile(part))
     print(f"`ray job submit` came back      {submitted_s:6.1f} s")
     for name, seconds in seen.items():
         print(f"{name:<31} {seconds:6.1f} s")
