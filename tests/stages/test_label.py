@@ -191,19 +191,30 @@ def test_a_record_that_fails_here_and_was_labelled_by_another_attempt_fails_the_
 def test_a_part_that_cannot_be_labelled_is_named_and_the_others_are_kept(tmp_path, without_ray):
     run = filled_run(tmp_path, 60)
     corpus = run.table("corpus")
-    damaged = corpus.path("part-00000-000001.parquet")
-    content = corpus.filesystem.cat_file(damaged)
-    corpus.filesystem.pipe_file(damaged, content[: len(content) // 2])
+    lost = corpus.path("part-00000-000001.parquet")
+    content = corpus.filesystem.cat_file(lost)
+    corpus.filesystem.rm_file(lost)
     with pytest.raises(
         RuntimeError, match=r"2 of 3 parts are not labelled \(part-00000-000001.parquet, part-00000-000002"
     ):
         label(run)
     assert run.table("labels").read_progress()["num_failures"] == 1
     assert run.table("labels").read_progress()["failure"]
-    corpus.filesystem.pipe_file(damaged, content)
+    corpus.filesystem.pipe_file(lost, content)
     without_ray.clear()
     label(run)
     assert without_ray == ["part-00000-000001.parquet", "part-00000-000002.parquet"]
+
+
+def test_a_damaged_part_ends_the_stage_in_one_line_and_those_before_it_are_kept(tmp_path, without_ray):
+    run = filled_run(tmp_path, 60)
+    corpus = run.table("corpus")
+    damaged = corpus.path("part-00000-000001.parquet")
+    corpus.filesystem.pipe_file(damaged, corpus.filesystem.cat_file(damaged)[:-10])
+    with pytest.raises(InputError, match=r"part-00000-000001.parquet is damaged: .*`llambert repair` makes it again"):
+        label(run)
+    assert run.table("labels").part_names() == ["part-00000-000000.parquet"]
+    assert "is damaged" in run.table("labels").read_progress()["failure"]
 
 
 def test_missing_checkpoint_and_missing_columns_are_one_line(tmp_path, without_ray):
@@ -297,7 +308,7 @@ def test_to_object_storage_through_ray_with_the_server_killed_and_restarted_betw
         damaged = corpus.path("part-00000-000002.parquet")
         content = corpus.filesystem.cat_file(damaged)
         corpus.filesystem.pipe_file(damaged, content[:100])
-        with pytest.raises(RuntimeError, match=r"parts are not labelled .*part-00000-000002.parquet"):
+        with pytest.raises(InputError, match=r"part-00000-000002.parquet is damaged"):
             label(run)
         server.kill()
         server.start()
