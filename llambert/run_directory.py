@@ -209,7 +209,7 @@ class TableDirectory:
 
     def write_manifest(self, manifest: Manifest) -> Manifest:
         """Mark the table complete. Temporary files of writers that were killed are swept first."""
-        self._sweep()
+        remove_temporaries(self.filesystem, self.path())
         write_whole(self.filesystem, self.path(MANIFEST), manifest.model_dump_json(indent=1).encode())
         return manifest
 
@@ -224,12 +224,6 @@ class TableDirectory:
             return json.loads(self.filesystem.cat_file(self.path(PROGRESS)))
         except FileNotFoundError:
             return {}
-
-    def _sweep(self) -> None:
-        if not is_local(self.filesystem):
-            return  # object stores make objects visible whole; nothing temporary is left behind
-        for leftover in Path(self.path()).rglob(".*.tmp"):
-            leftover.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -331,6 +325,14 @@ def write_whole(filesystem: fsspec.AbstractFileSystem, path: str, content: bytes
         _sync_folder(Path(path).parent)
     else:
         filesystem.pipe_file(path, content)
+
+
+def remove_temporaries(filesystem: fsspec.AbstractFileSystem, folder: str, of: str = "") -> None:
+    """Remove what killed writers left in ``folder`` of files whose names begin with ``of``."""
+    if not is_local(filesystem):
+        return  # object stores make objects visible whole; nothing temporary is left behind
+    for leftover in Path(folder).rglob(f".{of}*.tmp"):
+        leftover.unlink(missing_ok=True)
 
 
 def _write_temporary(path: str, content: bytes) -> Path:

@@ -21,7 +21,7 @@ import torch
 from llambert.experiments.sources import Labels
 from llambert.recipe import ClassifierRecipe, GoldPhase, digest, result_fields
 from llambert.reference import content_identity
-from llambert.run_directory import create_whole, open_filesystem, write_whole
+from llambert.run_directory import create_whole, open_filesystem, remove_temporaries, write_whole
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,10 @@ class CellStore:
         return Stored(found["accuracy"], found["seconds"], found["num_threads"], probabilities)
 
     def put(self, cell: Cell, stored: Stored) -> None:
-        """Store a cell; of two that were trained at once the first stays. Its training state goes."""
+        """Store a cell; of two that were trained at once the first stays.
+
+        Its training state goes, and what a killed training left half written.
+        """
         values = {
             "settings": result_fields(cell.recipe),
             "num_train": cell.num_train,
@@ -107,6 +110,7 @@ class CellStore:
         filesystem, folder = open_filesystem(self.uri)
         create_whole(filesystem, f"{folder}/{cell.fingerprint}.json", json.dumps(values).encode())
         self._remove(f"{cell.fingerprint}.state")
+        remove_temporaries(filesystem, folder, cell.fingerprint)
 
     def read_state(self, cell: Cell) -> dict[str, Any] | None:
         """The training of a cell as far as it was stored."""
