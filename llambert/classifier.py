@@ -18,15 +18,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from tokenizers import Tokenizer
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
 
 from llambert import onednn
 from llambert.batching import MAX_PADDING_WASTE, Batch, packed, padded, plan_batches, plan_packs
+from llambert.checkpoint import first_position, load_checkpoint, longest
 from llambert.errors import InputError
 from llambert.packing import is_packable, pack
-from llambert.reference import local_copy
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +83,8 @@ class Classifier:
     """A fine-tuned encoder, loaded once and used from one thread.
 
     ``checkpoint`` is a reference to a Hugging Face sequence classification folder whose ``id2label`` holds
-    the categories; weights are read from safetensors alone and no code of the folder is run. ``device``
+    the categories; weights are read from safetensors alone, and code of the folder is run only with
+    ``trust_remote_code``. ``device``
     None: CUDA where there is a GPU. ``num_threads``: so many batches at once on a CPU, on a core each, or one
     over all of them where there is but one; it sets PyTorch's threads for the whole process.
     ``max_batch_tokens`` None: 2,048 on a CPU, 65,536 on a GPU. ``few_texts``: calls bring some dozens of texts, which
@@ -104,6 +102,7 @@ class Classifier:
         num_threads: int | None = None,
         few_texts: bool = False,
         compile: bool = False,
+        trust_remote_code: bool = False,
     ) -> None:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if self.device.type == "cpu" and dtype == "float16":
@@ -115,11 +114,13 @@ class Classifier:
         self._tie_margin = TIE_MARGIN if dtype == "float32" else 0.0
         self.max_batch_tokens = max_batch_tokens or _DEFAULT_BATCH_TOKENS[self.device.type]
         self._max_padding_waste = _FEW_TEXTS_PADDING_WASTE if few_texts else MAX_PADDING_WASTE
-        location = local_copy(checkpoint)
-        model = _load_model(checkpoint, location, _DTYPES[dtype])
+        model, tokenizer = load_checkpoint(checkpoint, _DTYPES[dtype], trust_remote_code)
         self.categories: list[str] = [name for _, name in sorted((model.config.id2label or {}).items())]
-        self._first_position = _first_position(model)
-        self.max_length, self._tokenizer, self._padding_id = _load_tokenizer(checkpoint, location, model)
+        self._first_position = first_position(model)
+        self.max_length, self._padding_id = longest(model, tokenizer), tokenizer.pad_token_id
+        self._tokenizer = tokenizer.backend_tokenizer
+        self._tokenizer.no_padding()
+        self._tokenizer.enable_truncation(self.max_length)
         self.max_text_chars = _MAX_CHARS_PER_TOKEN * self.max_length
         if self.device.type == "cpu" and onednn.available():
             onednn.pack_linear_layers(model)
@@ -355,41 +356,6 @@ def _joined(parts: list[Predictions], num_categories: int) -> Predictions:
         sum(part.num_truncated for part in parts),
         sum(part.busy_seconds for part in parts),
     )
-
-
-def _load_model(checkpoint: str, location: str, dtype: torch.dtype) -> PreTrainedModel:
-    try:
-        model, report = AutoModelForSequenceClassification.from_pretrained(
-            location, dtype=dtype, use_safetensors=True, attn_implementation="sdpa", output_loading_info=True
-        )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise InputError(f"{checkpoint}: no classifier can be loaded from it: {str(error).splitlines()[0]}") from error
-    if report["missing_keys"]:
-        missing = ", ".join(sorted(report["missing_keys"])[:3])
-        raise InputError(f"{checkpoint}: it lacks the weights {missing}: a model that was not fine-tuned to classify")
-    return model.eval()
-
-
-def _load_tokenizer(checkpoint: str, location: str, model: PreTrainedModel) -> tuple[int, Tokenizer, int]:
-    """Maximum length in tokens, the Rust tokenizer set to truncate at it, and the id that pads."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(location)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise InputError(f"{checkpoint}: no tokenizer can be loaded from it: {str(error).splitlines()[0]}") from error
-    if not tokenizer.is_fast:
-        raise InputError(f"{checkpoint}: its tokenizer has no fast (Rust) form, which llambert needs")
-    max_length = min(tokenizer.model_max_length, model.config.max_position_embeddings - _first_position(model))
-    rust = tokenizer.backend_tokenizer
-    rust.no_padding()
-    rust.enable_truncation(max_length)
-    return max_length, rust, tokenizer.pad_token_id
-
-
-def _first_position(model: PreTrainedModel) -> int:
-    """RoBERTa's positions start after the padding id; BERT's have none."""
-    positions = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
-    padding_index = getattr(positions, "padding_idx", None)
-    return 0 if padding_index is None else padding_index + 1
 
 
 def _without_lone_surrogates(text: str) -> str:

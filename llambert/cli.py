@@ -207,14 +207,15 @@ def label(
     max_malformed_share: Annotated[
         float, typer.Option(min=0, max=1, help="Share of the rows that may be unreadable.")
     ] = 0.01,
+    trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with the checkpoint.")] = False,
 ) -> None:
     """Label any files with a checkpoint, without the rest of the method."""
-    from llambert.recipe import Columns, CorpusRecipe
+    from llambert.recipe import Columns, CorpusRecipe, LabelRecipe
     from llambert.stages.label_files import label_files
 
     columns = Columns(text=text, record_id=record_id)
     corpus = CorpusRecipe(path=source, columns=columns, max_malformed_share=max_malformed_share)
-    manifest = label_files(checkpoint, corpus, output)
+    manifest = label_files(checkpoint, corpus, output, LabelRecipe(trust_remote_code=trust_remote_code))
     rejected = ", ".join(f"{num:,} {reason}" for reason, num in manifest.num_rejected.items()) or "none"
     print(f"{manifest.num_kept:,} of {manifest.num_in:,} records labelled into {output}; rejected: {rejected}")
 

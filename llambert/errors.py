@@ -24,6 +24,15 @@ def last_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error).strip().rpartition(chr(10))[2]}"
 
 
+def loading_fault(error: BaseException, section: str) -> str:
+    """Why a model cannot be loaded, and the field of the recipe's ``section`` that allows what was refused."""
+    if "custom code" in str(error):  # transformers' words; it names an argument that no recipe has
+        return f"it comes with code of its own; {section}.trust_remote_code: true runs it, if you trust it"
+    said = str(error).strip()
+    # transformers explains itself in several lines after the first; other libraries' exceptions need their type.
+    return said.splitlines()[0][:300] if said and isinstance(error, (OSError, ValueError)) else described(error)
+
+
 class OverLength(ValueError):
     """A record's prompt does not fit the model's context, however much of its text is left out.
 

@@ -48,6 +48,7 @@ class PartLabeller:
             max_batch_tokens=recipe.max_batch_tokens,
             device="cuda" if recipe.gpus_per_actor > 0 else "cpu",
             num_threads=max(1, round(recipe.cpus_per_actor)),
+            trust_remote_code=recipe.trust_remote_code,
         )
 
     def commit(self, name: str, windows: Iterable[pa.Table], malformed: pa.Table | None = None) -> LabelledPart:

@@ -189,6 +189,8 @@ class AnnotatorRecipe(Section):
     base_url: str | None = None
     """openai: an endpoint that speaks OpenAI's API, such as ``http://gpu7:8000/v1``; null: OpenAI's own."""
     limits: EndpointLimits = placed(EndpointLimits())
+    trust_remote_code: bool = placed(False)
+    """Run code that comes with the model; it can do whatever you can."""
 
 
 class ParseRecipe(Section):
@@ -285,6 +287,8 @@ class ClassifierRecipe(Section):
     max_failures: NonNegativeInt = placed(3)
     pickled_weights: bool = placed(False)
     """Take an encoder that has no safetensors file; unpickling a file from strangers can run their code."""
+    trust_remote_code: bool = placed(False)
+    """Run code that comes with the encoder; its checkpoint needs ``label.trust_remote_code`` then."""
 
 
 class LabelRecipe(Section):
@@ -308,6 +312,8 @@ class LabelRecipe(Section):
     node_resource: str | None = placed(None, min_length=1)
     """Custom resource that a node must have to be used by this stage (cluster/README.md); null: any node."""
     max_attempts: PositiveInt = placed(3)
+    trust_remote_code: bool = placed(False)
+    """Run code that comes with the checkpoint."""
 
 
 class Recipe(Section):

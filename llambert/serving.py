@@ -190,6 +190,7 @@ class Labeller:
             max_batch_tokens=label.max_batch_tokens,
             device="cuda" if label.gpus_per_actor > 0 else "cpu",
             num_threads=max(1, round(label.cpus_per_actor)),
+            trust_remote_code=label.trust_remote_code,
             few_texts=True,
         )
         self._thread = ThreadPoolExecutor(1, "classifier")

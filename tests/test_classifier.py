@@ -1,7 +1,5 @@
 """The classifier core against plain transformers, on texts kind and unkind."""
 
-import json
-import shutil
 import threading
 
 import numpy as np
@@ -224,36 +222,6 @@ def test_onednn_is_in_this_build_of_pytorch_and_replaces_every_linear_layer(clas
     kinds = [type(layer).__name__ for layer in classifier._model.modules()]
     assert "Linear" not in kinds
     assert kinds.count("PackedLinear") == 2 * 6 + 2
-
-
-def test_a_missing_checkpoint_is_one_line(tmp_path):
-    with pytest.raises(InputError, match=r"^[^\n]*no such file or folder[^\n]*$"):
-        Classifier(str(tmp_path / "none"))
-
-
-def test_a_folder_that_holds_no_model_is_one_line(tmp_path):
-    (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(InputError, match=r"^[^\n]*no classifier can be loaded[^\n]*$"):
-        Classifier(str(tmp_path))
-
-
-def test_weights_cut_short_are_one_line(checkpoint, tmp_path):
-    folder = tmp_path / "cut"
-    shutil.copytree(checkpoint, folder)
-    weights = folder / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-1000])
-    with pytest.raises(InputError, match=r"^[^\n]*no classifier can be loaded[^\n]*$"):
-        Classifier(str(folder))
-
-
-def test_an_encoder_that_was_never_fine_tuned_is_refused(checkpoint, tmp_path):
-    folder = tmp_path / "base"
-    shutil.copytree(checkpoint, folder)
-    AutoModelForSequenceClassification.from_pretrained(folder).bert.save_pretrained(folder)
-    config = json.loads((folder / "config.json").read_text())
-    assert config["architectures"] == ["BertModel"]
-    with pytest.raises(InputError, match="not fine-tuned to classify"):
-        Classifier(str(folder))
 
 
 def test_float16_on_a_cpu_is_refused(checkpoint):

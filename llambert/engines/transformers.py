@@ -34,7 +34,7 @@ from llambert import onednn
 from llambert.engines import Answer
 from llambert.engines.answers import failed, record_key, room_for_prompt, scored_answer
 from llambert.engines.scoring import Sequence, answer_sequences
-from llambert.errors import InputError, described
+from llambert.errors import InputError, described, loading_fault
 from llambert.prompts import RenderedPrompt, Renderer
 from llambert.recipe import AnnotatorRecipe, Decoding
 from llambert.reference import local_copy
@@ -300,12 +300,13 @@ def load_model(annotator: AnnotatorRecipe, packed: bool = True) -> tuple[PreTrai
         raise InputError(f"annotator.gpus_per_replica: {annotator.gpus_per_replica} asked for, torch finds no GPU here")
     location = local_copy(annotator.model)
     options: dict[str, Any] = {"dtype": getattr(torch, annotator.dtype)}
+    source: dict[str, Any] = {"trust_remote_code": annotator.trust_remote_code}
     if location.endswith(".gguf"):
         file = Path(location)
-        location, source = str(file.parent), {"gguf_file": file.name}
+        location, source["gguf_file"] = str(file.parent), file.name
         options["quantization_config"] = GgufConfig(dequantize=True)
     else:
-        source = {"revision": annotator.revision} if annotator.revision else {}
+        source |= {"revision": annotator.revision} if annotator.revision else {}
         options["use_safetensors"] = True
     disable_progress_bar()
     try:
@@ -313,7 +314,8 @@ def load_model(annotator: AnnotatorRecipe, packed: bool = True) -> tuple[PreTrai
         model: Any = AutoModelForCausalLM.from_pretrained(location, **source, **options)
         model.to(device).eval()
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        raise InputError(f"annotator.model: {annotator.model} cannot be loaded: {described(error)}") from error
+        reason = loading_fault(error, "annotator")
+        raise InputError(f"annotator.model: {annotator.model} cannot be loaded: {reason}") from error
     if packed and device == "cpu" and annotator.dtype == "float32" and onednn.available():
         onednn.pack_linear_layers(model)  # twice the rate: 39 instead of 20 records/s on the reviews, to 5e-6 the same
     return model, tokenizer

@@ -17,7 +17,7 @@ from llambert.engines import Answer
 from llambert.engines.answers import failed, record_key, room_for_prompt, scored_answer
 from llambert.engines.scoring import Sequence, answer_sequences
 from llambert.engines.vllm_start import cause, engine_args, model_location, new_log, start_engine
-from llambert.errors import InputError, described
+from llambert.errors import InputError, described, loading_fault
 from llambert.prompts import RenderedPrompt, Renderer
 from llambert.recipe import AnnotatorRecipe
 from llambert.tasks import Task
@@ -61,9 +61,11 @@ class VllmEngine:
         self._args = engine_args(annotator, location)
         try:
             revision = {"revision": annotator.revision} if annotator.revision else {}
-            tokenizer = AutoTokenizer.from_pretrained(location, **revision)
+            trust = annotator.trust_remote_code
+            tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=trust, **revision)
         except (OSError, ValueError, KeyError, ImportError) as error:
-            raise InputError(f"annotator.model: {annotator.model} cannot be loaded: {described(error)}") from error
+            reason = loading_fault(error, "annotator")
+            raise InputError(f"annotator.model: {annotator.model} cannot be loaded: {reason}") from error
         first_words = {category.name: category.answer_words[0] for category in task.categories}
         self._renderer = Renderer(task.prompt(annotator.prompt), first_words, annotator.num_shots, tokenizer)
         self._sequences = answer_sequences(tokenizer, task) if annotator.mode != "generate" else None

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from llambert.errors import InputError
+from llambert.errors import InputError, loading_fault
 from llambert.recipe import ClassifierRecipe
 from llambert.reference import local_copy
 
@@ -68,8 +69,9 @@ def load_encoder(recipe: ClassifierRecipe, categories: list[str]) -> Encoder:
     ``InputError`` if it is missing, or if it is a classifier of other categories already.
     """
     location = local_copy(recipe.model)
+    source: dict[str, Any] = {"revision": recipe.revision, "trust_remote_code": recipe.trust_remote_code}
     try:
-        config = AutoConfig.from_pretrained(location, revision=recipe.revision)
+        config = AutoConfig.from_pretrained(location, **source)
         _refuse_other_categories(config, categories, recipe.model)
         config.id2label = dict(enumerate(categories))
         config.label2id = {category: code for code, category in enumerate(categories)}
@@ -80,17 +82,17 @@ def load_encoder(recipe: ClassifierRecipe, categories: list[str]) -> Encoder:
         torch.manual_seed(recipe.seed)
         model = AutoModelForSequenceClassification.from_pretrained(
             location,
-            revision=recipe.revision,
+            **source,
             config=config,
             dtype=torch.float32,
             ignore_mismatched_sizes=True,
             use_safetensors=None if recipe.pickled_weights else True,
         )
-        tokenizer = AutoTokenizer.from_pretrained(location, revision=recipe.revision)
+        tokenizer = AutoTokenizer.from_pretrained(location, **source)
     except (OSError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        reason = str(error).strip().splitlines()[0]
+        reason = loading_fault(error, "classifier")
         hint = "; classifier.pickled_weights: true takes pickled ones, if you trust them" * ("safetensors" in reason)
         raise InputError(f"classifier.model: {recipe.model} cannot be loaded: {reason}{hint}") from error
     if recipe.freeze_encoder:

