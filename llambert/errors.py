@@ -28,9 +28,7 @@ def loading_fault(error: BaseException, section: str) -> str:
     """Why a model cannot be loaded, and the field of the recipe's ``section`` that allows what was refused."""
     if "custom code" in str(error):  # transformers' words; it names an argument that no recipe has
         return f"it comes with code of its own; {section}.trust_remote_code: true runs it, if you trust it"
-    said = str(error).strip()
-    # transformers explains itself in several lines after the first; other libraries' exceptions need their type.
-    return said.splitlines()[0][:300] if said and isinstance(error, (OSError, ValueError)) else described(error)
+    return one_line(error) if isinstance(error, (OSError, ValueError)) else described(error)
 
 
 class OverLength(ValueError):

@@ -21,7 +21,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.llm_engine import LLMEngine
 
 from llambert.engines.transformers import load_model
-from llambert.errors import InputError, described
+from llambert.errors import InputError, loading_fault
 from llambert.recipe import AnnotatorRecipe
 from llambert.reference import content_identity, local_copy
 
@@ -140,7 +140,7 @@ def start_engine(annotator: AnnotatorRecipe, args: dict[str, Any], log: Path) ->
         with _output_to(log):
             engine = LLMEngine.from_engine_args(EngineArgs(**args))
     except _START_FAULTS as error:
-        reason = cause(log) or described(error)
+        reason = cause(log) or loading_fault(error, "annotator")
         raise InputError(
             f"annotator.model: vLLM cannot start {annotator.model}: {reason} (all of it: {log})"
         ) from error

