@@ -18,7 +18,7 @@ from ray.util.queue import Queue
 
 from llambert.errors import InputError
 from llambert.run import Run
-from llambert.run_directory import Part, write_whole
+from llambert.run_directory import Part, TableDirectory, create_whole, write_whole
 from llambert.stages.finetune_records import counts, phases, select
 from llambert.training.card import CURVES, Curves, write_descriptions
 from llambert.training.loop import FineTuning, History, Observer, Step
@@ -87,8 +87,9 @@ def _first_refusal(refusal: str) -> str:
 class _Reporter(Observer):
     """Tells the driver, Ray's metrics, Ray Train's checkpoints and a TensorBoard file how training goes.
 
-    The TensorBoard file lies in the ``checkpoint`` table and is replaced at each checkpoint and epoch, so
-    that it can be watched while training runs: object stores cannot append.
+    The TensorBoard file is replaced at each checkpoint and epoch, so that it can be watched while training runs:
+    object stores cannot append. It lies in the ``training`` table until training ends: another driver on the same run
+    may have completed the ``checkpoint`` table meanwhile.
     """
 
     def __init__(self, run: Run, queue: Queue) -> None:
@@ -161,7 +162,7 @@ class _Reporter(Observer):
 
     def _store_curves(self) -> None:
         if self.first:
-            table = self.run.table("checkpoint")
+            table = self.run.table("training")
             write_whole(table.filesystem, table.path(CURVES), self.curves())
 
 
@@ -176,11 +177,22 @@ def _upload(run: Run, tuning: FineTuning, num_by_phase: dict[str, int], curves: 
         files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
         for inside in sorted([*files, CURVES]):
             content = curves if inside == CURVES else files[inside].read_bytes()
-            write_whole(table.filesystem, table.path(inside), content)
-            parts.append(
-                Part(name=inside, num_rows=0, num_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
-            )
+            parts.append(store_file(table, inside, content))
     return parts
+
+
+def store_file(table: TableDirectory, inside: str, content: bytes) -> Part:
+    """Write one file of the result; what is stored under its name then, as a part.
+
+    Every training writes the same bytes, but for the times of day in the curves: of those the first stay, lest a driver
+    alter them below the manifest of another.
+    """
+    path = table.path(inside)
+    if inside != CURVES:
+        write_whole(table.filesystem, path, content)
+    elif not create_whole(table.filesystem, path, content):
+        content = table.filesystem.cat_file(path)
+    return Part(name=inside, num_rows=0, num_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
 
 
 def _measures(history: History) -> dict[str, float]:

@@ -26,9 +26,11 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from llambert import schema
 from llambert.errors import InputError
 from llambert.run import Run, open_run
-from llambert.run_directory import Manifest
+from llambert.run_directory import Manifest, TableDirectory
 from llambert.stages.finetune import finetune
 from llambert.stages.finetune_records import select
+from llambert.stages.finetune_worker import store_file
+from llambert.training.card import CURVES
 
 NUM_RECORDS = 600
 TASK = {
@@ -214,6 +216,15 @@ def test_the_result_is_an_ordinary_folder_with_card_record_and_curves_and_is_not
     with patch.object(TorchTrainer, "fit", side_effect=AssertionError("trained again")):
         assert finetune(run) == manifest
     assert (folder / "manifest.json").stat().st_mtime_ns == made
+
+
+def test_of_two_trainings_at_once_the_curves_of_the_first_stay_and_both_name_them(tmp_path):
+    table = TableDirectory(str(tmp_path / "checkpoint"))
+    first, second = (store_file(table, CURVES, content) for content in (b"first", b"second one"))
+    assert first == second
+    assert table.filesystem.cat_file(table.path(CURVES)) == b"first"
+    again = [store_file(table, "model.safetensors", content) for content in (b"weights", b"weights")]
+    assert again[0] == again[1]
 
 
 LONG = {"epochs": 5, "checkpoint_every_steps": 6, "learning_rate": 1e-3}
