@@ -1,0 +1,296 @@
+"""Tokens clause by clause: which categories each affirms and denies."""
+
+from typing import Literal
+
+from llambert.verbalizer import lexicon
+from llambert.verbalizer.lexicon import Role
+from llambert.verbalizer.tokens import Token
+
+_MEASURES = frozenset({"probability", "likelihood", "chance", "confidence", "percentage", "percent"})
+_MAX_AHEAD = 8  # tokens that are looked at ahead: time stays proportional to length
+_Governed = Literal["", "denied", "unclear"]
+
+
+_FRAME_ROLE = frozenset({"frame"})
+_LIST_ROLES = frozenset({"break", "joint"})
+_PLAIN_ROLES = frozenset({"break", "frame", "undoing", "negation", "agreement", "number"})
+_NONE: frozenset[str] = frozenset()
+
+
+class Clause:
+    """What the words up to a break say of the categories.
+
+    ``closing``: the breaks behind it. ``turn``: the word that opens it: "but". ``sentence``: the number of its
+    sentence. ``is_framed``: nothing but mentions and words that frame an answer. ``shares``: category -> the number
+    that is given for it.
+    """
+
+    __slots__ = (
+        "affirmed", "closing", "denied", "has_mention", "is_conditional", "is_framed", "is_question",
+        "sentence", "shares", "tokens", "turn",
+    )  # fmt: skip
+
+    def __init__(self, tokens: list[Token], closing: str, sentence: int, turn: str, has_mention: bool) -> None:
+        self.tokens, self.closing, self.sentence, self.turn = tokens, closing, sentence, turn
+        self.has_mention = has_mention
+        self.affirmed = self.denied = _NONE
+        self.shares: dict[str, Token] | None = None
+        self.is_framed = True
+        self.is_question = self.is_conditional = False
+
+    @property
+    def is_verdict(self) -> bool:
+        """Whether it is an answer and nothing else."""
+        return self.is_framed and len(self.affirmed) <= 1 and bool(self.affirmed or self.denied)
+
+    def affirm(self, category: str) -> None:
+        """Add one to what it affirms."""
+        self.affirmed |= {category}
+
+    def deny(self, categories: frozenset[str]) -> None:
+        """Make these denied, and no longer affirmed."""
+        self.denied |= categories
+        self.affirmed -= categories
+
+    def forget(self) -> None:
+        """Count what it says for nothing."""
+        self.affirmed = self.denied = _NONE
+
+    def give(self, categories: frozenset[str], number: Token) -> None:
+        """Note the number that is given for these, unless there was one."""
+        self.shares = {**dict.fromkeys(categories, number), **(self.shares or {})}
+
+
+def split(tokens: list[Token]) -> tuple[list[Clause], set[Role]]:
+    """The clauses of a response, not yet read, and the roles of its words but for the most common ones.
+
+    A comma ends a clause unless a list of categories goes on behind it: "positive, negative".
+    """
+    clauses: list[Clause] = []
+    current: list[Token] = []
+    roles: set[Role] = set()
+    sentence, turn, has_category = 0, "", False
+    for at, token in enumerate(tokens):
+        word, role, category, _ = token
+        if category:
+            has_category = True
+            current.append(token)
+        elif role == "frame" or role == "other":
+            current.append(token)
+        elif not current and _is_value(clauses, word, role):
+            # "positive = 1 negative = 0": the value is a clause, whatever follows it.
+            clauses.append(Clause([token], ":", sentence, "", False))
+            roles.add(role)
+        elif (role != "break" and role != "turn") or (word == "," and has_category and _is_category_next(tokens, at)):
+            current.append(token)
+            roles.add(role)
+        elif role == "turn":
+            if current:
+                clauses.append(Clause(current, "", sentence, turn, has_category))
+                current, has_category = [], False
+            turn = word
+        else:
+            if current:
+                clauses.append(Clause(current, word, sentence, turn, has_category))
+                current, turn, has_category = [], "", False
+            elif clauses and word not in clauses[-1].closing:
+                clauses[-1].closing += word
+            if word == "?":
+                _mark_question(clauses, sentence)
+            if word in ".?\n":
+                sentence += 1
+                turn = ""
+    if current:
+        clauses.append(Clause(current, "", sentence, turn, has_category))
+    return clauses, roles
+
+
+def _is_value(clauses: list[Clause], word: str, role: Role) -> bool:
+    """Whether a word right behind a category and a colon or equals sign is its value, and nothing else."""
+    if role != "number" and word not in ("true", "false"):
+        return False
+    return bool(clauses) and clauses[-1].closing == ":" and clauses[-1].tokens[-1].category is not None
+
+
+def _mark_question(clauses: list[Clause], sentence: int) -> None:
+    for clause in reversed(clauses):
+        if clause.sentence != sentence:
+            break
+        clause.is_question = True
+
+
+def _is_category_next(tokens: list[Token], comma: int) -> bool:
+    """Whether a category stands right behind the comma: "positive, negative"."""
+    at = comma + 1
+    while at < len(tokens) and not tokens[at].category and tokens[at].role in ("negation", "joint"):
+        at += 1
+    return at < len(tokens) and tokens[at].category is not None
+
+
+def read_clause(clause: Clause, is_cut_off: bool) -> None:
+    """Fill in what the clause affirms and denies. ``is_cut_off``: the response ends in it, by chance."""
+    *before, last = clause.tokens
+    is_plain = last.category and not last.is_slip and last.role != "number" and not lexicon.is_everyday(last.word)
+    if is_plain and {token[1] for token in before} <= _FRAME_ROLE and not any(token[2] for token in before):
+        clause.affirm(str(last.category))  # "The sentiment is positive": most answers, and nothing else can come of it
+    else:
+        _Reader(clause, is_cut_off).read()
+
+
+class _Reader:
+    """Reads one clause from its first token to its last."""
+
+    def __init__(self, clause: Clause, is_cut_off: bool) -> None:
+        self._clause, self._tokens, self._is_cut_off = clause, clause.tokens, is_cut_off
+        self._governed: _Governed = ""
+        self._is_condition = False
+        self._last = _NONE  # mentions whose predicate may follow: "positive is wrong"
+        self._has_copula = False
+        self._numbered = _NONE  # mentions whose number may follow: "positive is 0.2"
+        self._is_unable = False
+        self._roles: set[str] | None = None  # of all words that are no mention, once asked for
+
+    @property
+    def _is_list(self) -> bool:
+        """Whether it is nothing but categories: "positive, negative"."""
+        return self._has_only(_LIST_ROLES)
+
+    @property
+    def _is_plain(self) -> bool:
+        """Whether it is an answer and nothing else, so far as single words tell."""
+        return self._has_only(_PLAIN_ROLES)
+
+    def _has_only(self, roles: frozenset[str]) -> bool:
+        if self._roles is None:
+            self._roles = {token.role for token in self._tokens if not token.category}
+        return self._roles <= roles
+
+    def read(self) -> None:
+        for at, token in enumerate(self._tokens):
+            if token[2] and self._is_mention(at, token):
+                self._take_mention(at, token)
+            elif token[1] != "frame" or self._last or self._numbered:
+                self._take_word(at, token)
+
+    def _take_mention(self, at: int, token: Token) -> None:
+        clause, category = self._clause, token.category
+        assert category is not None
+        if self._is_condition:
+            clause.is_conditional = True
+        elif self._is_unable or (token.is_slip and not (self._is_list or self._is_plain)):
+            clause.is_framed = False
+        elif self._governed == "denied":
+            clause.denied |= {category}
+        elif not self._governed:
+            clause.affirm(category)
+        self._last, self._has_copula = (_NONE if self._governed else frozenset((category,))), False
+        self._numbered = self._last
+        if token.word == "no" and not self._is_list:
+            self._governed = "denied"  # "no related findings"
+
+    def _take_word(self, at: int, token: Token) -> None:
+        word, role, clause = token.word, token.role, self._clause
+        if role in ("negation", "wrong", "doubt") and self._is_predicate(at, word, role):
+            self._deny_last(at)
+            return
+        if role == "negation":
+            self._governed = "" if self._governed == "denied" and word != "nor" else self._governed or "denied"
+        elif role == "doubt" or role == "wrong":
+            self._governed = "unclear"
+        elif role == "break" or role == "joint":
+            if not self._goes_on(at, word):
+                self._governed = ""
+        elif role == "undoing":
+            if self._governed == "denied":
+                self._governed = ""
+        elif role == "hedge":
+            self._governed = "unclear" if self._governed else ""
+        elif role == "if":
+            self._start_condition()
+        elif role == "inability":
+            self._is_unable = True
+        elif role == "foreign_negation" or role == "other":
+            self._governed = "unclear" if self._governed else ""
+            clause.is_framed = False
+        elif role == "number":
+            self._take_number(at, token)
+        if role in ("frame", "agreement", "number") and (word in lexicon.COPULAS or word in lexicon.SUBJECTS):
+            self._has_copula = self._has_copula or word in lexicon.COPULAS
+        elif not (role == "frame" and (word.endswith("ly") or (self._has_copula and word in lexicon.ARTICLES))):
+            self._last = _NONE
+        if role != "frame" and word not in _MEASURES:
+            self._numbered = _NONE
+
+    def _goes_on(self, at: int, joint: str) -> bool:
+        """Whether a negation reaches beyond a joint: "not good and positive", "not so positive", "not A or B"."""
+        if joint == "or" or (joint == "so" and self._tokens[at - 1].role == "negation"):
+            return True
+        ahead = self._tokens[at + 1 : at + 1 + _MAX_AHEAD]
+        follower = next((t for t in ahead if t.category or not t.word.endswith("ly")), None)
+        return joint == "and" and follower is not None and follower.category is not None
+
+    def _is_predicate(self, at: int, word: str, role: str) -> bool:
+        """Whether the word denies the mention before it: "positive does not apply", "positive is wrong"."""
+        if not self._last:
+            return False
+        if word == "❌":
+            return at > 0 and bool(self._tokens[at - 1].category)
+        is_auxiliary = word.endswith("n't") or word in ("cannot", "never")
+        return self._has_copula or (is_auxiliary and role == "negation")
+
+    def _deny_last(self, at: int) -> None:
+        clause, rest = self._clause, self._tokens[at + 1 : at + 2 + _MAX_AHEAD]
+        clause.affirmed -= self._last
+        is_simple = len(rest) <= _MAX_AHEAD and not any(
+            t.category or t.role in ("negation", "doubt", "hedge", "undoing") for t in rest
+        )
+        if is_simple and all(self._is_predicate_word(t, rest) for t in rest):
+            clause.deny(self._last)
+        self._last, self._governed = _NONE, "unclear" if self._tokens[at].word != "❌" else ""
+
+    @staticmethod
+    def _is_predicate_word(token: Token, rest: list[Token]) -> bool:
+        return token.role in ("frame", "agreement", "joint") or (token.role == "other" and len(rest) <= 2)
+
+    def _start_condition(self) -> None:
+        """Behind "if" nothing is said; what would be, if it were not so, is not."""
+        self._is_condition = True
+        if any(token.word in ("would", "could", "might", "i'd") for token in self._tokens):
+            self._clause.is_conditional |= bool(self._clause.affirmed)
+            self._clause.affirmed = _NONE
+
+    def _take_number(self, at: int, token: Token) -> None:
+        """A number right behind a mention, or a share before one, is that category's: "80 % positive"."""
+        follower = self._tokens[at + 1] if at + 1 < len(self._tokens) else None
+        if self._numbered and (follower is None or follower.role in ("break", "joint") or follower.category):
+            self._clause.give(self._numbered, token)
+        elif "%" in token.word:
+            ahead = next((t for t in self._tokens[at + 1 : at + 1 + _MAX_AHEAD] if t.category), None)
+            if ahead is not None and ahead.category:
+                self._clause.give(frozenset((ahead.category,)), token)
+
+    def _is_mention(self, at: int, token: Token) -> bool:
+        if token.role == "number":
+            return self._is_list or self._stands_out(at)
+        return not lexicon.is_everyday(token.word) or self._is_list or self._stands_out(at)
+
+    def _stands_out(self, at: int) -> bool:
+        """Whether an everyday word stands where an answer does: opening its clause ("no") or at its end."""
+        word, role, *_ = self._tokens[at]
+        if self._is_coordinated(at):
+            return True
+        follower = self._tokens[at + 1] if at + 1 < len(self._tokens) else None
+        if follower is not None and follower.role != "break":
+            if at == 0 and word in lexicon.OPENINGS:
+                return follower.word in lexicon.AFTER_OPENING
+            return role == "number" and self._is_plain and follower.role in ("negation", "agreement")
+        # What was cut off behind "The review is a" ended there by chance.
+        return not self._is_cut_off and ((len(word) > 1 and not word[0].isdigit()) or self._is_plain)
+
+    def _is_coordinated(self, at: int) -> bool:
+        """Whether a joint stands between this mention and another one: "I'd say 3 or 4"."""
+        tokens = self._tokens
+        behind, ahead = tokens[max(at - 2, 0) : at], tokens[at + 1 : at + 3]
+        return (len(behind) == 2 and behind[1].role == "joint" and behind[0].category is not None) or (
+            len(ahead) == 2 and ahead[0].role == "joint" and ahead[1].category is not None
+        )

@@ -1,0 +1,124 @@
+"""What a reasoning model thinks aloud, taken out of its response: thoughts are never evidence.
+
+The forms are those of chat templates and reasoning parsers in use (2026): XML-like elements (DeepSeek, Qwen, EXAONE,
+Seed), ``[THINK]`` (Mistral), ``<|START_THINKING|>`` (Cohere), ``◁think▷`` (Kimi), channels (gpt-oss' harmony and
+Gemma) with special tokens or with these skipped by the server, and headings ("Reasoning: … Answer: …").
+"""
+
+import re
+
+_NAMES = (
+    r"(?:[a-z]+[:_])?(?:think|thinking|thoughts?|reasoning|analysis|reflection|scratchpad|monologue"
+    r"|chain_of_thought|cot)"
+)
+_CLOSE = re.compile(
+    rf"<\s*/\s*{_NAMES}\s*>|\[\s*/\s*{_NAMES}\s*\]|◁\s*/\s*{_NAMES}\s*▷"
+    r"|<\|\s*(?:/\s*think|end[_ ]?(?:of[_ ])?(?:thinking|thought|think|reasoning)|inner_suffix)\s*\|>|<channel\|>"
+    r"|\bhere is my response:",
+    re.IGNORECASE,
+)
+_OPEN = re.compile(
+    rf"<\s*{_NAMES}(?:\s[^<>]*)?>|\[\s*{_NAMES}\s*\]|◁\s*{_NAMES}\s*▷"
+    r"|<\|\s*(?:think|(?:start|begin)[_ ]?(?:of[_ ])?(?:thinking|thought|think|reasoning)|inner_prefix)\s*\|>"
+    r"|<\|channel>|\bhere is my thought process:",
+    re.IGNORECASE,
+)
+# An explanation beside the answer, before it or after it.
+_EXPLANATION = re.compile(
+    r"<\s*(explanation|rationale|justification|reason|comment|evidence)\s*>.*?(?:<\s*/\s*\1\s*>|\Z)",
+    re.IGNORECASE | re.DOTALL,
+)
+_ANSWER = re.compile(
+    r"<\s*((?:final_?)?(?:answer|label|category|class|classification|sentiment|verdict|response|output|result|rating"
+    r"|score|final))\s*>(.*?)(?:<\s*/\s*\1\s*>|\Z)|<\|begin_of_box\|>(.*?)(?:<\|end_of_box\|>|\Z)"
+    r"|<\|START_RESPONSE\|>(.*?)(?:<\|END_RESPONSE\|>|\Z)"
+    r"|\\boxed\s*\{\s*(?:\\(?:text|textbf|mathrm|mathbf)\s*\{)?([^{}]*)\}",
+    re.IGNORECASE | re.DOTALL,
+)
+# Harmony, with its special tokens and without them.
+_FINAL_MESSAGE = re.compile(
+    r"(?:\A|<\|channel\|>)\s*final\b(?:(?!<\|message\|>).){0,200}<\|message\|>(.*?)(?=<\|(?:end|return|start|call|channel)\|>|\Z)",
+    re.DOTALL,
+)
+_FINAL_GLUED = re.compile(
+    r"assistant\s*(?:channel\s*)?final(?:\s*message)?\s*:?\s*(?:json(?=\s*[\[{]))?", re.IGNORECASE
+)
+_ANALYSIS_GLUED = re.compile(r"\s*(?:assistant\s*)?(?:analysis|commentary)(?:\w|\s+(?=[A-Z]))")
+_REASONING_HEADING = re.compile(
+    r"^[ \t*_#>\-]*(?:(?:my|step[- ]by[- ]step|detailed|internal)\s+)?(?:reasoning|thoughts?|thinking"
+    r"|chain[- ]of[- ]thought)(?:\s+(?:process|steps?))?[\W_]*:|\blet'?s think\b",
+    re.IGNORECASE | re.MULTILINE,
+)
+_CONCLUSION = re.compile(
+    r"^(?:[^\w\n]|_)*(?:(?:the|my|final|predicted|overall|correct)\s+)*(?:answer|label|category|class|classification|sentiment"
+    r"|verdict|conclusion|response|output|result|rating|score|decision|prediction|final|overall)[\W_]*[:=]"
+    r"|\b(?:answer|label|category|class|classification|sentiment|verdict|rating|score|decision)\s+(?:is|would be|:)"
+    r"|(?:^|[.!?;\n]\s*)(?:so|therefore|thus|hence|overall|finally|in conclusion|in summary|to conclude)\b",
+    re.IGNORECASE | re.MULTILINE,
+)
+
+
+def without_thoughts(response: str) -> str | None:
+    """What counts of a response: what follows its last end-of-thought mark; None if it ended inside its thoughts.
+
+    Where an element holds the answer (``<answer>``, ``\\boxed{…}``), that alone counts.
+    """
+    lower = response.lower()
+    if not _has_trace(lower):
+        return response
+    final = _final_channel(response)
+    if final is None:
+        return None
+    ends = [mark.end() for mark in _CLOSE.finditer(final)]
+    rest = final[ends[-1] :] if ends else final
+    if opened := _OPEN.search(rest):
+        if not _ANSWER.search(rest, 0, opened.start()):
+            return None
+        rest = rest[: opened.start()]
+    if ends and not rest.strip():
+        rest = "\n".join(_answers(_between_thoughts(final)))
+    rest = _EXPLANATION.sub("\n", rest)
+    return "\n".join(_answers(rest)) or _without_headed_reasoning(rest)
+
+
+def _has_trace(text: str) -> bool:
+    """Whether a character or word is there that every form has one of; most responses have none."""
+    return (
+        "<" in text or "[" in text or "{" in text or "◁" in text or "assistant" in text or "analysis" in text
+        or "commentary" in text or "reasoning" in text or "thought" in text or "thinking" in text
+        or "let" in text or "my response" in text
+    )  # fmt: skip
+
+
+def _final_channel(response: str) -> str | None:
+    """The final message of a response that has channels; the response where it has none."""
+    if "<|message|>" in response or "<|channel|>" in response:
+        messages = _FINAL_MESSAGE.findall(response)
+        return messages[-1] if messages else None
+    glued = list(_FINAL_GLUED.finditer(response))
+    if glued:
+        return response[glued[-1].end() :]
+    return None if _ANALYSIS_GLUED.match(response) else response
+
+
+def _between_thoughts(text: str) -> str:
+    """What stands outside of thoughts that are opened and closed; nothing of a text whose first mark closes."""
+    kept, at = [], 0
+    for mark in _CLOSE.finditer(text):
+        opened = _OPEN.search(text, at, mark.start())
+        kept.append(text[at : opened.start()] if opened else "")
+        at = mark.end()
+    return "\n".join(kept)
+
+
+def _answers(text: str) -> list[str]:
+    return [next(filter(None, groups[1:]), "") for groups in _ANSWER.findall(text)]
+
+
+def _without_headed_reasoning(text: str) -> str:
+    """The text without its sections headed as reasoning, each of which ends where a conclusion begins."""
+    heading = _REASONING_HEADING.search(text)
+    if heading is None:
+        return text
+    conclusions = list(_CONCLUSION.finditer(text, heading.end()))
+    return text[: heading.start()] + (text[conclusions[-1].start() :] if conclusions else "")
