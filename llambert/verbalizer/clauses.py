@@ -6,14 +6,13 @@ from llambert.verbalizer import lexicon
 from llambert.verbalizer.lexicon import Role
 from llambert.verbalizer.tokens import Token
 
-_MEASURES = frozenset({"probability", "likelihood", "chance", "confidence", "percentage", "percent"})
 _MAX_AHEAD = 8  # tokens that are looked at ahead: time stays proportional to length
 _Governed = Literal["", "denied", "unclear"]
 
 
 _FRAME_ROLE = frozenset({"frame"})
 _LIST_ROLES = frozenset({"break", "joint"})
-_PLAIN_ROLES = frozenset({"break", "frame", "undoing", "negation", "agreement", "number"})
+_PLAIN_ROLES = frozenset({"break", "frame", "undoing", "negation", "agreement", "number", "joint"})
 _NONE: frozenset[str] = frozenset()
 
 
@@ -21,13 +20,13 @@ class Clause:
     """What the words up to a break say of the categories.
 
     ``closing``: the breaks behind it. ``turn``: the word that opens it: "but". ``sentence``: the number of its
-    sentence. ``is_framed``: nothing but mentions and words that frame an answer. ``shares``: category -> the number
-    that is given for it.
+    sentence. ``is_framed``: nothing but mentions and words that frame an answer. ``is_statement``: such words, and a
+    subject: "the essay is …". ``shares``: category -> the number that is given for it.
     """
 
     __slots__ = (
         "affirmed", "closing", "denied", "has_mention", "is_conditional", "is_framed", "is_question",
-        "sentence", "shares", "tokens", "turn",
+        "is_statement", "sentence", "shares", "tokens", "turn",
     )  # fmt: skip
 
     def __init__(self, tokens: list[Token], closing: str, sentence: int, turn: str, has_mention: bool) -> None:
@@ -35,13 +34,13 @@ class Clause:
         self.has_mention = has_mention
         self.affirmed = self.denied = _NONE
         self.shares: dict[str, Token] | None = None
-        self.is_framed = True
+        self.is_framed = self.is_statement = True
         self.is_question = self.is_conditional = False
 
     @property
     def is_verdict(self) -> bool:
         """Whether it is an answer and nothing else."""
-        return self.is_framed and len(self.affirmed) <= 1 and bool(self.affirmed or self.denied)
+        return self.is_framed and len(self.affirmed) <= 1
 
     def affirm(self, category: str) -> None:
         """Add one to what it affirms."""
@@ -81,6 +80,8 @@ def split(tokens: list[Token]) -> tuple[list[Clause], set[Role]]:
             # "positive = 1 negative = 0": the value is a clause, whatever follows it.
             clauses.append(Clause([token], ":", sentence, "", False))
             roles.add(role)
+        elif word == "\n" and current and _waits(current[-1]):
+            continue  # a line that was wrapped: "not\npositive"
         elif (role != "break" and role != "turn") or (word == "," and has_category and _is_category_next(tokens, at)):
             current.append(token)
             roles.add(role)
@@ -112,6 +113,11 @@ def _is_value(clauses: list[Clause], word: str, role: Role) -> bool:
     return bool(clauses) and clauses[-1].closing == ":" and clauses[-1].tokens[-1].category is not None
 
 
+def _waits(token: Token) -> bool:
+    """Whether a negation has something to come behind it."""
+    return token.role == "negation" and (token.word in ("not", "non") or token.word.endswith("n't"))
+
+
 def _mark_question(clauses: list[Clause], sentence: int) -> None:
     for clause in reversed(clauses):
         if clause.sentence != sentence:
@@ -131,7 +137,13 @@ def read_clause(clause: Clause, is_cut_off: bool) -> None:
     """Fill in what the clause affirms and denies. ``is_cut_off``: the response ends in it, by chance."""
     *before, last = clause.tokens
     is_plain = last.category and not last.is_slip and last.role != "number" and not lexicon.is_everyday(last.word)
-    if is_plain and {token[1] for token in before} <= _FRAME_ROLE and not any(token[2] for token in before):
+    is_quoted = bool(before) and (before[-1].word in lexicon.QUOTING or before[0].word == "to")
+    if (
+        is_plain
+        and not is_quoted
+        and {token[1] for token in before} <= _FRAME_ROLE
+        and not any(token[2] for token in before)
+    ):
         clause.affirm(str(last.category))  # "The sentiment is positive": most answers, and nothing else can come of it
     else:
         _Reader(clause, is_cut_off).read()
@@ -145,6 +157,7 @@ class _Reader:
         self._governed: _Governed = ""
         self._is_condition = False
         self._last = _NONE  # mentions whose predicate may follow: "positive is wrong"
+        self._last_joined = _NONE  # mentions so far that "and" joins: "A and C are wrong"
         self._has_copula = False
         self._numbered = _NONE  # mentions whose number may follow: "positive is 0.2"
         self._is_unable = False
@@ -171,25 +184,32 @@ class _Reader:
                 self._take_mention(at, token)
             elif token[1] != "frame" or self._last or self._numbered:
                 self._take_word(at, token)
+        if self._governed == "denied" and token.role == "negation" and not token.category:
+            self._clause.affirmed = _NONE  # "A spam message wouldn't."
 
     def _take_mention(self, at: int, token: Token) -> None:
         clause, category = self._clause, token.category
         assert category is not None
         if self._is_condition:
             clause.is_conditional = True
-        elif self._is_unable or (token.is_slip and not (self._is_list or self._is_plain)):
-            clause.is_framed = False
+        elif self._is_unable or self._is_quoted(at) or (token.is_slip and not (self._is_list or self._is_plain)):
+            clause.is_framed = clause.is_statement = False
         elif self._governed == "denied":
             clause.denied |= {category}
         elif not self._governed:
             clause.affirm(category)
-        self._last, self._has_copula = (_NONE if self._governed else frozenset((category,))), False
+        named = _NONE if self._governed else frozenset((category,))
+        is_joined = at > 0 and self._tokens[at - 1].role == "joint"
+        self._last, self._has_copula = (self._last_joined | named if is_joined else named), False
+        self._last_joined = self._last
         self._numbered = self._last
         if token.word == "no" and not self._is_list:
             self._governed = "denied"  # "no related findings"
 
     def _take_word(self, at: int, token: Token) -> None:
         word, role, clause = token.word, token.role, self._clause
+        if word in lexicon.PREFIXES and at + 1 < len(self._tokens) and self._tokens[at + 1].category:
+            role = "doubt"
         if role in ("negation", "wrong", "doubt") and self._is_predicate(at, word, role):
             self._deny_last(at)
             return
@@ -197,6 +217,8 @@ class _Reader:
             self._governed = "" if self._governed == "denied" and word != "nor" else self._governed or "denied"
         elif role == "doubt" or role == "wrong":
             self._governed = "unclear"
+            if role == "wrong":  # "a positive reading is ruled out"
+                clause.affirmed = _NONE
         elif role == "break" or role == "joint":
             if not self._goes_on(at, word):
                 self._governed = ""
@@ -212,18 +234,29 @@ class _Reader:
         elif role == "foreign_negation" or role == "other":
             self._governed = "unclear" if self._governed else ""
             clause.is_framed = False
+            clause.is_statement &= self._is_subject(at)
         elif role == "number":
             self._take_number(at, token)
         if role in ("frame", "agreement", "number") and (word in lexicon.COPULAS or word in lexicon.SUBJECTS):
             self._has_copula = self._has_copula or word in lexicon.COPULAS
         elif not (role == "frame" and (word.endswith("ly") or (self._has_copula and word in lexicon.ARTICLES))):
             self._last = _NONE
-        if role != "frame" and word not in _MEASURES:
+        if role != "frame" and word not in lexicon.MEASURES:
             self._numbered = _NONE
+
+    def _is_quoted(self, at: int) -> bool:
+        """Whether a mention is a word of the text: 'The word "urgent" appears', "to be toxic, a text must …"."""
+        before = [token.word for token in self._tokens[max(at - 2, 0) : at]]
+        return (before == ["to", "be"] and at == 2) or (bool(before) and before[-1] in lexicon.QUOTING)
+
+    def _is_subject(self, at: int) -> bool:
+        """Whether a word, before any mention, is what the clause says something of: "The essay is …"."""
+        clause, ahead = self._clause, self._tokens[at + 1 : at + 3]
+        return not (clause.affirmed or clause.denied) and any(token.word in lexicon.LINKING for token in ahead)
 
     def _goes_on(self, at: int, joint: str) -> bool:
         """Whether a negation reaches beyond a joint: "not good and positive", "not so positive", "not A or B"."""
-        if joint == "or" or (joint == "so" and self._tokens[at - 1].role == "negation"):
+        if joint in ("or", "so"):
             return True
         ahead = self._tokens[at + 1 : at + 1 + _MAX_AHEAD]
         follower = next((t for t in ahead if t.category or not t.word.endswith("ly")), None)
@@ -254,6 +287,8 @@ class _Reader:
 
     def _start_condition(self) -> None:
         """Behind "if" nothing is said; what would be, if it were not so, is not."""
+        if self._is_condition:
+            return
         self._is_condition = True
         if any(token.word in ("would", "could", "might", "i'd") for token in self._tokens):
             self._clause.is_conditional |= bool(self._clause.affirmed)
@@ -277,8 +312,12 @@ class _Reader:
     def _stands_out(self, at: int) -> bool:
         """Whether an everyday word stands where an answer does: opening its clause ("no") or at its end."""
         word, role, *_ = self._tokens[at]
-        if self._is_coordinated(at):
+        if self._is_coordinated(at) and self._is_plain:
             return True
+        if at and self._tokens[at - 1].word in lexicon.OPTIONS:
+            return True
+        if at and self._tokens[at - 1].word == "a" and word in lexicon.OPENINGS:
+            return True  # "It's a no from me."
         follower = self._tokens[at + 1] if at + 1 < len(self._tokens) else None
         if follower is not None and follower.role != "break":
             if at == 0 and word in lexicon.OPENINGS:
@@ -288,9 +327,9 @@ class _Reader:
         return not self._is_cut_off and ((len(word) > 1 and not word[0].isdigit()) or self._is_plain)
 
     def _is_coordinated(self, at: int) -> bool:
-        """Whether a joint stands between this mention and another one: "I'd say 3 or 4"."""
-        tokens = self._tokens
-        behind, ahead = tokens[max(at - 2, 0) : at], tokens[at + 1 : at + 3]
-        return (len(behind) == 2 and behind[1].role == "joint" and behind[0].category is not None) or (
-            len(ahead) == 2 and ahead[0].role == "joint" and ahead[1].category is not None
+        """Whether a joint stands between this mention and another one: "I'd say 3 or 4", "4 or maybe 5"."""
+        ahead = [token for token in self._tokens[at + 1 : at + 4] if token.role != "frame" or token.category]
+        behind = [token for token in self._tokens[max(at - 3, 0) : at] if token.role != "frame" or token.category]
+        return (len(ahead) > 1 and ahead[0].role == "joint" and ahead[1].category is not None) or (
+            len(behind) > 1 and behind[-1].role == "joint" and behind[-2].category is not None
         )

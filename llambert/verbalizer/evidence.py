@@ -10,6 +10,7 @@ from llambert.verbalizer.tokens import Token
 _REPLY_ROLES = frozenset({"frame", "negation", "joint", "doubt", "hedge", "undoing", "agreement", "wrong"})
 _OPPOSING = ("but", "yet")
 _REACHING_ROLES = frozenset({"if", "inability", "negation", "foreign_negation"})  # beyond their clause
+_MAX_WORDS_UNSAYING = 5
 _VALUE_BREAKS = frozenset(":(-")
 _HEADING_BREAKS = frozenset(":-\n,")
 
@@ -39,7 +40,10 @@ def weigh(tokens: list[Token], is_cut_off: bool) -> Evidence:
             read_clause(clause, is_cut_off and clause is clauses[-1])
     for clause, following in pairwise(clauses):
         if clause.has_mention and not following.has_mention:
-            _take_reply(clause, following)
+            if following.closing or following is clauses[-1]:
+                _take_reply(clause, following)
+        elif clause.closing == ":" and following.is_verdict and following.affirmed - clause.affirmed:
+            clause.forget()  # "To answer your question: suggestion"
         elif following.turn in _OPPOSING and clause.sentence == following.sentence:
             _mark_contradiction(clause, following)
     if "number" in roles:
@@ -47,25 +51,31 @@ def weigh(tokens: list[Token], is_cut_off: bool) -> Evidence:
     if not roles.isdisjoint(_REACHING_ROLES):
         _ignore_sentences(clauses)
     kept = _after_retraction(clauses) if "retraction" in roles else clauses
-    best = _best(kept)
-    affirmed, denied = best[0].affirmed if best else _NONE, best[0].denied if best else _NONE
-    for clause in best[1:]:
-        affirmed, denied = affirmed | clause.affirmed, denied | clause.denied
-    return Evidence(affirmed, denied, kept is not clauses and not (affirmed or denied))
+    evidence = _best(kept)
+    evidence.is_taken_back = kept is not clauses and not (evidence.affirmed or evidence.denied)
+    return evidence
 
 
-def _best(clauses: list[Clause]) -> list[Clause]:
+def _best(clauses: list[Clause]) -> Evidence:
     said = [clause for clause in clauses if (clause.affirmed or clause.denied) and not clause.is_question]
     if not said:
         # A question counts only if it is one word, and all there is: "Positive?"
-        return clauses if len(clauses) == 1 and len(clauses[0].tokens) == 1 and clauses[0].is_question else []
+        is_bare = len(clauses) == 1 and len(clauses[0].tokens) == 1 and clauses[0].is_question
+        return Evidence(clauses[0].affirmed, clauses[0].denied) if is_bare else Evidence()
     if len(said) == 1:
-        return said
+        return Evidence(said[0].affirmed, said[0].denied)
     verdicts = [clause for clause in said if clause.is_verdict]
+    tiers = [verdicts, [clause for clause in said if clause.is_statement and len(clause.affirmed) <= 1], said]
     if len(verdicts) > 1:
         conclusive = _conclusive(clauses)
-        verdicts = [clause for clause in verdicts if clause in conclusive] or verdicts
-    return verdicts or said
+        tiers.insert(0, [clause for clause in verdicts if clause in conclusive])
+    evidence = Evidence()
+    for tier in tiers:  # what only denies may need more to decide
+        affirmed = frozenset[str]().union(*[clause.affirmed for clause in tier])
+        evidence = Evidence(affirmed, evidence.denied.union(*[clause.denied for clause in tier]))
+        if affirmed:
+            break
+    return evidence
 
 
 def _reply(clause: Clause) -> bool | None:
@@ -82,6 +92,16 @@ def _reply(clause: Clause) -> bool | None:
     return True if is_agreement else None
 
 
+def _unsays(clause: Clause) -> bool:
+    """Whether a sentence denies the one before it as a whole: "Not!", "This one does not."."""
+    words = [token.word for token in clause.tokens]
+    is_sentence = clause.closing[:1] in (".", "\n", "") and not clause.turn and len(words) < _MAX_WORDS_UNSAYING
+    if words == ["not"] or not is_sentence:
+        return is_sentence
+    is_negation = words[-1].endswith("n't") or (words[-1] == "not" and words[-2] in lexicon.COPULAS)
+    return is_negation and words[0] in lexicon.SPEAKERS
+
+
 def _take_reply(clause: Clause, following: Clause) -> None:
     """What follows the mention of a category as its value or as the answer: "positive: no", "Positive? Not really."."""
     if clause.is_question:
@@ -93,18 +113,23 @@ def _take_reply(clause: Clause, following: Clause) -> None:
                     clause.deny(clause.affirmed)
         return
     breaks, words = set(clause.closing), following.tokens
-    if len(words) == 1 and words[0].word == "not":  # "Positive. Not!"
-        clause.forget()
+    if _unsays(following) and not clause.tokens[-1].word.startswith(("no", "un")):
+        clause.forget()  # "Positive. Not!", "Some find it offensive; I do not."
         return
     is_number = len(words) == 1 and words[0].role == "number"
-    is_value = breaks <= _VALUE_BREAKS or (is_number and breaks == {","} and words[0].share is not None)
+    is_value = breaks <= _VALUE_BREAKS
+    if is_number and ":" not in breaks:  # "Answer: C) 1945"
+        is_value = (is_value or breaks == {","}) and (words[0].share is not None or words[0].number in (0, 1))
     if not clause.affirmed or following.turn or not is_value:
         return
-    last = next((token for token in reversed(clause.tokens) if token.category or token.role != "frame"), None)
-    if last is None or last.category not in clause.affirmed or last.role in ("number", "negation", "agreement"):
-        return  # "No (it is not)", "0: no"
+    meaning = [t for t in clause.tokens if t.category or (t.role != "frame" and t.word not in lexicon.MEASURES)]
+    last = meaning[-1] if meaning else None
+    if last is None or last.category not in clause.affirmed or last.role == "number":
+        return
     if is_number:
         clause.give(frozenset({last.category}), words[0])
+    elif last.role in ("negation", "agreement"):
+        return  # "No (it is not)"
     elif breaks and (all(token.word in lexicon.DENYING_VALUES for token in words) or _reply(following) is False):
         clause.deny(frozenset({last.category}))
 
@@ -140,7 +165,7 @@ def _conclusive(clauses: list[Clause]) -> set[Clause]:
     is_headed = False
     for clause in clauses:
         words = {token.word for token in clause.tokens if not token.category}
-        sums_up = not words.isdisjoint(lexicon.CONCLUSIVE)
+        sums_up = clause.tokens[0].word == "so" or not words.isdisjoint(lexicon.CONCLUSIVE)
         if clause.has_mention:
             if is_headed or sums_up:
                 found.add(clause)
@@ -161,10 +186,14 @@ def _mark_contradiction(clause: Clause, following: Clause) -> None:
 
 def _ignore_sentences(clauses: list[Clause]) -> None:
     """Forget what is said under a condition, by an LLM that cannot say, or where a negation is not understood."""
-    conditional = {clause.sentence for clause in clauses if clause.is_conditional}
     foreign: set[int] = set()
-    unable = dangling = -1
-    for clause in clauses:
+    unable = dangling = conditional = -1
+    for number, clause in enumerate(clauses):
+        if clause.is_conditional:
+            conditional = clause.sentence
+            if clause.tokens[0].word == "otherwise":  # "If it is …, positive; otherwise negative."
+                for earlier in clauses[max(number - _MAX_WORDS_UNSAYING, 0) : number]:
+                    earlier.forget()
         for token in clause.tokens:
             if token.role == "foreign_negation" and not token.category:
                 if token.word in lexicon.CJK_NEGATIONS or " " in token.word:
@@ -173,14 +202,14 @@ def _ignore_sentences(clauses: list[Clause]) -> None:
                     foreign.add(clause.sentence)
         if clause.turn or ":" in clause.closing:
             unable = -1
-        if unable == clause.sentence or dangling == clause.sentence:
+        if clause.sentence in (unable, dangling, conditional):
             clause.forget()
         if any(token.role == "inability" for token in clause.tokens):
             unable = clause.sentence
         if _dangles(clause):
             dangling = clause.sentence
     for clause in clauses:
-        if clause.sentence in conditional or clause.sentence in foreign:
+        if clause.sentence in foreign:
             clause.forget()
 
 

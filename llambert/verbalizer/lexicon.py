@@ -38,9 +38,10 @@ _DOUBTS = words(
     lacks lacking lacked absence absent devoid exclude excludes excluded excluding reject rejects rejected dismiss
     dismisses contrary opposite reverse antithesis unlike despite except minus pretend pretends pretending sarcastic
     sarcastically ironic ironically mock supposed supposedly ostensibly superficially initially semi pseudo quasi
-    anti faux whether otherwise reluctant reluctantly difficult hard questionable unsure uncertain unclear debatable
+    anti faux whether reluctant reluctantly difficult hard questionable unsure uncertain unclear debatable
     insufficient insufficiently hypothetically barring neglects stops lacked shy contradicts contradict disagree
-    disagrees dispute disputes disputed refute refutes partially partly seemingly misses missing"""
+    disagrees dispute disputes disputed refute refutes partially partly seemingly misses missing
+    alone"""
 )
 _WRONGS = words(
     """wrong incorrect false inaccurate untrue inapplicable inappropriate mistaken misleading invalid erroneous
@@ -52,7 +53,7 @@ _UNDOINGS = words("only just merely simply doubt question idea clue answer infor
 _HEDGES = words("entirely completely totally wholly purely fully necessarily exclusively solely always strictly quite")
 _TURNS = words("but however although though whereas because since while yet instead")
 _JOINTS = words("and or also then so")  # "or" alone passes a negation on
-_IFS = words("if unless suppose supposing assuming")
+_IFS = words("if otherwise unless suppose supposing assuming")
 # Words that may stand around a mention in a verdict, and between a negation and what it denies.
 _FRAME = words(
     """a an the this that these it its it's itself that's is are was were be been being am as of to in on at for by
@@ -67,12 +68,20 @@ _FRAME = words(
     indicates suggest suggests reflect reflects contain contains give given assign choose select pick evidence sign
     signs indication indications here here's sure certainly certain okay ok well conclude mark marked belongs belong
     falls fall under into therefore thus hence go going level grade star stars point points hmm hm ah oh alright
-    let's maybe perhaps somewhat almost nearly slightly"""
+    let's maybe perhaps somewhat almost nearly slightly
+    stance intent emotion mood urgency priority relation impression focus subject theme primary main dominant general
+    closer nearer pure plain sheer task target"""
 )
 # Of these, what may stand between a mention and a predicate that denies it: "Positive would be wrong".
 COPULAS = words(
     "is are was were be been being would will should could can may might must do does did seems seem appears looks"
 )
+PREFIXES = words("semi pseudo quasi anti faux half")  # right in front of a mention they leave it in doubt
+SPEAKERS = words("i it this that they he she we these those one")
+LINKING = words("is was are were seems appears looks sounds remains")  # between a subject and what it is
+QUOTING = words("word words term terms phrase")  # what follows is quoted from the text
+OPTIONS = words("option options choice choices letter class category label")  # in front of a name: "option B is right"
+MEASURES = words("probability likelihood chance confidence percentage percent odds")
 ARTICLES = words("a an the")
 SUBJECTS = words(
     "label answer category class option choice sentiment tone verdict rating one here itself really simply just"
@@ -122,15 +131,18 @@ _PHRASES_OF_ROLE: dict[Role, str] = {
         opposite of, contrary to, lack of, absence of, devoid of, free of, free from, short of, at first, on the
         surface, used to, other than, apart from, aside from, not without, can't help, cannot help, in spite of, too
         early, stop short, close to, might have been, would have been, could have been, at first glance, first
-        glance, not sure, not certain, not clear, hard to, tries to, try to, attempts to, wants to, meant to, claims
-        to, said to be, a few, not exactly, rules out, rule out, not even, might seem, may seem, could seem,
-        mistaken for, confused with, out of""",
-    "wrong": """ruled out, out of the question, not applicable, far off, n a, off the table, off the mark""",
+        glance, not sure, by itself, in itself, on its own, not certain, not clear, hard to, tries to, try to,
+        attempts to, meant to, claims to, said to be, a few, not exactly, rules out, rule out, not even, might seem,
+        may seem, could seem, mistaken for, confused with, out of""",
+    "wrong": """
+        ruled out, out of the question, not applicable, far off, n a, off the table, off the mark""",
     "frame": """
-        more or less, a little, a bit, nothing less than, nothing short of, nothing but, none other than, couldn't
-        be more, could not be more, can't be more, could not have been more, couldn't have been more, cannot be
-        more, can't get more, not least, no less than, if anything, if any, as if to say""",
-    "agreement": """of course, for sure, very much so, i think so, i believe so""",
+        i e, e g, lean towards, leans towards, leaning towards, lean toward, leans toward, leaning toward, more or
+        less, a little, a bit, nothing less than, nothing short of, nothing but, none other than, couldn't be more,
+        could not be more, can't be more, could not have been more, couldn't have been more, cannot be more, can't
+        get more, not least, no less than, if anything, if any, as if to say""",
+    "agreement": """
+        of course, for sure, very much so, i think so, i believe so""",
     "undoing": """
         no doubt, no question, without doubt, without a doubt, without question, beyond doubt, no problem, no
         worries, there is no doubt, not only, not just, not merely, not simply, no matter, no wonder""",
@@ -139,11 +151,13 @@ _PHRASES_OF_ROLE: dict[Role, str] = {
         my mistake, i made a mistake, i made an error, i misread, let me reconsider, let me rethink, let me correct,
         i stand corrected, i meant, i mean, my bad, no wait, wait no, just kidding, that was wrong, that is wrong,
         that's wrong, that's not right, that is not right""",
-    "if": """if not, in case, had it been, had it, were it, as if, what if, even if, as though""",
+    "if": """
+        if not, in case, had it been, had it, were it, as if, what if, even if, as though""",
     "inability": """
         i cannot, i can not, i can't, i could not, i couldn't, i won't, i will not, i am unable, i am not able, i
         don't feel, i do not feel, i'm unable, i'm not able, i'm not comfortable""",
-    "foreign_negation": """な い, ま せ ん, 지 않다""",
+    "foreign_negation": """
+        な い, ま せ ん, 지 않다""",
 }
 PHRASES: dict[tuple[str, ...], Role] = {
     tuple(phrase.split()): role for role, phrases in _PHRASES_OF_ROLE.items() for phrase in phrases.split(",")

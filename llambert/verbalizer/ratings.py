@@ -10,7 +10,8 @@ _SCALE = re.compile(
     r"|\bout of (?:a (?:possible|maximum|total) (?:of )?)?\d+\b"
 )
 _RATIO = re.compile(
-    r"(?<![\d/.,])(\d+(?:\.0+)?)['\"*_\s]*(?:/|\bout of(?: a (?:possible|maximum|total)(?: of)?)?\b)"
+    r"(?<![\d/.,])(\d+(?:\.0+)?)['\"*_\s]*(?:(?:stars?|points?|pts?)\s+)?"
+    r"(?:/|\bout of(?: a (?:possible|maximum|total)(?: of)?)?\b)"
     r"['\"*_\s]*(\d+)(?![\d/])"
 )
 _N_OF_M = re.compile(r"(?<![\d/.,])(\d+)\s+of\s+(\d+)(?![\d/])")

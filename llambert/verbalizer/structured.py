@@ -14,6 +14,10 @@ from llambert.verbalizer.lexicon import words
 _MAX_OPENINGS = 64  # brackets at which an object is looked for
 _DECODER = json.JSONDecoder()
 _KEY_WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[^\W\d_]+|\d+")
+_BEGUN = re.compile(r'^[^"]*\{\s*"[^"\\\n]*"\s*:')
+_FIELDS = re.compile(
+    r'"([^"\\\n]*)"\s*:\s*("(?:[^"\\\n]|\\["\\/bfnrt])*"|true\b|false\b|null\b|-?\d+(?:\.\d+)?(?=\s*[,}\s]))'
+)
 _ANSWER_KEYS = words(
     """answer answers label labels category categories class classes classification sentiment verdict prediction
     predicted decision result output response rating score grade level stars choice option final value conclusion
@@ -56,6 +60,12 @@ class JsonReader:
     def answer(self, response: str) -> JsonAnswer | None:
         """What the objects and lists of a response say; None if it holds none."""
         values, rest = _objects(response)
+        if (
+            not values
+            and response.lstrip("` \n\tjson").startswith("{")
+            and (begun := _begun_object(response)) is not None
+        ):
+            values, rest = [begun], ""
         if not values:
             return None
         answer = JsonAnswer(text=rest)
@@ -205,3 +215,10 @@ def _parsed(text: str, start: int) -> tuple[Any, int] | None:
         return ast.literal_eval(text[start:end]), end
     except (ValueError, SyntaxError, RecursionError, MemoryError):
         return None
+
+
+def _begun_object(text: str) -> dict[str, Any] | None:
+    """The complete fields of an object that was cut off, or is not quite JSON; None if it does not begin as one."""
+    if not _BEGUN.search(text):
+        return None
+    return {json.loads(f'"{key}"'): json.loads(value) for key, value in _FIELDS.findall(text)}

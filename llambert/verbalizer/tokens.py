@@ -65,6 +65,7 @@ _TYPOGRAPHY = str.maketrans(
      "﹘": "–", "⁃": "-", "＆": "&"}
     | dict.fromkeys("\u200b\ufeff\u00ad\u2060\u200e\u200f\u202a\u202b\u202c\u202d\u202e\ufe0f")
 )  # fmt: skip
+_PREFIX = re.compile(r"\b(un|in|im|ir|il|dis)-(?=[^\W\d_])")  # "in-formal" is "informal"
 _BREAKS = {
     **dict.fromkeys(",،、", ","),
     **dict.fromkeys("?؟", "?"),
@@ -74,7 +75,7 @@ _BREAKS = {
     **dict.fromkeys(".!;。।", "."),
     "\n": "\n",
 }
-_DASHES = frozenset("–—−-")
+_IN_PHRASES = frozenset("–—−-\n")  # any dash is a hyphen, and a line may be wrapped
 _JOINTS = frozenset({",", "and", "or"})
 _TICKED = frozenset("✓✔✅☑")
 _BOXES = _TICKED | frozenset("[✗✘❌☐✖")  # "[" alone is a break, met before
@@ -88,6 +89,8 @@ def normalise(text: str) -> str:
         text = text.lower()
     if "&" in text:
         text = text.replace("&amp;", "&").replace("&", " and ")
+    if "-" in text:
+        text = _PREFIX.sub(r"\1", text.replace("-\n", "-"))  # a word that was divided
     return text.replace("`", "'")
 
 
@@ -264,6 +267,10 @@ class Tokenizer:
 
     def _broken_off(self, pieces: list[str]) -> tuple[int, Token] | None:
         """The only category with a phrase that the last pieces begin, the last of them broken off: their number."""
+        for size in range(min(self._longest - 1, len(pieces)), 1, -1):  # "science and"
+            beginning = tuple(pieces[-size:])
+            if category := self._only_owner(p for p in self._owner if len(p) > size and p[:size] == beginning):
+                return size, Token(" ".join(beginning), "other", category)
         last = pieces[-1]
         if (
             len(last) < _MIN_LETTERS_BROKEN_OFF
@@ -285,7 +292,7 @@ class Tokenizer:
 
     def _misspelt(self, text: str, min_letters: int) -> str | None:
         """The only category with a phrase of ``min_letters`` or more for which ``text`` is a slip."""
-        if len(text) < 2 or is_function_word(text):
+        if len(text) < 2 or is_function_word(text) or any(map(str.isdigit, text)):
             return None
         return self._only_owner(
             phrase for phrase in self._owner if len(joined := " ".join(phrase)) >= min_letters and is_slip(text, joined)
@@ -306,7 +313,7 @@ def _end_of(phrase: tuple[str, ...], pieces: list[str], at: int, joints: frozens
         while number and place < len(pieces) and pieces[place] != word:
             piece = pieces[place]
             is_comma = piece == "," and word == "and"
-            if piece not in _DASHES and not is_comma and piece not in joints:
+            if piece not in _IN_PHRASES and not is_comma and piece not in joints:
                 return 0
             place += 1
         if place >= len(pieces) or pieces[place] != word:
