@@ -11,6 +11,7 @@ from llambert.recipe import Recipe, digest, dump_recipe, load_recipe, result_fie
 from llambert.reference import content_identity
 from llambert.run_directory import RunDirectory, TableDirectory
 from llambert.tasks import Task, load_task
+from llambert.verbalizer import RULES_VERSION
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ class Run:
             task.prompt(recipe.annotator.prompt).model_dump(mode="json"),
             [category.model_dump(mode="json") for category in task.categories],
         )
-        silver = digest(responses, num_records, result_fields(recipe.parse))
+        rules = RULES_VERSION if recipe.annotator.mode == "generate" else None
+        silver = digest(responses, num_records, result_fields(recipe.parse), rules)
         # Gold labels, which `corpus` covers, reach the classifier in these two regimes alone.
         gold = corpus if recipe.classifier.regime in ("gold", "combined") else None
         checkpoint = digest(silver, gold, result_fields(recipe.classifier), self.model_identities["classifier"])

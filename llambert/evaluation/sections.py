@@ -98,6 +98,11 @@ def _counts(findings: Findings) -> Section:
         blocks.append(
             Table(header, rejected_rows, "What the classifier calls the records whose answers were rejected:")
         )
+    if findings.run.recipe.annotator.mode == "generate":
+        blocks.append(
+            "Answers are read by rule. Negation and doubt are read in English; an answer with a negation word of "
+            "another language is rejected rather than guessed."
+        )
     return Section("Counts through every stage", blocks)
 
 

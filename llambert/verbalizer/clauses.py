@@ -10,9 +10,8 @@ _MAX_AHEAD = 8  # tokens that are looked at ahead: time stays proportional to le
 _Governed = Literal["", "denied", "unclear"]
 
 
-_FRAME_ROLE = frozenset({"frame"})
 _LIST_ROLES = frozenset({"break", "joint"})
-_PLAIN_ROLES = frozenset({"break", "frame", "undoing", "negation", "agreement", "number", "joint"})
+_PLAIN_ROLES = frozenset({"break", "frame", "quoting", "undoing", "negation", "agreement", "number", "joint"})
 _NONE: frozenset[str] = frozenset()
 
 
@@ -20,22 +19,21 @@ class Clause:
     """What the words up to a break say of the categories.
 
     ``closing``: the breaks behind it. ``turn``: the word that opens it: "but". ``sentence``: the number of its
-    sentence. ``is_framed``: nothing but mentions and words that frame an answer. ``is_statement``: such words, and a
-    subject: "the essay is …". ``shares``: category -> the number that is given for it.
+    sentence. ``is_simple``: framing words and then a mention, its first. ``is_framed``: nothing but mentions and words
+    that frame an answer. ``is_statement``: such words, and a subject: "the essay is …". ``shares``: category -> the
+    number that is given for it.
     """
 
-    __slots__ = (
-        "affirmed", "closing", "denied", "has_mention", "is_conditional", "is_framed", "is_question",
-        "is_statement", "sentence", "shares", "tokens", "turn",
-    )  # fmt: skip
+    affirmed = denied = _NONE
+    shares: dict[str, Token] | None = None
+    is_framed = is_statement = True
+    is_question = is_conditional = False
 
-    def __init__(self, tokens: list[Token], closing: str, sentence: int, turn: str, has_mention: bool) -> None:
+    def __init__(
+        self, tokens: list[Token], closing: str, sentence: int, turn: str, has_mention: bool, is_simple: bool
+    ) -> None:
         self.tokens, self.closing, self.sentence, self.turn = tokens, closing, sentence, turn
-        self.has_mention = has_mention
-        self.affirmed = self.denied = _NONE
-        self.shares: dict[str, Token] | None = None
-        self.is_framed = self.is_statement = True
-        self.is_question = self.is_conditional = False
+        self.has_mention, self.is_simple = has_mention, is_simple
 
     @property
     def is_verdict(self) -> bool:
@@ -69,31 +67,38 @@ def split(tokens: list[Token]) -> tuple[list[Clause], set[Role]]:
     current: list[Token] = []
     roles: set[Role] = set()
     sentence, turn, has_category = 0, "", False
+    is_simple = True
     for at, token in enumerate(tokens):
         word, role, category, _ = token
         if category:
+            is_simple = is_simple and not has_category
             has_category = True
             current.append(token)
-        elif role == "frame" or role == "other":
+        elif role == "frame":
+            is_simple = is_simple and not has_category
+            current.append(token)
+        elif role == "other":
+            is_simple = False
             current.append(token)
         elif not current and _is_value(clauses, word, role):
             # "positive = 1 negative = 0": the value is a clause, whatever follows it.
-            clauses.append(Clause([token], ":", sentence, "", False))
+            clauses.append(Clause([token], ":", sentence, "", False, False))
             roles.add(role)
         elif word == "\n" and current and _waits(current[-1]):
             continue  # a line that was wrapped: "not\npositive"
         elif (role != "break" and role != "turn") or (word == "," and has_category and _is_category_next(tokens, at)):
+            is_simple = False
             current.append(token)
             roles.add(role)
         elif role == "turn":
             if current:
-                clauses.append(Clause(current, "", sentence, turn, has_category))
-                current, has_category = [], False
+                clauses.append(Clause(current, "", sentence, turn, has_category, is_simple))
+                current, has_category, is_simple = [], False, True
             turn = word
         else:
             if current:
-                clauses.append(Clause(current, word, sentence, turn, has_category))
-                current, turn, has_category = [], "", False
+                clauses.append(Clause(current, word, sentence, turn, has_category, is_simple))
+                current, turn, has_category, is_simple = [], "", False, True
             elif clauses and word not in clauses[-1].closing:
                 clauses[-1].closing += word
             if word == "?":
@@ -102,7 +107,7 @@ def split(tokens: list[Token]) -> tuple[list[Clause], set[Role]]:
                 sentence += 1
                 turn = ""
     if current:
-        clauses.append(Clause(current, "", sentence, turn, has_category))
+        clauses.append(Clause(current, "", sentence, turn, has_category, is_simple))
     return clauses, roles
 
 
@@ -135,16 +140,9 @@ def _is_category_next(tokens: list[Token], comma: int) -> bool:
 
 def read_clause(clause: Clause, is_cut_off: bool) -> None:
     """Fill in what the clause affirms and denies. ``is_cut_off``: the response ends in it, by chance."""
-    *before, last = clause.tokens
-    is_plain = last.category and not last.is_slip and last.role != "number" and not lexicon.is_everyday(last.word)
-    is_quoted = bool(before) and (before[-1].word in lexicon.QUOTING or before[0].word == "to")
-    if (
-        is_plain
-        and not is_quoted
-        and {token[1] for token in before} <= _FRAME_ROLE
-        and not any(token[2] for token in before)
-    ):
-        clause.affirm(str(last.category))  # "The sentiment is positive": most answers, and nothing else can come of it
+    word, role, category, is_slip = clause.tokens[-1]
+    if clause.is_simple and category and role != "number" and not is_slip and not lexicon.is_everyday(word):
+        clause.affirmed = frozenset((category,))  # "The sentiment is positive": most answers
     else:
         _Reader(clause, is_cut_off).read()
 
@@ -152,16 +150,16 @@ def read_clause(clause: Clause, is_cut_off: bool) -> None:
 class _Reader:
     """Reads one clause from its first token to its last."""
 
+    _governed: _Governed = ""
+    _is_condition = _is_unable = False
+    _last = _NONE  # mentions whose predicate may follow: "positive is wrong"
+    _last_joined = _NONE  # mentions so far that "and" joins: "A and C are wrong"
+    _has_copula = False
+    _numbered = _NONE  # mentions whose number may follow: "positive is 0.2"
+    _roles: set[str] | None = None  # of all words that are no mention, once asked for
+
     def __init__(self, clause: Clause, is_cut_off: bool) -> None:
         self._clause, self._tokens, self._is_cut_off = clause, clause.tokens, is_cut_off
-        self._governed: _Governed = ""
-        self._is_condition = False
-        self._last = _NONE  # mentions whose predicate may follow: "positive is wrong"
-        self._last_joined = _NONE  # mentions so far that "and" joins: "A and C are wrong"
-        self._has_copula = False
-        self._numbered = _NONE  # mentions whose number may follow: "positive is 0.2"
-        self._is_unable = False
-        self._roles: set[str] | None = None  # of all words that are no mention, once asked for
 
     @property
     def _is_list(self) -> bool:
@@ -237,17 +235,23 @@ class _Reader:
             clause.is_statement &= self._is_subject(at)
         elif role == "number":
             self._take_number(at, token)
-        if role in ("frame", "agreement", "number") and (word in lexicon.COPULAS or word in lexicon.SUBJECTS):
+        if role in ("frame", "quoting", "agreement", "number") and (
+            word in lexicon.COPULAS or word in lexicon.SUBJECTS
+        ):
             self._has_copula = self._has_copula or word in lexicon.COPULAS
         elif not (role == "frame" and (word.endswith("ly") or (self._has_copula and word in lexicon.ARTICLES))):
             self._last = _NONE
-        if role != "frame" and word not in lexicon.MEASURES:
+        if role not in ("frame", "quoting") and word not in lexicon.MEASURES:
             self._numbered = _NONE
 
     def _is_quoted(self, at: int) -> bool:
         """Whether a mention is a word of the text: 'The word "urgent" appears', "to be toxic, a text must …"."""
-        before = [token.word for token in self._tokens[max(at - 2, 0) : at]]
-        return (before == ["to", "be"] and at == 2) or (bool(before) and before[-1] in lexicon.QUOTING)
+        before = self._tokens[max(at - 2, 0) : at]
+        return (
+            bool(before)
+            and before[-1].word != "to"
+            and (before[-1].role == "quoting" or (at == 2 and [token.word for token in before] == ["to", "be"]))
+        )
 
     def _is_subject(self, at: int) -> bool:
         """Whether a word, before any mention, is what the clause says something of: "The essay is …"."""
@@ -283,7 +287,7 @@ class _Reader:
 
     @staticmethod
     def _is_predicate_word(token: Token, rest: list[Token]) -> bool:
-        return token.role in ("frame", "agreement", "joint") or (token.role == "other" and len(rest) <= 2)
+        return token.role in ("frame", "quoting", "agreement", "joint") or (token.role == "other" and len(rest) <= 2)
 
     def _start_condition(self) -> None:
         """Behind "if" nothing is said; what would be, if it were not so, is not."""
@@ -328,8 +332,14 @@ class _Reader:
 
     def _is_coordinated(self, at: int) -> bool:
         """Whether a joint stands between this mention and another one: "I'd say 3 or 4", "4 or maybe 5"."""
-        ahead = [token for token in self._tokens[at + 1 : at + 4] if token.role != "frame" or token.category]
-        behind = [token for token in self._tokens[max(at - 3, 0) : at] if token.role != "frame" or token.category]
+        ahead = [
+            token for token in self._tokens[at + 1 : at + 4] if token.role not in ("frame", "quoting") or token.category
+        ]
+        behind = [
+            token
+            for token in self._tokens[max(at - 3, 0) : at]
+            if token.role not in ("frame", "quoting") or token.category
+        ]
         return (len(ahead) > 1 and ahead[0].role == "joint" and ahead[1].category is not None) or (
             len(behind) > 1 and behind[-1].role == "joint" and behind[-2].category is not None
         )

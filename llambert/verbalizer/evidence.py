@@ -7,7 +7,7 @@ from llambert.verbalizer import lexicon
 from llambert.verbalizer.clauses import Clause, read_clause, split
 from llambert.verbalizer.tokens import Token
 
-_REPLY_ROLES = frozenset({"frame", "negation", "joint", "doubt", "hedge", "undoing", "agreement", "wrong"})
+_REPLY_ROLES = frozenset({"frame", "quoting", "negation", "joint", "doubt", "hedge", "undoing", "agreement", "wrong"})
 _OPPOSING = ("but", "yet")
 _REACHING_ROLES = frozenset({"if", "inability", "negation", "foreign_negation"})  # beyond their clause
 _MAX_WORDS_UNSAYING = 5
@@ -58,12 +58,12 @@ def weigh(tokens: list[Token], is_cut_off: bool) -> Evidence:
 
 def _best(clauses: list[Clause]) -> Evidence:
     said = [clause for clause in clauses if (clause.affirmed or clause.denied) and not clause.is_question]
+    if len(said) == 1:
+        return Evidence(said[0].affirmed, said[0].denied)
     if not said:
         # A question counts only if it is one word, and all there is: "Positive?"
         is_bare = len(clauses) == 1 and len(clauses[0].tokens) == 1 and clauses[0].is_question
         return Evidence(clauses[0].affirmed, clauses[0].denied) if is_bare else Evidence()
-    if len(said) == 1:
-        return Evidence(said[0].affirmed, said[0].denied)
     verdicts = [clause for clause in said if clause.is_verdict]
     tiers = [verdicts, [clause for clause in said if clause.is_statement and len(clause.affirmed) <= 1], said]
     if len(verdicts) > 1:
@@ -122,7 +122,11 @@ def _take_reply(clause: Clause, following: Clause) -> None:
         is_value = (is_value or breaks == {","}) and (words[0].share is not None or words[0].number in (0, 1))
     if not clause.affirmed or following.turn or not is_value:
         return
-    meaning = [t for t in clause.tokens if t.category or (t.role != "frame" and t.word not in lexicon.MEASURES)]
+    meaning = [
+        t
+        for t in clause.tokens
+        if t.category or (t.role not in ("frame", "quoting") and t.word not in lexicon.MEASURES)
+    ]
     last = meaning[-1] if meaning else None
     if last is None or last.category not in clause.affirmed or last.role == "number":
         return
@@ -138,7 +142,8 @@ def _decide_shares(clauses: list[Clause]) -> None:
     """Of several categories with a number the largest is affirmed; one alone needs more than half."""
     numbers: dict[str, Token] = {}
     for clause in clauses:
-        numbers |= clause.shares or {}
+        if clause.shares:
+            numbers |= clause.shares
     if not numbers:
         return
     if len(numbers) > 1:
@@ -171,7 +176,7 @@ def _conclusive(clauses: list[Clause]) -> set[Clause]:
                 found.add(clause)
             is_headed = False
         else:
-            is_frame = all(token.role in ("frame", "joint", "number") for token in clause.tokens)
+            is_frame = all(token.role in ("frame", "quoting", "joint", "number") for token in clause.tokens)
             is_heading = (sums_up and is_frame) or clause.tokens[-1].word in lexicon.CONCLUSIVE
             is_headed = is_heading and not _HEADING_BREAKS.isdisjoint(clause.closing)
     return found

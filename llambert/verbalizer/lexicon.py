@@ -14,6 +14,7 @@ Role = Literal[
     "turn",  #              ends a clause as a break does
     "if",  #                opens a condition
     "frame",  #             may stand around a mention in a verdict
+    "quoting",  #           so may this, but what follows it may be a word of the text: 'the word "urgent"'
     "agreement",  #         affirms what was asked
     "retraction",  #        takes back what was said before
     "inability",  #         the LLM cannot or will not say
@@ -56,22 +57,23 @@ _JOINTS = words("and or also then so")  # "or" alone passes a negation on
 _IFS = words("if otherwise unless suppose supposing assuming")
 # Words that may stand around a mention in a verdict, and between a negation and what it denies.
 _FRAME = words(
-    """a an the this that these it its it's itself that's is are was were be been being am as of to in on at for by
-    with i i'd i'm i'll my me you your we our would will should could can may might must do does did has have had
-    very really at all too rather any either even single one both more most much particularly answer answers label
+    """a an the this that these it its it's itself that's is are was were be been being am as of in on at for by with i
+    i'd i'm i'll my me you your we our would will should could can may might must do does did has have had very
+    really at all too rather any either even single one both more most much particularly answer answers label
     category class classification classified classify sentiment review text opinion tone verdict option choice
-    rating rate rated score result response output prediction conclusion word statement sentence concept document
-    article topic passage letter number digit extract excerpt snippet page paragraph piece content sample entry
-    input film movie book product reviewer critic author writer user customer speaker comment message post tweet
-    overall final total sum correct best right true believe think say said consider considered call called describe
-    described find found seem seems appear appears sound sounds express expresses convey conveys show shows indicate
-    indicates suggest suggests reflect reflects contain contains give given assign choose select pick evidence sign
-    signs indication indications here here's sure certainly certain okay ok well conclude mark marked belongs belong
-    falls fall under into therefore thus hence go going level grade star stars point points hmm hm ah oh alright
-    let's maybe perhaps somewhat almost nearly slightly
-    stance intent emotion mood urgency priority relation impression focus subject theme primary main dominant general
-    closer nearer pure plain sheer task target"""
+    rating rate rated score result response output prediction conclusion statement sentence concept document article
+    topic passage letter number digit extract excerpt snippet page paragraph piece content sample entry input film
+    movie book product reviewer critic author writer user customer speaker comment message post tweet overall final
+    total sum correct best right true believe think say said consider considered call called describe described find
+    found seem seems appear appears sound sounds express expresses convey conveys show shows indicate indicates
+    suggest suggests reflect reflects contain contains give given assign choose select pick evidence sign signs
+    indication indications here here's sure certainly certain okay ok well conclude mark marked belongs belong falls
+    fall under into therefore thus hence go going level grade star stars point points hmm hm ah oh alright let's
+    maybe perhaps somewhat almost nearly slightly stance intent emotion mood urgency priority relation impression
+    focus subject theme primary main dominant general closer nearer pure plain sheer task target"""
 )
+_QUOTING = words("word term phrase to")
+QUOTING_PLURALS = words("words terms phrases")
 # Of these, what may stand between a mention and a predicate that denies it: "Positive would be wrong".
 COPULAS = words(
     "is are was were be been being would will should could can may might must do does did seems seem appears looks"
@@ -79,7 +81,6 @@ COPULAS = words(
 PREFIXES = words("semi pseudo quasi anti faux half")  # right in front of a mention they leave it in doubt
 SPEAKERS = words("i it this that they he she we these those one")
 LINKING = words("is was are were seems appears looks sounds remains")  # between a subject and what it is
-QUOTING = words("word words term terms phrase")  # what follows is quoted from the text
 OPTIONS = words("option options choice choices letter class category label")  # in front of a name: "option B is right"
 MEASURES = words("probability likelihood chance confidence percentage percent odds")
 ARTICLES = words("a an the")
@@ -169,6 +170,7 @@ def _roles() -> dict[str, Role]:
     sets: dict[Role, frozenset[str]] = {
         # In the order of their rank: a word in two of these sets plays the later part.
         "frame": _FRAME,
+        "quoting": _QUOTING,
         "agreement": _AGREEMENTS - _FRAME,
         "doubt": _DOUBTS,
         "wrong": _WRONGS,
@@ -212,4 +214,4 @@ def is_everyday(word: str) -> bool:
 
 def is_function_word(word: str) -> bool:
     """Whether a word is too common to be a slip for an answer word."""
-    return word in _EVERYDAY or role_of(word) in ("negation", "joint", "turn", "frame", "if", "agreement")
+    return word in _EVERYDAY or role_of(word) in ("negation", "joint", "turn", "frame", "quoting", "if", "agreement")

@@ -21,7 +21,7 @@ _LISTED = re.compile(r"(?m)^[ \t>*_#(\[-]*\d{1,3}[.)\]]+[*_]*[ \t]+(?=\S)")
 _COUNTED = re.compile(
     r"(?<![^\W_])(?:no\.\s*|nr\.\s*|#\s*|№\s*|\$\s*|€\s*|£\s*)\d+(?:[.,]\d+)*|\d+(?:[.,]\d+)*\s?(?:%|percent\b)"
 )
-_STARS = re.compile(r"(?<![\d.,/-])(\d+(?:\.0+)?)\s*-?\s*(?:stars?|points?|pts?)\b")
+_STARS = re.compile(r"(?<![\d.,/-])(\d+(?:\.0+)?)[ \t*]{0,4}-?[ \t*]{0,4}(?:stars?|points?|pts?)\b")
 _GLUED = re.compile(r"\b(class|label|category|score|rating|level|grade|answer|option)_?(?=\d)")
 
 

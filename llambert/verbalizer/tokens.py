@@ -4,7 +4,7 @@ import itertools
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from functools import cache
 from typing import NamedTuple
 
@@ -58,7 +58,6 @@ _NUMBER = r"\d+(?:[.,]\d+)*(?:\s?%|\s?/\s?\d+(?![\d/])|\s+out\s+of\s+\d+)?(?![^\
 _SIGNED = rf"(?:(?<![^\s(\[{{:=]))[+-]{_NUMBER}|{_NUMBER}"
 _BOX = r"\[\s?\]|\[[xX✓✔]\]|[✓✔✅☑✗✘❌☐✖]"
 _BREAK = r"[,?!;:()\[\]{}\n|<>=→。।–—−、،؟]|\.(?!\w)|(?<=\s)-+>?(?=\s)"
-_ASCII_PIECES = re.compile(rf"[a-z][a-z0-9]*(?:'[a-z0-9]+)*|{_SIGNED}|[0-9]\w*|{_BOX}|{_BREAK}", re.ASCII)
 _CJK = "぀-ヿ㐀-䶿一-鿿豈-﫿"  # scripts without blanks: a character is a word
 _TYPOGRAPHY = str.maketrans(
     {"’": "'", "‘": "'", "`": "'", "´": "'", "…": ".", "‐": "-", "‑": "-", "‒": "–", "―": "—", "﹣": "-", "－": "-",
@@ -95,18 +94,21 @@ def normalise(text: str) -> str:
 
 
 @cache
-def _pieces_of_any_script() -> re.Pattern[str]:
-    """As ``_ASCII_PIECES``; combining marks belong to the letter before them, as ``\\w`` does not have it."""
+def _pattern(is_ascii: bool, has_signs: bool) -> re.Pattern[str]:
+    """Words, numbers and breaks. ``has_signs``: a plus or hash behind a word belongs to it: "C++", "C#".
+
+    Combining marks belong to the letter before them, which ``\\w`` does not know.
+    """
+    sign = r"(?:\+\+?|#)?" if has_signs else ""
+    if is_ascii:
+        word = rf"[a-z][a-z0-9]*(?:'[a-z0-9]+)*{sign}"
+        return re.compile(rf"{word}|{_SIGNED}|[0-9]\w*|{_BOX}|{_BREAK}", re.ASCII)
     codes = [code for code in range(0x300, 0x1F000) if unicodedata.category(chr(code)).startswith("M")]
     runs = itertools.groupby(enumerate(codes), lambda pair: pair[1] - pair[0])
     ranges = [[code for _, code in run] for _, run in runs]
     marks = "".join(f"{chr(codes[0])}-{chr(codes[-1])}" for codes in ranges)
     letter = rf"(?:[^\W_{_CJK}]|[{marks}\u200c\u200d])"
-    return re.compile(rf"{_BOX}|{_SIGNED}|[{_CJK}][{marks}]*|{letter}+(?:'{letter}+)*|{_BREAK}")
-
-
-def _pieces(text: str) -> list[str]:
-    return (_ASCII_PIECES if text.isascii() else _pieces_of_any_script()).findall(text)
+    return re.compile(rf"{_BOX}|{_SIGNED}|[{_CJK}][{marks}]*|{letter}+(?:'{letter}+)*{sign}|{_BREAK}")
 
 
 def _function_phrases() -> dict[tuple[str, ...], list[tuple[list[str], Token]]]:
@@ -126,6 +128,9 @@ class Tokenizer:
 
     def __init__(self, answer_words: Mapping[str, Sequence[str]]) -> None:
         self._owner: dict[tuple[str, ...], str] = {}
+        has_signs = any(re.search(r"[^\W\d_][+#]", word) for words in answer_words.values() for word in words)
+        self._find_ascii, self._find = _pattern(True, has_signs).findall, _pattern(False, has_signs).findall
+        self._in_phrases = set(_IN_PHRASES)
         for category, words in answer_words.items():
             for word in words:
                 phrase = self._phrase_of(word)
@@ -153,15 +158,19 @@ class Tokenizer:
             if (word,) in self._owner
         }
 
-    @staticmethod
-    def _phrase_of(answer_word: str) -> tuple[str, ...]:
-        return tuple(piece for piece in _pieces(normalise(answer_word).strip()) if piece.strip() not in _BREAKS)
+    def _phrase_of(self, answer_word: str) -> tuple[str, ...]:
+        pieces = self._pieces(normalise(answer_word).strip())
+        self._in_phrases |= {piece for piece in pieces if piece in _BREAKS}
+        return tuple(piece for piece in pieces if piece not in _BREAKS)
+
+    def _pieces(self, text: str) -> list[str]:
+        return (self._find_ascii if text.isascii() else self._find)(text)
 
     def tokens(self, text: str, is_cut_off: bool) -> list[Token]:
         """Words, phrases, numbers and breaks of a normalised text, in order."""
         if self._numbers:
             text = without_other_numbers(text, max(self._numbers))
-        pieces = _pieces(text)
+        pieces = self._pieces(text)
         known = self._tokens
         if len(pieces) <= 2 * self._longest and (token := self._whole_misspelt(pieces)):
             return [token]
@@ -184,7 +193,7 @@ class Tokenizer:
 
     def whole(self, text: str) -> str | None:
         """The category of a text that is nothing but an answer word, as written or as a number like ``1.0``."""
-        pieces = [piece for piece in _pieces(normalise(text).strip()) if piece.strip() not in _BREAKS]
+        pieces = [piece for piece in self._pieces(normalise(text).strip()) if piece not in _BREAKS]
         if category := self._owner.get(tuple(pieces)):
             return category
         return self._number_token(pieces[0]).category if len(pieces) == 1 and pieces[0][0].isdigit() else None
@@ -206,7 +215,7 @@ class Tokenizer:
         """The longest phrase that begins here: where it ends, and its token."""
         answers = self._starting.get(pieces[at], ())
         for phrase, token in answers:
-            if end := _end_of(phrase, pieces, at):
+            if end := _end_of(phrase, pieces, at, self._in_phrases):
                 return end, token
         if answers and (found := self._longer_one(pieces, at)):
             return found
@@ -221,7 +230,7 @@ class Tokenizer:
             words = [word for word in phrase if word not in ("and", "or")]
             if len(words) == len(phrase) or all((word,) in self._owner for word in words):
                 continue
-            if end := _end_of(tuple(words), pieces, at, _JOINTS):
+            if end := _end_of(tuple(words), pieces, at, self._in_phrases | _JOINTS):
                 return end, token
         return None
 
@@ -303,17 +312,17 @@ class Tokenizer:
         return owners.pop() if len(owners) == 1 else None
 
 
-def _end_of(phrase: tuple[str, ...], pieces: list[str], at: int, joints: frozenset[str] = frozenset()) -> int:
+def _end_of(phrase: tuple[str, ...], pieces: list[str], at: int, nothing: Set[str]) -> int:
     """Where an answer phrase ends in ``pieces`` from ``at`` on; 0 if it does not stand there.
 
-    Inside it any dash is a hyphen, and a comma before "and" is nothing; so are ``joints``.
+    Inside it the pieces ``nothing`` do not count, nor does a comma before "and".
     """
     place = at
     for number, word in enumerate(phrase):
         while number and place < len(pieces) and pieces[place] != word:
             piece = pieces[place]
             is_comma = piece == "," and word == "and"
-            if piece not in _IN_PHRASES and not is_comma and piece not in joints:
+            if piece not in nothing and not is_comma:
                 return 0
             place += 1
         if place >= len(pieces) or pieces[place] != word:

@@ -46,6 +46,12 @@ def test_accuracy_is_measured_on_distinct_records_the_annotator_never_saw(full):
     assert set(quality.by_split) == {"train", "test"}
 
 
+def test_the_report_says_in_which_language_negation_is_read(full):
+    run, _ = full
+    assert run.recipe.annotator.mode == "generate"
+    assert "Negation and doubt are read in English" in _read(run, "report.html")
+
+
 def test_gold_that_was_trained_on_judges_no_classifier(tmp_path):
     run = write_run(tmp_path, Plan(regime="combined", splits=("train", "test")))
     evidence = read_evidence(run)

@@ -24,7 +24,47 @@ NEWS = Verbalizer(
     }
 )
 LETTERS = Verbalizer({"first": ["A"], "second": ["B"], "third": ["C"]})
-RECORDED = Path(__file__).resolve().parents[2] / "shared" / "data" / "imdb" / "responses_llama2_70b_train_25k.jsonl.gz"
+SHARED = Path(__file__).resolve().parents[3] / "shared"
+RECORDED = SHARED / "data" / "imdb" / "responses_llama2_70b_train_25k.jsonl.gz"
+
+
+ANSWERS = Path(__file__).parent / "answers.jsonl"
+MORE_ANSWERS = SHARED / "cases" / "answers.jsonl"
+
+
+def misread(answers: list[dict], wanted: str) -> list[tuple]:
+    """The answers read as a category that nobody would read (``wrong``), or rejected though clear (``lost``)."""
+    found = []
+    for answer in answers:
+        category = (
+            Verbalizer(answer["answer_words"]).read(answer["response"], answer.get("finish_reason", "stop")).category
+        )
+        is_wrong = category is not None
+        if category not in answer["allowed"] and is_wrong == (wanted == "wrong"):
+            found.append((answer["response"], category, answer["allowed"]))
+    return found
+
+
+def answers_of_the_project() -> list[dict]:
+    rows = [json.loads(line) for line in ANSWERS.read_text(encoding="utf-8").splitlines()]
+    answer_words = {row["categories_of"]: row["answer_words"] for row in rows if "categories_of" in row}
+    return [{**row, "answer_words": answer_words[row["of"]]} for row in rows if "of" in row]
+
+
+def test_two_thousand_answers_are_read_as_a_careful_person_reads_them():
+    answers = answers_of_the_project()
+    assert len(answers) > 1_900
+    assert misread(answers, "wrong") == []
+    assert misread(answers, "lost") == []
+
+
+def test_answers_collected_elsewhere_are_read_as_a_careful_person_reads_them():
+    if not MORE_ANSWERS.is_file():
+        pytest.skip(f"needs {MORE_ANSWERS.name}, which is not part of the project")
+    rows = [json.loads(line) for line in MORE_ANSWERS.read_text(encoding="utf-8").splitlines()]
+    answers = [{**row, "answer_words": row["categories"]} for row in rows]
+    assert len(misread(answers, "wrong")) <= 2
+    assert len(misread(answers, "lost")) <= 3
 
 
 def outcome(verbalizer: Verbalizer, response: str | None, finish_reason: str = "stop") -> str:
@@ -216,6 +256,150 @@ def test_what_has_no_category_has_a_reason(response, finish_reason, expected):
     assert outcome(SENTIMENT, response, finish_reason) == expected
 
 
+@pytest.mark.parametrize(
+    "response",
+    [
+        "The pacing is off, so negative?\n</think>\n\nPositive",
+        "<think>negative</think><think>still negative</think>positive",
+        "<Thinking>\nnegative\n</Thinking>\npositive",
+        "<reasoning>negative at first</reasoning><answer>positive</answer>",
+        "[THINK]negative[/THINK]positive",
+        "negative[/THINK]positive",
+        "<|channel|>analysis<|message|>negative?<|end|><|start|>assistant<|channel|>final<|message|>positive<|return|>",
+        "analysisSounds negative. No: positive.assistantfinalPositive",
+        "Reasoning: the opening is negative.\nAnswer: positive",
+    ],
+)
+def test_reasoning_is_never_evidence(response):
+    assert outcome(SENTIMENT, response) == "positive"
+
+
+@pytest.mark.parametrize(
+    ("response", "finish_reason"),
+    [
+        ("<think>It sounds positive", "stop"),
+        ("[THINK]It sounds positive", "stop"),
+        ("analysisWe should say positive", "stop"),
+        ("<|channel|>analysis<|message|>positive", "stop"),
+        ("<think>one</think><think>It sounds positive", "stop"),
+        ("", "length"),  # all of it thoughts, which the endpoint kept to itself
+        (None, "length"),
+    ],
+)
+def test_a_response_that_ended_inside_its_thoughts_is_truncated(response, finish_reason):
+    assert outcome(SENTIMENT, response, finish_reason) == "truncated"
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        "Is it positive? Not really.",
+        "positive: false",
+        "positive: 0 %",
+        "P(positive) = 0.03",
+        "Positive does not apply.",
+        "Positive would be wrong.",
+        "Positive is incorrect.",
+        "The opposite of positive.",
+        "I doubt this is positive.",
+        "seldom positive",
+        "few positive words",
+        "little positive to report",
+        "If it were positive, it would not complain.",
+        "Positive. Not!",
+    ],
+)
+def test_a_category_taken_back_is_not_the_answer(response):
+    assert outcome(SENTIMENT, response) != "positive"
+
+
+@pytest.mark.parametrize(
+    ("response", "expected"),
+    [
+        ('{"positive": false, "negative": true}', "negative"),
+        ('{"positive": 0.2, "negative": 0.8}', "negative"),
+        ('{"label": "negative", "reason": "nothing positive"}', "negative"),
+        ('{"label": null, "reason": "positive and negative"}', "no_category"),
+        ('{"positive": 0.5, "negative": 0.5}', "ambiguous"),
+        ('[{"label": "positive", "score": 0.1}, {"label": "negative", "score": 0.9}]', "negative"),
+        ('{"reason": "positive words, but', "no_category"),
+    ],
+)
+def test_json_is_read_by_its_values(response, expected):
+    assert outcome(SENTIMENT, response) == expected
+
+
+@pytest.mark.parametrize("dash", ["-", "‐", "‑", "–", "—", "−", " - ", " – ", "– "])
+def test_any_dash_in_a_category_is_a_hyphen(dash):
+    toxicity = Verbalizer({"toxic": ["toxic"], "non-toxic": ["non-toxic"]})
+    assert outcome(toxicity, f"non{dash}toxic") == "non-toxic"
+
+
+@pytest.mark.parametrize("response", ["Science & Technology", "science and technology", "Science, and technology"])
+def test_a_longer_category_never_loses_to_its_prefix(response):
+    topics = Verbalizer({"science": ["science"], "both": ["science and technology"]})
+    assert outcome(topics, response) == "both"
+
+
+@pytest.mark.parametrize(
+    ("answer_words", "response", "expected"),
+    [
+        ({"good": ["अच्छा"], "bad": ["बुरा"]}, "अच्छा", "good"),
+        ({"good": ["अच्छा"], "bad": ["बुरा"]}, "बारे में", "no_category"),  # the vowel signs alone tell the words apart
+        ({"good": ["अच्छा"], "bad": ["बुरा"]}, "यह अच्छा नहीं है", "no_category"),
+        ({"good": ["ดี"], "bad": ["เลว"]}, "ดู", "no_category"),
+        ({"good": ["正面"], "bad": ["负面"]}, "这不是正面的", "no_category"),
+        ({"good": ["positiva"], "bad": ["negativa"]}, "Nunca positiva", "no_category"),
+        ({"good": ["positive"], "bad": ["négative"]}, "La critique n'est pas positive.", "no_category"),
+        ({"good": ["positiv"], "bad": ["negativ"]}, "Ich glaube nicht, dass sie positiv ist.", "no_category"),
+    ],
+)
+def test_words_are_words_in_every_script_and_foreign_negations_reject(answer_words, response, expected):
+    assert outcome(Verbalizer(answer_words), response) == expected
+
+
+STARS = Verbalizer({str(n): [str(n)] for n in range(1, 6)})
+POINTS = Verbalizer({str(n): [str(n)] for n in range(6)})
+BINARY = Verbalizer({"0": ["0"], "1": ["1"]})
+
+
+@pytest.mark.parametrize(
+    ("verbalizer", "response", "expected"),
+    [
+        (STARS, "4 out of 5", "4"),
+        (STARS, "3/5", "3"),
+        (STARS, "2 stars", "2"),
+        (STARS, "On a scale of 1 to 5: 4", "4"),
+        (STARS, "7/10", "no_category"),
+        (STARS, "1) The cast is fine", "no_category"),
+        (STARS, "1. Weak plot\n2. Dull\nRating: 2", "2"),
+        (STARS, "4.5", "no_category"),
+        (STARS, "I'd say 3 or 4", "ambiguous"),
+        (POINTS, "Relevant (+1), clear (+1).\n\nEducational score: 2", "2"),
+        (BINARY, "class_1", "1"),
+        (BINARY, "0.0", "0"),
+        (BINARY, "1.0", "1"),
+        (BINARY, "The label is 0, not 1", "0"),
+        (BINARY, "0.5", "no_category"),
+    ],
+)
+def test_ratings_are_told_from_other_numbers(verbalizer, response, expected):
+    assert outcome(verbalizer, response) == expected
+
+
+@pytest.mark.parametrize(
+    ("answer_words", "response"),
+    [({"anger": ["anger"]}, "danger"), ({"spam": ["spam"]}, "scam"), ({"no": ["no"]}, "now"), ({"10": ["10"]}, "100")],
+)
+def test_another_word_is_no_misspelling(answer_words, response):
+    assert outcome(Verbalizer({**answer_words, "rest": ["rest"]}), response) == "no_category"
+
+
+def test_signs_behind_a_word_belong_to_it():
+    languages = Verbalizer({"C": ["C"], "C++": ["C++"], "C#": ["C#"]})
+    assert [outcome(languages, word) for word in ("C++", "c#", "C.")] == ["C++", "C#", "C"]
+
+
 def test_a_letter_at_a_cut_is_no_answer():
     assert outcome(LETTERS, "The review is a", "length") == "truncated"
     assert outcome(LETTERS, "A", "length") == "first"
@@ -244,11 +428,16 @@ def test_no_text_breaks_the_reading(response):
     assert outcome(NEWS, response)
 
 
-@pytest.mark.parametrize("unit", ["no ", "not yes, ", "i cannot ", "\n", ", and", "- ", ". unable"])
-def test_a_long_response_is_read_in_time_proportional_to_its_length(unit):
+@pytest.mark.parametrize(
+    "unit",
+    ["no ", "not yes, ", "i cannot ", "\n", ", and", "- ", ". unable", "if yes ", "yes is not ", "yes: no, ", "{", "[{",
+     "<think>", "</think>", "<|channel|>final", "reasoning: x\n", "5 out of ", "1. ", "1 + ", "? ", "yes? "],
+)  # fmt: skip
+@pytest.mark.parametrize("verbalizer", [YES_NO, POINTS])
+def test_a_long_response_is_read_in_time_proportional_to_its_length(verbalizer, unit):
     started = time.process_time()
-    outcome(YES_NO, unit * 40_000)
-    assert time.process_time() - started < 3  # what is quadratic takes minutes
+    outcome(verbalizer, unit * 40_000)
+    assert time.process_time() - started < 6  # what is quadratic takes minutes
 
 
 def test_the_recorded_responses_read_as_the_reference_reads_them():
