@@ -32,6 +32,7 @@ class Plan:
     classifier_accuracy: float = 0.9
     probabilities: bool = True
     splits: tuple[str, ...] = ("all",)
+    mode: str = "score"
     regime: str = "silver"
     seed: int = 0
 
@@ -47,7 +48,7 @@ def write_run(folder: Path, plan: Plan) -> Run:
             task="reviews",
             corpus=CorpusRecipe(path=str(folder / "corpus.csv")),
             annotator=AnnotatorRecipe(
-                model=str(folder / "model"), num_records=plan.num_annotated, mode="score", prompt="completion"
+                model=str(folder / "model"), num_records=plan.num_annotated, mode=plan.mode, prompt="completion"
             ),
             classifier=ClassifierRecipe(model=str(folder / "model"), regime=plan.regime),
             storage=str(folder / "run"),

@@ -10,6 +10,7 @@ _MAX_AHEAD = 8  # tokens that are looked at ahead: time stays proportional to le
 _Governed = Literal["", "denied", "unclear"]
 
 
+_DENYING_ROLES = frozenset({"negation", "wrong", "doubt"})
 _LIST_ROLES = frozenset({"break", "joint"})
 _PLAIN_ROLES = frozenset({"break", "frame", "quoting", "undoing", "negation", "agreement", "number", "joint"})
 _NONE: frozenset[str] = frozenset()
@@ -180,7 +181,7 @@ class _Reader:
         for at, token in enumerate(self._tokens):
             if token[2] and self._is_mention(at, token):
                 self._take_mention(at, token)
-            elif token[1] != "frame" or self._last or self._numbered:
+            elif token[1] != "frame" or self._last:
                 self._take_word(at, token)
         if self._governed == "denied" and token.role == "negation" and not token.category:
             self._clause.affirmed = _NONE  # "A spam message wouldn't."
@@ -205,18 +206,52 @@ class _Reader:
             self._governed = "denied"  # "no related findings"
 
     def _take_word(self, at: int, token: Token) -> None:
-        word, role, clause = token.word, token.role, self._clause
+        word, role = token[0], token[1]
+        if role == "frame" or role == "quoting":
+            self._pass_over(word)
+            return
         if word in lexicon.PREFIXES and at + 1 < len(self._tokens) and self._tokens[at + 1].category:
             role = "doubt"
-        if role in ("negation", "wrong", "doubt") and self._is_predicate(at, word, role):
+        if role == "other" or role == "foreign_negation":
+            self._take_other(at)
+        elif role == "number":
+            self._take_number(at, token)
+        elif self._last and role in _DENYING_ROLES and self._is_predicate(at, word, role):
             self._deny_last(at)
+        else:
+            self._govern(at, word, role)
+        if role == "agreement" or role == "number":
+            self._pass_over(word)
+        else:
+            self._last = _NONE
+        if word not in lexicon.MEASURES:
+            self._numbered = _NONE
+
+    def _pass_over(self, word: str) -> None:
+        """A word that may stand between a mention and its predicate, or ends the wait for one."""
+        if not self._last:
             return
+        if word in lexicon.COPULAS:
+            self._has_copula = True
+        elif word not in lexicon.SUBJECTS and not word.endswith("ly"):
+            self._last = self._last if self._has_copula and word in lexicon.ARTICLES else _NONE
+
+    def _take_other(self, at: int) -> None:
+        clause = self._clause
+        if self._governed:
+            self._governed = "unclear"
+        clause.is_framed = False
+        if clause.is_statement:
+            clause.is_statement = self._is_subject(at)
+
+    def _govern(self, at: int, word: str, role: Role) -> None:
+        """What a word of this role does to the mentions behind it."""
         if role == "negation":
             self._governed = "" if self._governed == "denied" and word != "nor" else self._governed or "denied"
         elif role == "doubt" or role == "wrong":
             self._governed = "unclear"
             if role == "wrong":  # "a positive reading is ruled out"
-                clause.affirmed = _NONE
+                self._clause.affirmed = _NONE
         elif role == "break" or role == "joint":
             if not self._goes_on(at, word):
                 self._governed = ""
@@ -229,20 +264,6 @@ class _Reader:
             self._start_condition()
         elif role == "inability":
             self._is_unable = True
-        elif role == "foreign_negation" or role == "other":
-            self._governed = "unclear" if self._governed else ""
-            clause.is_framed = False
-            clause.is_statement &= self._is_subject(at)
-        elif role == "number":
-            self._take_number(at, token)
-        if role in ("frame", "quoting", "agreement", "number") and (
-            word in lexicon.COPULAS or word in lexicon.SUBJECTS
-        ):
-            self._has_copula = self._has_copula or word in lexicon.COPULAS
-        elif not (role == "frame" and (word.endswith("ly") or (self._has_copula and word in lexicon.ARTICLES))):
-            self._last = _NONE
-        if role not in ("frame", "quoting") and word not in lexicon.MEASURES:
-            self._numbered = _NONE
 
     def _is_quoted(self, at: int) -> bool:
         """Whether a mention is a word of the text: 'The word "urgent" appears', "to be toxic, a text must …"."""
@@ -268,8 +289,6 @@ class _Reader:
 
     def _is_predicate(self, at: int, word: str, role: str) -> bool:
         """Whether the word denies the mention before it: "positive does not apply", "positive is wrong"."""
-        if not self._last:
-            return False
         if word == "❌":
             return at > 0 and bool(self._tokens[at - 1].category)
         is_auxiliary = word.endswith("n't") or word in ("cannot", "never")
@@ -283,7 +302,7 @@ class _Reader:
         )
         if is_simple and all(self._is_predicate_word(t, rest) for t in rest):
             clause.deny(self._last)
-        self._last, self._governed = _NONE, "unclear" if self._tokens[at].word != "❌" else ""
+        self._governed = "unclear" if self._tokens[at].word != "❌" else ""
 
     @staticmethod
     def _is_predicate_word(token: Token, rest: list[Token]) -> bool:

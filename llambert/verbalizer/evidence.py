@@ -155,7 +155,12 @@ def _decide_shares(clauses: list[Clause]) -> None:
         affirmed = frozenset(best if len(best) == 1 else ())
     else:
         ((category, number),) = numbers.items()
-        share = number.share if number.share is not None else number.number if number.number in (0, 1) else None
+        if number.word.isdigit() and number.word not in ("0", "1"):  # of what, it does not say
+            if not any(number in clause.tokens for clause in clauses if clause.shares):
+                for clause in clauses:
+                    clause.affirmed -= {category}  # "Positive: 8"
+            return
+        share = number.share if number.share is not None else number.number
         affirmed = frozenset({category} if share is not None and share > 0.5 else ())
         denied = frozenset({category} if share == 0 else ())
     for clause in clauses:

@@ -46,10 +46,11 @@ def test_accuracy_is_measured_on_distinct_records_the_annotator_never_saw(full):
     assert set(quality.by_split) == {"train", "test"}
 
 
-def test_the_report_says_in_which_language_negation_is_read(full):
-    run, _ = full
-    assert run.recipe.annotator.mode == "generate"
+def test_the_report_says_in_which_language_negation_is_read(full, tmp_path):
+    run = write_run(tmp_path, Plan(mode="generate"))
+    report(run)
     assert "Negation and doubt are read in English" in _read(run, "report.html")
+    assert "Negation" not in _read(full[0], "report.html")  # probabilities need no reading
 
 
 def test_gold_that_was_trained_on_judges_no_classifier(tmp_path):
