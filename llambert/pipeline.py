@@ -2,12 +2,12 @@
 
 from llambert.evaluation.report import report
 from llambert.run import Run
+from llambert.splits import require_learnable
 from llambert.stages.annotate import annotate
 from llambert.stages.finetune import finetune
 from llambert.stages.ingest import ingest
 from llambert.stages.label import label
 from llambert.stages.parse import parse
-from llambert.splits import require_learnable
 
 
 def pipeline(run: Run) -> None:

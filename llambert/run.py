@@ -65,9 +65,7 @@ class Run:
         del fields["gold_labels"], fields["columns"]["gold_label"]
         records = digest(fields, self.corpus_identity)
         # Gold shots are the one way in which gold labels reach the annotator, and only if the recipe says so.
-        shots = digest(
-            corpus, annotator["gold_shots"], annotator["num_shots"], task.category_names, Purpose.GOLD_SHOTS
-        )
+        shots = digest(corpus, annotator["gold_shots"], annotator["num_shots"], task.category_names, Purpose.GOLD_SHOTS)
         shown = shots if recipe.annotator.gold_shots else None
         sample = digest(records, seed, num_records, recipe.annotator.stratify_by, shown, *sampled)
         responses = digest(

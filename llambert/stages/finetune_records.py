@@ -22,7 +22,7 @@ def upstream(regime: str) -> tuple[str, ...]:
 
 def select(run: Run) -> dict[str, Selected]:
     """Phase name -> its records. Gold labels are read only if the regime trains on them."""
-    recipe, categories = run.recipe.classifier, run.task.category_names
+    recipe = run.recipe.classifier
     if recipe.regime == "gold":
         return {"gold": _select_gold(run, recipe.num_records)}
     selected = {"silver": _select_silver(run)}

@@ -22,7 +22,7 @@ from llambert.prompts import Shot
 from llambert.run import Run
 from llambert.run_directory import Manifest, Part, TableDirectory
 from llambert.sampling import IdSource, Purpose, Selection, sampling_hashes, select, select_stratified
-from llambert.splits import TEST, TRAIN, is_sampled, left_out, named
+from llambert.splits import TEST, TRAIN, is_sampled, left_out
 from llambert.stages.ranks import part_name
 from llambert.tasks import Task
 
@@ -126,10 +126,11 @@ def _count_eligible(run: Run) -> _Eligible:
         return _Eligible(num_in - num_duplicates - num_shots, 0, num_duplicates, num_shots)
     per_split: Counter[str] = Counter()
     for part in corpus.iter_tables([schema.SPLIT]):
-        per_split.update({entry["values"]: entry["counts"] for entry in pc.value_counts(part[schema.SPLIT]).to_pylist()})
+        per_split.update(part[schema.SPLIT].to_pylist())
     if unknown := [name for name in annotator.splits if name not in per_split]:
         raise InputError(
-            f"annotator.splits: no record of the corpus is in split {unknown[0]!r}; it has {', '.join(sorted(per_split))}"
+            f"annotator.splits: no record of the corpus is of split {unknown[0]!r}; it has "
+            f"{', '.join(sorted(per_split))}"
         )
     num_sampled = sum(per_split[name] for name in set(annotator.splits))
     nums = [_num_among_sampled(run, run.table("duplicates")), 0]
