@@ -37,16 +37,23 @@ def is_sampled(recipe: Recipe, split: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def require_learnable(run: Run) -> None:
-    """``InputError`` where the regime would learn from none of the records that are still to be annotated.
+    """``InputError`` where ``classifier.regime`` and ``annotator.splits`` contradict each other.
 
-    The corpus must be complete. Regime ``gold`` learns from no annotation whatever their splits: that is its point.
+    That is where the regime would learn from none of the records that are still to be annotated, or where regime
+    ``silver_extra`` would get none of split ``extra``. The corpus must be complete. Regime ``gold`` learns from no
+    annotation, whatever the splits: that is its point.
     """
     recipe = run.recipe
-    unwanted = left_out(recipe)
+    unwanted, splits = left_out(recipe), recipe.annotator.splits
+    if recipe.classifier.regime == "silver_extra" and splits is not None and EXTRA not in splits:
+        raise InputError(
+            f"classifier.regime: silver_extra learns from split {EXTRA} too, which is not in annotator.splits "
+            f"({', '.join(splits)}); add it there, or choose regime silver"
+        )
     if not unwanted or run.table("responses").read_manifest() is not None:
         return
     found: set[str] = set()
-    for name in recipe.annotator.splits or _splits(run):
+    for name in splits or _splits(run):
         if name not in unwanted:
             return
         found.add(name)
