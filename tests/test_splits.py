@@ -1,4 +1,4 @@
-"""Splits that are annotated and splits that are learned from: a contradiction is refused before anything is paid for."""
+"""Splits to annotate and splits to learn from: a contradiction is refused before anything is paid for."""
 
 import pyarrow as pa
 import pytest
@@ -45,7 +45,11 @@ def open_films(folder, *settings: str, splits: str = "test extra train", columns
     ("settings", "splits", "message"),
     [
         (["annotator.splits=[test]"], "test train", "regime silver learns from no record of split test"),
-        (["annotator.splits=[extra,test]"], "test extra train", "regime silver learns from no record of splits extra, te"),
+        (
+            ["annotator.splits=[extra,test]"],
+            "test extra train",
+            "silver learns from no record of splits extra, te",
+        ),
         ([], "extra test", "regime silver learns from no record of splits extra, test, and no other"),
         (["classifier.regime=combined", "annotator.splits=[test]"], "test train", "combined learns from no record of"),
         (["classifier.regime=silver_extra"], "test", "silver_extra learns from no record of split test"),

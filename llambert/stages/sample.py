@@ -63,7 +63,7 @@ def draw_sample(run: Run) -> Manifest:
         "shot": eligible.num_shots,
         "not_sampled": eligible.num - num_selected,
     }
-    of_splits = {"splits": annotator.splits} if annotator.splits is not None else {}
+    of_splits = {"splits": list(annotator.splits)} if annotator.splits is not None else {}
     return table.write_manifest(
         Manifest(
             stage="sample",
