@@ -37,13 +37,17 @@ def plan(run: Run, num_records: int, wanted_gain: float, prices: Prices, with_cu
         from llambert.pilot import pilot
 
         found = pilot(run, num_records, with_curve)
-    advice = None
-    if found.curve:
-        # In annotations, not in labels: those that the regime does not learn from, or cannot, have to be made too.
-        sizes = np.array([round(point.num_labels / found.learned_share) for point in found.curve])
-        wrong = np.array([point.wrong for point in found.curve])
-        advice = advise(sizes, wrong, wanted_gain, found.num_annotatable)
+    advice = advice_of(found, wanted_gain)
     return Plan(run.recipe, found, forecast(run.recipe, found), prices, advice, wanted_gain)
+
+
+def advice_of(pilot: Pilot, wanted_gain: float) -> Advice | None:
+    """How many annotations pay by a pilot's learning curve, those included that are not learned from; None without."""
+    if not pilot.curve:
+        return None
+    sizes = np.array([round(point.num_labels / pilot.learned_share) for point in pilot.curve])
+    wrong = np.array([point.wrong for point in pilot.curve])
+    return advise(sizes, wrong, wanted_gain, pilot.num_annotatable)
 
 
 def plan_by_rates(recipe: Recipe, measured: dict[str, Measured], num_corpus: int, prices: Prices) -> Plan:
