@@ -57,13 +57,22 @@ class CurvePoint(BaseModel):
 
 
 class Pilot(BaseModel):
-    """What a pilot found out. ``num_steps``: optimizer steps of the whole fine-tuning that the recipe asks for."""
+    """What a pilot found out. ``num_steps``: optimizer steps of the whole fine-tuning that the recipe asks for.
+
+    ``num_annotatable``: records of the corpus that could be annotated: of the recipe's splits, no duplicate, no shot.
+    ``num_unlearned``: records to be annotated that are of splits the regime does not learn from. ``learned_share``: of
+    the pilot's annotated records, how many it could learn from; the others are of other splits or have no usable
+    answer.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     num_pilot_records: int
     num_corpus: int
     num_annotated: int
+    num_annotatable: int
     num_steps: int
+    num_unlearned: int = 0
+    learned_share: float = Field(1.0, gt=0, le=1)
     ray_seconds: float = 0.0
     """To start Ray, or to join it: on the clock of the first stage."""
     stages: dict[str, Measured]

@@ -18,6 +18,7 @@ from llambert.forecast import PILOT_FILE, CurvePoint, Measured, Pilot, pilot_tab
 from llambert.recipe import ClassifierRecipe
 from llambert.run import Run
 from llambert.run_directory import Manifest, TableDirectory, write_whole
+from llambert.splits import TRAIN, left_out, require_learnable
 from llambert.stages.annotate import annotate
 from llambert.stages.finetune import finetune
 from llambert.stages.ingest import ingest
@@ -43,6 +44,7 @@ def pilot(run: Run, num_records: int, with_curve: bool) -> Pilot:
     """
     ray_seconds = _start_ray()
     corpus = ingest(run)
+    require_learnable(run)
     stages = {"ingest": _measured_whole(corpus)}
     sample = draw_sample(run)
     stages["sample"] = _measured_whole(sample)
@@ -58,13 +60,17 @@ def pilot(run: Run, num_records: int, with_curve: bool) -> Pilot:
         stages["finetune"] = _measured_training(trained, deviation)
         stages["label"] = _measured_labelling(small, labelled, relative_deviation(lengths))
         curve = learning_curve(small) if with_curve and _learns_from_silver(run) else {}
+        num_learned = trained.counts.get("num_silver_train", 0) + trained.counts.get("num_silver_held_out", 0)
         scales = {"silver": sample.num_kept / num_few, "gold": _num_gold(run) / max(_num_gold(small), 1)}
         num_steps = _num_steps(run.recipe.classifier, trained, scales)
     found = Pilot(
         num_pilot_records=num_few,
         num_corpus=corpus.num_kept,
         num_annotated=sample.num_kept,
+        num_annotatable=sample.num_kept + sample.num_rejected["not_sampled"],
         num_steps=num_steps,
+        num_unlearned=sum(sample.counts.get(f"split.{name}", 0) for name in left_out(run.recipe)),
+        learned_share=num_learned / num_few if curve else 1.0,
         ray_seconds=ray_seconds,
         with_curve=with_curve,
         stages=stages,
@@ -113,8 +119,8 @@ def _measured_whole(manifest: Manifest) -> Measured:
 # Annotate
 
 
-def _with(run: Run, num_records: int) -> Run:
-    annotator = run.recipe.annotator.model_copy(update={"num_records": num_records})
+def _with(run: Run, num_records: int, **changes: Any) -> Run:
+    annotator = run.recipe.annotator.model_copy(update={"num_records": num_records, **changes})
     return Run(run.recipe.model_copy(update={"annotator": annotator}), run.task)
 
 
@@ -198,9 +204,11 @@ def _corpus_parts(run: Run, small: Run) -> list[pa.Table]:
     corpus = run.table("corpus").require_manifest()
     distinct = corpus.num_kept - corpus.counts.get("num_duplicates", 0)
     num = max(min(_NUM_LABELLED, distinct), small.recipe.annotator.num_records)
-    larger = _with(run, num)
-    draw_sample(larger)
-    wanted = larger.table("sample").read([schema.RECORD_ID])[schema.RECORD_ID].combine_chunks()
+    wanted = _sampled_ids(_with(run, num, splits=None))  # every split is labelled, whichever are annotated
+    if run.recipe.annotator.splits is not None:
+        annotated = _sampled_ids(_with(run, small.recipe.annotator.num_records))
+        others = wanted.filter(pc.invert(pc.is_in(wanted, value_set=annotated)))
+        wanted = pa.concat_arrays([annotated, others[: max(num - len(annotated), 0)]])
     found = []
     for part in run.table("corpus").iter_tables():
         rank = pc.index_in(part[schema.RECORD_ID], value_set=wanted)
@@ -210,6 +218,11 @@ def _corpus_parts(run: Run, small: Run) -> list[pa.Table]:
         rows = pa.concat_tables([rows, *_some_gold(run, wanted)])
     size = min(run.recipe.corpus.rows_per_part, -(-rows.num_rows // run.recipe.label.max_actors))
     return [rows.slice(start, size) for start in range(0, rows.num_rows, size)]
+
+
+def _sampled_ids(run: Run) -> pa.Array:
+    draw_sample(run)
+    return run.table("sample").read([schema.RECORD_ID])[schema.RECORD_ID].combine_chunks()
 
 
 def _some_gold(run: Run, taken: pa.Array) -> Iterator[pa.Table]:
@@ -273,4 +286,4 @@ def _num_gold(run: Run) -> int:
 
 
 def _is_learned_gold(part: pa.Table) -> pa.ChunkedArray:
-    return pc.and_(pc.equal(part[schema.SPLIT], "train"), pc.is_valid(part[schema.GOLD_LABEL]))
+    return pc.and_(pc.equal(part[schema.SPLIT], TRAIN), pc.is_valid(part[schema.GOLD_LABEL]))

@@ -2,6 +2,7 @@
 
 from llambert.evaluation.report import report
 from llambert.run import Run
+from llambert.splits import require_learnable
 from llambert.stages.annotate import annotate
 from llambert.stages.finetune import finetune
 from llambert.stages.ingest import ingest
@@ -12,6 +13,7 @@ from llambert.stages.parse import parse
 def pipeline(run: Run) -> None:
     """Every step skips what is complete, goes on with what is half done, and writes its manifest last."""
     ingest(run)  #    the corpus as records
+    require_learnable(run)  # refused before anything is paid for
     annotate(run)  #  (i)   an LLM annotates a random subset from a plain-language prompt
     parse(run)  #     (ii)  its responses become categories; (iii) what does not is discarded, with a reason
     finetune(run)  #  (iv)  a small encoder is fine-tuned on these silver labels

@@ -37,18 +37,23 @@ def plan(run: Run, num_records: int, wanted_gain: float, prices: Prices, with_cu
         from llambert.pilot import pilot
 
         found = pilot(run, num_records, with_curve)
-    advice = None
-    if found.curve:
-        sizes = np.array([point.num_labels for point in found.curve])
-        wrong = np.array([point.wrong for point in found.curve])
-        advice = advise(sizes, wrong, wanted_gain, found.num_corpus)
+    advice = advice_of(found, wanted_gain)
     return Plan(run.recipe, found, forecast(run.recipe, found), prices, advice, wanted_gain)
+
+
+def advice_of(pilot: Pilot, wanted_gain: float) -> Advice | None:
+    """How many annotations pay by a pilot's learning curve, those included that are not learned from; None without."""
+    if not pilot.curve:
+        return None
+    sizes = np.array([round(point.num_labels / pilot.learned_share) for point in pilot.curve])
+    wrong = np.array([point.wrong for point in pilot.curve])
+    return advise(sizes, wrong, wanted_gain, pilot.num_annotatable)
 
 
 def plan_by_rates(recipe: Recipe, measured: dict[str, Measured], num_corpus: int, prices: Prices) -> Plan:
     """The plan from rates that are known from elsewhere: nothing is read, nothing is run.
 
-    Every record that is annotated is taken to be learned from.
+    Every record of the corpus is taken to be annotatable, and every annotated one to be learned from.
     """
     classifier, num_annotated = recipe.classifier, min(recipe.annotator.num_records, num_corpus)
     num_learned = min(round(num_annotated * (1 - classifier.held_out_share)), classifier.num_records or num_annotated)
@@ -56,6 +61,7 @@ def plan_by_rates(recipe: Recipe, measured: dict[str, Measured], num_corpus: int
         num_pilot_records=0,
         num_corpus=num_corpus,
         num_annotated=num_annotated,
+        num_annotatable=num_corpus,
         num_steps=classifier.epochs * -(-num_learned // classifier.batch_size) * classifier.soup_members,
         stages=measured,
     )
@@ -99,6 +105,11 @@ def _notes(plan: Plan, accelerator: str | None) -> Iterator[str]:
             f"The pilot annotated {pilot.num_pilot_records:,} records; their responses are kept, and the times above "
             "count it in."
         )
+    if pilot.num_unlearned:
+        yield (
+            f"{pilot.num_unlearned:,} of the {pilot.num_annotated:,} records to annotate are of splits that "
+            f"classifier.regime {plan.recipe.classifier.regime} does not learn from; see annotator.splits."
+        )
     kind = f"GPU-hours of {accelerator}, " if accelerator else ""
     yield "GPUs and cores count from a stage's start to its end; hours and dollars vary as the time does."
     old = _age_days(prices.as_of)
@@ -117,7 +128,7 @@ def _advice(plan: Plan) -> Iterator[str]:
     yield f"Learning curve, labels unlike the LLM's: {points} ({len(curve[0].wrong):,} pilot records)."
 
     def shown(num: int | None) -> str:
-        return f"{num:,}" if num is not None else f"more than {plan.pilot.num_corpus:,}"
+        return f"{num:,}" if num is not None else f"more than the {plan.pilot.num_annotatable:,} that are possible"
 
     yield (
         f"Advised annotations: {shown(advice.num)} (95 % interval {shown(advice.low)} to {shown(advice.high)}). "

@@ -14,7 +14,7 @@ import yaml
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from llambert.errors import InputError
-from llambert.section import Section, parse_yaml, placed, read_text, validate
+from llambert.section import Section, inconsistent, parse_yaml, placed, read_text, validate
 
 Share = float  # a share of something, between 0 and 1
 
@@ -138,7 +138,8 @@ class EndpointLimits(Section):
 class GoldShots(Section):
     """Shots drawn from gold records by ``seed``, as many of each category as of any other (to one).
 
-    From split ``train`` where the corpus has one, never from ``test``; the records drawn are not annotated.
+    From split ``train`` where the corpus has one, never from ``test``; the records drawn are not annotated. The draw is
+    independent of the annotation sample, whatever the seeds.
     """
 
     seed: int = 0
@@ -164,6 +165,8 @@ class AnnotatorRecipe(Section):
     mode: Literal["generate", "choice", "score"] = "generate"
     num_records: PositiveInt
     seed: int = 0
+    splits: tuple[str, ...] | None = Field(None, min_length=1)
+    """Only records of these splits are annotated; null: of all. Name those that ``classifier.regime`` learns from."""
     stratify_by: str | None = None
     """Corpus column whose values keep their shares in the sample; null: the sample is uniform."""
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
@@ -207,7 +210,7 @@ class ParseRecipe(Section):
 
     prior_correction: Literal["none", "batch", "contextual", "prior_matching", "gold"] = "none"
     expected_shares: dict[str, Share] = Field(default_factory=dict)
-    """Category -> its share of the corpus, as far as known; empty: all equally frequent."""
+    """Category -> its share of the annotated splits, as far as known; empty: all equally frequent."""
     gold_labels: dict[str, str] = Field(default_factory=dict)
     """record_id -> category, of a few annotated records drawn at random; read by ``gold`` alone."""
     min_answer_mass: Share = Field(0.0, ge=0, le=1)
@@ -220,7 +223,7 @@ class GoldPhase(Section):
     epochs: PositiveInt = 5
     learning_rate: float = Field(1e-6, gt=0)
     num_records: PositiveInt | None = None
-    """The first so many by sampling hash: nested subsets; null: all."""
+    """So many, drawn by ``classifier.seed``: nested subsets, independent of which records are annotated; null: all."""
 
 
 class ClassifierRecipe(Section):
@@ -237,7 +240,8 @@ class ClassifierRecipe(Section):
     revision: str | None = None
     regime: Literal["gold", "silver", "silver_extra", "combined"] = "silver"
     num_records: PositiveInt | None = None
-    """The first so many silver (regime gold: gold) records by sampling hash: nested subsets; null: all."""
+    """So many silver (regime gold: gold) records, drawn by ``seed``: nested subsets; null: all. With ``annotator.seed``
+    the silver records are the first of the sample; gold records are drawn independently of it."""
     mislabel_share: Share = Field(0.0, ge=0, le=1)
     """Share of the training records given a wrong label on purpose, by seed."""
     epochs: PositiveInt = 5
@@ -328,6 +332,13 @@ class Recipe(Section):
     label: LabelRecipe = LabelRecipe()
     storage: str = placed(...)
     """URI of the run directory; ``runs/<name>`` where the recipe file names none."""
+
+    @model_validator(mode="after")
+    def _with_splits(self) -> Self:
+        if self.annotator.splits is not None and self.corpus.columns.split is None:
+            message = "the corpus has no splits; name the column they are in as corpus.columns.split"
+            raise inconsistent(message, "annotator", "splits")
+        return self
 
 
 def load_recipe(path: str | Path, settings: list[str] | None = None) -> Recipe:

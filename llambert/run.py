@@ -10,6 +10,7 @@ from llambert.corpora import umls
 from llambert.recipe import Recipe, digest, dump_recipe, load_recipe, result_fields
 from llambert.reference import content_identity
 from llambert.run_directory import RunDirectory, TableDirectory
+from llambert.sampling import Purpose
 from llambert.tasks import Task, load_task
 from llambert.verbalizer import RULES_VERSION
 
@@ -57,15 +58,17 @@ class Run:
         """
         recipe, task = self.recipe, self.task
         annotator = result_fields(recipe.annotator)
-        num_records, seed = annotator.pop("num_records"), annotator["seed"]
+        num_records, seed, splits = annotator.pop("num_records"), annotator["seed"], annotator.pop("splits")
+        # Left out where it is null, so that recipes without the key keep their tables; the order means nothing.
+        sampled = [] if splits is None else [sorted(set(splits))]
         fields = result_fields(recipe.corpus)
         corpus = digest(fields, self.corpus_identity)
         del fields["gold_labels"], fields["columns"]["gold_label"]
         records = digest(fields, self.corpus_identity)
         # Gold shots are the one way in which gold labels reach the annotator, and only if the recipe says so.
-        shots = digest(corpus, annotator["gold_shots"], annotator["num_shots"], task.category_names)
+        shots = digest(corpus, annotator["gold_shots"], annotator["num_shots"], task.category_names, Purpose.GOLD_SHOTS)
         shown = shots if recipe.annotator.gold_shots else None
-        sample = digest(records, seed, num_records, recipe.annotator.stratify_by, shown)
+        sample = digest(records, seed, num_records, recipe.annotator.stratify_by, shown, *sampled)
         responses = digest(
             records,
             annotator,
@@ -73,11 +76,12 @@ class Run:
             self.model_identities["annotator"],
             task.prompt(recipe.annotator.prompt).model_dump(mode="json"),
             [category.model_dump(mode="json") for category in task.categories],
+            *sampled,
         )
         rules = RULES_VERSION if recipe.annotator.mode == "generate" else None
         silver = digest(responses, num_records, result_fields(recipe.parse), rules)
         # Gold labels, which `corpus` covers, reach the classifier in these two regimes alone.
-        gold = corpus if recipe.classifier.regime in ("gold", "combined") else None
+        gold = [corpus, Purpose.GOLD_TRAINING] if recipe.classifier.regime in ("gold", "combined") else None
         checkpoint = digest(silver, gold, result_fields(recipe.classifier), self.model_identities["classifier"])
         passed_through = [corpus] if schema.GOLD_LABEL in recipe.label.keep else []
         labels = digest(records, checkpoint, result_fields(recipe.label), *passed_through)
@@ -106,7 +110,7 @@ def _report_code() -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 
-_REPORT_SOURCES = ("costs.py", "forecast.py", "prices.yaml", "calibration.py")
+_REPORT_SOURCES = ("costs.py", "forecast.py", "prices.yaml", "calibration.py", "splits.py")
 
 # Table -> the table whose fingerprint it lives under, and its schema (None: not one Parquet schema).
 _TABLES = {

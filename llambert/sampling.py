@@ -8,12 +8,16 @@ selection of n ids at a time.
 A stratified sample keeps the shares of a column's values exactly, to one record a value: the records of each
 value in the order of their hashes, the r-th of N at position (r + 1/2) / N, and all values together in the
 order of their positions. So it is exact and nested too.
+
+Other draws (``Purpose``) hash with a personalization string as well: with the same seed, what one purpose draws says
+nothing about what another does.
 """
 
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Self
 
 import numpy as np
@@ -21,13 +25,30 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 
-def sampling_hashes(record_ids: pa.Array | pa.ChunkedArray | Iterable[str], seed: int) -> np.ndarray:
+class Purpose(StrEnum):
+    """What a draw is for: BLAKE2b's personalization string, at most 16 bytes.
+
+    The annotation sample has none, and neither has the order in which silver records are trained on: the first n of
+    them are what annotating n records would have given.
+    """
+
+    ANNOTATION = ""
+    GOLD_SHOTS = "gold_shots"
+    GOLD_TRAINING = "gold_training"
+    TEST = "test"
+    REVIEW = "review"
+    TRIAL = "trial"
+
+
+def sampling_hashes(
+    record_ids: pa.Array | pa.ChunkedArray | Iterable[str], seed: int, purpose: Purpose = Purpose.ANNOTATION
+) -> np.ndarray:
     """BLAKE2b of each id in UTF-8, keyed with the seed, as unsigned 64-bit integers of shape (records,).
 
     64 bits: among 100 million ids two share a hash with probability 0.0003, and the order of such two is
     decided by the ids themselves.
     """
-    keyed = hashlib.blake2b(key=str(seed).encode(), digest_size=8)
+    keyed = hashlib.blake2b(key=str(seed).encode(), person=purpose.encode(), digest_size=8)
     ids = record_ids.to_pylist() if isinstance(record_ids, pa.Array | pa.ChunkedArray) else record_ids
     digests = []
     for record_id in ids:
@@ -50,11 +71,17 @@ class Selection:
         return cls(np.empty(0, dtype=np.uint64), pa.array([], pa.string()))
 
     @classmethod
-    def smallest(cls, record_ids: pa.Array | pa.ChunkedArray, num: int, seed: int) -> Self:
+    def smallest(
+        cls,
+        record_ids: pa.Array | pa.ChunkedArray,
+        num: int,
+        seed: int,
+        purpose: Purpose = Purpose.ANNOTATION,
+    ) -> Self:
         """The ``num`` ids with the smallest hashes, or all where there are fewer."""
         if isinstance(record_ids, pa.ChunkedArray):
             record_ids = record_ids.combine_chunks()
-        hashes = sampling_hashes(record_ids, seed)
+        hashes = sampling_hashes(record_ids, seed, purpose)
         if num < len(hashes):
             # Everything up to the num-th smallest hash, ties included; _first puts them in order and cuts.
             candidates = np.flatnonzero(hashes <= np.partition(hashes, num - 1)[num - 1])

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from llambert import schema
 from llambert.corpora import find_source_files
@@ -18,7 +19,7 @@ from llambert.engines import Answer, create_engine
 from llambert.errors import InputError
 from llambert.prompts import chat_messages, completion_text, llama2_text
 from llambert.recipe import AnnotatorRecipe, Columns, CorpusRecipe, load_recipe
-from llambert.sampling import Selection
+from llambert.sampling import Purpose, Selection
 from llambert.section import parse_yaml, read_text
 from llambert.tasks import Task, load_task
 from llambert.verbalizer import Verbalizer
@@ -69,21 +70,36 @@ def choose(recipe: str, corpus: str | None, text: str, settings: list[str] | Non
 
 
 def first_records(trial: Trial, num_records: int) -> pa.Table:
-    """So many of the first ten thousand records, drawn by hash as annotate draws; ``InputError`` if there is none."""
+    """So many of the first ten thousand records of the splits to annotate, drawn by hash; ``InputError`` if none.
+
+    They are drawn independently of the annotation sample: a prompt that is tuned on them was not tuned on the records
+    that will show how good it is, but for those that both draws happen to take.
+    """
     corpus = trial.corpus.model_copy(update={"rows_per_part": _HEAD_RECORDS})
     found = [schema.CORPUS.empty_table()]
     reasons: Counter[str] = Counter()
+    splits: set[str] = set()
     sources, columns = find_source_files(corpus), source_columns(corpus)
     for source, chunk in ((file, chunk) for file in sources for chunk in read_chunks(file, corpus, columns)):
         made = separate(source, chunk, corpus, trial.task.category_names)
-        found.append(made.records.select(schema.CORPUS.names))
+        records = made.records.select(schema.CORPUS.names)
+        splits.update(pc.unique(records[schema.SPLIT]).to_pylist())
+        if trial.annotator.splits is not None:
+            records = records.filter(pc.is_in(records[schema.SPLIT], pa.array(trial.annotator.splits)))
+        found.append(records)
         reasons.update(made.rejects[schema.REJECT_REASON].to_pylist())
         if sum(table.num_rows for table in found) >= _HEAD_RECORDS:
             break
     records = pa.concat_tables(found, promote_options="permissive")
+    if splits and not records.num_rows:
+        raise InputError(
+            f"annotator.splits: no record of the corpus is of split {', '.join(trial.annotator.splits or ())}; it has "
+            f"{', '.join(sorted(splits))}"
+        )
     if not records.num_rows:
         raise InputError(f"corpus.path: {corpus.path}: none of its rows is a record: {dict(sorted(reasons.items()))}")
-    chosen = Selection.smallest(records[schema.RECORD_ID], num_records, trial.annotator.seed).record_ids.to_pylist()
+    seed = trial.annotator.seed
+    chosen = Selection.smallest(records[schema.RECORD_ID], num_records, seed, Purpose.TRIAL).record_ids.to_pylist()
     row_of = {record_id: row for row, record_id in enumerate(records[schema.RECORD_ID].to_pylist())}
     return records.take([row_of[record_id] for record_id in chosen])
 

@@ -1,7 +1,7 @@
 """A finished run written by hand: random records, an annotator and a classifier with known error rates."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,10 @@ class Plan:
     probabilities: bool = True
     splits: tuple[str, ...] = ("all",)
     mode: str = "score"
+    copies: tuple[tuple[int, int], ...] = ()
+    """More duplicates: places of a record and of the first record with its text."""
+    annotator: dict = field(default_factory=dict)
+    """More of that section; with ``splits`` the records of these alone are annotated."""
     regime: str = "silver"
     seed: int = 0
 
@@ -46,9 +50,15 @@ def write_run(folder: Path, plan: Plan) -> Run:
         Recipe(
             name="synthetic",
             task="reviews",
-            corpus=CorpusRecipe(path=str(folder / "corpus.csv")),
+            corpus=CorpusRecipe(
+                path=str(folder / "corpus.csv"), columns={"split": "split"} if len(plan.splits) > 1 else {}
+            ),
             annotator=AnnotatorRecipe(
-                model=str(folder / "model"), num_records=plan.num_annotated, mode=plan.mode, prompt="completion"
+                model=str(folder / "model"),
+                num_records=plan.num_annotated,
+                mode=plan.mode,
+                prompt="completion",
+                **plan.annotator,
             ),
             classifier=ClassifierRecipe(model=str(folder / "model"), regime=plan.regime),
             storage=str(folder / "run"),
@@ -62,7 +72,11 @@ def write_run(folder: Path, plan: Plan) -> Run:
     ids = [f"r{index:05d}" for index in range(plan.num)]
     _write_corpus(run, plan, rng, ids, truth)
     # Annotated records are the last ones, so that the duplicates (the first ones) are never among them.
-    stored = [int(index) for index in rng.permutation(np.arange(plan.num_duplicates, plan.num))[: plan.num_stored]]
+    drawn = rng.permutation(np.arange(plan.num_duplicates, plan.num))
+    sampled = plan.annotator.get("splits", plan.splits)
+    copies = {copy for copy, _ in plan.copies}
+    open_places = [int(n) for n in drawn if n not in copies and plan.splits[n % len(plan.splits)] in sampled]
+    stored = open_places[: plan.num_stored]
     _write_responses(run, plan, ids, stored, silver)
     _write_silver(run, plan, ids, stored[: plan.num_annotated], silver)
     _write_checkpoint(run, plan)
@@ -94,9 +108,9 @@ def _write_corpus(run: Run, plan: Plan, rng: np.random.Generator, ids: list[str]
     halves = [table.slice(0, plan.num // 2), table.slice(plan.num // 2)]
     rejected = {"excluded": 7, "empty_text": 2}
     _write(run, "corpus", halves, "ingest", num_in=plan.num + 9, num_kept=plan.num, num_rejected=rejected)
-    copies = ids[: plan.num_duplicates]
+    copies = [(copy, len(ids) - 1) for copy in range(plan.num_duplicates)] + list(plan.copies)
     duplicates = pa.table(
-        {schema.RECORD_ID: copies, schema.DUPLICATE_OF: [ids[-1]] * len(copies)}, schema=schema.DUPLICATES
+        [[ids[copy] for copy, _ in copies], [ids[first] for _, first in copies]], schema=schema.DUPLICATES
     )
     _write(run, "duplicates", [duplicates], "ingest")
 

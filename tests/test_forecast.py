@@ -31,6 +31,7 @@ def make_pilot(num_corpus=10_000, num_annotated=1_000, num_steps=100, ray_second
         num_pilot_records=100,
         num_corpus=num_corpus,
         num_annotated=num_annotated,
+        num_annotatable=num_corpus,
         num_steps=num_steps,
         ray_seconds=ray_seconds,
         stages={name: Measured(**values) for name, values in stages.items()},

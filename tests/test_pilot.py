@@ -66,3 +66,17 @@ def test_the_small_corpus_comes_in_parts_for_every_label_actor(tmp_path):
     parts = pilot._corpus_parts(Run(recipe, run.task), pilot._with(run, 30))
     assert len(parts) == 4
     assert sum(part.num_rows for part in parts) == 390  # ten are duplicates
+
+
+def test_the_small_corpus_has_every_split_though_some_alone_are_annotated(tmp_path, monkeypatch):
+    monkeypatch.setattr(pilot, "_NUM_LABELLED", 120)
+    settings = {"splits": ("train",)}
+    run = write_run(tmp_path, Plan(num=400, splits=("train", "test"), num_annotated=100, annotator=settings))
+    few = pilot._with(run, 30)
+    pilot.draw_sample(few)
+    rows = pa.concat_tables(pilot._corpus_parts(run, few))
+    ids = rows[schema.RECORD_ID].to_pylist()
+    assert ids[:30] == few.table("sample").read()[schema.RECORD_ID].to_pylist()
+    assert len(ids) == len(set(ids)) == 120
+    assert set(rows[schema.SPLIT].to_pylist()[:30]) == {"train"}
+    assert 25 < rows[schema.SPLIT].to_pylist().count("test") < 65  # half of what is beside the annotated records

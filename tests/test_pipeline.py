@@ -161,3 +161,33 @@ def test_killed_in_every_stage_and_started_again_it_ends_with_the_same_tables(
     for name in TABLES:
         assert rows(run, name) == expected[name], name
     assert verify(run) == []
+
+
+def test_some_splits_are_annotated_and_gold_trained_on_in_another_copy_judges_nothing(models, tmp_path, monkeypatch):
+    folder = make_workplace(tmp_path / "films", models)
+    lines = (folder / "films.csv").read_text().splitlines()
+    lines = [f"{line},{'split' if n == 0 else ('test', 'train', 'extra')[n % 3]}" for n, line in enumerate(lines)]
+    # r0 (line 1) is of split train: a later test record gets its text; r2 (line 3) of test: a later train record does.
+    copies = {9: 1, 10: 3}
+    for copy, first in copies.items():
+        record_id, _, stars, split = lines[copy].split(",")
+        lines[copy] = ",".join([record_id, lines[first].split(",")[1], stars, split])
+    (folder / "films.csv").write_text("\n".join(lines) + "\n")
+    recipe = RECIPE.replace("gold_label: stars}", "gold_label: stars, split: split}")
+    recipe = recipe.replace("num_records: 100", "num_records: 50\n  splits: [extra]")
+    (folder / "recipe.yaml").write_text(recipe.replace("classifier: {", "classifier: {regime: combined, "))
+    finish(folder)
+    run = open_in(folder, monkeypatch)
+    assert verify(run) == []
+    split_of = {row["record_id"]: row["split"] for row in rows(run, "corpus")}
+    assert {split_of[row["record_id"]] for row in rows(run, "sample")} == {"extra"}
+    assert run.table("sample").require_manifest().counts["split.extra"] == 50
+    counts = run.table("checkpoint").require_manifest().counts
+    assert counts["num_silver_train"] + counts["num_silver_held_out"] == run.table("silver").require_manifest().num_kept
+    # Unseen: of split test, all but the two whose texts train has too; of extra, those that were not annotated.
+    seen = {row["record_id"] for row in rows(run, "sample")} | {row["record_id"] for row in rows(run, "duplicates")}
+    unseen = {record_id for record_id, split in split_of.items() if split != "train"} - seen - {"r2", "r8"}
+    report = run.table("report").require_manifest()
+    assert report.counts["num_unseen_gold"] == len(unseen)
+    text = Path(run.table("report").path("report.md")).read_text()
+    assert "50 records of split extra, drawn uniformly at random" in text

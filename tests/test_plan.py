@@ -1,6 +1,7 @@
 """``llambert plan`` as a user starts it, on tiny real models, and the run that follows."""
 
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +10,10 @@ import pytest
 from tiny_classifier import save_tiny_classifier
 from tiny_llm import save_tiny_llm
 
+from llambert.costs import load_prices
 from llambert.evaluation.report import report
-from llambert.forecast import STAGES, forecast, pilot_table, read_pilot
-from llambert.plan import plan_by_rates
+from llambert.forecast import STAGES, CurvePoint, Pilot, forecast, pilot_table, read_pilot
+from llambert.plan import Plan, advice_of, plan_by_rates, render
 from llambert.run import open_run
 from llambert.verify import verify
 
@@ -78,6 +80,52 @@ def test_a_plan_is_made_and_the_run_goes_on_from_its_pilot(planned, monkeypatch)
     assert verify(run) == []
     assert "Plan and fact" in Path(run.table("report").path("report.md")).read_text()
     assert report(run).upstream["plan"] == pilot.measured_at
+
+
+@pytest.mark.slow
+def test_a_plan_counts_the_records_that_can_be_annotated_and_learned_from(planned, monkeypatch):
+    folder, _ = planned
+    monkeypatch.chdir(folder)
+    lines = (folder / "films.csv").read_text().splitlines()
+    splits = ["split", *("test" if n % 4 == 0 else "extra" if n % 4 == 1 else "train" for n in range(NUM_ROWS))]
+    (folder / "split.csv").write_text("\n".join(f"{a},{b}" for a, b in zip(lines, splits, strict=True)) + "\n")
+    settings = ["corpus.path=split.csv", "corpus.columns.split=split", "annotator.num_records=240", "storage=split"]
+    options = ["--records", "120", *(word for setting in settings for word in ("--set", setting))]
+    refused = subprocess.run(
+        [sys.executable, ROOT / "jobs" / "plan.py", "recipe.yaml", *options, "--set", "annotator.splits=[test]"],
+        cwd=folder, capture_output=True, text=True, timeout=400,
+    )  # fmt: skip
+    assert refused.returncode == 2
+    assert "annotator.splits: classifier.regime silver learns from no record of split test" in refused.stderr
+    assert not list(folder.glob("split/responses/*/*.parquet"))
+    printed = job(folder, "plan", *options, "--set", "annotator.splits=[train,extra]", "--gain", "0.01")
+    pilot = read_pilot(open_run("recipe.yaml", [*settings, "annotator.splits=[train,extra]"]))
+    assert (pilot.num_corpus, pilot.num_annotated, pilot.num_annotatable) == (NUM_ROWS, 225, 225)
+    assert pilot.num_unlearned == 75
+    assert f"{pilot.num_unlearned} of the 225 records to annotate are of splits" in printed
+    assert 0.5 < pilot.learned_share < 0.8
+    assert len(pilot.curve[0].wrong) == 2 * (round(pilot.learned_share * 120) // 2)
+
+
+def test_advice_is_in_annotations_of_which_a_part_cannot_be_learned_from():
+    points = [CurvePoint(num_labels=num, wrong=[n < 400 / num**0.5 for n in range(400)]) for num in (20, 40, 80)]
+    pilot = {"num_pilot_records": 320, "num_corpus": 10**6, "num_annotated": 5_000, "num_steps": 1, "stages": {}}
+
+    def advised(share: float, num_annotatable: int = 10**6) -> str:
+        found = Pilot(**pilot, num_annotatable=num_annotatable, learned_share=share, curve=points)
+        return next(line for line in render(plan_of(found)) if line.startswith("Advised"))
+
+    whole, half = (int(re.search(r"annotations: ([\d,]+)", advised(s))[1].replace(",", "")) for s in (1.0, 0.5))
+    assert half == 2 * whole
+    assert "annotations: more than the 50 that are possible" in advised(1.0, 50)
+
+
+def plan_of(pilot: Pilot) -> Plan:
+    """The plan of a stored pilot: nothing is run."""
+    from test_forecast import make_recipe
+
+    advice = advice_of(pilot, 0.005)
+    return Plan(make_recipe(), pilot, forecast(make_recipe(), pilot), load_prices(), advice, 0.005)
 
 
 def test_rates_from_elsewhere_need_no_corpus_and_no_model(tmp_path):

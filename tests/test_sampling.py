@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llambert.sampling import IdSource, Selection, sampling_hashes, select
+from llambert.sampling import IdSource, Purpose, Selection, sampling_hashes, select
 
 IDS = [f"record-{i}" for i in range(2_000)]
 
@@ -28,6 +28,20 @@ def selected(ids: list[str], num: int, seed: int = 0, duplicates: list[str] = ()
 def test_hash_is_keyed_blake2b_of_the_id():
     expected = int.from_bytes(hashlib.blake2b(b"tt0111161", key=b"7", digest_size=8).digest(), "big")
     assert sampling_hashes(["tt0111161"], 7).tolist() == [expected]
+
+
+def test_the_annotation_sample_of_a_seed_is_what_it_always_was():
+    # Another hash would find none of the answers that were paid for.
+    assert sampling_hashes(["tt0111161", "é"], 0).tolist() == [8978761938928957710, 10627565055475572238]
+    assert selected(IDS, 5) == ["record-1744", "record-1953", "record-1815", "record-585", "record-1961"]
+
+
+@pytest.mark.parametrize("purpose", [one for one in Purpose if one is not Purpose.ANNOTATION])
+def test_what_another_purpose_draws_says_nothing_about_what_is_annotated(purpose):
+    for seed in range(5):
+        annotated = set(selected(IDS, 1_200, seed))
+        drawn = Selection.smallest(pa.array(IDS), 100, seed, purpose).record_ids.to_pylist()
+        assert abs(len(annotated & set(drawn)) - 60) < 4 * np.sqrt(100 * 0.6 * 0.4)
 
 
 @settings(max_examples=30, deadline=None)

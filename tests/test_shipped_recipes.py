@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from llambert.engines import check
+from llambert.experiments.recipe import load_experiment
 from llambert.recipe import load_recipe
+from llambert.splits import left_out
 from llambert.tasks import load_task
 
 RECIPES = Path(__file__).parents[1] / "jobs" / "recipes"
@@ -69,6 +71,35 @@ def test_every_cell_of_table_2_is_a_recipe_and_two_sets_named_in_its_comment(nam
     comment = path.read_text().partition("\nname:")[0]
     assert regime in comment
     assert model.rpartition("/")[2] in comment
+
+
+WITH_SPLITS = [*TABLE_1, "umls-regions-llama2-70b", "umls-functions-llama2-70b"]
+
+
+@pytest.mark.parametrize("name", WITH_SPLITS)
+def test_everything_that_a_recipe_annotates_is_learned_from(name):
+    recipe = load_recipe(RECIPES / f"{name}.yaml")
+    assert recipe.annotator.splits
+    assert not set(recipe.annotator.splits) & set(left_out(recipe))
+    assert "train" in recipe.annotator.splits
+
+
+@pytest.mark.parametrize("name", TABLE_1)
+def test_tables_1_and_2_can_be_made_of_one_set_of_answers(name):
+    comment = (RECIPES / f"{name}.yaml").read_text().partition("\nname:")[0]
+    (line,) = re.findall(r"^#   --set '(\S+)' --set (\S+)$", comment, re.MULTILINE)
+    recipe = load_recipe(RECIPES / f"{name}.yaml", list(line))
+    assert set(recipe.annotator.splits) == {"train", "extra", "test"}
+    assert recipe.annotator.num_records == 25_000 + 25_000 + 50_000
+
+
+@pytest.mark.parametrize(("name", "splits"), [("imdb-llms", ["test"]), ("reviews-llms", None)])
+def test_table_1_is_of_the_test_reviews(name, splits):
+    experiment = load_experiment(RECIPES / "experiments" / f"{name}.yaml")
+    for llm in experiment.llms.values():
+        recipe = load_recipe(RECIPES.parents[1] / llm.recipe, [*experiment.settings, *llm.settings])
+        assert recipe.annotator.splits == (splits and tuple(splits))
+        assert recipe.corpus.only == {}
 
 
 @pytest.mark.parametrize("name", TABLE_1)

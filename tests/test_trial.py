@@ -1,3 +1,4 @@
+import pyarrow as pa
 import pytest
 from tiny_llm import save_tiny_llm
 from typer.testing import CliRunner
@@ -5,6 +6,7 @@ from typer.testing import CliRunner
 from llambert import trial
 from llambert.cli import app
 from llambert.errors import InputError
+from llambert.sampling import Selection
 
 RECIPE = """
 name: films
@@ -45,12 +47,32 @@ def test_prompts_answers_and_labels_of_a_few_records_are_shown_and_nothing_is_wr
     assert sorted(folder.rglob("*")) == before
 
 
-def test_the_records_are_those_that_annotate_would_take_from_this_file(folder):
+def test_more_records_are_those_of_fewer_and_then_some(folder):
     chosen = trial.choose(str(folder / "score.yaml"), None, "text", None)
     few, more = (trial.first_records(chosen, num)["record_id"].to_pylist() for num in (3, 10))
     assert more[:3] == few
     assert len(set(more)) == 10
     assert "r40" not in trial.first_records(chosen, 100)["record_id"].to_pylist()  # no text, no record
+
+
+def test_the_records_are_drawn_independently_of_the_annotation_sample(folder):
+    # A prompt that is tuned on them would be tuned on the records that show how good it is.
+    num = 0
+    for seed in range(10):
+        chosen = trial.choose(str(folder / "score.yaml"), None, "text", [f"annotator.seed={seed}"])
+        everything = trial.first_records(chosen, 100)["record_id"].to_pylist()
+        annotated = Selection.smallest(pa.array(sorted(everything)), 20, seed).record_ids.to_pylist()
+        num += len(set(everything[:10]) & set(annotated))
+    assert abs(num - 50) < 4 * 100**0.5 / 2
+
+
+def test_only_splits_that_are_annotated_are_tried_and_a_wrong_one_is_refused(folder):
+    split = ["corpus.columns={text: body, record_id: id, split: stars}", "annotator.splits=[{}]"]
+    chosen = trial.choose(str(folder / "score.yaml"), None, "text", [split[0], split[1].format("positive")])
+    assert trial.first_records(chosen, 100).num_rows == 40
+    chosen = trial.choose(str(folder / "score.yaml"), None, "text", [split[0], split[1].format("good")])
+    with pytest.raises(InputError, match=r"annotator.splits: no record .* of split good; it has positive$"):
+        trial.first_records(chosen, 100)
 
 
 def test_prompts_can_be_seen_without_loading_a_model(folder):

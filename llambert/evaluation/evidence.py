@@ -1,6 +1,6 @@
 """A finished run's tables as aligned arrays, read part by part: what every figure of the report is computed from.
 
-Texts are read for their length and dropped; what is held of a record is some 40 bytes, and sorting takes as much
+Texts are read for their length and dropped; what is held of a record is some 50 bytes, and sorting takes as much
 again. Measured: 500,000 records, all with gold, in two parts: 3.5 s and 421 MiB for the whole report.
 """
 
@@ -20,6 +20,7 @@ from llambert import schema
 from llambert.errors import InputError
 from llambert.run import Run
 from llambert.run_directory import Manifest, TableDirectory
+from llambert.splits import TRAIN, is_sampled
 
 Mask = NDArray[np.bool_]
 Codes = NDArray[np.int16]
@@ -28,7 +29,6 @@ STAGE_TABLES = ("corpus", "responses", "silver", "checkpoint", "labels")
 TRAINING_RECORD = "training_record.json"
 _ORDER = ("corpus", "sample", "responses", "silver", "checkpoint", "labels")
 _GOLD_REGIMES = ("gold", "combined")
-_TRAIN_SPLIT = "train"
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,15 @@ class Records:
     num_chars: NDArray[np.int32]
     split: NDArray[np.int16]
     splits: list[str]
+    is_sampled: Mask
+    """Of the splits that the sample was drawn from."""
     is_annotated: Mask
     """In the sample the annotator was asked about, answered or not."""
     is_duplicate: Mask
     is_trained_on_gold: Mask
-    """Its gold label may have been learned from: no judge of the classifier any more."""
+    """The gold label of a record with this text may have been learned from: no judge of the classifier any more."""
+    is_seen: Mask
+    """A record with this text was annotated, shown to the annotator as a shot, or trained on with its gold label."""
 
     def __len__(self) -> int:
         return len(self.label)
@@ -59,8 +63,8 @@ class Records:
 
     @property
     def is_unseen(self) -> Mask:
-        """Judged, and neither the annotator nor the classifier's training saw the record."""
-        return self.is_judged & ~self.is_annotated & ~self.is_trained_on_gold
+        """Judged, and neither the annotator nor the classifier's training saw its text."""
+        return self.is_judged & ~self.is_seen
 
 
 @dataclass(frozen=True)
@@ -154,7 +158,8 @@ class _Rows:
 def _read_records(run: Run, categories: list[str], annotated: NDArray) -> tuple[Records, NDArray[np.uint64]]:
     """The corpus with its labels, and the id hashes of its annotated records in corpus order."""
     label_hashes, label_codes, scores = _read_labels(run, categories)
-    duplicates = _hashes_of(run.table("duplicates"))
+    duplicates, first_copies = _read_duplicates(run)
+    shots = pa.array(_shot_texts(run), pa.string())
     columns: dict[str, list[NDArray]] = {}
     splits: dict[str, int] = {}
     wanted = [schema.RECORD_ID, schema.TEXT, schema.SPLIT, schema.GOLD_LABEL]
@@ -164,6 +169,9 @@ def _read_records(run: Run, categories: list[str], annotated: NDArray) -> tuple[
         gold, has_gold = _codes(table[schema.GOLD_LABEL], categories)
         has_label, places = _find(label_hashes, hashes)
         is_annotated, _ = _find(annotated, hashes)
+        is_duplicate, copies = _find(duplicates, hashes)
+        is_trained = has_gold & np.asarray(pc.equal(table[schema.SPLIT], TRAIN)) & learns_gold
+        is_shot = np.asarray(pc.is_in(pc.utf8_trim_whitespace(table[schema.TEXT]), value_set=shots))
         part = {
             "gold": gold,
             "has_gold": has_gold,
@@ -172,15 +180,20 @@ def _read_records(run: Run, categories: list[str], annotated: NDArray) -> tuple[
             "score": scores[places] if len(scores) else np.zeros(len(hashes), np.float32),
             "num_chars": pc.utf8_length(table[schema.TEXT]).to_numpy().astype(np.int32),
             "split": _split_codes(table[schema.SPLIT], splits),
+            "is_sampled": np.asarray(is_sampled(run.recipe, table[schema.SPLIT])),
             "is_annotated": is_annotated,
-            "is_duplicate": _find(duplicates, hashes)[0],
-            "is_trained_on_gold": has_gold & np.asarray(pc.equal(table[schema.SPLIT], _TRAIN_SPLIT)) & learns_gold,
+            "is_duplicate": is_duplicate,
+            "is_trained_on_gold": is_trained,
+            "is_seen": is_annotated | is_trained | is_shot,
+            "first_copy": np.where(is_duplicate, first_copies[copies], hashes) if len(duplicates) else hashes,
         }
         for name, values in part.items():
             columns.setdefault(name, []).append(values)
         columns.setdefault("hashes", []).append(hashes[is_annotated])
     whole = {name: np.concatenate(parts) for name, parts in columns.items()}
-    annotated_hashes = whole.pop("hashes")
+    annotated_hashes, first_copy = whole.pop("hashes"), whole.pop("first_copy")
+    for name in ("is_trained_on_gold", "is_seen"):  # what is true of one copy of a text is true of all
+        whole[name] = np.isin(first_copy, first_copy[whole[name]])
     return Records(splits=list(splits), **whole), annotated_hashes
 
 
@@ -283,11 +296,23 @@ def _read_training_record(run: Run) -> dict[str, Any]:
     return json.loads(content)
 
 
-def _hashes_of(directory: TableDirectory) -> NDArray[np.uint64]:
-    """Id hashes of a whole table, in ascending order."""
-    found = [np.empty(0, np.uint64)]
-    found += [_hash_ids(table[schema.RECORD_ID]) for table in directory.iter_tables([schema.RECORD_ID])]
-    return np.sort(np.concatenate(found))
+def _read_duplicates(run: Run) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """Id hashes of all duplicates, in ascending order, and for each that of the first record with its text."""
+    hashes, first = [np.empty(0, np.uint64)], [np.empty(0, np.uint64)]
+    for table in run.table("duplicates").iter_tables([schema.RECORD_ID, schema.DUPLICATE_OF]):
+        hashes.append(_hash_ids(table[schema.RECORD_ID]))
+        first.append(_hash_ids(table[schema.DUPLICATE_OF]))
+    joined = np.concatenate(hashes)
+    order = np.argsort(joined)
+    return joined[order], np.concatenate(first)[order]
+
+
+def _shot_texts(run: Run) -> list[str]:
+    """Texts shown to the annotator with their answers: drawn from gold records, or the prompt's own."""
+    annotator = run.recipe.annotator
+    if annotator.gold_shots is not None:
+        return [text.strip() for text in run.table("shots").read([schema.TEXT])[schema.TEXT].to_pylist()]
+    return [shot.text.strip() for shot in run.task.prompt(annotator.prompt).shots[: annotator.num_shots]]
 
 
 def _hash_ids(ids: pa.ChunkedArray) -> NDArray[np.uint64]:

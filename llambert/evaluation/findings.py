@@ -9,6 +9,7 @@ from llambert.evaluation.quality import Quality
 from llambert.evaluation.suspects import Suspects
 from llambert.forecast import Pilot
 from llambert.run import Run
+from llambert.splits import named
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,12 @@ class Findings:
     suspects: Suspects
     pilot: Pilot | None
     """What a plan made before the run had measured."""
+
+    @property
+    def sampled(self) -> str:
+        """What the annotated sample stands for: ``the corpus``, or the splits it was drawn from."""
+        splits = self.run.recipe.annotator.splits
+        return "the corpus" if splits is None else named(splits)
 
 
 def answer(findings: Findings) -> list[str]:
@@ -46,13 +53,15 @@ def _trust(findings: Findings) -> str:
             f"measured on {accuracy.num:,} gold records that the LLM never saw."
         )
         if quality.silver is not None:
-            text += f" Of the LLM's own labels, {percent(quality.silver.accuracy.value)} are right."
+            where = "" if findings.run.recipe.annotator.splits is None else f", all of {findings.sampled},"
+            text += f" Of the LLM's own labels{where} {percent(quality.silver.accuracy.value)} are right."
         return text
     if quality.whole is not None:
         accuracy = quality.whole.accuracy
         return (
             f"About {round(100 * accuracy.value)} of 100 labels are right (95 % interval {interval(accuracy)}), but "
-            f"all {accuracy.num:,} gold records were annotated too: on others the share may be lower."
+            f"all {accuracy.num:,} gold records were annotated too or learned from: on others the share may "
+            "be lower."
         )
     return (
         "How many of these labels are right cannot be said: the corpus has no gold labels. A few hundred records, "

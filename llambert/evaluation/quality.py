@@ -2,7 +2,8 @@
 
 A figure that needs gold is None where there is none. Accuracies count each text once: records whose text an
 earlier record has are left out. Shares are of the corpus as it is, duplicates included. Gold labels that the
-classifier was trained on (regimes ``gold`` and ``combined``) judge it in ``whole`` alone.
+classifier was trained on (regimes ``gold`` and ``combined``), and those of records with the same text, judge it in
+``whole`` alone.
 """
 
 from collections import Counter
@@ -82,10 +83,10 @@ class PriorCorrection:
 
 @dataclass(frozen=True)
 class Drift:
-    """The annotated subset beside the whole corpus: a random subset differs by chance alone."""
+    """The annotated subset beside the splits it was drawn from: a random subset differs by chance alone."""
 
     label_shares: dict[str, tuple[Estimate, float]]
-    """Category -> (share among annotated records with its interval, share of the whole), by the classifier's label."""
+    """Category -> (share among annotated records with its interval, share of all), by the classifier's label."""
     chances: dict[str, float]
     """``labels``, ``scores``, ``text lengths`` -> how often chance alone makes a random subset differ from the other
     records at least as much: chi-squared of the labels, Kolmogorov-Smirnov of the others."""
@@ -106,6 +107,8 @@ class Quality:
     whole: Judged | None
     by_split: dict[str, Estimate]
     """Split -> accuracy on never-annotated records, where the corpus has more than one split."""
+    silver_by_split: dict[str, Estimate]
+    """Split -> accuracy of the silver labels, where the corpus has more than one split."""
     difference: Estimate | None
     """Classifier (never-annotated records) minus silver labels (annotated records)."""
     prior: PriorCorrection | None
@@ -136,7 +139,8 @@ def assess(evidence: Evidence) -> Quality:
         silver=silver,
         unseen=judged_unseen,
         whole=_judge_classifier(evidence, records.is_judged),
-        by_split=_by_split(evidence, unseen),
+        by_split=_by_split(evidence, np.flatnonzero(unseen), records.label[unseen]),
+        silver_by_split=_by_split(evidence, evidence.silver.row, evidence.silver.label),
         difference=independent_difference(judged_unseen.accuracy, silver.accuracy)
         if judged_unseen and silver
         else None,
@@ -180,15 +184,16 @@ def _judge(evidence: Evidence, gold: NDArray, given: NDArray, confidence: NDArra
     )
 
 
-def _by_split(evidence: Evidence, unseen: NDArray[np.bool_]) -> dict[str, Estimate]:
+def _by_split(evidence: Evidence, rows: NDArray[np.int64], labels: NDArray[np.int16]) -> dict[str, Estimate]:
+    """Accuracy of the labels given to these records, those without gold left out, split by split."""
     records = evidence.records
     if len(records.splits) < 2:
         return {}
     found = {}
     for code, name in enumerate(records.splits):
-        chosen = unseen & (records.split == code)
+        chosen = records.has_gold[rows] & (records.split[rows] == code)
         if chosen.any():
-            found[name] = accuracy(records.gold[chosen], records.label[chosen])
+            found[name] = accuracy(records.gold[rows[chosen]], labels[chosen])
     return found
 
 
@@ -259,7 +264,8 @@ def _rejected(evidence: Evidence) -> dict[str, tuple[int, dict[str, float]]]:
 
 def _drift(evidence: Evidence) -> Drift:
     records = evidence.records
-    annotated, labelled = records.is_annotated, records.has_label
+    annotated, sampled = records.is_annotated, records.is_sampled
+    labelled = records.has_label & sampled
     both = annotated & labelled
     label_shares = {}
     for code, category in enumerate(evidence.categories):
@@ -271,25 +277,25 @@ def _drift(evidence: Evidence) -> Drift:
         label_shares=label_shares,
         chances=_chances(records),
         mean_score=(_mean(records.score[both]), _mean(records.score[labelled])),
-        median_chars=(_median(records.num_chars[annotated]), _median(records.num_chars)),
-        mean_chars=(_mean(records.num_chars[annotated]), _mean(records.num_chars)),
+        median_chars=(_median(records.num_chars[annotated]), _median(records.num_chars[sampled])),
+        mean_chars=(_mean(records.num_chars[annotated]), _mean(records.num_chars[sampled])),
     )
 
 
 def _chances(records: Records) -> dict[str, float]:
-    """Empty where all records were annotated, or none."""
-    annotated, labelled = records.is_annotated, records.has_label
-    if not (annotated & labelled).any() or not (~annotated & labelled).any():
+    """Empty where all records of the sampled splits were annotated, or none."""
+    annotated, others = records.is_annotated, records.is_sampled & ~records.is_annotated
+    labelled = records.has_label
+    if not (annotated & labelled).any() or not (others & labelled).any():
         return {}
-    codes = np.unique(records.label[labelled])
+    codes = np.unique(records.label[labelled & records.is_sampled])
     counts = [
-        [int((records.label[of] == code).sum()) for code in codes]
-        for of in (annotated & labelled, ~annotated & labelled)
+        [int((records.label[of] == code).sum()) for code in codes] for of in (annotated & labelled, others & labelled)
     ]
     return {
         "labels": float(chi2_contingency(counts).pvalue),
-        "scores": float(ks_2samp(records.score[annotated & labelled], records.score[~annotated & labelled]).pvalue),
-        "text lengths": float(ks_2samp(records.num_chars[annotated], records.num_chars[~annotated]).pvalue),
+        "scores": float(ks_2samp(records.score[annotated & labelled], records.score[others & labelled]).pvalue),
+        "text lengths": float(ks_2samp(records.num_chars[annotated], records.num_chars[others]).pvalue),
     }
 
 

@@ -163,6 +163,8 @@ def _metric_rows(findings: Any) -> list[dict[str, Any]]:
                     add(of, metric, estimate.value, *estimate.bounds)
     for name, split_accuracy in quality.by_split.items():
         add(classifier, f"classifier_accuracy_unseen[{name}]", split_accuracy.value, *split_accuracy.bounds)
+    for name, split_accuracy in quality.silver_by_split.items():
+        add(annotator, f"silver_accuracy[{name}]", split_accuracy.value, *split_accuracy.bounds)
     if quality.difference is not None:
         add(classifier, "accuracy_difference", quality.difference.value, *quality.difference.bounds)
     if quality.prior is not None:

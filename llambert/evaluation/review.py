@@ -18,7 +18,8 @@ from llambert.errors import InputError
 from llambert.recipe import digest
 from llambert.run import Run
 from llambert.run_directory import Manifest, TableDirectory
-from llambert.sampling import sampling_hashes
+from llambert.sampling import Purpose, sampling_hashes
+from llambert.splits import TRAIN
 
 Reference = Literal["gold", "silver"]
 Order = Literal["random", "hardest"]
@@ -80,8 +81,8 @@ def draw(
 ) -> Sample:
     """Draw ``num`` disagreements and keep their key in the run; ``InputError`` where there is none.
 
-    ``random``: by hash of seed and record, so a larger sample holds the smaller. ``hardest``: those first about
-    which the classifier was least sure.
+    ``random``: by hash of seed and record, so a larger sample holds the smaller; independent of which records were
+    annotated. ``hardest``: those first about which the classifier was least sure.
     """
     if mixed in run.task.category_names:
         raise InputError(f"--mixed: {mixed!r} is a category of the task; choose another word")
@@ -89,10 +90,10 @@ def draw(
     table = _disagreements(run, reference, split)
     if not table.num_rows:
         raise InputError(f"no record of {run.table('labels').uri} disagrees with its {reference} label")
-    hashes = sampling_hashes(table[schema.RECORD_ID], seed)
+    hashes = sampling_hashes(table[schema.RECORD_ID], seed, Purpose.REVIEW)
     first = np.zeros(len(hashes)) if order == "random" else table[schema.SCORE].to_numpy()
     chosen = table.take(np.lexsort((hashes, first))[:num])
-    key = digest(run.fingerprints["labels"], run.fingerprints["corpus"], reference, order, seed, split)
+    key = digest(run.fingerprints["labels"], run.fingerprints["corpus"], Purpose.REVIEW, reference, order, seed, split)
     items = [f"{key}-{number:04d}" for number in range(1, chosen.num_rows + 1)]
     _store_key(run, key, chosen.append_column(ITEM, pa.array(items, pa.string())).select(KEY.names).cast(KEY))
     texts = chosen[schema.TEXT].to_pylist()
@@ -195,13 +196,18 @@ def _disagreements(run: Run, reference: Reference, split: str | None) -> pa.Tabl
 
 
 def _references(run: Run, reference: Reference, split: str | None) -> pa.Table:
-    """record_id, text and reference label of every record that has one and is no duplicate."""
+    """record_id, text and reference label of every record that has one and is no duplicate.
+
+    Gold labels that were learned from are no judges: records of split ``train`` are left out, unless that is asked for,
+    and so are records of other splits with the text of one of these.
+    """
     duplicates = run.table("duplicates").read([schema.RECORD_ID])[schema.RECORD_ID].combine_chunks()
     of_silver = None
     if reference == "silver":
         silver = run.table("silver").read([schema.RECORD_ID, schema.LABEL])
         of_silver = silver[schema.RECORD_ID].combine_chunks(), silver[schema.LABEL].combine_chunks()
     learned = reference == "gold" and run.recipe.classifier.regime in ("gold", "combined")
+    copied = _learned_in_another_copy(run) if learned else pa.array([], pa.string())
     found = []
     for part in run.table("corpus").iter_tables([schema.RECORD_ID, schema.TEXT, schema.SPLIT, schema.GOLD_LABEL]):
         label = part[schema.GOLD_LABEL]
@@ -210,11 +216,30 @@ def _references(run: Run, reference: Reference, split: str | None) -> pa.Table:
         kept = pc.and_(pc.is_valid(label), pc.invert(pc.is_in(part[schema.RECORD_ID], value_set=duplicates)))
         if split is not None:
             kept = pc.and_(kept, pc.equal(part[schema.SPLIT], split))
-        elif learned:  # gold labels that were learned from are no judges
-            kept = pc.and_(kept, pc.not_equal(part[schema.SPLIT], "train"))
+        elif learned:
+            kept = pc.and_(kept, pc.not_equal(part[schema.SPLIT], TRAIN))
+        kept = pc.and_(kept, pc.or_(pc.equal(part[schema.SPLIT], TRAIN), pc.invert(_is_in(part, copied))))
         columns = {schema.RECORD_ID: part[schema.RECORD_ID], schema.TEXT: part[schema.TEXT], "reference": label}
         found.append(pa.table(columns).filter(kept))
     return pa.concat_tables(found)
+
+
+def _learned_in_another_copy(run: Run) -> pa.Array:
+    """Ids of the records whose text a duplicate has that is of split ``train`` and has a gold label."""
+    found = [pa.array([], pa.string())]
+    for duplicates in run.table("duplicates").iter_tables():
+        learned = [pa.array([], pa.string())]
+        ids = duplicates[schema.RECORD_ID].combine_chunks()
+        for part in run.table("corpus").iter_tables([schema.RECORD_ID, schema.SPLIT, schema.GOLD_LABEL]):
+            is_learned = pc.and_(pc.equal(part[schema.SPLIT], TRAIN), pc.is_valid(part[schema.GOLD_LABEL]))
+            learned.append(part.filter(pc.and_(is_learned, _is_in(part, ids)))[schema.RECORD_ID].combine_chunks())
+        rows = duplicates.filter(_is_in(duplicates, pa.concat_arrays(learned)))
+        found.append(rows[schema.DUPLICATE_OF].combine_chunks())
+    return pa.concat_arrays(found)
+
+
+def _is_in(rows: pa.Table, ids: pa.Array) -> pa.ChunkedArray:
+    return pc.is_in(rows[schema.RECORD_ID], value_set=ids)
 
 
 # The key

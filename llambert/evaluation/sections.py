@@ -49,8 +49,8 @@ def _asked(findings: Findings) -> Section:
     blocks: list[Block] = [
         run.task.question,
         Table(["category", "answer words"], words, left=frozenset({1})),
-        f"{annotator.num_records:,} records drawn uniformly at random (seed {annotator.seed}) were given to "
-        f"{', '.join(answers.models) or annotator.model}: engine {annotator.engine}, mode {annotator.mode}.",
+        f"{answers.num:,} records of {findings.sampled}, drawn {_how_drawn(findings)} (seed {annotator.seed}), were "
+        f"given to {', '.join(answers.models) or annotator.model}: engine {annotator.engine}, mode {annotator.mode}.",
     ]
     if answers.prompt is not None:
         blocks += ["One prompt, as the model read it:", Verbatim(answers.prompt)]
@@ -58,6 +58,18 @@ def _asked(findings: Findings) -> Section:
             ["Its response:", Verbatim(answers.response)] if answers.response is not None else ["It had no response."]
         )
     return Section("What was asked", blocks)
+
+
+def _how_drawn(findings: Findings) -> str:
+    column = findings.run.recipe.annotator.stratify_by
+    return "uniformly at random" if column is None else f"at random with the shares of each {column}"
+
+
+def _of_some_splits(findings: Findings, what: str) -> list[Block]:
+    """A sentence where the sample is not of the whole corpus: what its figures apply to."""
+    if findings.run.recipe.annotator.splits is None:
+        return []
+    return [f"The LLM annotated records of {findings.sampled} alone: {what}"]
 
 
 def _counts(findings: Findings) -> Section:
@@ -120,12 +132,14 @@ def _accuracy(findings: Findings) -> Section:
         _estimate_row("classifier (never annotated) minus silver labels", quality.difference, points),
         _estimate_row("agreement of classifier and silver labels (proves neither)", quality.agreement),
     ]
+    rows += [_estimate_row(f"silver labels, split {name}", value) for name, value in quality.silver_by_split.items()]
     rows += [_estimate_row(f"split {name}, records never annotated", value) for name, value in quality.by_split.items()]
     blocks: list[Block] = [
         Table(["share that is right", "value", "95 % interval", "records"], rows),
-        "Records never annotated exclude those whose gold label the classifier was trained on, if it was. Texts that "
-        "stand several times count once. Intervals: Wilson score for shares, Newcombe's hybrid score for the "
-        "difference (percentage points).",
+        "Records never annotated exclude shots shown to the annotator, records whose gold label the classifier was "
+        "trained on, and every record with the text of one of these. Duplicate texts count once. Intervals: Wilson "
+        "score for shares, Newcombe's hybrid score for the difference (percentage points).",
+        *_of_some_splits(findings, "the accuracy of the silver labels is that on these splits, not on the corpus."),
     ]
     if quality.unseen is None:
         blocks.insert(0, f"Accuracy {NEEDS_GOLD} on records that were not annotated; agreement alone does not show it.")
@@ -254,7 +268,8 @@ def _shares(findings: Findings) -> Section:
             f"Corrected by {corrected.num:,} gold records with prediction-powered inference (Angelopoulos et al. 2023, "
             "power-tuned); valid if these records are a random sample of the corpus."
         )
-    return Section("How much of the corpus each category is", [Table(header, rows), note])
+    of_splits = _of_some_splits(findings, "shares among silver labels are of these splits, the others of the corpus.")
+    return Section("How much of the corpus each category is", [Table(header, rows), note, *of_splits])
 
 
 def _drift(findings: Findings) -> Section:
@@ -268,8 +283,10 @@ def _drift(findings: Findings) -> Section:
         ["median text length (characters)", f"{drift.median_chars[0]:,.0f}", "", f"{drift.median_chars[1]:,.0f}"],
         ["mean text length (characters)", f"{drift.mean_chars[0]:,.1f}", "", f"{drift.mean_chars[1]:,.1f}"],
     ]
-    header = ["", "annotated subset", "95 % interval", "whole corpus"]
-    return Section("The annotated subset beside the corpus", [Table(header, rows), _verdict(drift)])
+    splits = findings.run.recipe.annotator.splits
+    header = ["", "annotated subset", "95 % interval", "whole corpus" if splits is None else findings.sampled]
+    of_splits = _of_some_splits(findings, "it is compared with these splits; of the others it says nothing.")
+    return Section("The annotated subset beside the corpus", [Table(header, rows), _verdict(drift), *of_splits])
 
 
 def _verdict(drift: Drift) -> str:

@@ -47,9 +47,11 @@ def find_suspects(run: Run, evidence: Evidence) -> Suspects:
     rows = silver.row[order]
     names = np.array(evidence.categories, dtype=object)
     texts = run.table("silver").read([schema.RECORD_ID, schema.TEXT, schema.LABEL]).take(order)
-    with_gold = records.has_gold[rows]
+    # What was trained on with gold says by itself which silver labels are wrong.
+    is_open = records.has_gold & ~records.is_trained_on_gold
+    with_gold = is_open[rows]
     wrong = (records.gold[rows] != silver.label[order])[with_gold]
-    judged = records.has_gold[silver.row] & has_label
+    judged = is_open[silver.row] & has_label
     all_wrong = (records.gold[silver.row] != silver.label)[judged]
     counts = np.bincount(silver.label[order], minlength=len(names))
     return Suspects(

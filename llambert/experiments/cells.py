@@ -22,6 +22,7 @@ from llambert.experiments.sources import Labels
 from llambert.recipe import ClassifierRecipe, GoldPhase, digest, result_fields
 from llambert.reference import content_identity
 from llambert.run_directory import create_whole, open_filesystem, remove_temporaries, write_whole
+from llambert.sampling import Purpose
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ def create_cell(recipe: ClassifierRecipe, labels: Labels) -> Cell:
             {**result_fields(plain), "model": content_identity(recipe.model, recipe.revision)},
             labels.categories,
             [labels.identities[name] for name in [*learned, "test"]],
+            *([Purpose.GOLD_TRAINING] if "gold" in learned else []),
         ),
         starts_from=create_cell(_first_phase(plain, silver), labels) if plain.regime == "combined" else None,
     )

@@ -40,14 +40,14 @@ def _trainings(experiment: Trainings) -> str:
     try:
         run_cells([place.cell for place in wanted], labels, store, experiment)
     finally:
-        page = _write(experiment, wanted, store)
+        page = _write(experiment, wanted, store, labels.num_seen)
     return page
 
 
-def _write(experiment: Trainings, wanted: list[Place], store: CellStore) -> str:
+def _write(experiment: Trainings, wanted: list[Place], store: CellStore, num_seen: int) -> str:
     stored = {place.cell.fingerprint: store.get(place.cell) for place in wanted}
     found = [(place, cell) for place in wanted if (cell := stored[place.cell.fingerprint]) is not None]
-    results = Results(found, len(wanted))
+    results = Results(found, len(wanted), num_seen)
     drawn = figure(experiment, results)
     page = pages.page(experiment, results, findings(experiment, results), "figure.svg" if drawn else None)
     write_results(experiment, page, metrics_table(results, experiment), drawn)

@@ -33,6 +33,11 @@ def page(experiment: Trainings, results: Results, found: Sequence[Finding], figu
         *_tables(experiment, results),
         "",
     ]
+    if results.num_seen:
+        lines += [
+            f"{results.num_seen:,} test records were left out: their text or ID is among the records to learn from.",
+            "",
+        ]
     if figure:
         lines += [f"![{experiment.name}]({figure})", ""]
     lines += ["## What the paper says, and what came out", ""]

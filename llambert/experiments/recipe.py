@@ -27,7 +27,8 @@ class LabelledData(Section):
     """What is learned from and judged by: three files, or the directory of a finished run.
 
     Of a run: its silver labels; as gold, the gold labels of split ``train``, or without splits those of the
-    annotated records; as test, those of split ``test``, or without splits those of records never annotated.
+    annotated records; as test, those of split ``test``, or without splits those of records never annotated. Test
+    records whose id or text is among the silver or gold records that can be learned from are left out and counted.
     """
 
     folder: str = "."
@@ -37,7 +38,7 @@ class LabelledData(Section):
     test: Source | None = None
     run: str | None = None
     num_test: PositiveInt | None = None
-    """The first so many test records by sampling hash; null: all."""
+    """So many test records, drawn by hash: nested subsets, independent of which records were annotated; null: all."""
     categories: tuple[str, ...] = ()
     """Empty: the labels that occur, in alphabetical order."""
 

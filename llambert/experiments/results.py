@@ -29,10 +29,14 @@ With a seed the bounds are over the test records, without one over the seeds."""
 
 @dataclass(frozen=True)
 class Results:
-    """The stored cells of an experiment. ``found``: its places with what is stored of them."""
+    """The stored cells of an experiment. ``found``: its places with what is stored of them.
+
+    ``num_seen``: test records that were left out because they, or their texts, are among those to learn from.
+    """
 
     found: list[tuple[Place, Stored]]
     num_places: int
+    num_seen: int = 0
 
     def by_seed(self, row: str, column: Column) -> dict[int, float]:
         """Accuracy of one place of the table, for each seed that is stored."""

@@ -17,7 +17,8 @@ from llambert.errors import InputError
 from llambert.experiments.recipe import LabelledData, Source
 from llambert.recipe import CorpusRecipe
 from llambert.run import Run, open_run
-from llambert.sampling import sampling_hashes
+from llambert.sampling import Purpose, sampling_hashes
+from llambert.splits import TEST, TRAIN, not_learned
 from llambert.training.records import TrainingSet
 
 _COLUMNS = [schema.RECORD_ID, schema.TEXT, schema.SPLIT, schema.GOLD_LABEL]
@@ -28,13 +29,15 @@ class Labels:
     """What trainings learn from and are judged by.
 
     ``silver`` has the columns of ``schema.SILVER`` and a split, which may be null; ``gold`` and ``test`` those
-    of a corpus, with a gold label on every record. Either of the first two may be absent.
+    of a corpus, with a gold label on every record. Either of the first two may be absent. ``num_seen``: test records
+    that were left out, because they or their texts are among the records to learn from.
     """
 
     categories: list[str]
     silver: pa.Table | None
     gold: pa.Table | None
     test: pa.Table
+    num_seen: int = 0
 
     @cached_property
     def test_records(self) -> TrainingSet:
@@ -55,8 +58,8 @@ class Labels:
         """The silver records that a regime learns from: never split ``test``, ``silver`` without ``extra`` too."""
         if self.silver is None:
             raise InputError(f"data.silver: regime {regime} needs silver labels, and none are named")
-        left_out = ["test", "extra"] if regime == "silver" else ["test"]
-        return self.silver.filter(pc.invert(pc.is_in(self.silver[schema.SPLIT], pa.array(left_out))))
+        left_out = pa.array(not_learned(regime), pa.string())
+        return self.silver.filter(pc.invert(pc.is_in(self.silver[schema.SPLIT], left_out)))
 
     def gold_train(self) -> pa.Table:
         """The gold records that may be learned from."""
@@ -78,7 +81,9 @@ class Labels:
 def read_labels(data: LabelledData) -> Labels:
     """Read what the experiment names; ``InputError`` if it cannot be read or judged by."""
     silver, gold, test, known = _of_run(data.run) if data.run is not None else _of_files(data)
-    test = test.take(_sampling_order(test)[: data.num_test])
+    unseen = _unseen(test, silver, gold)
+    num_seen = test.num_rows - unseen.num_rows
+    test = unseen.take(_in_test_order(unseen)[: data.num_test])
     found = {
         label
         for table, column in ((silver, schema.LABEL), (gold, schema.GOLD_LABEL), (test, schema.GOLD_LABEL))
@@ -91,8 +96,11 @@ def read_labels(data: LabelledData) -> Labels:
     if len(categories) < 2:
         raise InputError(f"data: all labels are {', '.join(categories)!r}; there is nothing to tell apart")
     if test.num_rows == 0:
-        raise InputError("data: no record to judge by; a test record needs a text and a gold label")
-    return Labels(categories, silver, gold, test)
+        raise InputError(
+            "data: no record to judge by; a test record needs a text, which is not learned from, and a gold label"
+            + (f" ({num_seen:,} test records have the text or the id of a silver or gold record)" if num_seen else "")
+        )
+    return Labels(categories, silver, gold, test, num_seen)
 
 
 def read_columns(path: str, columns: list[str]) -> pa.Table:
@@ -105,6 +113,17 @@ def read_columns(path: str, columns: list[str]) -> pa.Table:
                 raise InputError(f"{file.uri}:{bad['line']}: {bad['reject_reason']}: {bad['text']!r:.200}")
             tables.append(rows.records)
     return pa.concat_tables(tables)
+
+
+def _unseen(test: pa.Table, silver: pa.Table | None, gold: pa.Table | None) -> pa.Table:
+    """The test records of which neither id nor text is among the records that any training may learn from."""
+    learned = [] if gold is None else [gold]
+    if silver is not None:
+        learned.append(silver.filter(pc.invert(pc.is_in(silver[schema.SPLIT], pa.array([TEST])))))
+    for column in (schema.RECORD_ID, schema.TEXT):
+        for table in learned:
+            test = test.filter(pc.invert(pc.is_in(test[column], table[column].combine_chunks())))
+    return test
 
 
 def _of_files(data: LabelledData) -> tuple[pa.Table | None, pa.Table | None, pa.Table, list[str]]:
@@ -143,13 +162,15 @@ def _of_run(folder: str) -> tuple[pa.Table, pa.Table, pa.Table, list[str]]:
     run = open_run(str(Path(folder, "recipe.yaml")), [f"storage={folder}"])
     silver = run.table("silver").read()
     corpus = _gold_records(run)
-    ids = silver[schema.RECORD_ID].combine_chunks()
     if run.recipe.corpus.columns.split is not None:
         split = corpus[schema.SPLIT]
-        gold, test = corpus.filter(pc.equal(split, "train")), corpus.filter(pc.equal(split, "test"))
+        gold, test = corpus.filter(pc.equal(split, TRAIN)), corpus.filter(pc.equal(split, TEST))
     else:
-        annotated = pc.is_in(corpus[schema.RECORD_ID], ids)
+        annotated = _is_of(corpus, silver)
         gold, test = corpus.filter(annotated), corpus.filter(pc.invert(annotated))
+        test = test.filter(pc.invert(_is_of(test, run.table("rejects").read([schema.RECORD_ID]))))
+    if run.recipe.annotator.gold_shots is not None:
+        test = test.filter(pc.invert(_is_of(test, run.table("shots").read([schema.RECORD_ID]))))
     return _with_split(silver, run), gold, test, run.task.category_names
 
 
@@ -178,8 +199,12 @@ def _with_split(silver: pa.Table, run: Run) -> pa.Table:
     return silver.append_column(schema.SPLIT, named[schema.SPLIT].combine_chunks().take(place))
 
 
-def _sampling_order(table: pa.Table) -> np.ndarray:
-    return sampling_hashes(table[schema.RECORD_ID], 0).argsort(kind="stable")
+def _is_of(table: pa.Table, other: pa.Table) -> pa.ChunkedArray:
+    return pc.is_in(table[schema.RECORD_ID], other[schema.RECORD_ID].combine_chunks())
+
+
+def _in_test_order(table: pa.Table) -> np.ndarray:
+    return sampling_hashes(table[schema.RECORD_ID], 0, Purpose.TEST).argsort(kind="stable")
 
 
 def _identity(table: pa.Table) -> str:

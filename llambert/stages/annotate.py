@@ -22,7 +22,7 @@ from llambert.stages.parts import Outcome, Pool, Span, run_units
 from llambert.stages.progress_file import ProgressFile
 from llambert.stages.ranks import is_part_name, part_name, ranks
 from llambert.stages.replica_metrics import ReplicaMetrics
-from llambert.stages.sample import draw_sample, prompted_task
+from llambert.stages.sample import draw_sample, prompted_task, warn_of_unlearned
 
 _BUSY = "busy_milliseconds"  # in the counts of each part, so that a kill loses none of it
 _CONTENT_FREE = {"content_free": True}  # the unit of work beside the ranges of ranks
@@ -47,6 +47,7 @@ def annotate(run: Run) -> Manifest:
     sample = draw_sample(run)
     if manifest and manifest.num_in >= sample.num_kept and not wants_content_free:
         return manifest
+    warn_of_unlearned(run, sample)
     names, missing = _cover(responses.part_names(), sample.num_kept, annotator.records_per_part)
     work = _Work(responses, [responses.committed_part(name) for name in names], sample.num_kept)
     units = [{"start": start, "end": end} for start, end in missing]

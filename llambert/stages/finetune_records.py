@@ -3,15 +3,16 @@
 Driver and workers read the same tables and come to the same sets.
 """
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from llambert import schema
+from llambert.errors import InputError
 from llambert.run import Run
+from llambert.splits import TRAIN, left_out, named
 from llambert.training.loop import Phase
 from llambert.training.records import Selected, select_gold, select_silver
-
-TEST_SPLIT, EXTRA_SPLIT, TRAIN_SPLIT = "test", "extra", "train"
 
 
 def upstream(regime: str) -> tuple[str, ...]:
@@ -21,42 +22,80 @@ def upstream(regime: str) -> tuple[str, ...]:
 
 def select(run: Run) -> dict[str, Selected]:
     """Phase name -> its records. Gold labels are read only if the regime trains on them."""
-    recipe, categories = run.recipe.classifier, run.task.category_names
+    recipe = run.recipe.classifier
     if recipe.regime == "gold":
-        return {"gold": select_gold(_gold_rows(run), categories, recipe, recipe.num_records)}
+        return {"gold": _select_gold(run, recipe.num_records)}
     selected = {"silver": _select_silver(run)}
     if recipe.regime == "combined":
-        selected["gold"] = select_gold(_gold_rows(run), categories, recipe, recipe.gold.num_records)
+        selected["gold"] = _select_gold(run, recipe.gold.num_records)
     return selected
 
 
 def _select_silver(run: Run) -> Selected:
-    """The silver records of the regime's splits; in a corpus without splits, all of them."""
-    recipe = run.recipe.classifier
-    silver = run.table("silver").read()
-    num_in = silver.num_rows
-    if run.recipe.corpus.columns.split is not None and num_in:
-        left_out = [TEST_SPLIT, EXTRA_SPLIT] if recipe.regime == "silver" else [TEST_SPLIT]
-        ids = silver[schema.RECORD_ID].combine_chunks()
-        excluded: list[pa.Array] = []
-        for part in run.table("corpus").iter_tables([schema.RECORD_ID, schema.SPLIT]):
-            out = pc.is_in(part[schema.SPLIT], pa.array(left_out))
-            found = part[schema.RECORD_ID].filter(out)
-            excluded.append(found.filter(pc.is_in(found, ids)).combine_chunks())
-        silver = silver.filter(pc.invert(pc.is_in(silver[schema.RECORD_ID], pa.concat_arrays(excluded))))
-    selected = select_silver(silver, run.task.category_names, recipe)
-    others = {"other_split": num_in - silver.num_rows} if num_in > silver.num_rows else {}
-    return Selected(selected.train, selected.held_out, num_in, selected.num_left_out | others)
+    silver, num_others = silver_rows(run)
+    selected = select_silver(silver, run.task.category_names, run.recipe.classifier)
+    others = {"other_split": num_others} if num_others else {}
+    return Selected(selected.train, selected.held_out, silver.num_rows + num_others, selected.num_left_out | others)
 
 
-def _gold_rows(run: Run) -> pa.Table:
-    """Corpus records of split ``train`` that have a gold label."""
+def silver_rows(run: Run) -> tuple[pa.Table, int]:
+    """The silver records of the splits that the regime learns from, and how many there are of others.
+
+    ``InputError`` where all are of others.
+    """
+    silver, unwanted = run.table("silver").read(), left_out(run.recipe)
+    if not unwanted or not silver.num_rows:
+        return silver, 0
+    ids = silver[schema.RECORD_ID].combine_chunks()
+    excluded: list[pa.Array] = []
+    for part in run.table("corpus").iter_tables([schema.RECORD_ID, schema.SPLIT]):
+        found = part[schema.RECORD_ID].filter(pc.is_in(part[schema.SPLIT], pa.array(unwanted)))
+        excluded.append(found.filter(pc.is_in(found, ids)).combine_chunks())
+    kept = silver.filter(pc.invert(pc.is_in(ids, pa.concat_arrays(excluded))))
+    if not kept.num_rows:
+        raise InputError(
+            f"classifier.regime: {run.recipe.classifier.regime} does not learn from {named(unwanted)}, and all "
+            f"{silver.num_rows:,} silver records are of these; annotator.splits says which splits are annotated"
+        )
+    return kept, silver.num_rows - kept.num_rows
+
+
+def _select_gold(run: Run, num: int | None) -> Selected:
+    rows, num_duplicates = _gold_rows(run)
+    selected = select_gold(rows, run.task.category_names, run.recipe.classifier, num)
+    duplicates = {"duplicate": num_duplicates} if num_duplicates else {}
+    return Selected(
+        selected.train, selected.held_out, rows.num_rows + num_duplicates, selected.num_left_out | duplicates
+    )
+
+
+def _gold_rows(run: Run) -> tuple[pa.Table, int]:
+    """Corpus records of split ``train`` that have a gold label, each text once, and how many duplicates are left out.
+
+    So what is held out was not trained on in another copy. A record whose text only another split has too stays: it is
+    the figures on that split that leave the text out.
+    """
     columns = [schema.RECORD_ID, schema.TEXT, schema.GOLD_LABEL]
     found = [schema.CORPUS.empty_table().select(columns)]
     for part in run.table("corpus").iter_tables([*columns, schema.SPLIT]):
-        wanted = pc.and_(pc.equal(part[schema.SPLIT], TRAIN_SPLIT), pc.is_valid(part[schema.GOLD_LABEL]))
+        wanted = pc.and_(pc.equal(part[schema.SPLIT], TRAIN), pc.is_valid(part[schema.GOLD_LABEL]))
         found.append(part.filter(wanted).select(columns).cast(found[0].schema))
-    return pa.concat_tables(found)
+    rows = pa.concat_tables(found)
+    first_of_each = np.sort(np.unique(_first_copies(run, rows[schema.RECORD_ID]), return_index=True)[1])
+    return rows.take(pa.array(first_of_each)), rows.num_rows - len(first_of_each)
+
+
+def _first_copies(run: Run, ids: pa.ChunkedArray) -> np.ndarray:
+    """For each record the id of the first record with its text: its own, where it is no duplicate."""
+    first = np.array(ids.to_pylist(), dtype=object)
+    duplicates = run.table("duplicates")
+    if duplicates.read_manifest() is None:  # a corpus that ingest did not write
+        return first
+    for part in duplicates.iter_tables():
+        place = pc.index_in(ids, value_set=part[schema.RECORD_ID].combine_chunks())
+        known = pc.is_valid(place).to_numpy()
+        first[known] = part[schema.DUPLICATE_OF].take(place.drop_null()).to_pylist()
+    return first
 
 
 def phases(run: Run, selected: dict[str, Selected]) -> list[Phase]:

@@ -1,4 +1,4 @@
-"""Learning curve: a few classifiers, each trained as the recipe says on fewer of the silver records than the next."""
+"""Learning curve: a few classifiers, each trained as the recipe says on fewer of its silver records than the next."""
 
 from typing import Any
 
@@ -8,6 +8,7 @@ import torch
 import transformers
 
 from llambert.run import Run
+from llambert.stages.finetune_records import silver_rows
 from llambert.stages.parts import connect
 from llambert.training.loop import FineTuning, Phase
 from llambert.training.model import load_encoder
@@ -20,8 +21,9 @@ _MIN_LABELS = 8
 def learning_curve(run: Run) -> dict[int, list[bool]]:
     """Number of labels learned from -> of every silver record, whether a classifier that had not seen it was wrong.
 
-    The silver records are halved; each half judges the classifiers that learned from a quarter, a half and all of
-    the other. Wrong means unlike the silver label: no gold is read. Empty where there are too few records.
+    The silver records of the splits that the regime learns from are halved; each half judges the classifiers that
+    learned from a quarter, a half and all of the other. Wrong means unlike the silver label: no gold is read. Empty
+    where there are too few records.
     """
     recipe = run.recipe.classifier
     connect()
@@ -37,7 +39,7 @@ def _train_and_judge(run: Run) -> dict[int, list[bool]]:
     transformers.logging.disable_progress_bar()
     torch.set_num_threads(max(1, int(recipe.cpus_per_worker)))
     categories = run.task.category_names
-    records = select_silver(run.table("silver").read(), categories, recipe).train
+    records = select_silver(silver_rows(run)[0], categories, recipe).train
     num_half = len(records) // 2
     sizes = [round(share * num_half) for share in _SHARES]
     if sizes[0] < _MIN_LABELS:

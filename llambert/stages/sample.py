@@ -7,9 +7,12 @@ wants n records of a table that holds more takes the first n. Gold labels are re
 import logging
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -18,7 +21,8 @@ from llambert.errors import InputError
 from llambert.prompts import Shot
 from llambert.run import Run
 from llambert.run_directory import Manifest, Part, TableDirectory
-from llambert.sampling import IdSource, Selection, select, select_stratified
+from llambert.sampling import IdSource, Purpose, Selection, sampling_hashes, select, select_stratified
+from llambert.splits import TEST, TRAIN, is_sampled, left_out
 from llambert.stages.ranks import part_name
 from llambert.tasks import Task
 
@@ -33,30 +37,33 @@ logger = logging.getLogger(__name__)
 def draw_sample(run: Run) -> Manifest:
     """Write the ``sample`` table (record_id, text) in sampling order; skipped when complete.
 
-    Duplicates and gold shots are left out. Where fewer records are eligible than ``annotator.num_records``, all
-    are taken and the difference stands in the manifest's counts as ``num_short``. Driver memory: the sample's ids
-    and hashes, one part of the corpus, and a window of texts (``_MAX_WINDOWS``), and of a stratified sample the
-    ids of all duplicates; two passes over the corpus, the first of which reads ids alone, at about a million a
-    second.
+    Duplicates, gold shots and records of other splits than ``annotator.splits`` are left out. Where fewer records are
+    eligible than ``annotator.num_records``, all are taken and the manifest's counts have the difference as
+    ``num_short``. ``split.<name>`` counts the sampled records of each split, if the corpus has splits. Driver memory:
+    the sample's ids and hashes, one part of the corpus, a window of texts (``_MAX_WINDOWS``); the ids of all
+    duplicates if the sample is stratified, eight bytes a duplicate if it is of some splits. Two passes over the
+    corpus, the first of which reads ids alone, at about a million a second; one more if the sample is of some splits.
     """
     table = run.table("sample")
     if manifest := table.read_manifest():
         return manifest
     started = time.monotonic()
     annotator = run.recipe.annotator
-    shots = draw_shots(run).num_kept if annotator.gold_shots else 0
-    selection = _select(run)
+    eligible = _count_eligible(run)
+    selection = _select(run, eligible)
     num_selected = len(selection)
     if num_selected < annotator.num_records:
-        logger.warning("annotator.num_records: %d asked for, %d are there", annotator.num_records, num_selected)
-    parts = list(_write_sample(run, selection))
-    num_records = run.table("corpus").require_manifest().num_kept
-    num_duplicates = run.table("duplicates").require_manifest().num_kept
+        logger.warning(
+            "annotator.num_records: only %d of %d records can be annotated", num_selected, annotator.num_records
+        )
+    parts, per_split = _write_sample(run, selection)
     rejected = {
-        "duplicate": num_duplicates,
-        "shot": shots,
-        "not_sampled": num_records - num_duplicates - shots - num_selected,
+        "other_split": eligible.num_other_split,
+        "duplicate": eligible.num_duplicates,
+        "shot": eligible.num_shots,
+        "not_sampled": eligible.num - num_selected,
     }
+    of_splits = {"splits": list(annotator.splits)} if annotator.splits is not None else {}
     return table.write_manifest(
         Manifest(
             stage="sample",
@@ -66,29 +73,109 @@ def draw_sample(run: Run) -> Manifest:
                 "num_records": annotator.num_records,
                 "seed": annotator.seed,
                 "stratify_by": annotator.stratify_by,
+                **of_splits,
             },
-            num_in=num_records,
+            num_in=run.table("corpus").require_manifest().num_kept,
             num_kept=num_selected,
-            num_rejected={reason: num for reason, num in rejected.items() if num or reason != "shot"},
-            counts={"num_short": annotator.num_records - num_selected},
+            num_rejected={name: num for name, num in rejected.items() if num or name in ("duplicate", "not_sampled")},
+            counts={"num_short": annotator.num_records - num_selected, **per_split},
             wall_seconds=time.monotonic() - started,
             parts=parts,
         )
     )
 
 
-def _select(run: Run) -> Selection:
-    annotator = run.recipe.annotator
-    apart = [run.table("duplicates")] + ([run.table("shots")] if annotator.gold_shots else [])
+def warn_of_unlearned(run: Run, sample: Manifest) -> None:
+    """Warn where the recipe's regime does not learn from all records of a sample that is about to be annotated."""
+    regime, unwanted = run.recipe.classifier.regime, left_out(run.recipe)
+    if regime == "gold":
+        logger.warning(
+            "classifier.regime gold learns from none of the %d records to be annotated: they only show how good the "
+            "annotator is",
+            sample.num_kept,
+        )
+    if lost := {name: sample.counts[f"split.{name}"] for name in unwanted if sample.counts.get(f"split.{name}")}:
+        logger.warning(
+            "annotator.splits: %d of %d records to be annotated (%.0f %%) are of splits that classifier.regime %s does "
+            "not learn from: %s; set annotator.splits to annotate others",
+            sum(lost.values()),
+            sample.num_kept,
+            100 * sum(lost.values()) / sample.num_kept,
+            regime,
+            ", ".join(f"{num} {name}" for name, num in lost.items()),
+        )
+
+
+@dataclass(frozen=True)
+class _Eligible:
+    """How many records can be annotated, and how many cannot, by the first reason that holds."""
+
+    num: int
+    num_other_split: int
+    num_duplicates: int
+    num_shots: int
+
+
+def _count_eligible(run: Run) -> _Eligible:
+    """Draws the gold shots, if the recipe has any; ``InputError`` where a split that is to be annotated is unknown."""
+    annotator, corpus = run.recipe.annotator, run.table("corpus")
+    num_in = corpus.require_manifest().num_kept
+    if annotator.splits is None:
+        num_duplicates = run.table("duplicates").require_manifest().num_kept
+        num_shots = draw_shots(run).num_kept if annotator.gold_shots else 0
+        return _Eligible(num_in - num_duplicates - num_shots, 0, num_duplicates, num_shots)
+    per_split: Counter[str] = Counter()
+    for part in corpus.iter_tables([schema.SPLIT]):
+        per_split.update(part[schema.SPLIT].to_pylist())
+    if unknown := [name for name in annotator.splits if name not in per_split]:
+        raise InputError(
+            f"annotator.splits: no record of the corpus is of split {unknown[0]!r}; it has "
+            f"{', '.join(sorted(per_split))}"
+        )
+    num_sampled = sum(per_split[name] for name in set(annotator.splits))
+    nums = [_num_among_sampled(run, run.table("duplicates")), 0]
+    if annotator.gold_shots:
+        draw_shots(run)
+        nums[1] = _num_among_sampled(run, run.table("shots"))
+    return _Eligible(num_sampled - sum(nums), num_in - num_sampled, *nums)
+
+
+def _num_among_sampled(run: Run, table: TableDirectory) -> int:
+    """How many records of ``table`` are in the splits that are annotated; 64 bits of each of its ids in memory."""
+    hashes = [sampling_hashes(ids, 0) for ids in _ids(table).read()]
+    apart = np.sort(np.concatenate([np.empty(0, np.uint64), *hashes]))
+    if not len(apart):
+        return 0
+    num = 0
+    for ids in _ids_of_splits(run):
+        found = sampling_hashes(ids, 0)
+        num += int((apart[np.minimum(np.searchsorted(apart, found), len(apart) - 1)] == found).sum())
+    return num
+
+
+def _ids_of_splits(run: Run) -> Iterator[pa.ChunkedArray]:
+    for part in run.table("corpus").iter_tables([schema.RECORD_ID, schema.SPLIT]):
+        yield part[schema.RECORD_ID].filter(is_sampled(run.recipe, part[schema.SPLIT]))
+
+
+def _select(run: Run, eligible: _Eligible) -> Selection:
+    annotator, corpus = run.recipe.annotator, run.table("corpus")
+    apart = _ids(run.table("duplicates"), *([run.table("shots")] if annotator.gold_shots else []))
     if annotator.stratify_by is None:
-        return select(_ids(run.table("corpus")), _ids(*apart), annotator.num_records, annotator.seed)
-    corpus, column = run.table("corpus"), _stratum_column(run)
+        source = _ids(corpus)
+        if annotator.splits is not None:
+            num_apart = eligible.num_duplicates + eligible.num_shots
+            apart = IdSource(apart.read, num_apart)
+            source = IdSource(lambda: _ids_of_splits(run), eligible.num + num_apart)
+        return select(source, apart, annotator.num_records, annotator.seed)
+    column = _stratum_column(run)
 
     def read() -> Iterator[tuple[pa.ChunkedArray, pa.ChunkedArray]]:
-        for table in corpus.iter_tables([schema.RECORD_ID, column]):
-            yield table[schema.RECORD_ID], table[column]
+        for table in corpus.iter_tables(list(dict.fromkeys([schema.RECORD_ID, column, schema.SPLIT]))):
+            kept = table.filter(is_sampled(run.recipe, table[schema.SPLIT]))
+            yield kept[schema.RECORD_ID], kept[column]
 
-    excluded = [ids.combine_chunks() for ids in _ids(*apart).read()]
+    excluded = [ids.combine_chunks() for ids in apart.read()]
     return select_stratified(
         read,
         pa.concat_arrays([pa.array([], pa.string()), *excluded]),
@@ -112,9 +199,9 @@ def _stratum_column(run: Run) -> str:
 def draw_shots(run: Run) -> Manifest:
     """Write the ``shots`` table: gold records, of each category as many as of any other, to one; skipped when complete.
 
-    The records of each category in the order of their sampling hashes under ``gold_shots.seed``; the first of
-    each, in the order of their hashes, then the second of each: the shots of n are the first n of those of more.
-    ``InputError`` where there are not enough.
+    The records of each category in the order of their hashes under ``gold_shots.seed``; the first of each, in the
+    order of their hashes, then the second of each: the shots of n are the first n of those of more. ``InputError``
+    where there are not enough.
     """
     table, annotator = run.table("shots"), run.recipe.annotator
     if manifest := table.read_manifest():
@@ -146,7 +233,7 @@ def _choose_shots(run: Run, num_shots: int) -> pa.Table:
     for rows in _shot_candidates(run):
         for name in names:
             of_name = rows.filter(pc.equal(rows[schema.GOLD_LABEL], name))
-            smallest = Selection.smallest(of_name[schema.RECORD_ID], per_category, seed)
+            smallest = Selection.smallest(of_name[schema.RECORD_ID], per_category, seed, Purpose.GOLD_SHOTS)
             found[name] = found[name].merge(smallest, per_category)
             chosen = of_name.filter(pc.is_in(of_name[schema.RECORD_ID], value_set=found[name].record_ids))
             texts |= dict(zip(chosen[schema.RECORD_ID].to_pylist(), chosen[schema.TEXT].to_pylist(), strict=True))
@@ -176,12 +263,12 @@ def _shot_candidates(run: Run) -> Iterator[pa.Table]:
     corpus, gold_shots = run.table("corpus"), run.recipe.annotator.gold_shots
     assert gold_shots is not None
     splits = corpus.iter_tables([schema.SPLIT])
-    has_train = any(pc.any(pc.equal(rows[schema.SPLIT], "train")).as_py() for rows in splits)
+    has_train = any(pc.any(pc.equal(rows[schema.SPLIT], TRAIN)).as_py() for rows in splits)
     duplicates = [pa.array([], pa.string()), *(ids.combine_chunks() for ids in _ids(run.table("duplicates")).read())]
     excluded = pa.concat_arrays(duplicates)
     for rows in corpus.iter_tables([schema.RECORD_ID, schema.TEXT, schema.SPLIT, schema.GOLD_LABEL]):
         split = rows[schema.SPLIT]
-        is_open = pc.equal(split, "train") if has_train else pc.not_equal(split, "test")
+        is_open = pc.equal(split, TRAIN) if has_train else pc.not_equal(split, TEST)
         is_short = pc.less_equal(pc.utf8_length(rows[schema.TEXT]), gold_shots.max_chars)
         is_first = pc.invert(pc.is_in(rows[schema.RECORD_ID], value_set=excluded))
         yield rows.filter(pc.and_(pc.and_(is_open, is_short), is_first))
@@ -207,36 +294,49 @@ def _ids(*tables: TableDirectory) -> IdSource:
     return IdSource(read, sum(part.num_rows for _, part in parts))
 
 
-def _write_sample(run: Run, selection: Selection) -> Iterator[Part]:
-    """Commit the sample's parts: one pass over the texts into windows of ranks on disk, then window by window."""
+def _write_sample(run: Run, selection: Selection) -> tuple[list[Part], dict[str, int]]:
+    """Commit the sample's parts: one pass over the texts into windows of ranks on disk, then window by window.
+
+    Returns them, and of a corpus with splits ``split.<name>`` -> its sampled records.
+    """
     size, num = run.recipe.annotator.records_per_part, len(selection)
     per_window = max(-(-num // (_MAX_WINDOWS * size)), _MIN_PARTS_PER_WINDOW) * size
+    parts = []
     with tempfile.TemporaryDirectory(prefix="llambert-sample-") as folder:
-        _spill(run.table("corpus"), selection, per_window, Path(folder))
+        per_split = _spill(run.table("corpus"), selection, per_window, Path(folder))
         for first in range(0, num, per_window):
             with pa.OSFile(str(_window_path(folder, first // per_window))) as file:
                 window = pa.ipc.open_stream(file).read_all().sort_by("rank").select(schema.SAMPLE.names)
             assert window.num_rows == min(per_window, num - first), "a sampled record is missing from the corpus"
             for start in range(first, min(first + per_window, num), size):
                 rows = window.slice(start - first, size).cast(schema.SAMPLE)
-                yield run.table("sample").commit_part(part_name(start, start + rows.num_rows), rows)
+                parts.append(run.table("sample").commit_part(part_name(start, start + rows.num_rows), rows))
+    has_splits = run.recipe.corpus.columns.split is not None
+    return parts, {f"split.{name}": num for name, num in sorted(per_split.items())} if has_splits else {}
 
 
-def _spill(corpus: TableDirectory, selection: Selection, per_window: int, folder: Path) -> None:
-    """Write the selected records, as the corpus is read, to one Arrow file per window of ``per_window`` ranks."""
+def _spill(corpus: TableDirectory, selection: Selection, per_window: int, folder: Path) -> Counter[str]:
+    """Write the selected records, as the corpus is read, to one Arrow file per window of ``per_window`` ranks.
+
+    Returns how many there are of each split.
+    """
+    per_split: Counter[str] = Counter()
     spilled = pa.schema([pa.field("rank", pa.int64()), *schema.SAMPLE])
     num_windows = -(-len(selection) // per_window)
     writers = [pa.ipc.new_stream(_window_path(folder, window), spilled) for window in range(num_windows)]
     try:
-        for table in corpus.iter_tables([schema.RECORD_ID, schema.TEXT]):
+        for table in corpus.iter_tables([schema.RECORD_ID, schema.TEXT, schema.SPLIT]):
             ranks = pc.index_in(table[schema.RECORD_ID], value_set=selection.record_ids).cast(pa.int64())
-            chosen = table.append_column("rank", ranks).filter(pc.is_valid(ranks)).select(spilled.names)
+            chosen = table.append_column("rank", ranks).filter(pc.is_valid(ranks))
+            per_split.update(chosen[schema.SPLIT].to_pylist())
+            chosen = chosen.select(spilled.names)
             windows = pc.divide(chosen["rank"], per_window)
             for window in pc.unique(windows).to_pylist():
                 writers[window].write_table(chosen.filter(pc.equal(windows, window)).cast(spilled))
     finally:
         for writer in writers:
             writer.close()
+    return per_split
 
 
 def _window_path(folder: str | Path, window: int) -> str:

@@ -67,6 +67,7 @@ def model_card(recipe: Recipe, task: Task, history: History, counts: dict[str, i
         + " |"
         for figures in history.epochs
     ]
+    of_splits = "" if annotator.splits is None else f" of the splits {', '.join(annotator.splits)}"
     held_out = "gold labels" if classifier.regime == "gold" else "silver labels, which the annotator gave"
     lines = [
         "---",
@@ -83,7 +84,7 @@ def model_card(recipe: Recipe, task: Task, history: History, counts: dict[str, i
         "## Training data",
         f"- Corpus: {recipe.corpus.path}",
         f"- Annotator: {annotator.model} ({annotator.engine}, mode {annotator.mode}, prior correction "
-        f"{recipe.parse.prior_correction}), asked about {annotator.num_records:,} records",
+        f"{recipe.parse.prior_correction}), asked about {annotator.num_records:,} records{of_splits}",
         *(f"- {name.replace('_', ' ')}: {count:,}" for name, count in counts.items()),
         "",
         "## Figures on held-out records",

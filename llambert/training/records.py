@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from llambert import schema
 from llambert.errors import InputError
 from llambert.recipe import ClassifierRecipe
-from llambert.sampling import sampling_hashes
+from llambert.sampling import Purpose, sampling_hashes
 from llambert.training.losses import class_weights, mean_one, smoothed
 
 
@@ -51,7 +51,8 @@ def select_silver(table: pa.Table, categories: list[str], recipe: ClassifierReci
     """Training records of a ``silver`` table; ``InputError`` if it cannot be learned from.
 
     Records below ``min_confidence`` are left out, ``held_out_share`` is kept out, ``num_records`` of the
-    rest are trained on (those held out among the first n of the sample stay out at every n).
+    rest are trained on (those held out among the first n of the sample stay out at every n). With the annotator's
+    seed these are the first of the sample: the labels of fewer annotations.
     """
     if table.num_rows == 0:
         raise InputError("the silver table is empty: no record has a usable answer; see the rejects and their reasons")
@@ -61,7 +62,7 @@ def select_silver(table: pa.Table, categories: list[str], recipe: ClassifierReci
         table = table.filter(pc.greater_equal(table[schema.CONFIDENCE], recipe.min_confidence))
         if table.num_rows == 0:
             raise InputError(f"classifier.min_confidence: no silver record reaches {recipe.min_confidence}")
-    table = _in_sampling_order(table, recipe.seed)
+    table = _in_order(table, recipe.seed, Purpose.ANNOTATION)
     labels = _codes(table[schema.LABEL], categories, "silver")
     weights = np.ones(len(labels))
     if recipe.confidence_weights:
@@ -76,13 +77,17 @@ def select_silver(table: pa.Table, categories: list[str], recipe: ClassifierReci
 
 
 def select_gold(table: pa.Table, categories: list[str], recipe: ClassifierRecipe, num: int | None) -> Selected:
-    """Training records of corpus rows with a gold label; the first ``num`` by sampling hash, or all."""
+    """Training records of corpus rows with a gold label; the first ``num`` by sampling hash, or all.
+
+    The hash is not that of the annotation sample: which gold records are trained on says nothing about which records
+    were annotated.
+    """
     if table.num_rows == 0:
         raise InputError(
             f"classifier.regime: {recipe.regime} needs gold labels, and no record of split 'train' has one; "
             "see corpus.columns.gold_label and corpus.columns.split"
         )
-    table = _in_sampling_order(table, recipe.seed)
+    table = _in_order(table, recipe.seed, Purpose.GOLD_TRAINING)
     labels = _codes(table[schema.GOLD_LABEL], categories, "gold")
     targets = _one_hot(labels, len(categories))
     everything = TrainingSet(table[schema.TEXT].to_pylist(), labels, targets, np.ones(len(labels)))
@@ -137,8 +142,8 @@ def mislabelled(train: TrainingSet, share: float, seed: int) -> tuple[np.ndarray
     return labels, targets
 
 
-def _in_sampling_order(table: pa.Table, seed: int) -> pa.Table:
-    hashes = pa.array(sampling_hashes(table[schema.RECORD_ID], seed))
+def _in_order(table: pa.Table, seed: int, purpose: Purpose) -> pa.Table:
+    hashes = pa.array(sampling_hashes(table[schema.RECORD_ID], seed, purpose))
     order = pc.sort_indices(
         pa.table({"hash": hashes, "record_id": table[schema.RECORD_ID]}),
         sort_keys=[("hash", "ascending"), ("record_id", "ascending")],

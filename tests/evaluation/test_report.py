@@ -58,10 +58,35 @@ def test_gold_that_was_trained_on_judges_no_classifier(tmp_path):
     evidence = read_evidence(run)
     records, quality = evidence.records, assess(evidence)
     trained = records.split == records.splits.index("train")
+    # The first ten texts are those of the last record again, which is of split test: five of these are trained on.
+    trained[[*range(1, 10, 2), -1]] = True
     assert (records.is_trained_on_gold == trained).all()
     assert quality.unseen.accuracy.num == int((~trained & ~records.is_annotated & ~records.is_duplicate).sum())
     assert set(quality.by_split) == {"test"}
     assert all(share.corrected.num == int((~trained).sum()) for share in quality.shares)
+
+
+def test_a_sample_of_some_splits_speaks_for_these_and_is_compared_with_these(tmp_path):
+    settings = {"splits": ("extra", "train")}
+    run = write_run(tmp_path, Plan(splits=("train", "test", "extra"), annotator=settings))
+    report(run)
+    markdown = _read(run, "report.md")
+    assert "200 records of splits extra, train, drawn uniformly at random (seed 0), were given to" in markdown
+    assert markdown.count("The LLM annotated records of splits extra, train alone: ") == 3
+    assert "| annotated subset | 95 % interval | splits extra, train |" in markdown
+    assert "Of the LLM's own labels, all of splits extra, train," in markdown
+    evidence = read_evidence(run)
+    records, quality = evidence.records, assess(evidence)
+    assert set(quality.silver_by_split) == {"train", "extra"} == set(quality.by_split) - {"test"}
+    assert sum(one.num for one in quality.silver_by_split.values()) == quality.silver.accuracy.num
+    assert _metrics(run)["silver_accuracy[extra]"]["value"] == quality.silver_by_split["extra"].value
+    others = records.num_chars[records.split != records.splits.index("test")]
+    assert quality.drift.mean_chars[1] == pytest.approx(others.mean())
+
+
+def test_a_sample_of_the_whole_corpus_needs_no_such_sentence(full):
+    assert "The LLM annotated records of" not in _read(full[0], "report.md")
+    assert "200 records of the corpus, drawn uniformly at random (seed 0), were given to" in _read(full[0], "report.md")
 
 
 def test_labels_are_joined_by_record_id_not_by_place(full):

@@ -4,6 +4,8 @@ import json
 from importlib.resources import files
 from xml.etree import ElementTree
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from synthetic_run import Plan, write_run
@@ -11,6 +13,7 @@ from synthetic_run import Plan, write_run
 from llambert.errors import InputError
 from llambert.evaluation.review import MIXED, cross_table, draw, render
 from llambert.evaluation.review_files import read, write
+from llambert.sampling import Selection
 
 NUM = 127
 TABLE_3 = json.loads(files("llambert.evaluation").joinpath("paper.json").read_text())["imdb"]["error_analysis"]
@@ -103,6 +106,33 @@ def test_random_samples_are_nested_and_another_seed_draws_others(run):
 
     assert records(40) == records(90)[:40]
     assert set(records(40)) != set(records(40, seed=1))
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_reviewed_records_are_annotated_ones_as_often_as_others_are(run, seed):
+    # Of all records 60 % are annotated: those that a sample with the same seed holds.
+    ids = [f"r{n:05d}" for n in range(2_000)]
+    annotated = set(Selection.smallest(pa.array(ids), 1_200, seed).record_ids.to_pylist())
+    everything = key_of(run, draw(run, 10_000, seed=seed)).values()
+    share = len(annotated & {row["record_id"] for row in everything}) / len(everything)
+    drawn = draw(run, 100, seed=seed)
+    num = sum(key_of(run, drawn)[item]["record_id"] in annotated for item in drawn.items)
+    assert abs(num - 100 * share) < 4 * np.sqrt(100 * share * (1 - share))
+
+
+@pytest.mark.parametrize("split", [None, "test"])
+def test_records_whose_text_was_learned_from_in_another_split_are_not_reviewed(tmp_path, split):
+    # Records 301 and 331 are of split test, 330 and 300 of train: a later train copy, then a later test copy.
+    copies = ((330, 301), (331, 300))
+    made = Plan(num=600, splits=("train", "test"), num_duplicates=0, regime="combined", classifier_accuracy=0.0)
+
+    def reviewed(folder, **changes):
+        run = write_run(folder, Plan(**{**vars(made), **changes}))
+        return {row["record_id"] for row in key_of(run, draw(run, 10_000, split=split)).values()}
+
+    alone = reviewed(tmp_path / "alone")
+    assert len(alone) == 300
+    assert reviewed(tmp_path / "twice", copies=copies) == alone - {"r00301", "r00331"}
 
 
 def test_hardest_first_begins_with_the_least_sure_label(run):

@@ -1,5 +1,8 @@
 """What an experiment learns from is what its files, or its finished run, say: nothing is mixed up on the way."""
 
+import json
+
+import numpy as np
 import pyarrow as pa
 import pytest
 from labelled_films import open_experiment, write_films
@@ -8,6 +11,7 @@ from llambert import schema
 from llambert.errors import InputError
 from llambert.experiments.recipe import LabelledData, Source
 from llambert.experiments.sources import Labels, read_labels
+from llambert.sampling import Selection
 
 
 def films(tmp_path, **fields):
@@ -33,6 +37,51 @@ def test_a_smaller_test_set_is_part_of_the_larger(tmp_path):
     ids = [set(read_labels(films(tmp_path, num_test=num)).test[schema.RECORD_ID].to_pylist()) for num in (10, 30)]
     assert len(ids[0]) == 10
     assert ids[0] < ids[1]
+
+
+def test_a_smaller_test_set_is_drawn_independently_of_what_is_annotated(tmp_path):
+    data = films(tmp_path)
+    ids = read_labels(data).test[schema.RECORD_ID].to_pylist()
+    annotated = set(Selection.smallest(pa.array(ids), 30, 0).record_ids.to_pylist())
+    first = read_labels(data.model_copy(update={"num_test": 30})).test[schema.RECORD_ID].to_pylist()
+    assert abs(len(annotated & set(first)) - 15) < 4 * np.sqrt(30 / 4)
+
+
+def rewrite(path, change) -> None:
+    """Change the first ten records of a JSON Lines file."""
+    lines = path.read_text().splitlines()
+    lines[:10] = [json.dumps(json.loads(line) | change(number)) for number, line in enumerate(lines[:10])]
+    path.write_text("\n".join(lines))
+
+
+def test_test_records_that_are_learned_from_under_any_id_or_text_judge_nothing(tmp_path):
+    data = films(tmp_path)
+    labels = read_labels(data)
+    assert (labels.test.num_rows, labels.num_seen) == (60, 0)
+    silver, gold = labels.silver[schema.TEXT].to_pylist(), labels.gold[schema.TEXT].to_pylist()
+    rewrite(tmp_path / "test.jsonl", lambda n: {"text": silver[n]} if n < 4 else {"text": gold[n]} if n < 7 else {})
+    rewrite(tmp_path / "silver.jsonl", lambda n: {"record_id": f"test-{n}"} if n > 7 else {})
+    labels = read_labels(data)
+    assert (labels.test.num_rows, labels.num_seen) == (60 - 4 - 3 - 2, 9)
+    learned = set(labels.silver[schema.TEXT].to_pylist()) | set(labels.gold[schema.TEXT].to_pylist())
+    assert not learned & set(labels.test[schema.TEXT].to_pylist())
+
+
+def test_silver_labels_of_the_test_records_themselves_are_told_by_their_split(tmp_path):
+    data = films(tmp_path, silver=Source(path="silver.jsonl", split="part"))
+    texts = read_labels(films(tmp_path)).test[schema.TEXT].to_pylist()
+    lines = [json.loads(line) | {"part": "train"} for line in (tmp_path / "silver.jsonl").read_text().splitlines()]
+    lines += [{"record_id": f"test-{n}", "text": texts[n], "label": "positive", "part": "test"} for n in range(9)]
+    (tmp_path / "silver.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    labels = read_labels(data)
+    assert (labels.test.num_rows, labels.num_seen) == (60, 0)
+    assert labels.silver_of("silver_extra").num_rows == 120
+
+
+def test_a_test_set_that_was_learned_from_whole_is_refused(tmp_path):
+    data = films(tmp_path, test=Source(path="gold.csv"))
+    with pytest.raises(InputError, match="40 test records have the text or the id of a silver or gold record"):
+        read_labels(data)
 
 
 def test_the_identity_is_of_the_labels_not_of_the_order_of_the_lines(tmp_path):

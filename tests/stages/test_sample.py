@@ -1,14 +1,23 @@
 """Which records are annotated and which are shown: uniform and stratified samples, shots from gold records."""
 
+import logging
+import re
 from collections import Counter
 
+import numpy as np
+import pyarrow as pa
 import pytest
 from annotate_runs import DUPLICATES, IDS, NUM_RECORDS, eligible_in_hash_order
 
 from llambert import schema
 from llambert.errors import InputError
+from llambert.run import Run
+from llambert.sampling import Selection
 from llambert.stages.annotate import AnnotatePart
-from llambert.stages.sample import draw_sample, draw_shots, prompted_task
+from llambert.stages.sample import draw_sample, draw_shots, prompted_task, warn_of_unlearned
+
+TRAIN = [record_id for n, record_id in enumerate(IDS) if n % 3]
+COUNTRY = dict(zip(IDS, [None] * 6 + ["fr"] * 18 + ["us"] * 36, strict=True))
 
 
 def test_sample_holds_the_smallest_hashes_in_order_without_duplicates(make_run):
@@ -50,13 +59,105 @@ def test_stratified_sample_keeps_the_shares_and_is_nested(make_run, num):
     ids = sampled_ids(make_run(gold=True, num_records=num, stratify_by="country"))
     assert len(set(ids)) == num
     assert not set(ids) & set(DUPLICATES)
-    country = dict(zip(IDS, [None] * 6 + ["fr"] * 18 + ["us"] * 36, strict=True))
-    sizes = Counter(country[i] for i in IDS if i not in DUPLICATES)
-    found = Counter(country[i] for i in ids)
+    sizes = Counter(COUNTRY[i] for i in IDS if i not in DUPLICATES)
+    found = Counter(COUNTRY[i] for i in ids)
     for name, size in sizes.items():
         assert abs(found[name] - num * size / 55) < 1
     smaller = sampled_ids(make_run(gold=True, num_records=max(num - 5, 1), stratify_by="country"))
     assert ids[: len(smaller)] == smaller
+
+
+@pytest.mark.parametrize("num", [1, 9, 36, 50])
+def test_sample_of_some_splits_is_that_of_a_corpus_that_has_no_others(make_run, num):
+    run = make_run(gold=True, num_records=num, splits=("train",))
+    sampled = draw_sample(run)
+    expected = [record_id for record_id in eligible_in_hash_order() if record_id in TRAIN][:num]
+    assert run.table("sample").read([schema.RECORD_ID])[0].to_pylist() == expected
+    # 20 records are of split test; the duplicates are of split train.
+    left_out = {"other_split": 20, "duplicate": len(set(DUPLICATES) & set(TRAIN))}
+    num_eligible = 40 - left_out["duplicate"]
+    assert sampled.num_rejected == left_out | {"not_sampled": num_eligible - len(expected)}
+    assert sampled.num_in == NUM_RECORDS == sampled.num_kept + sum(sampled.num_rejected.values())
+    assert sampled.counts == {"num_short": num - len(expected), "split.train": len(expected)}
+    assert sampled.recipe["splits"] == ["train"]
+
+
+def test_sample_of_all_splits_by_name_is_the_sample(make_run):
+    run = make_run(gold=True, num_records=25, splits=("train", "test"))
+    assert sampled_ids(run) == eligible_in_hash_order()[:25]
+    per_split = run.table("sample").require_manifest().counts
+    assert per_split["split.test"] + per_split["split.train"] == 25
+
+
+@pytest.mark.parametrize("num", [3, 14, 36])
+def test_stratified_sample_of_some_splits_keeps_the_shares_of_these(make_run, num):
+    ids = sampled_ids(make_run(gold=True, num_records=num, splits=("train",), stratify_by="country"))
+    assert set(ids) <= set(TRAIN) - set(DUPLICATES)
+    sizes = Counter(COUNTRY[i] for i in TRAIN if i not in DUPLICATES)
+    found = Counter(COUNTRY[i] for i in ids)
+    for name, size in sizes.items():
+        assert abs(found[name] - len(ids) * size / sizes.total()) < 1
+    by_split = make_run(gold=True, num_records=num, splits=("train",), stratify_by="split")
+    assert set(sampled_ids(by_split)) <= set(TRAIN)
+
+
+def test_shots_of_a_split_that_is_not_annotated_are_counted_with_it(make_run):
+    run = make_run(gold=True, num_records=60, splits=("test",), gold_shots={}, num_shots=4)
+    sampled = draw_sample(run)
+    num_duplicates = len(set(DUPLICATES) - set(TRAIN))
+    assert sampled.num_kept == 20 - num_duplicates
+    assert sampled.num_rejected == {"other_split": 40, "duplicate": num_duplicates, "not_sampled": 0}
+    run = make_run(gold=True, num_records=60, splits=("train",), gold_shots={}, num_shots=4)
+    sampled = draw_sample(run)
+    assert sampled.num_rejected["shot"] == 4
+    assert not set(run.table("shots").read()[schema.RECORD_ID].to_pylist()) & set(sampled_ids(run))
+
+
+def test_a_split_that_is_not_there_is_refused_in_one_line_that_names_those_that_are(make_run):
+    for splits in (("trian",), ("Train", "test"), ("train ", "train")):
+        run = make_run(gold=True, num_records=5, splits=splits, gold_shots={}, num_shots=2)
+        with pytest.raises(InputError, match=r"annotator.splits: .*'(trian|Train|train )'; it has test, train$"):
+            draw_sample(run)
+        assert run.table("sample").read_manifest() is None
+
+
+@pytest.mark.parametrize(
+    ("regime", "splits", "said"),
+    [
+        ("silver", None, r"annotator.splits: \d+ of 55 .*regime silver does not learn from: \d+ test; set"),
+        ("combined", ("test", "train"), r"annotator.splits: \d+ of 55 .*regime combined does not"),
+        ("gold", ("train",), "classifier.regime gold learns from none of the 35 records"),
+        ("silver", ("train",), None),
+    ],
+)
+def test_annotations_that_the_regime_does_not_learn_from_are_told_before_they_are_made(
+    make_run, caplog, regime, splits, said
+):
+    run = make_run(gold=True, num_records=60, splits=splits)
+    classifier = run.recipe.classifier.model_copy(update={"regime": regime})
+    run = Run(run.recipe.model_copy(update={"classifier": classifier}), run.task)
+    sample = draw_sample(run)
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        warn_of_unlearned(run, sample)
+    if said is None:
+        assert not caplog.messages
+    else:
+        assert [bool(re.search(said, message)) for message in caplog.messages] == [True]
+
+
+def test_gold_shots_are_drawn_independently_of_the_annotation_sample(make_run):
+    # Of the gold records that may be shown, half are annotated: those of the smallest hashes under the same seed.
+    num_shown = num_annotated = 0
+    for seed in range(12):
+        run = make_run(gold=True, num_records=5, seed=seed, gold_shots={"seed": seed}, num_shots=10)
+        draw_shots(run)
+        open_ids = [i for n, i in enumerate(IDS) if n % 3 and n % 5 != 4 and i not in DUPLICATES]
+        annotated = Selection.smallest(pa.array(open_ids), len(open_ids) // 2, seed).record_ids.to_pylist()
+        shown = run.table("shots").read()[schema.RECORD_ID].to_pylist()
+        num_shown += len(shown)
+        num_annotated += len(set(shown) & set(annotated))
+    assert abs(num_annotated - num_shown / 2) < 4 * np.sqrt(num_shown / 4)
 
 
 def test_stratifying_by_what_is_not_there_or_by_gold_is_refused(make_run):

@@ -35,6 +35,10 @@ def test_the_card_names_data_annotator_regime_figures_and_limits(history):
     assert "| negative | 0.8100 | 0.7200 | 70 |" in card
     assert "## Limits" in card
     assert "cut at 128 tokens" in card
+    assert "asked about 8,000 records\n" in card
+    some = load_recipe(RECIPE, ["corpus.columns.split=part", "annotator.splits=[train,extra]"])
+    card = model_card(some, load_task(recipe.task), history, {})
+    assert "asked about 8,000 records of the splits train, extra\n" in card
 
 
 def test_the_record_has_every_setting_version_count_step_and_epoch(history):

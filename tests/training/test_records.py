@@ -5,6 +5,7 @@ import pytest
 from llambert import schema
 from llambert.errors import InputError
 from llambert.recipe import ClassifierRecipe
+from llambert.sampling import Selection
 from llambert.training.records import select_gold, select_silver
 
 CATEGORIES = ["no", "maybe", "yes"]
@@ -45,6 +46,29 @@ def test_subsets_are_nested_and_independent_of_the_tables_order():
     assert small.held_out.texts == large.held_out.texts
     reversed_table = silver().take(list(range(199, -1, -1)))
     assert select_silver(reversed_table, CATEGORIES, recipe(num_records=30)).train.texts == small.train.texts
+
+
+def gold(num=1_000):
+    ids = [f"r{i}" for i in range(num)]
+    labels = [CATEGORIES[i % 3] for i in range(num)]
+    return pa.table([ids, [f"text {i}" for i in range(num)], labels], [*schema.CORPUS.names[:2], schema.GOLD_LABEL])
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_gold_subsets_are_nested_and_say_nothing_about_what_is_annotated(seed):
+    settings = recipe(regime="gold", seed=seed, held_out_share=0.0)
+    small, large = (select_gold(gold(), CATEGORIES, settings, num).train.texts for num in (50, 200))
+    assert large[:50] == small
+    annotated = set(Selection.smallest(pa.array([f"r{i}" for i in range(1_000)]), 400, seed).record_ids.to_pylist())
+    num = sum(text.replace("text ", "r") in annotated for text in large)
+    assert abs(num - 80) < 4 * np.sqrt(200 * 0.4 * 0.6)
+
+
+def test_silver_subsets_are_the_first_of_the_sample_where_the_seeds_are_equal():
+    # What training on fewer labels shows is what fewer annotations would have given.
+    first = Selection.smallest(pa.array([f"r{i}" for i in range(200)]), 30, 7).record_ids.to_pylist()
+    train = select_silver(silver(), CATEGORIES, recipe(seed=7, num_records=30, held_out_share=0.0)).train
+    assert train.texts == [record_id.replace("r", "text ") for record_id in first]
 
 
 def test_soft_targets_are_the_annotators_probabilities_in_task_order_and_hard_ones_its_label():

@@ -1,0 +1,69 @@
+"""Which splits of a corpus are annotated, and which of them a regime learns from."""
+
+from collections.abc import Iterator
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from llambert import schema
+from llambert.errors import InputError
+from llambert.recipe import Recipe
+from llambert.run import Run
+
+TRAIN, EXTRA, TEST = "train", "extra", "test"
+_NOT_LEARNED = {"gold": (), "silver": (TEST, EXTRA), "silver_extra": (TEST,), "combined": (TEST,)}
+
+
+def not_learned(regime: str) -> tuple[str, ...]:
+    """Splits whose silver labels ``regime`` does not learn from; regime ``gold`` learns from no silver label at all."""
+    return _NOT_LEARNED[regime]
+
+
+def left_out(recipe: Recipe) -> tuple[str, ...]:
+    """Splits whose silver labels the recipe's regime does not learn from; none where the corpus has no splits."""
+    return () if recipe.corpus.columns.split is None else not_learned(recipe.classifier.regime)
+
+
+def named(splits: tuple[str, ...]) -> str:
+    """``split train`` or ``splits extra, train``."""
+    return f"split{'s' if len(splits) > 1 else ''} {', '.join(splits)}"
+
+
+def is_sampled(recipe: Recipe, split: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Which of these splits are annotated: those in ``annotator.splits``, all where it is null."""
+    if recipe.annotator.splits is None:
+        return pc.is_valid(split)
+    return pc.is_in(split, value_set=pa.array(recipe.annotator.splits, pa.string()))
+
+
+def require_learnable(run: Run) -> None:
+    """``InputError`` where ``classifier.regime`` and ``annotator.splits`` contradict each other.
+
+    That is where the regime would learn from none of the records that are still to be annotated, or where regime
+    ``silver_extra`` would get none of split ``extra``. The corpus must be complete. Regime ``gold`` learns from no
+    annotation, whatever the splits: that is its point.
+    """
+    recipe = run.recipe
+    unwanted, splits = left_out(recipe), recipe.annotator.splits
+    if recipe.classifier.regime == "silver_extra" and splits is not None and EXTRA not in splits:
+        raise InputError(
+            f"classifier.regime: silver_extra learns from split {EXTRA} too, which is not in annotator.splits "
+            f"({', '.join(splits)}); add it there, or choose regime silver"
+        )
+    if not unwanted or run.table("responses").read_manifest() is not None:
+        return
+    found: set[str] = set()
+    for name in splits or _splits(run):
+        if name not in unwanted:
+            return
+        found.add(name)
+    raise InputError(
+        f"annotator.splits: classifier.regime {recipe.classifier.regime} learns from no record of "
+        f"{named(tuple(sorted(found)))}, and no other records would be annotated; name the splits to annotate in "
+        "annotator.splits, or choose another classifier.regime"
+    )
+
+
+def _splits(run: Run) -> Iterator[str]:
+    for part in run.table("corpus").iter_tables([schema.SPLIT]):
+        yield from pc.unique(part[schema.SPLIT]).to_pylist()

@@ -1,0 +1,111 @@
+"""Which gold records may judge: none whose text was annotated, shown or learned from, in whichever copy."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from synthetic_run import Plan, write_run
+
+from llambert import schema
+from llambert.evaluation.evidence import read_evidence
+from llambert.evaluation.quality import assess
+from llambert.evaluation.suspects import find_suspects
+from llambert.run_directory import Manifest
+
+# Records take turns: 300 is of split train, 301 of test, 302 of extra, 303 of train again.
+SPLITS = ("train", "test", "extra")
+TRAIN, TEST, EXTRA = 300, 301, 302
+
+
+def plan(*copies: tuple[int, int], **fields) -> Plan:
+    return Plan(
+        **{"splits": SPLITS, "num_duplicates": 0, "num_annotated": 50, "num_stored": 50, **fields}, copies=copies
+    )
+
+
+def complete(run, name: str, table: pa.Table) -> None:
+    """Write a table in the place of what is there."""
+    directory = run.table(name)
+    part = directory.commit_part("part-99999.parquet", table)
+    num = table.num_rows
+    whole = Manifest(stage=name, fingerprint="f" * 12, num_in=num, num_kept=num, wall_seconds=0.0, parts=[part])
+    directory.filesystem.pipe_file(directory.path("manifest.json"), whole.model_dump_json().encode())
+
+
+def unseen(folder, made: Plan) -> set[int]:
+    return set(np.flatnonzero(read_evidence(write_run(folder, made)).records.is_unseen).tolist())
+
+
+@pytest.mark.parametrize("regime", ["gold", "combined"])
+@pytest.mark.parametrize(("copy", "first"), [(TRAIN + 30, TEST), (TEST + 30, TRAIN)])
+def test_a_test_record_whose_text_was_trained_on_with_gold_is_not_unseen(tmp_path, regime, copy, first):
+    test = first if first % 3 == 1 else copy
+    alone = unseen(tmp_path / "alone", plan(regime=regime))
+    assert test in alone
+    twice = write_run(tmp_path / "twice", plan((copy, first), regime=regime))
+    records = read_evidence(twice).records
+    assert set(np.flatnonzero(records.is_unseen).tolist()) == alone - {test}
+    assert records.is_trained_on_gold[[copy, first]].all()
+    # Nor does it correct the shares.
+    num_open = int((~records.is_trained_on_gold).sum())
+    assert {share.corrected.num for share in assess(read_evidence(twice)).shares} == {num_open}
+    assert num_open == 400 - 1
+
+
+@pytest.mark.parametrize(("copy", "first"), [(TRAIN + 30, TEST), (TEST + 30, TRAIN), (EXTRA + 30, TEST)])
+def test_a_text_that_nothing_was_made_of_judges_once(tmp_path, copy, first):
+    alone = unseen(tmp_path / "alone", plan())
+    assert {copy, first} <= alone
+    assert unseen(tmp_path / "twice", plan((copy, first))) == alone - {copy}
+
+
+def test_three_copies_in_three_splits_are_seen_together(tmp_path):
+    found = unseen(tmp_path, plan((TRAIN + 30, TEST), (EXTRA + 60, TEST), regime="gold"))
+    assert not found & {TEST, TRAIN + 30, EXTRA + 60}
+
+
+def test_a_record_whose_text_was_annotated_in_another_copy_was_seen(tmp_path):
+    run = write_run(tmp_path, plan())
+    records = read_evidence(run).records
+    annotated, other = int(np.flatnonzero(records.is_annotated)[0]), int(np.flatnonzero(records.is_unseen)[0])
+    pair = pa.table([[f"r{annotated:05d}"], [f"r{other:05d}"]], schema=schema.DUPLICATES)
+    complete(run, "duplicates", pair)
+    again = read_evidence(run).records
+    assert again.is_seen[other]
+    assert (again.is_annotated == records.is_annotated).all()
+    assert set(np.flatnonzero(again.is_unseen)) == set(np.flatnonzero(records.is_unseen)) - {other}
+
+
+@pytest.mark.parametrize(("copy", "first"), [(TRAIN + 30, TEST), (TEST + 30, TRAIN)])
+def test_drawn_gold_shots_and_every_record_with_their_text_were_seen(tmp_path, copy, first):
+    alone = unseen(tmp_path / "alone", plan())
+    assert {copy, first} <= alone
+    run = write_run(tmp_path / "shown", plan((copy, first), annotator={"gold_shots": {}, "num_shots": 1}))
+    text = "A text of this record alone."
+    _give_text(run, copy, text)
+    complete(run, "shots", pa.table([[f"r{copy:05d}"], [f" {text}\n"], ["positive"]], schema=schema.SHOTS))
+    assert set(np.flatnonzero(read_evidence(run).records.is_unseen).tolist()) == alone - {copy, first}
+
+
+def test_records_that_are_the_prompts_own_shots_were_seen(tmp_path):
+    run = write_run(tmp_path, plan())
+    alone = set(np.flatnonzero(read_evidence(run).records.is_unseen).tolist())
+    shots = run.task.prompt("completion").shots
+    assert shots
+    assert TEST in alone
+    _give_text(run, TEST, f"{shots[0].text}\n")
+    assert set(np.flatnonzero(read_evidence(run).records.is_unseen).tolist()) == alone - {TEST}
+
+
+def _give_text(run, place: int, text: str) -> None:
+    corpus = pa.concat_tables(list(run.table("corpus").iter_tables()))
+    texts = corpus[schema.TEXT].to_pylist()
+    texts[place] = text
+    complete(run, "corpus", corpus.set_column(1, corpus.schema.field(1), pa.chunked_array([texts])))
+
+
+def test_suspected_labels_are_judged_by_gold_that_was_not_learned_from(tmp_path):
+    run = write_run(tmp_path, Plan(splits=("train", "test"), regime="combined"))
+    evidence = read_evidence(run)
+    rows = evidence.silver.row
+    num_open = int((~evidence.records.is_trained_on_gold[rows]).sum())
+    assert find_suspects(run, evidence).base.num == num_open < len(rows)
