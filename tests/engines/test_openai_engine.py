@@ -34,7 +34,7 @@ TASK = Task(
 @pytest.fixture
 def endpoint(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setattr("llambert.engines.openai._FIRST_DELAY_S", 0.01)
+    monkeypatch.setattr("llambert.engines.openai.engine._FIRST_DELAY_S", 0.01)
     with serve(Endpoint()) as served:
         yield served
 
