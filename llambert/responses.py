@@ -22,6 +22,7 @@ from llambert.recipe import digest
 from llambert.run_directory import Manifest, Part, TableDirectory
 
 AMENDMENTS = "_amendments"
+ANSWERS = "answers"  # in the upstream of a manifest: the version of the answers that a table is made of
 _PASSING = "passing"
 
 

@@ -30,9 +30,9 @@ WORDS = [
     ("positive/negative", "stop", None),
     ("mixed", "stop", None),
     ("As an AI language model I cannot", "stop", None),
-    (None, "error", "APITimeoutError: too late"),
-    (None, "error", "OverLength: the prompt needs 5000 tokens"),
-    (None, "error", "Refused: content_filter"),
+    (None, "error", "passing"),
+    (None, "error", "over_length"),
+    (None, "error", "refused"),
 ]
 PROBABILITIES = [(0.6, 0.2), (0.5, 0.3), (0.3, 0.3), (0.45, 0.35), (0.0, 0.0), (0.01, 0.0), None]
 
@@ -68,14 +68,15 @@ def make_run(tmp_path):
 
 
 def response_row(number: int, row) -> dict:
-    words = row if row and len(row) == 3 else ("positive", "stop", None) if row else (None, "error", "ValueError: no")
+    words = row if row and len(row) == 3 else ("positive", "stop", None) if row else (None, "error", "failed")
     return {
         schema.RECORD_ID: f"r{number}",
         schema.TEXT: f"text {number}",
         schema.PROMPT: "",
         schema.RESPONSE: words[0],
         schema.FINISH_REASON: words[1],
-        schema.ERROR: words[2],
+        schema.ERROR: words[2] and "Refused: OverLength: whatever the words say",
+        schema.ERROR_KIND: words[2],
         schema.LABEL_PROBABILITIES: schema.probability_rows(TASK.category_names, [row])[0]
         if row and len(row) == 2
         else None,

@@ -178,7 +178,7 @@ def _told_status(codes: set[str], message: str) -> int:
 def _json(content: str) -> Any:
     try:
         found = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict | list) else None
 
