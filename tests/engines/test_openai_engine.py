@@ -175,7 +175,7 @@ def test_a_text_is_cut_by_the_numbers_of_a_server_that_answers_422(endpoint, mak
         return chat() if used <= 300 else (422, {"error": told, "error_type": "validation"}, {})
 
     endpoint.otherwise = reply
-    (answer,) = make_engine().annotate(["x" * 2000])
+    (answer,) = make_engine().annotate(["x" * 20_000])
     assert answer.response == "Positive"
     assert sum(len(message["content"]) for message in json.loads(answer.prompt)) > 200
     assert len(endpoint.requests) <= 3
@@ -183,7 +183,7 @@ def test_a_text_is_cut_by_the_numbers_of_a_server_that_answers_422(endpoint, mak
 
 def test_a_prompt_too_long_for_any_text_stops_the_run(endpoint, make_engine):
     endpoint.otherwise = context_of(10, with_numbers=True)
-    with pytest.raises(StoppedEarly, match="no answer for 10 records in a row: .*context"):
+    with pytest.raises(StoppedEarly, match=r"no answer for 10 records in a row: .*context"):
         make_engine(limits={"concurrency": 1}).annotate(["some text"] * 40)
 
 

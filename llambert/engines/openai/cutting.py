@@ -3,6 +3,8 @@
 from llambert.engines.openai.faults import Fault, limit_and_length
 from llambert.prompts import ELLIPSIS
 
+_MARGIN = 0.95  # of what fits on average is kept: some characters are more tokens than others
+
 Prompt = list[dict[str, str]] | str
 
 
@@ -23,7 +25,7 @@ def _messages(prompt: Prompt) -> list[str]:
 def num_excess_chars(fault: Fault, num_prompt_chars: int) -> int | None:
     """How many characters are too many by the numbers in the endpoint's error, with a margin; None without numbers."""
     numbers = limit_and_length(fault)
-    return int(1.1 * (1 - numbers[0] / numbers[1]) * num_prompt_chars) + 8 if numbers else None
+    return int((1 - _MARGIN * numbers[0] / numbers[1]) * num_prompt_chars) + 8 if numbers else None
 
 
 def cut(text: str, num_kept: int, keep: str) -> str:

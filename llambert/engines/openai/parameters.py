@@ -118,7 +118,6 @@ def _refused_parameter(fault: Fault, sent: dict[str, Any]) -> str | None:
 
 def _mention(name: str) -> re.Pattern[str]:
     if name == "stop":  # an English word too
-        return re.compile(
-            r"['\"`]stop['\"`]|\bstop (?:parameter|sequence|words?|token)|(?:parameter|argument)\S*:? stop\b"
-        )
+        quoted, named = r"['\"`]stop['\"`]", r"\bstop (?:parameter|sequence|word)"
+        return re.compile(rf"{quoted}|{named}|(?:parameter|argument|model)s?: stop\b")
     return re.compile(rf"\b{name}\b")
