@@ -7,8 +7,8 @@ so the new answers lie beside the part they amend, one file a start, and only fi
     responses/<fingerprint>/_amendments/part-000000000-000000256-000.parquet …
 
 An amendment holds records that the part and its earlier amendments leave without a final answer, and its name is the
-first that is free: of two drivers that ask at once the first writer wins, and no record is won twice. Readers of
-Parquet folders skip names that begin with an underscore.
+first that is free: of two drivers that ask at once the first writer wins, and no record is won twice. Whoever reads
+``*.parquet`` of the folder sees each record once, as it was answered first.
 """
 
 from collections.abc import Iterable, Iterator

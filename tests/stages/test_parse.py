@@ -8,6 +8,7 @@ import pytest
 from llambert import schema
 from llambert.errors import InputError
 from llambert.recipe import AnnotatorRecipe, ClassifierRecipe, CorpusRecipe, ParseRecipe, Recipe
+from llambert.responses import amendment_name
 from llambert.run import Run
 from llambert.run_directory import Manifest
 from llambert.stages.parse import parse
@@ -249,3 +250,80 @@ def test_a_recipe_that_cannot_be_followed_is_refused_in_one_line(make_run, rows,
     run = make_run(rows, recipe)
     with pytest.raises(InputError, match=message):
         parse(run)
+
+
+def amend(run: Run, rows: dict[int, tuple]) -> None:
+    """Answer records of the first part again, as a later start of annotate does."""
+    table = run.table("responses")
+    listed = table.require_manifest()
+    name = amendment_name(listed.parts[0].name, len(listed.amendments))
+    answers = [response_row(number, row) for number, row in rows.items()]
+    part = table.commit_part(name, pa.Table.from_pylist(answers, schema=schema.RESPONSES))
+    table.write_manifest(listed.model_copy(update={"amendments": [*listed.amendments, part]}))
+
+
+FAILED = [
+    ("Positive", "stop", None),
+    (None, "error", "passing"),
+    (None, "error", "passing"),
+    ("Negative", "stop", None),
+]
+
+
+def test_silver_is_made_again_when_records_were_answered_since(make_run):
+    run = make_run(FAILED, split_at=(3,))
+    assert parse(run).num_rejected == {"engine_error": 2}
+    amend(run, {1: ("Negative", "stop", None)})
+    parsed = parse(run)
+    assert (parsed.num_kept, parsed.num_rejected) == (3, {"engine_error": 1})
+    assert read(run, "silver", schema.RECORD_ID, schema.LABEL) == [
+        ("r0", "positive"),
+        ("r1", "negative"),
+        ("r3", "negative"),
+    ]
+    amend(run, {2: ("Positive", "stop", None)})
+    assert parse(run).num_rejected == {}
+    assert read(run, "rejects", schema.RECORD_ID) == []
+    for table in ("silver", "rejects"):  # nothing of the versions before is left
+        assert run.table(table).part_names() == [part.name for part in run.table(table).require_manifest().parts]
+    assert parse(run) == run.table("silver").require_manifest()
+
+
+def test_probabilities_are_corrected_anew_by_the_answers_that_came_later(make_run):
+    run = make_run([(0.6, 0.2), (None, "error", "passing"), (0.5, 0.3)], {"prior_correction": "batch"}, split_at=())
+    before = parse(run).measures
+    amend(run, {1: (0.1, 0.9)})
+    assert parse(run).measures["bias.positive"] != before["bias.positive"]
+
+
+@pytest.mark.parametrize("place", ["a part", "the rejects' manifest", "silver's manifest", "the old parts"])
+def test_silver_that_was_being_made_again_when_it_was_killed_is_made_again_whole(make_run, monkeypatch, place):
+    run = make_run(FAILED, split_at=(3,))
+    parse(run)
+    amend(run, {1: ("Negative", "stop", None)})
+    calls, directory = [], type(run.table("silver"))
+    name = {"a part": "commit_part", "the old parts": "_removed"}.get(place, "write_manifest")
+    if name == "_removed":
+        monkeypatch.setattr("llambert.stages.parse._remove_replaced", lambda *_: killed())
+    else:
+        original, wanted = (
+            getattr(directory, name),
+            {"a part": 3, "the rejects' manifest": 1, "silver's manifest": 2}[place],
+        )
+
+        def until_killed(self, *arguments):
+            calls.append(self)
+            return killed() if len(calls) == wanted else original(self, *arguments)
+
+        monkeypatch.setattr(directory, name, until_killed)
+    with pytest.raises(KeyboardInterrupt):
+        parse(run)
+    monkeypatch.undo()
+    assert parse(run).num_rejected == {"engine_error": 1}
+    for table in ("silver", "rejects"):
+        assert run.table(table).part_names() == [part.name for part in run.table(table).require_manifest().parts]
+    assert [row[0] for row in read(run, "silver", schema.RECORD_ID)] == ["r0", "r1", "r3"]
+
+
+def killed():
+    raise KeyboardInterrupt
