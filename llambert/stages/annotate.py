@@ -40,7 +40,7 @@ def annotate(run: Run) -> Manifest:
     """Ask the LLM about ``annotator.num_records`` records; only about those without a final answer.
 
     Returns the manifest of ``responses`` (columns ``schema.RESPONSES``). A record the engine failed on is a
-    row with ``finish_reason`` ``error``, counted as ``engine_error``. Records that failed for a reason that may pass
+    row with ``finish_reason`` ``error``, counted as rejected. Records that failed for a reason that may pass
     are asked about again by each start (``responses.py``); a complete table stays so where they cannot be. A table
     that holds as many records as the recipe asks for, all with a final answer, is left alone, Ray is not started
     then. For contextual calibration the texts without content are asked about too, into the table ``content_free``.
@@ -66,7 +66,9 @@ def annotate(run: Run) -> Manifest:
     except InputError as error:
         if manifest is None or first:
             raise
-        print(f"annotate: {work.num_again:,} records without an answer could not be asked again: {error}", flush=True)
+        print(
+            f"annotate: records that failed before ({work.num_again:,}) could not be asked again: {error}", flush=True
+        )
     if wants_content_free:
         content_free.write_manifest(_content_free_manifest(run))
     return _complete(run, work, is_first_answer=bool(units))
@@ -90,7 +92,8 @@ def _complete(run: Run, work: "_Work", is_first_answer: bool) -> Manifest:
         return latest  # complete already, or by another driver on the same run
     if num_failing := stored.counts().get(NUM_PASSING):
         print(
-            f"annotate: {num_failing:,} records have no answer, for a reason that may pass; the next start asks again",
+            f"annotate: of {stored.num_records:,} records {num_failing:,} failed for a reason that may pass; the next "
+            "start asks again",
             flush=True,
         )
     # The rates of a start that asked a few records again say nothing of the run.
@@ -122,7 +125,7 @@ def _ask(run: Run, work: "_Work", units: list[dict[str, Any]]) -> None:
     )
     work.save_progress()
     if work.num_again:
-        print(f"annotate: {work.num_again:,} records without an answer are asked again", flush=True)
+        print(f"annotate: records that failed before ({work.num_again:,}) are asked again", flush=True)
     try:
         with Progress("annotate", total=work.num_total, done=work.num_done) as progress:
             for outcome in run_units("annotate", AnnotatePart, (run, work.num_tokens), units, pool):
@@ -253,7 +256,7 @@ def _counts(answers: list[Answer]) -> dict[str, int]:
         "num_response_tokens": sum(a.num_response_tokens for a in answers),
         "num_truncated": sum(a.num_truncated_tokens > 0 for a in answers),
         "num_errors": sum(a.finish_reason == "error" for a in answers),
-        NUM_PASSING: sum(a.error_kind == "passing" for a in answers),
+        **{f"num_{kind}": sum(a.error_kind == kind for a in answers) for kind in ("refused", "over_length", "passing")},
     }
 
 

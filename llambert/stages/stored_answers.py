@@ -97,6 +97,8 @@ def responses_manifest(run: Run, stored: StoredAnswers, previous: Manifest | Non
     counts = stored.counts()
     busy_seconds = counts.pop(BUSY, 0) / 1000
     num_in, num_errors = sum(part.num_rows for part in stored.parts), counts.get("num_errors", 0)
+    rejected = {kind: counts.get(f"num_{kind}", 0) for kind in ("refused", "over_length")}
+    rejected["engine_error"] = num_errors - sum(rejected.values())
     is_larger = previous is not None and previous.num_in > annotator.num_records
     return Manifest(
         stage="annotate",
@@ -107,7 +109,7 @@ def responses_manifest(run: Run, stored: StoredAnswers, previous: Manifest | Non
         model_identity=run.model_identities["annotator"],
         num_in=num_in,
         num_kept=num_in - num_errors,
-        num_rejected={"engine_error": num_errors} if num_errors else {},
+        num_rejected={reason: num for reason, num in rejected.items() if num},
         counts=counts,
         busy_seconds=busy_seconds,
         accelerator_seconds=busy_seconds * annotator.gpus_per_replica,

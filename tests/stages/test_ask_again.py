@@ -94,17 +94,17 @@ def test_exactly_the_records_whose_failure_may_pass_are_asked_again(make_run, en
     run = make_run()
     endpoint.otherwise = flaky
     first = annotate(run)
-    assert (first.num_rejected, first.counts["num_passing"]) == ({"engine_error": 4}, 3)
+    assert (first.num_rejected, first.counts["num_passing"]) == ({"engine_error": 3, "refused": 1}, 3)
     order = list(answers(run))
     rejected = parse(run).num_rejected
     assert (rejected["engine_error"], rejected["refused"]) == (3, 1)
-    assert "3 records have no answer" in capsys.readouterr().out
+    assert "3 failed for a reason that may pass" in capsys.readouterr().out
 
     endpoint.requests.clear()
     endpoint.otherwise = chat()
     second = annotate(run)
     assert asked(endpoint) == ["26", "7", "8"]
-    assert (second.num_in, second.num_rejected, second.counts["num_passing"]) == (first.num_in, {"engine_error": 1}, 0)
+    assert (second.num_in, second.num_rejected, second.counts["num_passing"]) == (first.num_in, {"refused": 1}, 0)
     assert second.counts["num_prompt_tokens"] == first.counts["num_prompt_tokens"] + 3 * 20
     assert [part.name for part in second.parts] == [part.name for part in first.parts]
     assert list(answers(run)) == order
@@ -136,7 +136,7 @@ def test_records_that_fail_again_are_asked_until_they_are_answered(make_run, end
     assert asked(endpoint) == ["26"]
     endpoint.otherwise = only_for("Number 26.", error(400, "content_filter"))  # final, if no answer
     manifest = annotate(run)
-    assert (manifest.counts["num_passing"], manifest.num_rejected) == (0, {"engine_error": 2})
+    assert (manifest.counts["num_passing"], manifest.num_rejected) == (0, {"refused": 2})
     assert parse(run).num_rejected == {"refused": 2}
     endpoint.requests.clear()
     annotate(run)
@@ -158,7 +158,7 @@ def test_a_complete_table_stays_complete_where_nothing_can_be_asked_again(
         run = make_run(limits={"budget_tokens": 1})
     endpoint.otherwise = chat()
     assert annotate(run) == first
-    assert "3 records without an answer could not be asked again" in capsys.readouterr().out
+    assert "records that failed before (3) could not be asked again" in capsys.readouterr().out
     assert annotate(make_run()).counts["num_passing"] == (3 if fault != "budget" else 0)
 
 
