@@ -112,10 +112,10 @@ def untrained_note(run: Run, checkpoint: Manifest) -> str:
     silver = run.table("silver").read_manifest()
     trained = checkpoint.counts.get(NUM_SILVER)
     num_new = silver.num_kept - trained if silver and trained is not None else 0
-    if num_new <= 0:
+    if silver is None or num_new <= 0:
         return ""
     folders = ", ".join(run.table(name).uri for name in ("checkpoint", "labels", "report"))
     return (
-        f"finetune: {num_new:,} records were answered since the classifier was trained, which has not learned from "
-        f"them; to train it again, delete {folders} and start again"
+        f"finetune: the classifier is older than some silver labels and has not learned from them ({num_new:,} of "
+        f"{silver.num_kept:,}); to train it again, delete {folders} and start again"
     )

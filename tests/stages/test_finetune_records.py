@@ -23,7 +23,7 @@ def test_records_answered_after_the_training_are_said_with_how_to_train_on_them(
     write(run, "silver", 11, upstream={ANSWERS: "v1"})
     assert finetune(run) == checkpoint  # which stays
     (line,) = capsys.readouterr().out.splitlines()
-    assert "3 records were answered since the classifier was trained" in line
+    assert "older than some silver labels and has not learned from them (3 of 11)" in line
     assert run.table("checkpoint").uri in line
 
 
