@@ -52,6 +52,7 @@ class Endpoint:
         self.script: deque = deque()
         self.otherwise = chat()
         self.models_status = 200
+        self.models: object = {"object": "list", "data": []}
         self.requests: list[dict] = []
         self.keys: list[str] = []
         self.times: list[float] = []
@@ -79,7 +80,7 @@ class Endpoint:
 def serve(endpoint: Endpoint):
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
-            self.send(endpoint.models_status, {"object": "list", "data": []}, {})
+            self.send(endpoint.models_status, endpoint.models, {})
 
         def do_POST(self):
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

@@ -244,8 +244,11 @@ def test_a_key_that_is_refused_stops_before_the_first_record(endpoint, make_engi
         make_engine()
 
 
-def test_an_endpoint_without_a_list_of_models_is_fine(endpoint, make_engine):
-    endpoint.models_status = 404
+@pytest.mark.parametrize(
+    ("status", "models"), [(404, {}), (200, b"<html>Welcome"), (200, []), (200, None), (200, b"{")]
+)
+def test_an_endpoint_without_a_list_of_models_is_fine(endpoint, make_engine, status, models):
+    endpoint.models_status, endpoint.models = status, models
     assert make_engine().annotate(["x"])[0].response == "Positive"
 
 

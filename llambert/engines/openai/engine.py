@@ -128,11 +128,11 @@ class OpenAIEngine:
         An endpoint without a list of models is fine, and so is a key that may not see it (403).
         """
         try:
-            self._client.models.list()
+            self._client.models.with_raw_response.list()  # whatever it is: nothing of it is read
         except (openai.AuthenticationError, openai.APIConnectionError) as error:
             if not isinstance(error, openai.APITimeoutError):
                 raise InputError(self._describe(_fault_of(error))) from None
-        except (openai.APIError, ValueError) as error:
+        except openai.APIError as error:
             logger.debug("%s: no list of models: %s", self._url, self._clean(str(error)))
 
     # One record
