@@ -350,7 +350,7 @@ class OpenAIEngine:
 
     def _clean(self, message: str, length: int = 300) -> str:
         """One line of an error, without the key: some servers repeat it."""
-        text = " ".join(message.split())
+        text = " ".join(message.encode("utf-8", "replace").decode().split())
         return (text.replace(self._secret, "[key]") if self._secret else text)[:length]
 
     def _stop(self, reason: str) -> NoReturn:

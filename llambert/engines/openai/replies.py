@@ -79,10 +79,13 @@ def _joined(content: str) -> dict[str, Any]:
         if not isinstance(event, dict):
             continue
         whole |= {key: value for key, value in event.items() if key != "choices" and value is not None}
-        for choice in event.get("choices") or []:
+        choices = event.get("choices")
+        for choice in choices if isinstance(choices, list) else []:
+            if not isinstance(choice, dict):
+                raise _malformed(content, "an event whose choice is no object")
             delta = choice.get("delta") or choice.get("message")
-            is_chat = delta is not None or "text" not in choice
-            piece = (delta or {}).get("content") if delta is not None else choice.get("text")
+            is_chat = isinstance(delta, dict) or "text" not in choice
+            piece = delta.get("content") if isinstance(delta, dict) else choice.get("text")
             text += _text(piece, content)
             finish_reason = choice.get("finish_reason") or finish_reason
             whole["choices"] = []
