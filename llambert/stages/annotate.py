@@ -59,16 +59,16 @@ def annotate(run: Run) -> Manifest:
     stored.read()
     again = stored.ask_again()
     units = [{"start": start, "end": end} for start, end in stored.missing]
-    first = ([_CONTENT_FREE] if wants_content_free else []) + units
+    content_free_units = [_CONTENT_FREE] if wants_content_free else []
     work = _Work(stored, sum(unit["num_records"] for unit in again))
     try:
-        _ask(run, work, [*first, *again])
+        _ask(run, work, [*content_free_units, *units, *again])
     except InputError as error:
-        if manifest is None or first:
+        stored.read()
+        if stored.missing or (wants_content_free and not content_free.part_names()):
             raise
-        print(
-            f"annotate: records that failed before ({work.num_again:,}) could not be asked again: {error}", flush=True
-        )
+        num = f"{work.num_again:,}"
+        print(f"annotate: records that failed before ({num}) could not be asked again: {error}", flush=True)
     if wants_content_free:
         content_free.write_manifest(_content_free_manifest(run))
     return _complete(run, work, is_first_answer=bool(units))

@@ -114,7 +114,8 @@ def test_an_error_in_a_reply_means_what_its_code_and_words_say(content, expected
     "content",
     ["", "{", "[]", "7", '"Fresh"', "{}", '{"choices": []}', '{"choices": [7]}', '{"choices": [{"index": 0}]}',
      '{"choices": [{"message": {"content": 7}}]}', '{"choices": [{"message": {"content": [7]}}]}',
-     '{"choices": [{"message": null, "finish_reason": "stop"}]}', "<html><title>Sign in</title></html>", "[" * 100_000, 'data: {"choices": [[]]}', "data: {", 'data: {"choices": 7}'],
+     '{"choices": [{"message": null, "finish_reason": "stop"}]}', "<html><title>Sign in</title></html>", "[" * 100_000,
+     'data: {"choices": [[]]}', "data: {", 'data: {"choices": 7}'],
 )  # fmt: skip
 def test_what_the_api_does_not_describe_is_a_fault_that_may_pass(content):
     with pytest.raises(EndpointError) as caught:
