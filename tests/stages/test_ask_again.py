@@ -162,16 +162,20 @@ def test_a_complete_table_stays_complete_where_nothing_can_be_asked_again(
     assert annotate(make_run()).counts["num_passing"] == (3 if fault != "budget" else 0)
 
 
-def test_the_first_answers_complete_the_table_where_the_rest_cannot_be_asked_again(make_run, endpoint, in_process,
- capsys):
+def test_the_first_answers_complete_the_table_where_the_rest_cannot_be_asked_again(
+    make_run, endpoint, in_process, capsys
+):
     endpoint.otherwise = flaky
     run = make_run()
-    annotate(run)
+    whole = next(part.name for part in annotate(run).parts if not part.counts["num_passing"])
     responses = run.table("responses")
-    responses.filesystem.rm_file(responses.path("manifest.json"))  # as a kill before it leaves the table
-    responses.filesystem.rm_file(responses.path(responses.part_names()[-1]))
-    endpoint.otherwise = lambda request: error(401) if any(n in str(request["messages"]) for n in FAILED_TEXTS)
-     else chat()
+    for name in ("manifest.json", whole):  # as a kill before them leaves the table
+        responses.filesystem.rm_file(responses.path(name))
+
+    def denied(request):
+        return error(401) if any(text in str(request["messages"]) for text in FAILED_TEXTS) else chat()
+
+    endpoint.otherwise = denied
     assert annotate(run).num_in == len(answers(run))
     assert "could not be asked again" in capsys.readouterr().out
 
