@@ -1,5 +1,12 @@
 """What a user did, or has, that llambert cannot work with."""
 
+from typing import Literal
+
+ErrorKind = Literal["refused", "over_length", "passing", "failed"]
+"""Why a record has no answer. ``refused``: by an endpoint's moderation. ``over_length``: its prompt does not fit,
+however much is cut. ``passing``: an outage, a time-out, a broken reply, no memory; the next start asks again.
+``failed``: anything else. All but ``passing`` are final."""
+
 
 class InputError(ValueError):
     """A wrong recipe, a missing file, an unreadable URI, a model that is not there.
@@ -34,10 +41,5 @@ def loading_fault(error: BaseException, section: str) -> str:
 class OverLength(ValueError):
     """A record's prompt does not fit the model's context, however much of its text is left out.
 
-    Costs that record: an engine makes it the ``error`` of the record's answer, which begins with the type's
-    name, and parse rejects the record as ``over_length``.
+    Costs that record: an engine makes it the error of the record's answer, of kind ``over_length``.
     """
-
-
-class Refused(ValueError):
-    """An endpoint would not answer about a record; as above, rejected as ``refused``."""

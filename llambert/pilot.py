@@ -16,6 +16,7 @@ import ray
 from llambert import schema
 from llambert.forecast import PILOT_FILE, CurvePoint, Measured, Pilot, pilot_table, relative_deviation
 from llambert.recipe import ClassifierRecipe
+from llambert.responses import iter_answers
 from llambert.run import Run
 from llambert.run_directory import Manifest, TableDirectory, write_whole
 from llambert.splits import TRAIN, left_out, require_learnable
@@ -144,7 +145,7 @@ def _annotate(few: Run) -> Measured:
     # A first start's clock beyond start and work: the other replicas' start, the end of the pool.
     tail = max(working - manifest.busy_seconds / busy, 0.0) if is_first else 0.0
     columns = [schema.NUM_PROMPT_TOKENS, schema.NUM_RESPONSE_TOKENS]
-    rows = pa.concat_tables(list(responses.iter_tables(columns)))
+    rows = pa.concat_tables([rows for _, rows in iter_answers(responses, columns)])
     prompt, response = (rows[name].to_pylist() for name in columns)
     return Measured(
         num=num,

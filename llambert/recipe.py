@@ -103,13 +103,16 @@ class CorpusRecipe(Section):
 
 
 class Decoding(Section):
-    """How a response is generated; the paper's reference values are in jobs/recipes."""
+    """How a response is generated; the paper's reference values are in jobs/recipes.
 
-    temperature: float = Field(0.0, ge=0)
-    top_k: NonNegativeInt = 0
-    top_p: float = Field(1.0, gt=0, le=1)
+    Null: not sent to an endpoint, whose own value applies; local engines take the default.
+    """
+
+    temperature: float | None = Field(0.0, ge=0)
+    top_k: NonNegativeInt | None = 0
+    top_p: float | None = Field(1.0, gt=0, le=1)
     max_new_tokens: PositiveInt = 10
-    seed: int = 0
+    seed: int | None = 0
 
 
 class EndpointLimits(Section):

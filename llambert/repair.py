@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 
 from llambert.pipeline import pipeline
+from llambert.responses import amended_part
 from llambert.run import Run
 from llambert.run_directory import MANIFEST, TableDirectory, open_filesystem
 from llambert.verify import Finding, verify
@@ -77,7 +78,7 @@ def _move(table: TableDirectory, folder: str, parts: set[str], whole: bool) -> l
     """Move the manifest first, without which a table is not complete, then ``parts``, or every file."""
     there = _file_names(table)
     names = [name for name in there if name == MANIFEST]
-    names += [name for name in there if name != MANIFEST and (whole or name in parts)]
+    names += [name for name in there if name != MANIFEST and (whole or name in parts or amended_part(name) in parts)]
     place = "/".join(table.uri.rsplit("/", 2)[1:])
     filesystem, target = open_filesystem(f"{folder}/{place}")
     for name in names:

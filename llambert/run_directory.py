@@ -56,6 +56,9 @@ class Manifest(BaseModel):
 
     ``num_in == num_kept + sum(num_rejected.values())``, checked when it is made. ``busy_seconds`` is the time
     models or readers worked, summed over workers; ``accelerator_seconds`` the time GPUs were held for it.
+    ``amendments`` are parts whose rows take the place of the rows of ``parts`` with the same record_id
+    (``responses.py``); ``num_in`` does not count them again, ``counts`` do. ``notes`` say where the stage could not do
+    as the recipe says.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
@@ -76,6 +79,8 @@ class Manifest(BaseModel):
     accelerator_seconds: float = 0.0
     completed_at: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     parts: list[Part] = Field(default_factory=list)
+    amendments: list[Part] = Field(default_factory=list)
+    notes: list[str] = Field(default_factory=list)
 
     @model_validator(mode="after")
     def _nothing_vanished(self) -> Self:
@@ -153,15 +158,18 @@ class TableDirectory:
             check_pages(pq.ParquetFile(io.BytesIO(content), page_checksum_verification=True))
             return _part(name, content)
 
-    def part_names(self) -> list[str]:
-        """Names of the committed parts, sorted; from one listing, never from a list of ids."""
+    def part_names(self, folder: str = "") -> list[str]:
+        """Names of the committed parts, sorted; from one listing, never from a list of ids.
+
+        ``folder``: those in a folder of the table, with its name before theirs; they are not among the others.
+        """
         try:
             with _clear_refusals(self.uri):
-                found = self.filesystem.ls(self.path(), detail=False, refresh=True)
+                found = self.filesystem.ls(self.path(folder), detail=False, refresh=True)
         except FileNotFoundError:
             return []
         names = (str(path).rstrip("/").rsplit("/", 1)[-1] for path in found)
-        return sorted(filter(is_part, names))
+        return sorted(f"{folder}/{name}" if folder else name for name in names if is_part(name))
 
     def read_part(self, name: str, columns: list[str] | None = None) -> pa.Table:
         """One part as a table; ``InputError`` if its pages are not those that were written."""

@@ -28,6 +28,7 @@ NUM_PROMPT_TOKENS = "num_prompt_tokens"
 NUM_RESPONSE_TOKENS = "num_response_tokens"
 NUM_TRUNCATED_TOKENS = "num_truncated_tokens"
 ERROR = "error"
+ERROR_KIND = "error_kind"
 
 # One probability per category, keyed by category. A list of structs rather than an Arrow map: pandas,
 # Polars and DuckDB read it, and it survives Parquet without a dictionary key order.
@@ -99,11 +100,13 @@ RESPONSES = pa.schema(
         pa.field(NUM_TRUNCATED_TOKENS, pa.int64(), nullable=False),
         pa.field(MODEL, pa.string(), nullable=False),
         pa.field(ERROR, pa.string()),
+        pa.field(ERROR_KIND, pa.string()),
     ]
 )
 """Written by annotate. ``label_probabilities`` are the engine's raw answer-word probabilities: they sum to
 the share of the model's belief that lies on any answer word, not to 1. ``finish_reason`` is ``stop``,
-``length`` or ``error`` (then ``error`` says what, and ``response`` is null)."""
+``length`` or ``error`` (then ``error`` says what, ``error_kind`` is one of ``errors.ErrorKind``, and ``response`` is
+null)."""
 
 SILVER = pa.schema(
     [

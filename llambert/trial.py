@@ -3,6 +3,7 @@
 Reads the head of the corpus, writes nothing, needs no Ray.
 """
 
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -110,6 +111,8 @@ def try_out(records: pa.Table, trial: Trial) -> list[Tried]:
     engine = create_engine(trial.annotator, task)
     try:
         answers = engine.annotate(records[schema.TEXT].to_pylist())
+        for note in engine.notes:
+            print(note, file=sys.stderr)
     finally:
         engine.close()
     verbalizer = Verbalizer({category.name: category.answer_words for category in task.categories})

@@ -34,6 +34,8 @@ _REQUIRED = ("corpus", "sample", "responses", "silver", "checkpoint", "labels")
 _ANNOTATED = ("sample", "responses", "silver")  # a classifier trained on gold labels alone needs none of these
 _BESIDE = ("corpus_rejects", "duplicates", "shots", "content_free", "rejects", "label_rejects", "labels_by_label")
 _WITHOUT_ID_CHECK = ("corpus_rejects", "checkpoint")  # rows of the source that are no record may lack an id
+# The amendments of the responses, which hold some of their records once more, are looked at as a table beside it.
+_AMENDED, _AMENDMENTS = "responses", "responses (asked again)"
 # Tables that share a folder with a larger or an earlier sample's parts.
 _MAY_HOLD_MORE = ("responses",)
 _COVERS = (
@@ -110,6 +112,10 @@ def verify(run: Run) -> list[Finding]:
         for name, manifest in manifests.items():
             check = _check_files if name == "checkpoint" else _check_table
             findings += check(name, run.table(name), manifest, ids)
+        if _AMENDED in manifests:
+            responses = manifests[_AMENDED]
+            manifests[_AMENDMENTS] = responses.model_copy(update={"parts": responses.amendments})
+            findings += _check_foreign(run, [_AMENDMENTS], _AMENDED, manifests, ids)
         for name in manifests:
             findings += _check_unique(run, [name], manifests, ids)
         for names, whole in _COVERS:
@@ -148,7 +154,8 @@ def _check_files(name: str, table: TableDirectory, manifest: Manifest, _: "_IdFi
 
 
 def _check_table(name: str, table: TableDirectory, manifest: Manifest, ids: "_IdFiles") -> Iterator[Finding]:
-    listed = [part.name for part in manifest.parts]
+    parts = [*manifest.parts, *manifest.amendments]
+    listed = [part.name for part in parts]
     there = _stored_parts(table)
     for problem in _manifest_problems(name, table, manifest):
         yield Finding(name, None, problem)
@@ -156,7 +163,7 @@ def _check_table(name: str, table: TableDirectory, manifest: Manifest, ids: "_Id
         for part_name in sorted(there - set(listed)):
             yield Finding(name, part_name, "a part that the manifest does not know")
     present = []
-    for part in manifest.parts:
+    for part in parts:
         if part.name in there:
             present.append(part)
         else:
@@ -172,7 +179,7 @@ def _check_table(name: str, table: TableDirectory, manifest: Manifest, ids: "_Id
                     problems.append(f"its schema differs from that of {present[0].name}")
             for problem in problems:
                 yield Finding(name, part.name, problem)
-            ids.add(name, checked.hashes)
+            ids.add(_AMENDMENTS if part in manifest.amendments else name, checked.hashes)
 
 
 def _stored_parts(table: TableDirectory) -> set[str]:
@@ -187,7 +194,8 @@ def _manifest_problems(name: str, table: TableDirectory, manifest: Manifest) -> 
     fingerprint = table.uri.rsplit("/", 1)[-1]
     if manifest.fingerprint != fingerprint:
         yield f"the manifest is of fingerprint {manifest.fingerprint}, the folder of {fingerprint}"
-    for part_name, num in Counter(part.name for part in manifest.parts).items():
+    parts = [*manifest.parts, *manifest.amendments]
+    for part_name, num in Counter(part.name for part in parts).items():
         if num > 1:
             yield f"the manifest lists {part_name} {num} times"
     if name == "checkpoint":
@@ -197,7 +205,7 @@ def _manifest_problems(name: str, table: TableDirectory, manifest: Manifest) -> 
     if num_rows != expected:
         yield f"the manifest says {expected:,} rows, its parts together {num_rows:,}"
     totals: Counter[str] = Counter()
-    for part in manifest.parts:
+    for part in parts:
         totals.update(part.counts)
     per_label = {key for key in manifest.counts.keys() | totals.keys() if key.startswith("label.")}
     for key in sorted((manifest.counts.keys() & totals.keys()) | (per_label if name == "labels" else set())):
@@ -285,17 +293,26 @@ def _check_cover(
 ) -> Iterator[Finding]:
     """Whether the tables ``names`` hold each id of ``whole`` once between them, and no other."""
     yield from (finding for finding in _check_unique(run, names, manifests, ids) if "also in" in finding.problem)
-    missing, foreign = [], []
+    missing = []
     for covering, covered in zip(ids.buckets(*names), ids.buckets(whole), strict=True):
         missing.append(np.setdiff1d(covered, covering))
-        foreign.append(np.setdiff1d(covering, covered))
     for part, record_ids in _by_part(_places(run, [whole], manifests, np.concatenate(missing))):
-        name = part.rpartition("/")[2]
+        name = part.partition("/")[2]
         # The covering part has the name of the one it covers, or its table is made again whole; so is the sample.
         redo = ((names[0], name), *([(whole, name)] if whole == "sample" else []))
         yield Finding(whole, name, f"{_these(record_ids)} in neither {' nor '.join(names)}", redo)
+    yield from _check_foreign(run, names, whole, manifests, ids)
+
+
+def _check_foreign(
+    run: Run, names: list[str], whole: str, manifests: dict[str, Manifest], ids: _IdFiles
+) -> Iterator[Finding]:
+    """Ids of the tables ``names`` that ``whole`` does not have."""
+    foreign = []
+    for covering, covered in zip(ids.buckets(*names), ids.buckets(whole), strict=True):
+        foreign.append(np.setdiff1d(covering, covered))
     for part, record_ids in _by_part(_places(run, names, manifests, np.concatenate(foreign))):
-        table, _, name = part.rpartition("/")
+        table, _, name = part.partition("/")
         yield Finding(table, name, f"{_these(record_ids)} that {whole} does not have")
 
 
@@ -308,7 +325,8 @@ def _places(
         return places
     wanted = np.sort(hashes)[:_MAX_SUSPECTS]
     for name in names:
-        table = run.table(name)
+        stored_as = _AMENDED if name == _AMENDMENTS else name
+        table = run.table(stored_as)
         there = _stored_parts(table)
         for part in manifests[name].parts:
             if part.name not in there:
@@ -318,7 +336,7 @@ def _places(
             except (InputError, OSError):
                 continue  # no whole Parquet file: a finding already
             for position in np.flatnonzero(np.isin(sampling_hashes(record_ids, 0), wanted)):
-                places.setdefault(record_ids[int(position)].as_py(), []).append((name, part.name))
+                places.setdefault(record_ids[int(position)].as_py(), []).append((stored_as, part.name))
     return places
 
 

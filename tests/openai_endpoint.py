@@ -7,6 +7,24 @@ from collections import deque
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from llambert.tasks import Category, Task
+
+KEY = "sk-canary-4242424242"
+SHOTS = ({"text": "Dull.", "label": "bad"},)
+TASK = Task(
+    name="films",
+    question="Does the critic like the film?",
+    categories=(
+        Category(name="good", answer_words=("positive", "fresh")),
+        Category(name="bad", answer_words=("negative",)),
+    ),
+    prompts={
+        "chat": {"system": "Answer with one word.", "template": "Review: {text}", "shots": SHOTS},
+        "completion": {"format": "completion", "template": "Review: {text}\nSentiment:", "separator": "\n\n"},
+        "llama2": {"format": "llama2", "template": "{text}"},
+    },
+)  # fmt: skip
+
 
 def chat(content="Positive", finish_reason="stop", refusal=None, tokens=(20, 2)) -> dict:
     message = {"role": "assistant", "content": content, "refusal": refusal}
@@ -19,6 +37,11 @@ def error(status, code=None, message="no", **headers):
     return status, {"error": {"message": message, "type": "error", "code": code}}, headers
 
 
+def only_for(text: str, fault, otherwise=None):
+    """A function of the request: ``fault`` for the records whose text is ``text``, else an answer."""
+    return lambda request: fault if text in request["messages"][-1]["content"] else otherwise or chat()
+
+
 class Endpoint:
     """An OpenAI-compatible server that answers from a script, and then always the same.
 
@@ -29,6 +52,7 @@ class Endpoint:
         self.script: deque = deque()
         self.otherwise = chat()
         self.models_status = 200
+        self.models: object = {"object": "list", "data": []}
         self.requests: list[dict] = []
         self.keys: list[str] = []
         self.times: list[float] = []
@@ -56,7 +80,7 @@ class Endpoint:
 def serve(endpoint: Endpoint):
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
-            self.send(endpoint.models_status, {"object": "list", "data": []}, {})
+            self.send(endpoint.models_status, endpoint.models, {})
 
         def do_POST(self):
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

@@ -134,6 +134,7 @@ def _write_responses(run: Run, plan: Plan, ids: list[str], stored: list[int], si
             schema.NUM_TRUNCATED_TOKENS: [0] * num,
             schema.MODEL: ["tiny-llm"] * num,
             schema.ERROR: [None] * num,
+            schema.ERROR_KIND: [None] * num,
         },
         schema=schema.RESPONSES,
     )

@@ -10,6 +10,7 @@ from label_runs import complete, filled_run, make_run
 from llambert import schema
 from llambert import verify as module
 from llambert.errors import InputError
+from llambert.responses import amendment_name
 from llambert.run import Run, record_recipe
 from llambert.run_directory import TableDirectory
 from llambert.stages import label as label_stage
@@ -268,3 +269,33 @@ def test_null_ids_are_found(run):
     rewrite(labels, FIRST, rows.set_column(0, "record_id", ids))
     assert f"labels/{FIRST}: 1 of its rows have no record_id" in findings(run)
     assert pq.read_schema(labels.path(FIRST)).names == schema.LABELS.names
+
+
+def amend(run: Run, *names_and_ids: tuple[str, str]) -> None:
+    """Give the responses amendments, each of one record."""
+    table = run.table("responses")
+    required = {"text": "x", "prompt": "x", "finish_reason": "stop", "model": "m"}
+    numbers = dict.fromkeys(("num_prompt_tokens", "num_response_tokens", "num_truncated_tokens"), 1)
+    parts = [
+        table.commit_part(name, pa.Table.from_pylist([{"record_id": i, **required, **numbers}], schema=table.schema))
+        for name, i in names_and_ids
+    ]
+    table.write_manifest(table.read_manifest().model_copy(update={"amendments": parts}))
+
+
+def test_a_record_and_its_later_answer_are_no_duplicate(run):
+    amend(run, (amendment_name(FIRST, 0), "r00003"), (amendment_name(SECOND, 0), "r00021"))
+    assert findings(run) == []
+
+
+def test_later_answers_are_proven_like_any_part(run):
+    first, second = amendment_name(FIRST, 0), amendment_name(FIRST, 1)
+    amend(run, (first, "r00003"), (second, "r00003"))
+    assert findings(run) == [f"responses/{first}: 1 record (r00003) more than once (also in responses/{second})"]
+    amend(run, (first, "r00003"))
+    assert findings(run) == []  # what another driver committed may lie there
+    stranger = amendment_name(SECOND, 2)
+    amend(run, (stranger, "r99999"))
+    assert findings(run) == [f"responses/{stranger}: 1 record (r99999) that responses does not have"]
+    run.table("responses").filesystem.rm_file(run.table("responses").path(stranger))
+    assert findings(run) == [f"responses/{stranger}: the part is missing"]

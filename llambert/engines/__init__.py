@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Literal, Protocol
 
-from llambert.errors import InputError
+from llambert.errors import ErrorKind, InputError
 from llambert.recipe import AnnotatorRecipe
 from llambert.tasks import Task
 
@@ -16,7 +16,7 @@ class Answer:
 
     ``label_probabilities``: the probability of each category's answer words (raw: their sum is the share of
     the model's belief on any answer word), in ``score`` and ``choice`` mode. ``finish_reason`` ``error``:
-    ``error`` says what happened, the exception's type first, and ``response`` is None.
+    ``error_kind`` says of what kind it is, ``error`` what happened, and ``response`` is None.
     """
 
     prompt: str
@@ -27,6 +27,7 @@ class Answer:
     num_response_tokens: int = 0
     num_truncated_tokens: int = 0
     error: str | None = None
+    error_kind: ErrorKind | None = None
 
 
 class StoppedEarly(InputError):
@@ -42,6 +43,11 @@ class StoppedEarly(InputError):
 
 class Engine(Protocol):
     """An LLM that is loaded and answers. Created once per replica, in the process that uses it."""
+
+    @property
+    def notes(self) -> list[str]:
+        """What the user should know of how it asks, a line each; it may grow with each call."""
+        ...
 
     def annotate(self, texts: list[str]) -> list[Answer]:
         """One answer per text, in the order of ``texts``; ``StoppedEarly`` where it must stop before the end."""
@@ -78,7 +84,7 @@ def _check_endpoint(annotator: AnnotatorRecipe, prompt_format: str) -> None:
     if annotator.max_replicas != 1:
         raise InputError("annotator.max_replicas: one replica keeps an endpoint's limits; raise limits.concurrency")
     if annotator.base_url is None and annotator.decoding.top_k:
-        raise InputError("annotator.decoding.top_k: OpenAI's API has none; set it to 0")
+        raise InputError("annotator.decoding.top_k: OpenAI's API has none; set it to 0 or null")
     if annotator.base_url is not None and not re.match(r"https?://[^/@\s]+(/[^@\s]*)?$", annotator.base_url):
         raise InputError("annotator.base_url: expected http(s)://host[:port][/path] without user or password")
 
@@ -104,6 +110,6 @@ def create_engine(annotator: AnnotatorRecipe, task: Task, num_tokens_before: tup
 
             return VllmEngine(annotator, task)
         case "openai":
-            from llambert.engines.openai import OpenAIEngine
+            from llambert.engines.openai.engine import OpenAIEngine
 
             return OpenAIEngine(annotator, task, num_tokens_before)

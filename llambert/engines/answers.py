@@ -5,15 +5,34 @@ neither batch, nor order, nor engine decides them.
 """
 
 import hashlib
+from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 
 from llambert.engines import Answer
 from llambert.engines.scoring import AnswerSequences
-from llambert.errors import InputError, described
+from llambert.errors import InputError, OverLength, described
 from llambert.prompts import RenderedPrompt, Renderer
-from llambert.recipe import AnnotatorRecipe
+from llambert.recipe import AnnotatorRecipe, Decoding
 from llambert.tasks import Task
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn: a recipe's ``decoding`` with its default where it says null."""
+
+    temperature: float
+    top_k: int
+    top_p: float
+    seed: int
+
+    @classmethod
+    def of(cls, decoding: Decoding) -> Self:
+        """The values that a local engine samples by."""
+        given = {name: getattr(decoding, name) for name in cls.__dataclass_fields__}
+        default = Decoding.model_fields
+        return cls(**{name: default[name].default if value is None else value for name, value in given.items()})
 
 
 def room_for_prompt(
@@ -49,11 +68,12 @@ def scored_answer(
     """
     if not np.isfinite(probabilities).all():
         return failed(ValueError("the model gave no finite probability"), prompt)
-    temperature = annotator.decoding.temperature if annotator.mode == "choice" else 0.0
+    sampling = Sampling.of(annotator.decoding)
+    temperature = sampling.temperature if annotator.mode == "choice" else 0.0
     chosen = int(probabilities.argmax())
     if temperature > 0 and probabilities.any():
         weights = (probabilities / probabilities.max()) ** (1 / temperature)
-        draw = np.random.default_rng(record_key(annotator.decoding.seed, text))
+        draw = np.random.default_rng(record_key(sampling.seed, text))
         chosen = int(draw.choice(len(weights), p=weights / weights.sum()))
     return Answer(
         prompt=prompt.text,
@@ -65,8 +85,11 @@ def scored_answer(
     )
 
 
-def failed(error: Exception, prompt: RenderedPrompt | None = None) -> Answer:
-    """The answer of a record the engine failed on; ``prompt`` where it got as far."""
+def failed(error: Exception, prompt: RenderedPrompt | None = None, is_passing: bool = False) -> Answer:
+    """The answer of a record the engine failed on; ``prompt`` where it got as far.
+
+    ``is_passing``: the same record may succeed at another time, as where memory was short.
+    """
     return Answer(
         prompt=prompt.text if prompt else "",
         response=None,
@@ -74,6 +97,7 @@ def failed(error: Exception, prompt: RenderedPrompt | None = None) -> Answer:
         num_prompt_tokens=len(prompt.token_ids) if prompt else 0,
         num_truncated_tokens=prompt.num_truncated_tokens if prompt else 0,
         error=described(error),
+        error_kind="passing" if is_passing else "over_length" if isinstance(error, OverLength) else "failed",
     )
 
 

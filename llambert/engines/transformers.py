@@ -32,11 +32,11 @@ from transformers.utils.logging import disable_progress_bar
 
 from llambert import onednn
 from llambert.engines import Answer
-from llambert.engines.answers import failed, record_key, room_for_prompt, scored_answer
+from llambert.engines.answers import Sampling, failed, record_key, room_for_prompt, scored_answer
 from llambert.engines.scoring import Sequence, answer_sequences
 from llambert.errors import InputError, described, loading_fault
 from llambert.prompts import RenderedPrompt, Renderer
-from llambert.recipe import AnnotatorRecipe, Decoding
+from llambert.recipe import AnnotatorRecipe
 from llambert.reference import local_copy
 from llambert.tasks import Task
 
@@ -96,6 +96,11 @@ class TransformersEngine:
                 self._shared_states = self._states_of(self._shared_ids)
         except RuntimeError as error:
             raise InputError(f"annotator.model: {annotator.model} cannot run here: {described(error)}") from error
+
+    @property
+    def notes(self) -> list[str]:
+        """None: a local engine does as the recipe says."""
+        return []
 
     def annotate(self, texts: list[str]) -> list[Answer]:
         """One answer per text, in the order of ``texts``."""
@@ -161,7 +166,7 @@ class TransformersEngine:
                 return answer(batch)
         except _RECORD_FAULTS as error:
             if len(batch) == 1:
-                return [failed(error, batch[0].prompt)]
+                return [failed(error, batch[0].prompt, is_passing=isinstance(error, torch.OutOfMemoryError))]
             logger.warning("a batch of %d prompts failed (%s); each is tried alone", len(batch), error)
         return [alone for request in batch for alone in self._answer_batch([request])]
 
@@ -206,12 +211,13 @@ class TransformersEngine:
         del inputs["position_ids"]  # generate() derives the same ones from the mask
         ids = torch.cat([ids.new_tensor(shared).expand(len(batch), -1), ids], dim=1)
         decoding, stop = self._annotator.decoding, self._renderer.stop
+        sampling = Sampling.of(decoding)
         generated = self.model.generate(
             input_ids=ids,
             **inputs,
             max_new_tokens=decoding.max_new_tokens,
             do_sample=False,
-            logits_processor=_processors(decoding, [request.text for request in batch], ids.shape[1]),
+            logits_processor=_processors(sampling, [request.text for request in batch], ids.shape[1]),
             pad_token_id=self._pad_id,
             **({"stop_strings": stop, "tokenizer": self.tokenizer} if stop else {}),
         )
@@ -334,13 +340,13 @@ class _KeyedNoise(LogitsProcessor):
         return scores + torch.from_numpy(noise).to(scores)
 
 
-def _processors(decoding: Decoding, texts: list[str], num_prompt_tokens: int) -> LogitsProcessorList:
+def _processors(sampling: Sampling, texts: list[str], num_prompt_tokens: int) -> LogitsProcessorList:
     """Temperature, top-k and top-p as everywhere, then the draw; nothing at temperature 0."""
-    if decoding.temperature == 0:
+    if sampling.temperature == 0:
         return LogitsProcessorList()
-    processors: list[LogitsProcessor] = [TemperatureLogitsWarper(decoding.temperature)]
-    if decoding.top_k:
-        processors.append(TopKLogitsWarper(decoding.top_k))
-    if decoding.top_p < 1:
-        processors.append(TopPLogitsWarper(decoding.top_p))
-    return LogitsProcessorList([*processors, _KeyedNoise(decoding.seed, texts, num_prompt_tokens)])
+    processors: list[LogitsProcessor] = [TemperatureLogitsWarper(sampling.temperature)]
+    if sampling.top_k:
+        processors.append(TopKLogitsWarper(sampling.top_k))
+    if sampling.top_p < 1:
+        processors.append(TopPLogitsWarper(sampling.top_p))
+    return LogitsProcessorList([*processors, _KeyedNoise(sampling.seed, texts, num_prompt_tokens)])

@@ -14,7 +14,7 @@ from vllm.sampling_params import MAX_LOGPROB_TOKEN_IDS, RequestOutputKind
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from llambert.engines import Answer
-from llambert.engines.answers import failed, record_key, room_for_prompt, scored_answer
+from llambert.engines.answers import Sampling, failed, record_key, room_for_prompt, scored_answer
 from llambert.engines.scoring import Sequence, answer_sequences
 from llambert.engines.vllm_start import cause, engine_args, model_location, new_log, start_engine
 from llambert.errors import InputError, described, loading_fault
@@ -80,6 +80,11 @@ class VllmEngine:
         except InputError:
             self.close()
             raise
+
+    @property
+    def notes(self) -> list[str]:
+        """None: a local engine does as the recipe says."""
+        return []
 
     def annotate(self, texts: list[str]) -> list[Answer]:
         """One answer per text, in the order of ``texts``."""
@@ -161,15 +166,15 @@ class VllmEngine:
                     ),
                 )
             return
-        decoding = self._annotator.decoding
+        sampling = Sampling.of(self._annotator.decoding)
         yield (
             (),
             SamplingParams(
-                temperature=decoding.temperature,
-                top_k=decoding.top_k,
-                top_p=decoding.top_p,
-                max_tokens=decoding.max_new_tokens,
-                seed=record_key(decoding.seed, text) >> 1,  # a signed 64-bit number there
+                temperature=sampling.temperature,
+                top_k=sampling.top_k,
+                top_p=sampling.top_p,
+                max_tokens=self._annotator.decoding.max_new_tokens,
+                seed=record_key(sampling.seed, text) >> 1,  # a signed 64-bit number there
                 stop=self._renderer.stop,
                 output_kind=RequestOutputKind.FINAL_ONLY,
             ),
@@ -181,7 +186,7 @@ class VllmEngine:
         for output in record.outputs.values():
             reason = output.outputs[0].finish_reason
             if reason not in ("stop", "length"):
-                return failed(RuntimeError(f"vLLM ended the request: {reason}"), record.prompt)
+                return failed(RuntimeError(f"vLLM ended the request: {reason}"), record.prompt, is_passing=True)
         if self._sequences is not None:
             probabilities = self._sequences.category_probabilities(self._log_probabilities(record))[0]
             return scored_answer(self._annotator, self._task, record.text, record.prompt, probabilities)

@@ -20,6 +20,7 @@ from vllm.engine.arg_utils import EngineArgs
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.llm_engine import LLMEngine
 
+from llambert.engines.answers import Sampling
 from llambert.engines.transformers import load_model
 from llambert.errors import InputError, loading_fault
 from llambert.recipe import AnnotatorRecipe
@@ -93,7 +94,7 @@ def engine_args(annotator: AnnotatorRecipe, location: str) -> dict[str, Any]:
     on_cpu: dict[str, Any] = {}
     if not annotator.gpus_per_replica:
         on_cpu = {"kv_cache_memory_bytes": _CPU_CACHE_BYTES}
-        if annotator.mode == "generate" and annotator.decoding.temperature > 0:
+        if annotator.mode == "generate" and Sampling.of(annotator.decoding).temperature > 0:
             # After a piece of a prompt vLLM 0.32 turns a seeded draw's generator back, and dies: a CPU's cannot.
             on_cpu["enable_chunked_prefill"] = False
     return {
@@ -107,7 +108,7 @@ def engine_args(annotator: AnnotatorRecipe, location: str) -> dict[str, Any]:
         "dtype": annotator.dtype,
         "trust_remote_code": annotator.trust_remote_code,
         "max_model_len": annotator.max_model_len,
-        "seed": annotator.decoding.seed,
+        "seed": Sampling.of(annotator.decoding).seed,
         "tensor_parallel_size": tensor_parallel_size,
         # Inside a Ray actor vLLM would ask Ray for workers of its own: the replica's actor holds its GPUs.
         "distributed_executor_backend": "mp" if tensor_parallel_size > 1 else "uni",

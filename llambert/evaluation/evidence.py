@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from llambert import schema
 from llambert.errors import InputError
+from llambert.responses import iter_answers
 from llambert.run import Run
 from llambert.run_directory import Manifest, TableDirectory
 from llambert.splits import TRAIN, is_sampled
@@ -256,7 +257,7 @@ def _read_answers(
 def _first_rows(responses: TableDirectory, num: int) -> Iterator[pa.Table]:
     """The first ``num`` responses, without texts: the table may hold those of a larger sample, in sampling order."""
     columns = [name for name in schema.RESPONSES.names if name != schema.TEXT]
-    for table in responses.iter_tables(columns):
+    for _, table in iter_answers(responses, columns):
         if table.num_rows and num > 0:
             yield table.slice(0, num)
         num -= table.num_rows

@@ -20,6 +20,7 @@ from llambert import schema
 from llambert.costs import StageCost, compare, format_duration, load_prices
 from llambert.evaluation.evidence import Evidence, read_evidence
 from llambert.forecast import read_pilot
+from llambert.responses import ANSWERS
 from llambert.run import Run
 from llambert.run_directory import Manifest, Part, TableDirectory, write_whole
 
@@ -32,14 +33,21 @@ _SUMMARY_WIDTH = 100
 def report(run: Run, prices: str | None = None) -> Manifest:
     """Compute every figure of a finished run and write its report; skipped when it is complete.
 
-    It is written again with ``prices`` (a price table's path) and where a plan was made since. ``InputError`` names
-    the table that is missing if a stage is not complete. No gold label is needed: figures that rest on gold say so
-    instead.
+    It is written again with ``prices`` (a price table's path), and where a plan was made or records were answered
+    since. ``InputError`` names the table that is missing if a stage is not complete. No gold label is needed: figures
+    that rest on gold say so instead.
     """
     directory = run.table("report")
     pilot = read_pilot(run)
     manifest = directory.read_manifest()
-    if manifest and prices is None and (pilot is None or manifest.upstream.get("plan") == pilot.measured_at):
+    silver = run.table("silver").read_manifest()
+    answers = silver.upstream.get(ANSWERS) if silver else None
+    if (
+        manifest
+        and prices is None
+        and (pilot is None or manifest.upstream.get("plan") == pilot.measured_at)
+        and manifest.upstream.get(ANSWERS) == answers
+    ):
         return manifest
     # Imported here: matplotlib and scikit-learn take seconds, and a complete run needs neither.
     from llambert.evaluation.document import to_html, to_markdown
@@ -81,7 +89,8 @@ def report(run: Run, prices: str | None = None) -> Manifest:
             stage="report",
             fingerprint=run.fingerprints["report"],
             upstream={name: manifest.fingerprint for name, manifest in evidence.manifests.items()}
-            | ({"plan": pilot.measured_at} if pilot else {}),
+            | ({"plan": pilot.measured_at} if pilot else {})
+            | ({ANSWERS: answers} if answers else {}),
             num_in=num_labelled,
             num_kept=num_labelled,
             counts={"num_gold": findings.quality.num_gold, "num_unseen_gold": findings.quality.num_unseen},

@@ -26,7 +26,15 @@ from llambert.recipe import ClassifierRecipe
 from llambert.reference import resolve
 from llambert.run import Run
 from llambert.run_directory import Manifest, TableDirectory, is_local
-from llambert.stages.finetune_records import counts, num_left_out, select, upstream
+from llambert.stages.finetune_records import (
+    NUM_SILVER,
+    counts,
+    drop_outdated_training,
+    num_left_out,
+    select,
+    untrained_note,
+    upstream,
+)
 from llambert.stages.finetune_worker import Told, train
 from llambert.stages.parts import connect
 from llambert.stages.progress_file import ProgressFile
@@ -42,11 +50,14 @@ def finetune(run: Run) -> Manifest:
     """
     checkpoint = run.table("checkpoint")
     if manifest := checkpoint.read_manifest():
+        if note := untrained_note(run, manifest):
+            print(note, flush=True)
         return manifest
     work = _Work(checkpoint, run.recipe.classifier)
     try:
         resolve(run.recipe.classifier.model)
         selected = select(run)
+        drop_outdated_training(run)
         connect()
         _require_resources(run.recipe.classifier)
         with _progress(work) as queue:
@@ -63,6 +74,7 @@ def finetune(run: Run) -> Manifest:
 
 def _manifest(run: Run, selected: dict[str, Selected], outcome: dict[str, Any], seconds: dict[str, float]) -> Manifest:
     recipe = run.recipe.classifier
+    num_silver = {NUM_SILVER: selected["silver"].num_in} if "silver" in selected else {}
     return Manifest(
         stage="finetune",
         fingerprint=run.fingerprints["checkpoint"],
@@ -73,7 +85,7 @@ def _manifest(run: Run, selected: dict[str, Selected], outcome: dict[str, Any], 
         num_in=sum(phase.num_in for phase in selected.values()),
         num_kept=sum(len(phase.train) + len(phase.held_out) for phase in selected.values()),
         num_rejected=num_left_out(selected),
-        counts=counts(selected) | {"num_steps": outcome["num_steps"], "num_workers": recipe.num_workers},
+        counts=counts(selected) | num_silver | {"num_steps": outcome["num_steps"], "num_workers": recipe.num_workers},
         measures=outcome["measures"],
         wall_seconds=seconds["wall_seconds"],
         busy_seconds=seconds["busy_seconds"],

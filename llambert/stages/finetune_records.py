@@ -3,16 +3,25 @@
 Driver and workers read the same tables and come to the same sets.
 """
 
+import contextlib
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from llambert import schema
 from llambert.errors import InputError
+from llambert.responses import ANSWERS
 from llambert.run import Run
+from llambert.run_directory import Manifest, write_whole
 from llambert.splits import TRAIN, left_out, named
 from llambert.training.loop import Phase
 from llambert.training.records import Selected, select_gold, select_silver
+
+NUM_SILVER = "num_silver"  # in the counts of a checkpoint's manifest: silver records there were
+
+# In the training table: the version of the answers that its checkpoints learn from.
+_ANSWERS_FILE = "answers"
 
 
 def upstream(regime: str) -> tuple[str, ...]:
@@ -118,3 +127,34 @@ def counts(selected: dict[str, Selected]) -> dict[str, int]:
     for name, phase in selected.items():
         found |= {f"num_{name}_train": len(phase.train), f"num_{name}_held_out": len(phase.held_out)}
     return found
+
+
+def drop_outdated_training(run: Run) -> None:
+    """Remove training checkpoints of a silver table that was made again since: resumed, they would mix two sets."""
+    if "silver" not in upstream(run.recipe.classifier.regime):
+        return
+    training, silver = run.table("training"), run.table("silver").read_manifest()
+    version = silver.upstream.get(ANSWERS, "") if silver else ""
+    path = training.path(_ANSWERS_FILE)
+    try:
+        earlier = training.filesystem.cat_file(path).decode()
+    except FileNotFoundError:
+        earlier = ""
+    if earlier != version:
+        with contextlib.suppress(FileNotFoundError):
+            training.filesystem.rm(training.path(), recursive=True)
+        write_whole(training.filesystem, path, version.encode())
+
+
+def untrained_note(run: Run, checkpoint: Manifest) -> str:
+    """A line on records that were answered since the checkpoint was trained; empty if there are none."""
+    silver = run.table("silver").read_manifest()
+    trained = checkpoint.counts.get(NUM_SILVER)
+    num_new = silver.num_kept - trained if silver and trained is not None else 0
+    if silver is None or num_new <= 0:
+        return ""
+    folders = ", ".join(run.table(name).uri for name in ("checkpoint", "labels", "report"))
+    return (
+        f"finetune: the classifier is older than some silver labels and has not learned from them ({num_new:,} of "
+        f"{silver.num_kept:,}); to train it again, delete {folders} and start again"
+    )

@@ -27,26 +27,35 @@ from llambert.calibration import (
     normalise,
     prior_matching,
 )
-from llambert.errors import InputError
+from llambert.errors import ErrorKind, InputError
+from llambert.responses import ANSWERS, answers_version, iter_answers
 from llambert.run import Run
-from llambert.run_directory import Manifest, Part
-from llambert.stages.ranks import part_name, ranks
-from llambert.verbalizer import Verbalizer
+from llambert.run_directory import Manifest, Part, TableDirectory
+from llambert.stages.ranks import is_part_name, part_name, ranks
+from llambert.verbalizer import RejectReason, Verbalizer
 
+_REPLACED = "replaced"  # in a manifest's upstream: the version of the answers of which it was made before
 _COLUMNS = [
     schema.RECORD_ID,
     schema.TEXT,
     schema.RESPONSE,
     schema.FINISH_REASON,
     schema.LABEL_PROBABILITIES,
-    schema.ERROR,
+    schema.ERROR_KIND,
 ]
-# An error begins with its type; of the others (engine_error) no more can be said.
-_REASON_OF_ERROR = {"OverLength": "over_length", "Refused": "refused"}
+_REASON_OF_KIND: dict[ErrorKind, RejectReason] = {
+    "refused": "refused",
+    "over_length": "over_length",
+    "passing": "engine_error",
+    "failed": "engine_error",
+}
 
 
 def parse(run: Run) -> Manifest:
     """Make ``silver`` and ``rejects`` of the first ``annotator.num_records`` responses; skipped when complete.
+
+    A complete table is made again where records have been answered since (``responses.py``): its parts get new names,
+    and the old ones go when the new manifest is there.
 
     Returns the manifest of ``silver``: ``num_rejected`` by reason; ``counts`` ``label.<category>``; ``measures``
     ``share.<category>`` of the labels and, where there are label probabilities, ``prior.<category>`` (the mean
@@ -54,17 +63,25 @@ def parse(run: Run) -> Manifest:
     log-probabilities). ``InputError`` where the recipe asks for what these responses do not have.
     """
     silver, rejects = run.table("silver"), run.table("rejects")
-    if complete := silver.read_manifest():
+    version, complete = answers_version(run.table("responses").read_manifest()), silver.read_manifest()
+    if complete and complete.upstream.get(ANSWERS, "") == version:
+        _remove_replaced(complete, silver, rejects)
         return complete
     started = time.monotonic()
     check(run)
     parser = _Parser(run)
     silver_parts: list[Part] = []
     reject_parts: list[Part] = []
-    for name, responses in _responses(run, _COLUMNS):
+    for first_name, responses in _responses(run, _COLUMNS):
+        name = _versioned(first_name, version)
         kept, rejected = parser.separate(responses)
         reject_parts.append(rejects.commit_part(name, rejected, _tally(rejected, schema.REJECT_REASON)))
         silver_parts.append(silver.commit_part(name, kept, _tally(kept, schema.LABEL)))
+    if answers_version(run.table("responses").read_manifest()) != version:
+        return parse(run)  # more was answered meanwhile, and read in part
+    upstream = {"responses": run.fingerprints["responses"]} | ({ANSWERS: version} if version else {})
+    if complete:
+        upstream[_REPLACED] = complete.upstream.get(ANSWERS, "")
     num_rejected, per_label = _summed(reject_parts), _summed(silver_parts)
     num_kept = sum(per_label.values())
     shares = {f"share.{name}": per_label.get(name, 0) / max(num_kept, 1) for name in run.task.category_names}
@@ -73,7 +90,7 @@ def parse(run: Run) -> Manifest:
         return Manifest(
             stage="parse",
             fingerprint=run.fingerprints["silver"],
-            upstream={"responses": run.fingerprints["responses"]},
+            upstream=upstream,
             recipe=run.recipe.parse.model_dump(mode="json"),
             num_in=num_kept + sum(num_rejected.values()),
             num_kept=num_kept,
@@ -86,7 +103,26 @@ def parse(run: Run) -> Manifest:
     rejects.write_manifest(complete_with(reject_parts, sum(num_rejected.values()), {}, counts=num_rejected))
     counts = {f"label.{label}": count for label, count in per_label.items()}
     measures = {**parser.measures, **shares}
-    return silver.write_manifest(complete_with(silver_parts, num_kept, num_rejected, counts=counts, measures=measures))
+    made = silver.write_manifest(complete_with(silver_parts, num_kept, num_rejected, counts=counts, measures=measures))
+    _remove_replaced(made, silver, rejects)
+    return made
+
+
+def _versioned(name: str, version: str) -> str:
+    """The name of a part made of the answers of ``version``: the parts of no two versions are mixed up."""
+    return name.replace(".parquet", f"-{version}.parquet") if version else name
+
+
+def _remove_replaced(manifest: Manifest, *tables: TableDirectory) -> None:
+    """Remove the parts of the version that the one of ``manifest`` has replaced."""
+    replaced = manifest.upstream.get(_REPLACED)
+    if replaced is None:
+        return
+    for table in tables:
+        for name in table.part_names():
+            original = name.removesuffix(f"-{replaced}.parquet") + ".parquet" if replaced else name
+            if is_part_name(original) and name == _versioned(original, replaced):
+                table.filesystem.rm_file(table.path(name))
 
 
 def check(run: Run) -> None:
@@ -138,15 +174,16 @@ def _responses(run: Run, columns: list[str]) -> Iterator[tuple[str, pa.Table]]:
             f"{responses.uri}: holds {manifest.num_in} of {wanted} responses; run annotate to its end first"
         )
     at = 0
-    for part in manifest.parts:
+    for part, amended in iter_answers(responses, columns):
         first, last = ranks(part.name)
         last = min(last, wanted)
-        if at < last:
-            assert first == at, f"{responses.uri}: after rank {at} comes {part.name}"
-            rows = responses.read_part(part.name, columns).slice(0, last - first)
-            assert rows.num_rows == last - first, f"{responses.uri}/{part.name} holds {rows.num_rows} rows"
-            yield part_name(first, last), rows
-            at = last
+        if at >= last:
+            return
+        assert first == at, f"{responses.uri}: after rank {at} comes {part.name}"
+        rows = amended.slice(0, last - first)
+        assert rows.num_rows == last - first, f"{responses.uri}/{part.name} holds {rows.num_rows} rows"
+        yield part_name(first, last), rows
+        at = last
 
 
 @dataclass(frozen=True)
@@ -304,8 +341,8 @@ class _Parser:
 def _reasons_of_errors(responses: pa.Table) -> list[str | None]:
     """Why the engine gave no answer; None where it gave one."""
     return [
-        _REASON_OF_ERROR.get((error or "").split(":")[0], "engine_error") if finish_reason == "error" else None
-        for finish_reason, error in zip(
-            responses[schema.FINISH_REASON].to_pylist(), responses[schema.ERROR].to_pylist(), strict=True
+        _REASON_OF_KIND[kind or "failed"] if finish_reason == "error" else None
+        for finish_reason, kind in zip(
+            responses[schema.FINISH_REASON].to_pylist(), responses[schema.ERROR_KIND].to_pylist(), strict=True
         )
     ]

@@ -30,13 +30,14 @@ from llambert.run_directory import Part
 class Outcome:
     """What one unit came to: its committed parts and the seconds the worker's model or reader was busy.
 
-    ``replica``: who did it, for shares by replica.
+    ``replica``: who did it, for shares by replica. ``notes``: what the user should know of how it was done.
     """
 
     parts: list[Part]
     busy_seconds: float = 0.0
     measures: dict[str, float] = field(default_factory=dict)
     replica: str = ""
+    notes: list[str] = field(default_factory=list)
 
     def to_json(self) -> str:
         """For the way from an actor to the driver: Arrow would pickle the object itself."""

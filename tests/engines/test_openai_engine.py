@@ -5,55 +5,14 @@ import logging
 import time
 
 import pytest
-from openai_endpoint import Endpoint, chat, error, serve
+from openai_endpoint import KEY, TASK, chat, error
 
-from llambert.engines import StoppedEarly, check, create_engine
+from llambert.engines import StoppedEarly, check
 from llambert.errors import InputError
-from llambert.recipe import AnnotatorRecipe, EndpointLimits
-from llambert.tasks import Category, Task
+from llambert.recipe import AnnotatorRecipe
 
 pytest.importorskip("openai", reason="needs the openai extra")
 PRICES = {"usd_per_million_prompt_tokens": 10.0, "usd_per_million_response_tokens": 30.0}
-KEY = "sk-canary-4242424242"
-SHOTS = ({"text": "Dull.", "label": "bad"},)
-TASK = Task(
-    name="films",
-    question="Does the critic like the film?",
-    categories=(
-        Category(name="good", answer_words=("positive", "fresh")),
-        Category(name="bad", answer_words=("negative",)),
-    ),
-    prompts={
-        "chat": {"system": "Answer with one word.", "template": "Review: {text}", "shots": SHOTS},
-        "completion": {"format": "completion", "template": "Review: {text}\nSentiment:", "separator": "\n\n"},
-        "llama2": {"format": "llama2", "template": "{text}"},
-    },
-)  # fmt: skip
-
-
-@pytest.fixture
-def endpoint(monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setattr("llambert.engines.openai._FIRST_DELAY_S", 0.01)
-    with serve(Endpoint()) as served:
-        yield served
-
-
-@pytest.fixture
-def make_engine(endpoint):
-    engines = []
-
-    def make(before=(0, 0), limits=None, **annotator):
-        settings = {"base_url": endpoint.base_url, "prompt": "chat", **annotator}
-        recipe = AnnotatorRecipe(
-            engine="openai", model="m", num_records=1, limits=EndpointLimits(**limits or {}), **settings
-        )
-        engines.append(create_engine(recipe, TASK, before))
-        return engines[-1]
-
-    yield make
-    for engine in engines:
-        engine.close()
 
 
 def test_records_are_asked_as_chat_with_shots_as_turns(endpoint, make_engine):
@@ -126,16 +85,24 @@ def test_a_fault_that_passes_costs_nothing_but_time(endpoint, make_engine, fault
 
 
 @pytest.mark.parametrize(
-    ("fault", "expected"),
-    [(error(500), "InternalServerError"), (b"{", "Malformed"), (0.4, "APITimeoutError"), (error(422), "Unprocessable")],
+    ("fault", "expected", "kind"),
+    [
+        (error(500), "InternalServerError", "passing"),
+        (b"{", "Malformed", "passing"),
+        (0.4, "APITimeoutError", "passing"),
+        (error(429), "RateLimitError", "passing"),
+        ({"error": {"code": 502, "message": "bad gateway"}}, "ErrorInReply", "passing"),
+        (error(422), "Unprocessable", "failed"),
+    ],
 )
-def test_a_fault_that_stays_costs_that_record_alone(endpoint, make_engine, fault, expected):
+def test_a_fault_that_stays_costs_that_record_alone(endpoint, make_engine, fault, expected, kind):
     endpoint.otherwise = lambda request: fault if request["messages"][-1]["content"] == "Review: b" else chat()
     limits = {"max_attempts": 2, "timeout_s": 0.2}
     first, second, third = make_engine(limits=limits).annotate(["a", "b", "c"])
     assert (first.response, third.response) == ("Positive", "Positive")
     assert (second.response, second.finish_reason) == (None, "error")
     assert second.error.startswith(expected)
+    assert (first.error_kind, second.error_kind) == (None, kind)
 
 
 @pytest.mark.parametrize(
@@ -152,13 +119,16 @@ def test_a_refusal_is_an_error_of_its_own_kind(endpoint, make_engine, reply):
     (answer,) = make_engine().annotate(["x"])
     assert (answer.response, answer.finish_reason) == (None, "error")
     assert answer.error.startswith("Refused: ")
+    assert answer.error_kind == "refused"
     assert len(endpoint.requests) == 1
 
 
-def test_a_null_content_is_an_empty_response(endpoint, make_engine):
-    endpoint.otherwise = chat(None)
+@pytest.mark.parametrize("finish_reason", ["stop", "length"])
+def test_a_null_content_is_an_empty_response_that_ended_or_was_cut(endpoint, make_engine, finish_reason):
+    endpoint.otherwise = chat(None, finish_reason)
+    endpoint.otherwise["choices"][0]["message"]["reasoning_content"] = "positive?"
     (answer,) = make_engine().annotate(["x"])
-    assert (answer.response, answer.finish_reason) == ("", "stop")
+    assert (answer.response, answer.finish_reason, answer.num_response_tokens) == ("", finish_reason, 2)
 
 
 # Over-long prompts
@@ -195,6 +165,26 @@ def test_a_prompt_that_is_too_long_without_a_text_is_over_length(endpoint, make_
     endpoint.otherwise = context_of(10, with_numbers=True)
     (answer,) = make_engine().annotate(["some text"])
     assert answer.error.startswith("OverLength: ")
+    assert answer.error_kind == "over_length"
+
+
+def test_a_text_is_cut_by_the_numbers_of_a_server_that_answers_422(endpoint, make_engine):
+    def reply(request):
+        used = sum(len(message["content"]) for message in request["messages"])
+        told = f"`inputs` tokens + `max_new_tokens` must be <= 310. Given: {used} `inputs` tokens and 10 more"
+        return chat() if used <= 300 else (422, {"error": told, "error_type": "validation"}, {})
+
+    endpoint.otherwise = reply
+    (answer,) = make_engine().annotate(["x" * 20_000])
+    assert answer.response == "Positive"
+    assert sum(len(message["content"]) for message in json.loads(answer.prompt)) > 200
+    assert len(endpoint.requests) <= 3
+
+
+def test_a_prompt_too_long_for_any_text_stops_the_run(endpoint, make_engine):
+    endpoint.otherwise = context_of(10, with_numbers=True)
+    with pytest.raises(StoppedEarly, match=r"no answer for 10 records in a row: .*context"):
+        make_engine(limits={"concurrency": 1}).annotate(["some text"] * 40)
 
 
 # Limits and budget
@@ -254,8 +244,11 @@ def test_a_key_that_is_refused_stops_before_the_first_record(endpoint, make_engi
         make_engine()
 
 
-def test_an_endpoint_without_a_list_of_models_is_fine(endpoint, make_engine):
-    endpoint.models_status = 404
+@pytest.mark.parametrize(
+    ("status", "models"), [(404, {}), (200, b"<html>Welcome"), (200, []), (200, None), (200, b"{")]
+)
+def test_an_endpoint_without_a_list_of_models_is_fine(endpoint, make_engine, status, models):
+    endpoint.models_status, endpoint.models = status, models
     assert make_engine().annotate(["x"])[0].response == "Positive"
 
 

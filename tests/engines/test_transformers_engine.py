@@ -138,14 +138,15 @@ def test_record_that_fails_costs_that_record_alone(make_engine):
     assert [good.finish_reason, also_good.finish_reason] == ["stop", "stop"]
 
 
-def test_batch_that_fails_is_tried_record_by_record(make_engine):
+@pytest.mark.parametrize(("fault", "kind"), [(RuntimeError, "failed"), (torch.OutOfMemoryError, "passing")])
+def test_batch_that_fails_is_tried_record_by_record(make_engine, fault, kind):
     engine = make_engine(max_batch_tokens=4_000)
     expected = engine.annotate(TEXTS)
     forward = engine.model.forward
 
     def limited(*args, **kwargs):
         if kwargs["input_ids"].shape[0] > 1 or kwargs["input_ids"].shape[1] > 150:
-            raise RuntimeError("not enough memory: you tried to allocate too much")
+            raise fault("not enough memory: you tried to allocate too much")
         return forward(*args, **kwargs)
 
     engine.model.forward = limited
@@ -154,6 +155,7 @@ def test_batch_that_fails_is_tried_record_by_record(make_engine):
     for answer, other in zip(answers, expected, strict=True):
         if answer.finish_reason == "error":
             assert "not enough memory" in answer.error
+            assert answer.error_kind == kind
         else:
             assert answer.response == other.response
 

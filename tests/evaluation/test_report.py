@@ -13,6 +13,7 @@ from llambert.errors import InputError
 from llambert.evaluation.evidence import read_evidence
 from llambert.evaluation.quality import assess
 from llambert.evaluation.report import report, summary
+from llambert.responses import ANSWERS, amendment_name
 
 
 @pytest.fixture(scope="module")
@@ -254,6 +255,33 @@ def test_responses_of_a_larger_sample_are_left_out(tmp_path):
     evidence = read_evidence(run)
     assert evidence.answers.num == 100
     assert int(evidence.records.is_annotated.sum()) == 100
+
+
+def test_a_report_is_written_again_when_records_were_answered_since(tmp_path):
+    run = write_run(tmp_path, Plan(num=60, num_annotated=20, num_stored=20))
+    first = report(run)
+    assert report(run) == first
+    silver = run.table("silver")
+    silver.write_manifest(silver.require_manifest().model_copy(update={"upstream": {ANSWERS: "v1"}}))
+    second = report(run)
+    assert second != first
+    assert second.upstream[ANSWERS] == "v1"
+    assert report(run) == second
+
+
+def test_answers_that_came_later_are_evidence(tmp_path):
+    run = write_run(tmp_path, Plan(num=60, num_annotated=20, num_stored=20))
+    table = run.table("responses")
+    listed = table.require_manifest()
+    rows = table.read_part(listed.parts[0].name)
+    failed = rows.set_column(rows.schema.names.index("error_kind"), "error_kind", [["passing"] * rows.num_rows])
+    old = table.commit_part("part-failed.parquet", failed)
+    cut = rows.set_column(4, "finish_reason", [["length"] * len(rows)]).cast(rows.schema)
+    again = table.commit_part(amendment_name(old.name, 0), cut)
+    table.write_manifest(listed.model_copy(update={"parts": [old, listed.parts[1]], "amendments": [again]}))
+    answers = read_evidence(run).answers
+    assert answers.num == 20
+    assert answers.finish_reasons == {"length": len(rows), "stop": 20 - len(rows)}
 
 
 def test_an_annotator_without_probabilities_has_no_reliability(tmp_path):

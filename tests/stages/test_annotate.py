@@ -13,9 +13,10 @@ from llambert.calibration import CONTENT_FREE_TEXTS, contextual_calibration, nor
 from llambert.engines import Answer, StoppedEarly
 from llambert.reference import resolve
 from llambert.run import Run
-from llambert.stages.annotate import AnnotatePart, _cover, annotate
+from llambert.stages.annotate import AnnotatePart, annotate
 from llambert.stages.parse import parse
 from llambert.stages.sample import draw_sample
+from llambert.stages.stored_answers import cover
 
 
 @pytest.mark.parametrize(
@@ -35,7 +36,7 @@ def test_each_rank_is_covered_once(committed, num, used, missing):
     def name(ranks):
         return "part-{:09d}-{:09d}.parquet".format(*ranks)
 
-    assert _cover([name(ranks) for ranks in committed], num, 8) == ([name(ranks) for ranks in used], missing)
+    assert cover([name(ranks) for ranks in committed], num, 8) == ([name(ranks) for ranks in used], missing)
 
 
 def test_worker_commits_the_responses_of_its_ranks_with_counts(make_run):

@@ -1,15 +1,19 @@
-"""What a regime learns from: each gold text once, and silver labels of its own splits."""
+"""What a regime learns from: each gold text once, silver labels of the regime's splits, later silver labels not."""
 
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from test_finetune import NUM_RECORDS, _complete, make_run, records
+from test_finetune import NUM_RECORDS, _complete, records
+from test_finetune import make_run as make_training_run
 from tiny_encoder import save_tiny_encoder
 
 from llambert import schema
 from llambert.errors import InputError
-from llambert.stages.finetune_records import select, silver_rows
+from llambert.responses import ANSWERS
+from llambert.run_directory import Manifest, write_whole
+from llambert.stages.finetune import finetune
+from llambert.stages.finetune_records import drop_outdated_training, select, silver_rows
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +22,7 @@ def encoder(tmp_path_factory):
 
 
 def test_each_gold_text_is_trained_on_once_and_its_copies_are_counted(tmp_path, encoder):
-    run = make_run(tmp_path, encoder, regime="gold")
+    run = make_training_run(tmp_path, encoder, regime="gold")
     ids = records()[0]
     train = ids[2::3]
     # Copies of a train record, of a test record (two of them), and of train records in other splits.
@@ -36,7 +40,7 @@ def test_each_gold_text_is_trained_on_once_and_its_copies_are_counted(tmp_path, 
 
 @pytest.mark.parametrize("regime", ["silver", "combined"])
 def test_silver_labels_of_no_split_that_is_learned_from_are_told_apart_from_no_labels(tmp_path, encoder, regime):
-    run = make_run(tmp_path, encoder, regime=regime)
+    run = make_training_run(tmp_path, encoder, regime=regime)
     silver = run.table("silver")
     part = silver.commit_part("part-00001.parquet", silver.read().take(list(range(0, NUM_RECORDS, 3))))
     path = Path(silver.path("manifest.json"))
@@ -49,5 +53,49 @@ def test_silver_labels_of_no_split_that_is_learned_from_are_told_apart_from_no_l
 
 @pytest.mark.parametrize(("regime", "num_others"), [("silver", 400), ("silver_extra", 200), ("gold", 0)])
 def test_silver_rows_are_those_of_the_splits_that_are_learned_from(tmp_path, encoder, regime, num_others):
-    rows, others = silver_rows(make_run(tmp_path, encoder, regime=regime))
+    rows, others = silver_rows(make_training_run(tmp_path, encoder, regime=regime))
     assert (rows.num_rows, others) == (NUM_RECORDS - num_others, num_others)
+
+
+def write(run, name: str, num: int, **fields) -> Manifest:
+    stage = {"silver": "parse", "checkpoint": "finetune"}[name]
+    manifest = Manifest(stage=stage, fingerprint="f", num_in=num, num_kept=num, wall_seconds=0.0, **fields)
+    return run.table(name).write_manifest(manifest)
+
+
+def test_records_answered_after_the_training_are_said_with_how_to_train_on_them(make_run, capsys):
+    run = make_run(num_records=8)
+    write(run, "silver", 8)
+    checkpoint = write(run, "checkpoint", 8, counts={"num_silver": 8})
+    assert finetune(run) == checkpoint
+    assert capsys.readouterr().out == ""
+    write(run, "silver", 11, upstream={ANSWERS: "v1"})
+    assert finetune(run) == checkpoint  # which stays
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "older than some silver labels and has not learned from them (3 of 11)" in line
+    assert run.table("checkpoint").uri in line
+
+
+@pytest.mark.parametrize(("later", "is_kept"), [("v1", True), ("v2", False)])
+def test_training_that_was_interrupted_is_not_resumed_on_other_records(make_run, later, is_kept):
+    run = make_run(num_records=8)
+    training = run.table("training")
+    write(run, "silver", 8, upstream={ANSWERS: "v1"})
+    drop_outdated_training(run)
+    write_whole(training.filesystem, training.path("state"), b"half way")
+    write(run, "silver", 9, upstream={ANSWERS: later})
+    drop_outdated_training(run)
+    assert training.filesystem.exists(training.path("state")) == is_kept
+
+
+def test_training_from_before_any_answer_came_later_is_dropped_then(make_run):
+    run = make_run(num_records=8)
+    training = run.table("training")
+    write(run, "silver", 8)
+    drop_outdated_training(run)
+    write_whole(training.filesystem, training.path("state"), b"half way")
+    drop_outdated_training(run)
+    assert training.filesystem.exists(training.path("state"))
+    write(run, "silver", 9, upstream={ANSWERS: "v1"})
+    drop_outdated_training(run)
+    assert not training.filesystem.exists(training.path("state"))

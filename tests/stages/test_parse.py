@@ -8,6 +8,7 @@ import pytest
 from llambert import schema
 from llambert.errors import InputError
 from llambert.recipe import AnnotatorRecipe, ClassifierRecipe, CorpusRecipe, ParseRecipe, Recipe
+from llambert.responses import amendment_name
 from llambert.run import Run
 from llambert.run_directory import Manifest
 from llambert.stages.parse import parse
@@ -30,9 +31,9 @@ WORDS = [
     ("positive/negative", "stop", None),
     ("mixed", "stop", None),
     ("As an AI language model I cannot", "stop", None),
-    (None, "error", "APITimeoutError: too late"),
-    (None, "error", "OverLength: the prompt needs 5000 tokens"),
-    (None, "error", "Refused: content_filter"),
+    (None, "error", "passing"),
+    (None, "error", "over_length"),
+    (None, "error", "refused"),
 ]
 PROBABILITIES = [(0.6, 0.2), (0.5, 0.3), (0.3, 0.3), (0.45, 0.35), (0.0, 0.0), (0.01, 0.0), None]
 
@@ -68,14 +69,15 @@ def make_run(tmp_path):
 
 
 def response_row(number: int, row) -> dict:
-    words = row if row and len(row) == 3 else ("positive", "stop", None) if row else (None, "error", "ValueError: no")
+    words = row if row and len(row) == 3 else ("positive", "stop", None) if row else (None, "error", "failed")
     return {
         schema.RECORD_ID: f"r{number}",
         schema.TEXT: f"text {number}",
         schema.PROMPT: "",
         schema.RESPONSE: words[0],
         schema.FINISH_REASON: words[1],
-        schema.ERROR: words[2],
+        schema.ERROR: words[2] and "Refused: OverLength: whatever the words say",
+        schema.ERROR_KIND: words[2],
         schema.LABEL_PROBABILITIES: schema.probability_rows(TASK.category_names, [row])[0]
         if row and len(row) == 2
         else None,
@@ -248,3 +250,80 @@ def test_a_recipe_that_cannot_be_followed_is_refused_in_one_line(make_run, rows,
     run = make_run(rows, recipe)
     with pytest.raises(InputError, match=message):
         parse(run)
+
+
+def amend(run: Run, rows: dict[int, tuple]) -> None:
+    """Answer records of the first part again, as a later start of annotate does."""
+    table = run.table("responses")
+    listed = table.require_manifest()
+    name = amendment_name(listed.parts[0].name, len(listed.amendments))
+    answers = [response_row(number, row) for number, row in rows.items()]
+    part = table.commit_part(name, pa.Table.from_pylist(answers, schema=schema.RESPONSES))
+    table.write_manifest(listed.model_copy(update={"amendments": [*listed.amendments, part]}))
+
+
+FAILED = [
+    ("Positive", "stop", None),
+    (None, "error", "passing"),
+    (None, "error", "passing"),
+    ("Negative", "stop", None),
+]
+
+
+def test_silver_is_made_again_when_records_were_answered_since(make_run):
+    run = make_run(FAILED, split_at=(3,))
+    assert parse(run).num_rejected == {"engine_error": 2}
+    amend(run, {1: ("Negative", "stop", None)})
+    parsed = parse(run)
+    assert (parsed.num_kept, parsed.num_rejected) == (3, {"engine_error": 1})
+    assert read(run, "silver", schema.RECORD_ID, schema.LABEL) == [
+        ("r0", "positive"),
+        ("r1", "negative"),
+        ("r3", "negative"),
+    ]
+    amend(run, {2: ("Positive", "stop", None)})
+    assert parse(run).num_rejected == {}
+    assert read(run, "rejects", schema.RECORD_ID) == []
+    for table in ("silver", "rejects"):  # nothing of the versions before is left
+        assert run.table(table).part_names() == [part.name for part in run.table(table).require_manifest().parts]
+    assert parse(run) == run.table("silver").require_manifest()
+
+
+def test_probabilities_are_corrected_anew_by_the_answers_that_came_later(make_run):
+    run = make_run([(0.6, 0.2), (None, "error", "passing"), (0.5, 0.3)], {"prior_correction": "batch"}, split_at=())
+    before = parse(run).measures
+    amend(run, {1: (0.1, 0.9)})
+    assert parse(run).measures["bias.positive"] != before["bias.positive"]
+
+
+@pytest.mark.parametrize("place", ["a part", "the rejects' manifest", "silver's manifest", "the old parts"])
+def test_silver_that_was_being_made_again_when_it_was_killed_is_made_again_whole(make_run, monkeypatch, place):
+    run = make_run(FAILED, split_at=(3,))
+    parse(run)
+    amend(run, {1: ("Negative", "stop", None)})
+    calls, directory = [], type(run.table("silver"))
+    name = {"a part": "commit_part", "the old parts": "_removed"}.get(place, "write_manifest")
+    if name == "_removed":
+        monkeypatch.setattr("llambert.stages.parse._remove_replaced", lambda *_: killed())
+    else:
+        original, wanted = (
+            getattr(directory, name),
+            {"a part": 3, "the rejects' manifest": 1, "silver's manifest": 2}[place],
+        )
+
+        def until_killed(self, *arguments):
+            calls.append(self)
+            return killed() if len(calls) == wanted else original(self, *arguments)
+
+        monkeypatch.setattr(directory, name, until_killed)
+    with pytest.raises(KeyboardInterrupt):
+        parse(run)
+    monkeypatch.undo()
+    assert parse(run).num_rejected == {"engine_error": 1}
+    for table in ("silver", "rejects"):
+        assert run.table(table).part_names() == [part.name for part in run.table(table).require_manifest().parts]
+    assert [row[0] for row in read(run, "silver", schema.RECORD_ID)] == ["r0", "r1", "r3"]
+
+
+def killed():
+    raise KeyboardInterrupt

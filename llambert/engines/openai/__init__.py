@@ -1,0 +1,5 @@
+"""Any endpoint that speaks OpenAI's API: how it is asked (engine.py), what its replies and its errors mean.
+
+``replies.py`` reads answers, ``faults.py`` reads errors, ``parameters.py`` knows what the endpoint takes. Only
+``engine.py`` needs the ``openai`` package.
+"""

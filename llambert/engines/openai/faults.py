@@ -1,0 +1,263 @@
+"""What an endpoint's error means, read from its status, its codes and its own words.
+
+The words are those of OpenAI, Azure, vLLM, TGI, SGLang, llama.cpp, llama-cpp-python, LM Studio, Ollama, Anthropic,
+Gemini, Mistral, Groq, Together, Cohere, Fireworks, Cerebras, xAI, Bedrock, DashScope, OpenRouter and GitHub Models, as
+their users report them. Only an error's own messages are read, never what it repeats of the request.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any
+
+
+class Meaning(Enum):
+    """What follows from an error: for its record, or for all of them."""
+
+    REFUSED = auto()
+    """The endpoint's moderation will not have this record."""
+    OVER_LENGTH = auto()
+    """The prompt is too long for the model; a shorter text may fit."""
+    BAD_LIMIT = auto()
+    """More response tokens are asked for than the model can give, whatever the record."""
+    DENIED = auto()
+    """403: the key's fault or the record's; other records tell."""
+    BAD_KEY = auto()
+    NO_MODEL = auto()
+    NO_QUOTA = auto()
+    PASSING = auto()
+    """The same request may succeed a little later."""
+    FAILED = auto()
+    """Nothing else is known: the record's fault, unless all others fail too."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """An error as an endpoint told it. ``name`` says what kind of failure it was, ``status`` is None without one."""
+
+    name: str
+    status: int | None
+    message: str
+    codes: frozenset[str] = frozenset()
+    """Codes, types and reasons, in lower case."""
+    params: frozenset[str] = frozenset()
+    """The parameters it names as such."""
+    numbers: tuple[int, int] | None = None
+    """The longest prompt that would fit and the length of this one, where fields say so."""
+
+
+class EndpointError(Exception):
+    """An attempt that brought no reply, and why.
+
+    ``is_free``: the endpoint turned the request down, so that nothing is billed. ``retry_after_s``: when it asks to
+    be asked again.
+    """
+
+    def __init__(self, fault: Fault, is_free: bool = False, retry_after_s: float | None = None) -> None:
+        super().__init__(fault.message)
+        self.fault, self.is_free, self.retry_after_s = fault, is_free, retry_after_s
+
+
+_CODES = ("code", "type", "status", "error_type", "reason", "blockReason", "block_reason", "finish_reason")
+_MESSAGES = ("message", "detail", "msg", "error", "raw", "title", "internal_message")
+_HTML = re.compile(r"\s*(?:<!doctype|<html|<head|<\?xml)", re.I)
+_TITLE = re.compile(r"<title>(.*?)</title>", re.I | re.S)
+
+_MODERATED_CODES = frozenset({
+    "content_filter", "content_policy_violation", "responsibleaipolicyviolation", "moderation_blocked", "safety",
+    "prohibited_content", "blocklist", "spii", "data_inspection_failed", "datainspectionfailed", "sensitive",
+    "content_filtered", "contentfilter", "invalid_prompt", "input_moderation",
+})  # fmt: skip
+_MODERATED = re.compile(
+    r"content[ _-]?(?:management )?(?:filter|policy|moderation)|responsible ?ai|requires moderation|moderation\b"
+    r"|\bflagged\b|safety (?:system|filter|polic|setting)|blocked (?:by|due to|because of)\b.*"
+    r"(?:safety|polic|content|prohibited)|violat\w+ (?:of )?(?:our |the )?(?:\w+ )?(?:usage |content )?polic"
+    r"|usage polic|inappropriate content|prohibited[ _]content|exists risk|sensitive (?:content|words?)"
+    r"|ContentPolicyViolation",
+    re.I,
+)
+_QUOTA_CODES = frozenset({
+    "insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "insufficient_balance",
+    "insufficient_credits", "exceeded_current_quota_error", "credit_limit_reached", "arrearage",
+})  # fmt: skip
+_QUOTA = re.compile(
+    r"credit balance is too low|insufficient (?:balance|credits?|funds)|account (?:is )?in arrears", re.I
+)
+
+_OVER_LENGTH_CODES = frozenset({
+    "context_length_exceeded", "exceed_context_size_error", "string_above_max_length", "tokens_limit_reached",
+    "request_too_large", "model_max_prompt_tokens_exceeded", "context_window_exceeded", "max_length_exceeded",
+})  # fmt: skip
+_OVER_LENGTH = re.compile(
+    r"(?:maximum|model(?:'s)?) (?:\w+ )?(?:context|prompt|input|sequence|model)[ _](?:length|window|size)"
+    r"|maximum (?:model |input |prompt |allowed )?length (?:of|is)|(?:exceed|overflow)\w*.{0,60}context|context\w*"
+    r"[ _](?:length|window|size|limit).{0,40}exceed|context the overflows|longer than the (?:model|maximum)"
+    r"|(?:prompt|input|messages?|request)\b[^.]{0,40}\b(?:is|are) too (?:long|large)|too many (?:input )?tokens"
+    r"|request (?:body )?too large|request entity too large|input tokens? exceeds?|(?:input |prompt )?token count"
+    r"|tokens?\b.{0,20}too large for model|string too long|reduce the (?:length|number of tokens)"
+    r"|exceeded model token limit|shorter input|prompt tokens? .{0,30}exceed"
+    r"|inputs`? (?:tokens|must have less than)|range of input length|(?:input|prompt) length\b.{0,30}exceed",
+    re.I,
+)
+# Errors about how many response tokens are asked for, which speak of lengths as well.
+_LIMIT_VALUE = re.compile(
+    r"max_(?:completion_|new_|output_)?tokens[`'\"]?\s*(?::|is too|must|should|cannot|exceeds|value|has to|>|<)"
+    r"|range of max_\w*tokens|(?:invalid|unsupported) (?:value for |value: )[`'\"]?max_\w*tokens"
+    r"|at most \d+ (?:completion|output) tokens",
+    re.I,
+)
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}\b)")
+# Where the limit comes before the length; the flag: both count the response that was asked for as well.
+_LIMIT_FIRST = (
+    (
+        re.compile(
+            r"(?:context|prompt|input|sequence|model)[ _](?:length|window|size)\D{0,30}?(\d+)\D.*?"
+            r"(?:requested|resulted in|has|contains|total of)\D{0,40}?(\d+)",
+            re.I | re.S,
+        ),
+        True,
+    ),
+    (re.compile(r"limit of (\d+) tokens\D+?(?:resulted in|requested|has)\D*?(\d+)", re.I), True),
+    (re.compile(r"limit:? (\d+)(?:,| \() ?requested:? (\d+)", re.I), True),
+    (re.compile(r"must have less than (\d+) tokens\. Given: (\d+)", re.I), False),
+    (re.compile(r"maximum length (\d+), but got a string with length (\d+)", re.I), False),
+    (re.compile(r"max input tokens: (\d+), request input token count: (\d+)", re.I), False),
+    (re.compile(r"cannot exceed (\d+) - received (\d+)", re.I), True),
+    (re.compile(r"expected max\w*: (\d+), actual: (\d+)", re.I), False),
+)
+_LENGTH_FIRST = re.compile(
+    r"(\d+)(?:\D+0 draft)?\D*?(?:exceed|longer|too large|overflow|supports|while limit|maximum|tokens > )\D*?(\d+)",
+    re.I | re.S,
+)
+# TGI, Anthropic and vLLM tell prompt and response apart: where the limit, the prompt and the response stand.
+_THREE_NUMBERS = (
+    (re.compile(r"must be <= (\d+)\. Given: (\d+) `?inputs`? tokens and (\d+)", re.I), (1, 2, 3)),
+    (re.compile(r"exceed context limit: (\d+) \+ (\d+) > (\d+)", re.I), (3, 1, 2)),
+    (re.compile(r"context length is (\d+) tokens.*?request has (\d+) input tokens \((\d+) >", re.I), (1, 2, 3)),
+    (re.compile(r"passed (\d+) input tokens and requested (\d+) output.*?only (\d+) tokens", re.I | re.S), (3, 1, 2)),
+)
+_AT_LEAST = re.compile(r"at least \d")  # a lower bound of the length, by which no text can be cut
+
+
+def read_fault(name: str, status: int | None, content: str) -> Fault:
+    """The error in the body of a reply; ``status`` None: that of a reply of status 200."""
+    body = _json(content)
+    if body is None:
+        title = _TITLE.search(content)
+        page = f"an HTML page: {title[1] if title else 'without a title'}"
+        return Fault(name, status, page if _HTML.match(content) else content.strip() or f"status {status}, no body")
+    codes, params, messages = set[str](), set[str](), list[str]()
+    for key, value in _fields(body):
+        if key in _CODES and isinstance(value, str | int) and not isinstance(value, bool):
+            codes.add(str(value).lower())
+        elif key == "reasons" and isinstance(value, str):
+            codes.add("moderation_blocked")
+        elif key in ("param", "loc") and isinstance(value, str):
+            params.add(value)
+        elif key in _MESSAGES and isinstance(value, str) and value not in messages:
+            messages.append(value)
+    fields = dict(_fields(body))
+    limit, length = fields.get("n_ctx"), fields.get("n_prompt_tokens")
+    numbers = (limit, length) if isinstance(limit, int) and isinstance(length, int) else None
+    message = "; ".join(messages) or content.strip()
+    return Fault(name, status or _told_status(codes, message), message, frozenset(codes), frozenset(params), numbers)
+
+
+def _told_status(codes: set[str], message: str) -> int:
+    """The status that an error in a reply of status 200 would have had."""
+    if told := [int(code) for code in codes if re.fullmatch(r"[45]\d\d", code)]:
+        return told[0]
+    if any("rate_limit" in code for code in codes):
+        return 429
+    is_request = codes & (_MODERATED_CODES | {"invalid_request_error", "bad_request", "invalid_argument", "validation"})
+    return 400 if is_request or _MODERATED.search(message) else 500
+
+
+def _json(content: str) -> Any:
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict | list) else None
+
+
+def _fields(body: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Every key of a JSON value with its plain values; not what it repeats of the request ("input")."""
+    if isinstance(body, dict):
+        for inner, value in body.items():
+            if inner not in ("input", "flagged_input", "request", "ctx"):
+                yield from _fields(value, inner)
+    elif isinstance(body, list):
+        for value in body:
+            yield from _fields(value, key)
+    else:
+        yield key, body
+
+
+def meaning(fault: Fault, max_new_tokens: int) -> Meaning:
+    """What follows from ``fault``; ``max_new_tokens``: how many response tokens were asked for."""
+    status, codes, text = fault.status, fault.codes, fault.message
+    if status is None:
+        return Meaning.PASSING
+    if status == 402 or codes & _QUOTA_CODES or (status in (400, 403, 429) and _QUOTA.search(text)):
+        return Meaning.NO_QUOTA
+    if status == 401:
+        return Meaning.BAD_KEY
+    if status in (400, 403, 422, 451) and (codes & _MODERATED_CODES or _MODERATED.search(text)):
+        return Meaning.REFUSED
+    if status == 403:
+        return Meaning.DENIED
+    is_too_long = _is_about_length(fault)
+    if is_too_long or (status in (400, 422) and _LIMIT_VALUE.search(text)):
+        return _meaning_of_length(fault, is_too_long, max_new_tokens)
+    if status == 404:
+        return Meaning.NO_MODEL
+    return Meaning.PASSING if status in (408, 409, 425, 429) or status >= 500 else Meaning.FAILED
+
+
+def _is_about_length(fault: Fault) -> bool:
+    if fault.status == 429:  # a request larger than the tokens of a whole minute never passes
+        return "request too large" in fault.message.lower()
+    is_told = bool(fault.codes & _OVER_LENGTH_CODES or _OVER_LENGTH.search(fault.message))
+    return fault.status == 413 or (is_told and fault.status in (400, 422, 500))
+
+
+def _meaning_of_length(fault: Fault, is_too_long: bool, max_new_tokens: int) -> Meaning:
+    """Whether a shorter text would help, or the response asked for is too long by itself."""
+    if not is_too_long:
+        return Meaning.BAD_LIMIT
+    numbers = _numbers(fault.message)
+    if numbers is not None:
+        limit, _, num_response = numbers
+        is_text = limit >= (max_new_tokens if num_response is None else num_response)
+        return Meaning.OVER_LENGTH if is_text else Meaning.BAD_LIMIT
+    return Meaning.BAD_LIMIT if _LIMIT_VALUE.search(fault.message) and fault.status != 413 else Meaning.OVER_LENGTH
+
+
+def limit_and_length(fault: Fault) -> tuple[int, int] | None:
+    """The longest prompt that would fit and the length of this one, in the endpoint's tokens (or characters)."""
+    if fault.numbers is None:
+        numbers = _numbers(fault.message)
+        if numbers is None or _AT_LEAST.search(fault.message):
+            return None
+        limit, length, num_response = numbers
+        limit -= num_response or 0
+    else:
+        limit, length = fault.numbers
+    return (limit, length) if 0 < limit < length else None
+
+
+def _numbers(message: str) -> tuple[int, int, int | None] | None:
+    """Limit, length, and the response tokens asked for: 0 where limit and length leave them out, None if not told."""
+    text = _THOUSANDS.sub("", message)
+    for pattern, (limit, length, response) in _THREE_NUMBERS:
+        if found := pattern.search(text):
+            return int(found[limit]), int(found[length]), int(found[response])
+    for pattern, with_response in _LIMIT_FIRST:
+        if found := pattern.search(text):
+            return int(found[1]), int(found[2]), None if with_response else 0
+    if found := _LENGTH_FIRST.search(text):
+        return int(found[2]), int(found[1]), 0
+    return None
