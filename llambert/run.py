@@ -6,7 +6,7 @@ from functools import cache, cached_property
 from pathlib import Path
 
 from llambert import schema
-from llambert.corpora import umls
+from llambert.corpora import READING, umls
 from llambert.recipe import Recipe, digest, dump_recipe, load_recipe, result_fields
 from llambert.reference import content_identity
 from llambert.run_directory import RunDirectory, TableDirectory
@@ -58,9 +58,9 @@ class Run:
         annotator = result_fields(recipe.annotator)
         num_records, seed = annotator.pop("num_records"), annotator["seed"]
         fields = result_fields(recipe.corpus)
-        corpus = digest(fields, self.corpus_identity)
+        corpus = digest(fields, self.corpus_identity, READING)
         del fields["gold_labels"], fields["columns"]["gold_label"]
-        records = digest(fields, self.corpus_identity)
+        records = digest(fields, self.corpus_identity, READING)
         # Gold shots are the one way in which gold labels reach the annotator, and only if the recipe says so.
         shots = digest(corpus, annotator["gold_shots"], annotator["num_shots"], task.category_names)
         shown = shots if recipe.annotator.gold_shots else None
@@ -104,7 +104,7 @@ def _report_code() -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 
-_REPORT_SOURCES = ("costs.py", "forecast.py", "prices.yaml", "calibration.py")
+_REPORT_SOURCES = ("costs.py", "forecast.py", "prices.yaml", "calibration.py", "corpora/checks.py")
 
 # Table -> the table whose fingerprint it lives under, and its schema (None: not one Parquet schema).
 _TABLES = {

@@ -3,6 +3,7 @@
 Reads the head of the corpus, writes nothing, needs no Ray.
 """
 
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,9 +12,10 @@ from pathlib import Path
 import pyarrow as pa
 
 from llambert import schema
-from llambert.corpora import find_source_files
+from llambert.corpora import SourceFile, checks, find_source_files, gold
 from llambert.corpora.chunks import read_chunks
 from llambert.corpora.records import separate, source_columns
+from llambert.corpora.rows import UNDECODABLE
 from llambert.engines import Answer, create_engine
 from llambert.errors import InputError
 from llambert.prompts import chat_messages, completion_text, llama2_text
@@ -60,7 +62,9 @@ def choose(recipe: str, corpus: str | None, text: str, settings: list[str] | Non
                 "annotator.gold_shots: are drawn when the run starts; try the prompt with its own shots: "
                 "--set annotator.gold_shots=null"
             )
-        return Trial(load_task(run.task), run.corpus, run.annotator)
+        task = load_task(run.task)
+        gold.check(run.corpus, task.category_names)
+        return Trial(task, run.corpus, run.annotator)
     task = load_task(recipe)
     if corpus is None:
         raise InputError(f"{recipe}: is a task; say with --corpus where its texts are, or try a recipe")
@@ -69,20 +73,35 @@ def choose(recipe: str, corpus: str | None, text: str, settings: list[str] | Non
 
 
 def first_records(trial: Trial, num_records: int) -> pa.Table:
-    """So many of the first ten thousand records, drawn by hash as annotate draws; ``InputError`` if there is none."""
+    """So many of the first ten thousand records, drawn by hash as annotate draws; ``InputError`` if there is none.
+
+    What ingest would warn of is printed. What would end it ends this too where the whole corpus was read.
+    """
     corpus = trial.corpus.model_copy(update={"rows_per_part": _HEAD_RECORDS})
     found = [schema.CORPUS.empty_table()]
-    reasons: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     sources, columns = find_source_files(corpus), source_columns(corpus)
+    undecodable: list[SourceFile] = []
+    is_whole = True
     for source, chunk in ((file, chunk) for file in sources for chunk in read_chunks(file, corpus, columns)):
         made = separate(source, chunk, corpus, trial.task.category_names)
         found.append(made.records.select(schema.CORPUS.names))
-        reasons.update(made.rejects[schema.REJECT_REASON].to_pylist())
+        counts.update(made.counts)
+        undecodable += [source] if made.counts.get(UNDECODABLE) else []
         if sum(table.num_rows for table in found) >= _HEAD_RECORDS:
+            is_whole = False
             break
+    if is_whole:
+        checks.require_decodable(counts, corpus, undecodable)
+        checks.require_columns_somewhere(counts, corpus, sources, columns)
     records = pa.concat_tables(found, promote_options="permissive")
     if not records.num_rows:
-        raise InputError(f"corpus.path: {corpus.path}: none of its rows is a record: {dict(sorted(reasons.items()))}")
+        reasons = {key.removeprefix("rejected."): n for key, n in sorted(counts.items()) if key.startswith("rejected.")}
+        raise InputError(f"corpus.path: {corpus.path}: none of its rows is a record: {reasons}")
+    if is_whole:
+        checks.require_gold(counts, corpus, trial.task.category_names)
+    for line in checks.warnings(counts, corpus):
+        print(f"corpus: {line}" if is_whole else f"corpus: of its first records: {line}", file=sys.stderr)
     chosen = Selection.smallest(records[schema.RECORD_ID], num_records, trial.annotator.seed).record_ids.to_pylist()
     row_of = {record_id: row for row, record_id in enumerate(records[schema.RECORD_ID].to_pylist())}
     return records.take([row_of[record_id] for record_id in chosen])
