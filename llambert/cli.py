@@ -82,6 +82,7 @@ def init(
     text: Annotated[str | None, typer.Option(help="The column of the text; none: guessed from the file.")] = None,
     record_id: Annotated[str | None, typer.Option(help="The column of the id, if there is one.")] = None,
     gold_label: Annotated[str | None, typer.Option(help="The column of a person's labels, if there is one.")] = None,
+    encoding: Annotated[str | None, typer.Option(help="Of text files that are not UTF-8, such as gb18030.")] = None,
     folder: Annotated[str, typer.Option(help="Where the two files go.")] = ".",
 ) -> None:
     """Write a commented task and recipe for a question of your own; asks for what the flags do not say."""
@@ -89,12 +90,13 @@ def init(
     from llambert.task_draft import Draft, guess_text_column, parse_categories, parse_shots
 
     corpus = corpus or _ask("corpus", "Where are the texts (a file, a folder, a glob or s3://…)?")
-    text = text or guess_text_column(CorpusRecipe(path=corpus))
+    source = validate(CorpusRecipe, {"path": corpus, "encoding": encoding}, "", "llambert init")
+    text = text or guess_text_column(source)
     question = question or _ask("question", "What do you want to know about each text?")
     labels = category or _ask("category", "The labels, separated by semicolons?").split(";")
     categories = parse_categories(labels)
     shots = parse_shots(shot or [], categories)
-    draft = Draft(name, question, categories, corpus, text, record_id, gold_label, shots)
+    draft = Draft(name, question, categories, corpus, text, record_id, gold_label, shots, encoding)
     task, recipe = draft.write(Path(folder))
     print(f"{task}: the question; its texts are in column {text!r} of {corpus}\n{recipe}: the run")
     print(f"next: llambert try {recipe}, then llambert run {recipe}")

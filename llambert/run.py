@@ -49,7 +49,7 @@ class Run:
         """Table -> twelve hexadecimal digits over every field that can change it and the tables upstream.
 
         ``records`` is the corpus without its gold labels: what annotate, parse, label and silver training
-        may see. So a mended gold label costs a new report, not a new annotation. ``responses`` leaves
+        may see. So a corrected gold label costs a new report, not a new annotation. ``responses`` leaves
         ``num_records`` out: a response depends on its record, not on how many others are asked about, so a
         larger sample finds the responses of the smaller one. ``report`` covers the code that writes it: a figure
         that is computed better is a new report.
@@ -58,7 +58,9 @@ class Run:
         annotator = result_fields(recipe.annotator)
         num_records, seed = annotator.pop("num_records"), annotator["seed"]
         fields = result_fields(recipe.corpus)
-        corpus = digest(fields, self.corpus_identity, READING)
+        # What a gold value means depends on the categories.
+        categories = task.category_names if recipe.corpus.columns.gold_label else None
+        corpus = digest(fields, self.corpus_identity, READING, categories)
         del fields["gold_labels"], fields["columns"]["gold_label"]
         records = digest(fields, self.corpus_identity, READING)
         # Gold shots are the one way in which gold labels reach the annotator, and only if the recipe says so.

@@ -145,7 +145,7 @@ def _describe(fault: Any, model: type[BaseModel], path: str | Path, lines: dict[
             return f"{where}: {key}: {fault['msg']}"
         case "string_type" if isinstance(fault["input"], bool | int | float | None):
             # YAML reads a bare yes, no, on, off, null or 1 as something else.
-            return f"{where}: {key}: should be text: put it in quotes (found {fault['input']!r})"
+            return f"{where}: {key}: should be a text: put it in quotes (found {fault['input']!r})"
         case _:
             return f"{where}: {key}: {fault['msg'].removeprefix('Value error, ')} (found {fault['input']!r})"
 

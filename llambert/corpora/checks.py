@@ -19,12 +19,12 @@ _NAMES_COLUMNS = {"parquet", "csv", "tsv", "text"}  # formats
 
 
 def require_decodable(counts: Counts, corpus: CorpusRecipe, undecodable: Iterable[SourceFile]) -> None:
-    """``InputError`` if more rows than the recipe allows hold bytes that are not text.
+    """``InputError`` if more rows than the recipe allows, and more than one, hold bytes that are not text.
 
     ``undecodable``: the units of work that have such rows, opened again to say what their encoding may be.
     """
     num, num_rows = counts.get(UNDECODABLE, 0), counts.get("num_read", 0)
-    if num <= corpus.max_undecodable_share * num_rows:
+    if num <= max(1, corpus.max_undecodable_share * num_rows):  # one row may be damaged, however few there are
         return
     source = next(iter(undecodable))
     encoding = corpus.encoding or "UTF-8"

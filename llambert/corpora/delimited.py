@@ -5,7 +5,16 @@ from collections import deque
 from collections.abc import Iterator
 
 from llambert.corpora.opening import MAX_LINE_CHARS, numbered_lines, open_text
-from llambert.corpora.rows import Malformed, Row, Skipped, lacking, optional_columns, require_columns
+from llambert.corpora.rows import (
+    GARBLED_ID,
+    Malformed,
+    Row,
+    Skipped,
+    is_garbled,
+    lacking,
+    optional_columns,
+    require_columns,
+)
 from llambert.errors import InputError
 from llambert.recipe import CorpusRecipe
 
@@ -22,14 +31,19 @@ def read_delimited(
     csv.field_size_limit(MAX_LINE_CHARS)
     header = corpus.header
     with open_text(uri, corpus.encoding) as text:
-        rows = _parse(_Lines(numbered_lines(text)), delimiter, len(header))
+        lines = _Lines(numbered_lines(text))
+        rows = _parse(lines, delimiter, len(header))
         names = list(header) or _header(uri, rows)
         missing = require_columns(columns, names, uri, optional_columns(corpus))
         places = [None if column in missing else names.index(column) for column in columns]
         absent = [Skipped(name) for name in lacking(missing, 1)]
+        id_place = names.index(corpus.columns.record_id) if corpus.columns.record_id in columns else None
         for row in rows:
             if isinstance(row, Malformed | Skipped):
                 yield row
+                continue
+            if id_place is not None and is_garbled(row[id_place]):
+                yield Malformed(lines.taken[0][0], delimiter.join(row), GARBLED_ID)
                 continue
             yield [None if place is None else row[place] or None for place in places]
             yield from absent

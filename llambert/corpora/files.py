@@ -4,6 +4,7 @@ import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import fsspec
 import pyarrow as pa
@@ -13,6 +14,7 @@ from llambert.corpora.delimited import read_delimited, read_header
 from llambert.corpora.encodings import is_undecodable
 from llambert.corpora.opening import COMPRESSIONS, numbered_lines, open_text, unreadable
 from llambert.corpora.rows import (
+    GARBLED_ID,
     LACKING,
     Malformed,
     Row,
@@ -20,6 +22,7 @@ from llambert.corpora.rows import (
     Skipped,
     SourceFile,
     batched,
+    is_garbled,
     lacking,
     optional_columns,
     require_columns,
@@ -135,7 +138,6 @@ def _read_text(uri: str, corpus: CorpusRecipe, columns: list[str]) -> Iterator[R
 def _read_jsonl(uri: str, corpus: CorpusRecipe, columns: list[str]) -> Iterator[Row | Malformed | Skipped]:
     """An object a line. A key that a row lacks is null and counted: another row, or another file, may have it."""
     lacks = {column: Skipped(f"{LACKING}{column}") for column in columns}
-    record_id = corpus.columns.record_id
     num_objects = 0
     with open_text(uri, corpus.encoding) as text:
         for line in numbered_lines(text):
@@ -152,13 +154,24 @@ def _read_jsonl(uri: str, corpus: CorpusRecipe, columns: list[str]) -> Iterator[
                 yield Malformed(number, content, reason or "not_json")
                 continue
             num_objects += 1
-            if record_id is not None and isinstance(row.get(record_id), list | dict):
-                yield Malformed(number, content, "nested_record_id")
+            if any(isinstance(row.get(column), float) for column in columns):
+                row = parse_object(content, is_exact=True)[0] or row
+            if reason := _id_fault(row, corpus.columns.record_id):
+                yield Malformed(number, content, reason)
                 continue
             values = [text_of(row.get(column)) for column in columns]
-            # Half of a character that JSON spells out is not a fault of the file's encoding.
-            yield values if is_undecodable(content) else [value and unpaired(value) for value in values]
+            if "\\u" in content and not is_undecodable(content):
+                # Half of a character that JSON spells out is not a fault of the file's encoding.
+                values = [value and unpaired(value) for value in values]
+            yield values
             yield from (lacks[column] for column in columns if column not in row)
+
+
+def _id_fault(row: dict[str, Any], record_id: str | None) -> str | None:
+    value = row.get(record_id) if record_id else None
+    if isinstance(value, list | dict):
+        return "nested_record_id"
+    return GARBLED_ID if isinstance(value, str) and is_garbled(value) else None
 
 
 def _refuse_json_array(uri: str, num_objects: int, line: str) -> None:

@@ -31,6 +31,9 @@ UNDECODABLE = "num_undecodable"
 """Count of rows, malformed ones too, with bytes that are no characters of the file's encoding; lone surrogates that
 JSON spells out are not among them."""
 
+GARBLED_ID = "garbled_record_id"
+"""Why a row is malformed whose ID would change: two IDs might become one."""
+
 LACKING = "lacking."
 """Begins the count of the rows that do not have a column (JSON Lines: a key); the column's name follows."""
 
@@ -136,10 +139,15 @@ def _rows(values: list[Row], malformed: list[Malformed], counts: Counter[str], c
     try:
         arrays = [pa.array(column, pa.string()) for column in by_column]
     except UnicodeEncodeError:  # a surrogate somewhere: value by value, so that only those change
-        counts[ENCODING_FAULTS] += sum(any(value and _SURROGATE.search(value) for value in row) for row in values)
+        counts[ENCODING_FAULTS] += sum(any(value and is_garbled(value) for value in row) for row in values)
         counts[UNDECODABLE] += sum(any(value and is_undecodable(value) for value in row) for row in values)
         arrays = [pa.array([value and _sound(value) for value in column], pa.string()) for column in by_column]
     return Rows(pa.table(arrays, columns), malformed_rows(malformed), counts)
+
+
+def is_garbled(text: str) -> bool:
+    """Whether a text would change when it is stored: bytes of it were no characters, or it has a lone surrogate."""
+    return not text.isascii() and _SURROGATE.search(text) is not None
 
 
 def unpaired(text: str) -> str:
@@ -169,8 +177,8 @@ def listed(names: Sequence[str]) -> str:
 
 
 def _encoding_hint(names: Sequence[str]) -> str:
-    is_garbled = any("\0" in name or is_undecodable(name) for name in names)
-    return ", which is not text in the expected encoding: set corpus.encoding" if is_garbled else ""
+    is_text = not any("\0" in name or is_garbled(name) for name in names)
+    return "" if is_text else ", which is not text in the expected encoding: set corpus.encoding"
 
 
 def lacking(columns: Sequence[str], num_rows: int) -> dict[str, int]:

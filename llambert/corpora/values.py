@@ -33,10 +33,13 @@ class _Written(float):
         return number
 
 
-def parse_object(line: str) -> tuple[dict[str, Any] | None, str | None]:
-    """The JSON object of a line, or the reason why it is not one; a not-a-number is null."""
+def parse_object(line: str, is_exact: bool = False) -> tuple[dict[str, Any] | None, str | None]:
+    """The JSON object of a line, or the reason why it is not one; a not-a-number is null.
+
+    ``is_exact``: its numbers remember their digits, which takes longer.
+    """
     try:
-        row = json.loads(line, parse_constant=lambda _: None, parse_float=_Written)
+        row = json.loads(line, parse_constant=lambda _: None, parse_float=_Written if is_exact else None)
     except (ValueError, RecursionError):  # ValueError: also an integer of more than 4,300 digits
         return None, "not_json"
     return (row, None) if isinstance(row, dict) else (None, "not_an_object")
@@ -67,8 +70,7 @@ def rows_of_table(table: pa.Table, columns: Columns, uri: str) -> Rows:
     arrays, undecodable = [], set()
     for name in table.column_names:
         _require_identifying(table[name], name, columns, uri)
-        is_exact = name == columns.record_id or (name in columns.keep and name != columns.text)
-        array, faulty = _as_text(table[name], name, is_exact, uri)
+        array, faulty = _as_text(table[name], name, columns, uri)
         arrays.append(array)
         undecodable.update(faulty)
     num = len(undecodable)
@@ -86,7 +88,8 @@ def _require_identifying(column: pa.ChunkedArray, name: str, columns: Columns, u
             "a single value: name another column, or null"
         )
     if pa.types.is_floating(column.type):
-        inexact = column.filter(pc.greater(pc.abs(column), 2 ** _EXACT_BITS[column.type]))
+        size = pc.abs(pc.cast(column, pa.float64()))
+        inexact = column.filter(pc.greater(size, 2 ** _EXACT_BITS[column.type]))
         if len(inexact):
             raise InputError(
                 f"{uri}: corpus.columns.record_id: column {name!r} holds floating-point numbers too large to be exact, "
@@ -108,7 +111,7 @@ def _storage(column: pa.ChunkedArray) -> pa.ChunkedArray:
             return column
 
 
-def _as_text(column: pa.ChunkedArray, name: str, is_exact: bool, uri: str) -> tuple[pa.ChunkedArray, list[int]]:
+def _as_text(column: pa.ChunkedArray, name: str, columns: Columns, uri: str) -> tuple[pa.ChunkedArray, list[int]]:
     """The column as strings, and the rows whose bytes were not UTF-8."""
     column = _storage(column)
     kind = column.type
@@ -118,9 +121,11 @@ def _as_text(column: pa.ChunkedArray, name: str, is_exact: bool, uri: str) -> tu
     if pa.types.is_fixed_size_binary(kind):
         return _strings(map(_printable_or_hex, column.to_pylist())), []
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind):
+        is_exact = name == columns.record_id or (name in columns.keep and name != columns.text)
         return _decoded(column, name, is_exact, uri)
     if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
-        return _decoded(pc.cast(column, pa.large_binary()), name, False, uri)  # a file's string need not be UTF-8
+        # What a file calls a string need not be UTF-8.
+        return _decoded(pc.cast(column, pa.large_binary()), name, name == columns.record_id, uri)
     if pa.types.is_floating(kind):
         return _floats_as_text(column), []
     if pa.types.is_decimal(kind):
