@@ -111,7 +111,8 @@ class CorpusRecipe(Section):
     @classmethod
     def _known(cls, encoding: str | None) -> str | None:
         try:
-            "a".encode(encoding or "utf-8").decode(encoding or "utf-8", "replace")  # not with hex, rot13 and the like
+            if encoding is not None:
+                "a".encode(encoding).decode(encoding, "replace")  # fails with hex, rot13 and the like
         except (LookupError, ValueError):
             known = "such as utf-8, utf-16, gb18030, shift_jis or cp1252"
             raise ValueError(f"should be a text encoding that Python knows, {known}") from None

@@ -45,6 +45,7 @@ def label_files(checkpoint: str, corpus: CorpusRecipe, output: str, recipe: Labe
     if manifest := _earlier(labels, fingerprint):
         return manifest
     started = time.monotonic()
+    corpus = corpus.model_copy(update={"columns": corpus.columns.model_copy(update={"keep": recipe.keep})})
     sources = find_source_files(corpus)
     checks.require_columns_early(sources, corpus, source_columns(corpus))
     units = [asdict(source) for source in sources]
@@ -61,7 +62,7 @@ def label_files(checkpoint: str, corpus: CorpusRecipe, output: str, recipe: Labe
     totals: Counter[str] = Counter()
     for part in parts:
         totals.update(part.counts)
-    _check(totals, sum(map(num_in, parts)), sources, corpus, [*source_columns(corpus), *recipe.keep])
+    _check(totals, sum(map(num_in, parts)), sources, corpus)
     _check_malformed(totals[MALFORMED], sum(map(num_in, parts)), corpus, rejects)
     return labels.write_manifest(
         Manifest(
@@ -141,12 +142,10 @@ def _malformed(source: SourceFile, chunk: Chunk) -> pa.Table:
     return pa.table(columns).cast(schema.SOURCE_REJECTS)
 
 
-def _check(
-    totals: Counter[str], num_rows: int, sources: list[SourceFile], corpus: CorpusRecipe, columns: list[str]
-) -> None:
+def _check(totals: Counter[str], num_rows: int, sources: list[SourceFile], corpus: CorpusRecipe) -> None:
     counts = {**totals, "num_read": num_rows, "num_malformed": totals[MALFORMED]}
     checks.require_decodable(counts, corpus, sources)
-    checks.require_columns_somewhere(counts, corpus, sources, columns)
+    checks.require_columns_somewhere(counts, corpus, sources, source_columns(corpus))
     for line in checks.warnings(counts, corpus):
         print(f"label: {line}", file=sys.stderr, flush=True)
 

@@ -21,7 +21,7 @@ NOON = datetime.datetime(2024, 2, 29, 12, 0, 0, 1)
 def read(path, roles):
     corpus = CorpusRecipe(path=str(path), columns=roles)
     [source] = find_source_files(corpus)
-    return [rows for rows in read_rows(source, corpus, ["v", "text"])]
+    return list(read_rows(source, corpus, ["v", "text"]))
 
 
 def values(path, roles):
@@ -55,7 +55,7 @@ EXACT = [
     ("time of day", pa.array([datetime.time(1, 2, 3)]), ["01:02:03.000000"]),
     ("truth values", pa.array([True, False]), ["true", "false"]),
     ("floats that are integers", pa.array([1.0, -0.0, 1.2e15, 2.0**53]), ["1", "0", "1200000000000000", str(2**53)]),
-    ("floats", pa.array([1.5, 0.1, 0.1 + 0.2, 1e-7]), ["1.5", "0.1", "0.30000000000000004", "1e-07"]),
+    ("floats", pa.array([1.5, 0.1, 0.1 + 0.2, 1e-7]), ["1.5", "0.1", "0.30000000000000004", "1e-7"]),
     ("single precision", pa.array([1.0, 123456.0, 0.1], pa.float32()), ["1", "123456", "0.1"]),
     ("half precision", pa.array([1.0, 2048.0], pa.float16()), ["1", "2048"]),
     ("nulls", pa.array([None, 1], pa.int64()), [None, "1"]),
