@@ -91,8 +91,8 @@ class CorpusRecipe(Section):
     ``utf-16``; null: UTF-8. A byte-order mark takes precedence."""
     columns: Columns = Columns()
     gold_labels: dict[str, str | None] = Field(default_factory=dict)
-    """Source value -> category, null for a value that is meant to have none; empty: the values are the categories.
-    How values match is in ``corpora/gold.py``. Those that match nothing are reported; if all do, the run ends."""
+    """Source value -> category, or null where it is to have none; empty: the values are the categories. Values match
+    as ``corpora/gold.py`` says; those without a match are reported, and end the run if no value has one."""
     exclude: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """Column -> values whose rows are no records of this corpus (counted as ``excluded``)."""
     only: dict[str, tuple[str, ...]] = Field(default_factory=dict)
@@ -114,8 +114,7 @@ class CorpusRecipe(Section):
             if encoding is not None:
                 "a".encode(encoding).decode(encoding, "replace")  # fails with hex, rot13 and the like
         except (LookupError, ValueError):
-            known = "such as utf-8, utf-16, gb18030, shift_jis or cp1252"
-            raise ValueError(f"should be a text encoding that Python knows, {known}") from None
+            raise ValueError("should be a text encoding that Python knows, such as utf-16 or gb18030") from None
         return encoding
 
     @model_validator(mode="after")

@@ -1,5 +1,6 @@
 """A corpus as a whole, by what was counted while its rows were read: what ends the run, and what is worth a warning."""
 
+import itertools
 from collections.abc import Iterable, Mapping
 
 from llambert.corpora import SourceFile, files
@@ -26,17 +27,18 @@ def require_decodable(counts: Counts, corpus: CorpusRecipe, undecodable: Iterabl
     num, num_rows = counts.get(UNDECODABLE, 0), counts.get("num_read", 0)
     if num <= max(1, corpus.max_undecodable_share * num_rows):  # one row may be damaged, however few there are
         return
-    source = next(iter(undecodable))
-    encoding = corpus.encoding or "UTF-8"
-    likely = [f"{name} ({_ALSO_CALLED[name]})" if name in _ALSO_CALLED else name for name in _likely(source)]
-    advice = (
-        f"probably {', or '.join(likely)}: set corpus.encoding" if likely else "set corpus.encoding to what they are"
-    )
+    sources = list(itertools.islice(undecodable, _MAX_SAMPLED_FILES))
+    source, likely = next(((one, names) for one in sources if (names := _likely(one))), (sources[0], []))
+    named = ", or ".join(f"{name} ({_ALSO_CALLED[name]})" if name in _ALSO_CALLED else name for name in likely)
     if source.format in ("parquet", "huggingface", "imdb"):
         advice = "convert them to UTF-8"
+    elif named:
+        advice = f"probably {named}: set corpus.encoding"
+    else:
+        advice = "set corpus.encoding to the one they have" if corpus.encoding is None else "change corpus.encoding"
     raise InputError(
-        f"{source.uri}: {num:,} of the corpus' {num_rows:,} rows are not text in {encoding}, which is more than "
-        f"corpus.max_undecodable_share ({corpus.max_undecodable_share:.1%}); {advice}"
+        f"{source.uri}: {num:,} of the corpus' {num_rows:,} rows are not text in {corpus.encoding or 'UTF-8'}, "
+        f"which is more than corpus.max_undecodable_share ({corpus.max_undecodable_share:.1%}); {advice}"
     )
 
 
@@ -106,15 +108,14 @@ def warnings(counts: Counts, corpus: CorpusRecipe) -> list[str]:
     if about_gold := unmatched_gold(counts, corpus):
         found.append(about_gold)
     if num := counts.get(UNDECODABLE, 0):
-        encoding = corpus.encoding or "UTF-8"
         found.append(
-            f"{num:,} rows hold bytes that are not text in {encoding}; these bytes became U+FFFD. "
-            "If the source has another encoding, set corpus.encoding."
+            f"Rows with bytes that are not text in the encoding of their file: {num:,}; these bytes became U+FFFD. If "
+            f"the source is not {corpus.encoding or 'UTF-8'}, set corpus.encoding."
         )
     for key, num in counts.items():
         if key.startswith(FILES_LACKING) and num:
             found.append(
-                f"{num:,} rows come from files without a column {key.removeprefix(FILES_LACKING)!r}; it is null there."
+                f"Rows of files without a column {key.removeprefix(FILES_LACKING)!r}: {num:,}; it is null there."
             )
     return found
 

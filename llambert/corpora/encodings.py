@@ -104,6 +104,12 @@ def _east_asian(charset: str, first: int, last: int) -> Callable[[str], float]:
     return lambda text: _mean(weight(character) for character in text if not character.isascii())
 
 
+def _korean(text: str) -> float:
+    """Words of common syllables, with spaces between them; without, it is as likely to be Chinese."""
+    has_words = any(before > "\x7f" and after > "\x7f" for before, space, after in _triples(text) if space == " ")
+    return _east_asian("euc_kr", 0xB0, 0xC8)(text) * (1.0 if has_words else 0.95)
+
+
 def _japanese(text: str) -> float:
     """Hardly a Japanese sentence is without hiragana; single-byte katakana are what other encodings look like."""
     others = [character for character in text if not character.isascii()]
@@ -138,13 +144,16 @@ def _latin(text: str) -> float:
 
 def _with_neighbours(text: str) -> Iterable[tuple[str, str, str]]:
     """Each character beyond ASCII, with the one before and the one after it."""
-    triples = zip(" " + text, text, text[1:] + " ", strict=False)
-    return (three for three in triples if not three[1].isascii())
+    return (three for three in _triples(text) if not three[1].isascii())
+
+
+def _triples(text: str) -> Iterable[tuple[str, str, str]]:
+    return zip(" " + text, text, text[1:] + " ", strict=False)
 
 
 # In the order in which equals are named: Korean is all common Chinese to a decoder, but not the other way round.
 _CANDIDATES: dict[str, Callable[[str], float]] = {
-    "cp949": _east_asian("euc_kr", 0xB0, 0xC8),
+    "cp949": _korean,
     "gb18030": _east_asian("gb2312", 0xB0, 0xD7),
     "big5": _east_asian("big5", 0xA4, 0xC6),
     "shift_jis": _japanese,

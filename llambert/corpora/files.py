@@ -154,17 +154,20 @@ def _read_jsonl(uri: str, corpus: CorpusRecipe, columns: list[str]) -> Iterator[
                 yield Malformed(number, content, reason or "not_json")
                 continue
             num_objects += 1
-            if any(isinstance(row.get(column), float) for column in columns):
+            found = [row.get(column) for column in columns]
+            if float in map(type, found):
                 row = parse_object(content, is_exact=True)[0] or row
+                found = [row.get(column) for column in columns]
             if reason := _id_fault(row, corpus.columns.record_id):
                 yield Malformed(number, content, reason)
                 continue
-            values = [text_of(row.get(column)) for column in columns]
+            values = [text_of(value) for value in found]
             if "\\u" in content and not is_undecodable(content):
                 # Half of a character that JSON spells out is not a fault of the file's encoding.
                 values = [value and unpaired(value) for value in values]
             yield values
-            yield from (lacks[column] for column in columns if column not in row)
+            if None in found:
+                yield from (lacks[column] for column in columns if column not in row)
 
 
 def _id_fault(row: dict[str, Any], record_id: str | None) -> str | None:

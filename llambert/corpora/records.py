@@ -115,11 +115,12 @@ def _is_one_of(table: pa.Table, chunk: Chunk, column: str, values: Sequence[str]
 
 
 def _named(table: pa.Table, chunk: Chunk, column: str) -> pa.Array:
-    """A column, that of a ClassLabel by the names of its classes; an integer without a name is null."""
+    """A column, that of a ClassLabel by the names of its classes; a value that is no class stays as it is."""
     if not (names := chunk.class_names.get(column)):
         return table[column].combine_chunks()
     integers = pa.array([str(number) for number in range(len(names))], pa.string())
-    return pa.array(names, pa.string()).take(pc.index_in(table[column].combine_chunks(), integers))
+    values = table[column].combine_chunks()
+    return pc.coalesce(pa.array(names, pa.string()).take(pc.index_in(values, integers)), values)
 
 
 def _splits(table: pa.Table, chunk: Chunk, corpus: CorpusRecipe) -> pa.Array:

@@ -28,6 +28,10 @@ TEXTS = {
 }
 
 
+def test_a_few_chinese_words_are_not_taken_for_korean():
+    assert likely_encodings("很好看没有意思".encode("gbk"))[0] == "gb18030"
+
+
 @pytest.mark.parametrize("encoding", TEXTS)
 def test_the_encoding_of_a_few_lines_is_among_the_likely_ones(encoding):
     sample = "\n".join(TEXTS[encoding]).encode(encoding)
