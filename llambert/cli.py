@@ -18,6 +18,7 @@ from llambert.errors import InputError
 from llambert.experiments.recipe import AnyExperiment, load_experiment
 from llambert.run import Run, open_run, record_recipe
 from llambert.run_directory import Manifest
+from llambert.section import validate
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 review = typer.Typer(no_args_is_help=True, help="Have people look at the records where two labels disagree.")
@@ -81,6 +82,7 @@ def init(
     text: Annotated[str | None, typer.Option(help="The column of the text; none: guessed from the file.")] = None,
     record_id: Annotated[str | None, typer.Option(help="The column of the id, if there is one.")] = None,
     gold_label: Annotated[str | None, typer.Option(help="The column of a person's labels, if there is one.")] = None,
+    encoding: Annotated[str | None, typer.Option(help="Of text files that are not UTF-8, such as gb18030.")] = None,
     folder: Annotated[str, typer.Option(help="Where the two files go.")] = ".",
 ) -> None:
     """Write a commented task and recipe for a question of your own; asks for what the flags do not say."""
@@ -88,12 +90,13 @@ def init(
     from llambert.task_draft import Draft, guess_text_column, parse_categories, parse_shots
 
     corpus = corpus or _ask("corpus", "Where are the texts (a file, a folder, a glob or s3://…)?")
-    text = text or guess_text_column(CorpusRecipe(path=corpus))
+    source = validate(CorpusRecipe, {"path": corpus, "encoding": encoding}, "", "llambert init")
+    text = text or guess_text_column(source)
     question = question or _ask("question", "What do you want to know about each text?")
     labels = category or _ask("category", "The labels, separated by semicolons?").split(";")
     categories = parse_categories(labels)
     shots = parse_shots(shot or [], categories)
-    draft = Draft(name, question, categories, corpus, text, record_id, gold_label, shots)
+    draft = Draft(name, question, categories, corpus, text, record_id, gold_label, shots, encoding)
     task, recipe = draft.write(Path(folder))
     print(f"{task}: the question; its texts are in column {text!r} of {corpus}\n{recipe}: the run")
     print(f"next: llambert try {recipe}, then llambert run {recipe}")
@@ -207,6 +210,7 @@ def label(
     max_malformed_share: Annotated[
         float, typer.Option(min=0, max=1, help="Share of the rows that may be unreadable.")
     ] = 0.01,
+    encoding: Annotated[str | None, typer.Option(help="Of text files that are not UTF-8, such as gb18030.")] = None,
     trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with the checkpoint.")] = False,
 ) -> None:
     """Label any files with a checkpoint, without the rest of the method."""
@@ -214,7 +218,8 @@ def label(
     from llambert.stages.label_files import label_files
 
     columns = Columns(text=text, record_id=record_id)
-    corpus = CorpusRecipe(path=source, columns=columns, max_malformed_share=max_malformed_share)
+    values = {"path": source, "encoding": encoding, "max_malformed_share": max_malformed_share}
+    corpus = validate(CorpusRecipe, {**values, "columns": columns.model_dump(mode="json")}, "", "llambert label")
     manifest = label_files(checkpoint, corpus, output, LabelRecipe(trust_remote_code=trust_remote_code))
     rejected = ", ".join(f"{num:,} {reason}" for reason, num in manifest.num_rejected.items()) or "none"
     print(f"{manifest.num_kept:,} of {manifest.num_in:,} records labelled into {output}; rejected: {rejected}")
@@ -323,9 +328,11 @@ def _ask(flag: str, question: str) -> str:
 
 def _open(recipe: str, settings: list[str] | None) -> Run:
     """The run, once everything that can be refused without reading a record was looked at."""
+    from llambert.corpora import gold
     from llambert.stages import parse
 
     opened = open_run(recipe, settings)
+    gold.check(opened.recipe.corpus, opened.task.category_names)
     engines.check(opened.recipe.annotator, opened.task)
     parse.check(opened)
     opened.fingerprints  # noqa: B018  looks every file and model up

@@ -1,7 +1,7 @@
 """From records to committed labels: the classifier, one part at a time. What both labelling stages share; no Ray."""
 
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,15 +51,21 @@ class PartLabeller:
             trust_remote_code=recipe.trust_remote_code,
         )
 
-    def commit(self, name: str, windows: Iterable[pa.Table], malformed: pa.Table | None = None) -> LabelledPart:
+    def commit(
+        self,
+        name: str,
+        windows: Iterable[pa.Table],
+        malformed: pa.Table | None = None,
+        source_counts: Mapping[str, int] | None = None,
+    ) -> LabelledPart:
         """Label tables of record_id, text and the columns to keep, and commit them as one part, ``name``.
 
         The part of ``rejects`` is committed first, even if empty, and decides: should another attempt at
         this part, killed or still running, have rejected other records, both keep to the committed one, so
         that no record is in both tables or in neither. ``malformed``: ``schema.SOURCE_REJECTS``, rows of the
-        source that are no records, kept among the rejects.
+        source that are no records, kept among the rejects. ``source_counts`` join the part's own.
         """
-        counts: Counter[str] = Counter()
+        counts: Counter[str] = Counter(source_counts)
         rows = PartRows()
         rejected = [schema.CORPUS_REJECTS.empty_table()]
         num_records, busy_seconds = 0, 0.0

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from llambert.errors import InputError
-from llambert.section import Section, inconsistent, parse_yaml, placed, read_text, validate
+from llambert.section import Section, inconsistent, parse_value, parse_yaml, placed, read_text, validate
 
 Share = float  # a share of something, between 0 and 1
 
@@ -86,9 +86,13 @@ class CorpusRecipe(Section):
     """Of csv and tsv, where it is neither comma nor tab."""
     header: tuple[str, ...] = ()
     """Names of the columns of csv and tsv files that have no line with them."""
+    encoding: str | None = None
+    """Of csv, tsv, jsonl, text and text_files: any text codec of Python, such as ``gb18030``, ``cp1252`` or
+    ``utf-16``; null: UTF-8. A byte-order mark takes precedence."""
     columns: Columns = Columns()
-    gold_labels: dict[str, str] = Field(default_factory=dict)
-    """Source value -> category; empty: the values are the categories."""
+    gold_labels: dict[str, str | None] = Field(default_factory=dict)
+    """Source value -> category, or null where it is to have none; empty: the values are the categories. Values match
+    as ``corpora/gold.py`` says; those without a match are reported, and end the run if no value has one."""
     exclude: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """Column -> values whose rows are no records of this corpus (counted as ``excluded``)."""
     only: dict[str, tuple[str, ...]] = Field(default_factory=dict)
@@ -100,6 +104,24 @@ class CorpusRecipe(Section):
     rows_per_part: PositiveInt = 50_000
     max_malformed_share: Share = placed(0.01, ge=0, le=1)
     """Share of the source's rows that may be malformed; they are kept in ``corpus_rejects``. More end the run."""
+    max_undecodable_share: Share = placed(0.01, ge=0, le=1)
+    """Share of the rows that may hold bytes that are not text in ``encoding`` (they become U+FFFD)."""
+
+    @field_validator("encoding")
+    @classmethod
+    def _known(cls, encoding: str | None) -> str | None:
+        try:
+            if encoding is not None:
+                "a".encode(encoding).decode(encoding, "replace")  # fails with hex, rot13 and the like
+        except (LookupError, ValueError):
+            raise ValueError("should be a text encoding that Python knows, such as utf-16 or gb18030") from None
+        return encoding
+
+    @model_validator(mode="after")
+    def _decoded(self) -> Self:
+        if self.encoding is not None and self.format in ("parquet", "huggingface", "umls", "imdb"):
+            raise inconsistent(f"format {self.format} has its own encoding; remove this key", "encoding")
+        return self
 
 
 class Decoding(Section):
@@ -389,7 +411,4 @@ def apply_setting(values: dict[str, Any], setting: str) -> None:
         if not isinstance(inner, dict):
             raise InputError(f"--set {setting}: {step} is a value, not a section")
         values = inner
-    try:
-        values[last] = yaml.safe_load(raw)
-    except yaml.YAMLError as error:
-        raise InputError(f"--set {setting}: the value is not YAML") from error
+    values[last] = parse_value(raw, f"--set {setting}")

@@ -6,7 +6,7 @@ from functools import cache, cached_property
 from pathlib import Path
 
 from llambert import schema
-from llambert.corpora import umls
+from llambert.corpora import READING, umls
 from llambert.recipe import Recipe, digest, dump_recipe, load_recipe, result_fields
 from llambert.reference import content_identity
 from llambert.run_directory import RunDirectory, TableDirectory
@@ -51,7 +51,7 @@ class Run:
         """Table -> twelve hexadecimal digits over every field that can change it and the tables upstream.
 
         ``records`` is the corpus without its gold labels: what annotate, parse, label and silver training
-        may see. So a mended gold label costs a new report, not a new annotation. ``responses`` leaves
+        may see. So a corrected gold label costs a new report, not a new annotation. ``responses`` leaves
         ``num_records`` out: a response depends on its record, not on how many others are asked about, so a
         larger sample finds the responses of the smaller one. ``report`` covers the code that writes it: a figure
         that is computed better is a new report.
@@ -62,9 +62,11 @@ class Run:
         # Left out where it is null, so that recipes without the key keep their tables; the order means nothing.
         sampled = [] if splits is None else [sorted(set(splits))]
         fields = result_fields(recipe.corpus)
-        corpus = digest(fields, self.corpus_identity)
+        # What a gold value means depends on the categories.
+        categories = task.category_names if recipe.corpus.columns.gold_label else None
+        corpus = digest(fields, self.corpus_identity, READING, categories)
         del fields["gold_labels"], fields["columns"]["gold_label"]
-        records = digest(fields, self.corpus_identity)
+        records = digest(fields, self.corpus_identity, READING)
         # Gold shots are the one way in which gold labels reach the annotator, and only if the recipe says so.
         shots = digest(corpus, annotator["gold_shots"], annotator["num_shots"], task.category_names, Purpose.GOLD_SHOTS)
         shown = shots if recipe.annotator.gold_shots else None
@@ -110,7 +112,14 @@ def _report_code() -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
 
 
-_REPORT_SOURCES = ("costs.py", "forecast.py", "prices.yaml", "calibration.py", "splits.py")
+_REPORT_SOURCES = (
+    "costs.py",
+    "forecast.py",
+    "prices.yaml",
+    "calibration.py",
+    "splits.py",
+    "corpora/checks.py",
+)
 
 # Table -> the table whose fingerprint it lives under, and its schema (None: not one Parquet schema).
 _TABLES = {

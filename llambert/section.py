@@ -45,22 +45,69 @@ def parse_yaml(text: str, path: str | Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
-        raise InputError(f"{path}{line}: not YAML: {getattr(error, 'problem', error)}") from error
+        raise InputError(f"{path}{line}: {_yaml_fault(error)}") from error
     if not isinstance(values, dict):
         raise InputError(f"{path}: expected a mapping of keys to values, found {type(values).__name__}")
     return values
 
 
+def parse_value(text: str, source: str) -> Any:
+    """One YAML value of a command line, read like one of a file; ``InputError`` that begins with ``source``."""
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise InputError(f"{source}: {_yaml_fault(error)}") from error
+
+
+class _Misread(yaml.constructor.ConstructorError):
+    """Sound YAML that does not say what its writer meant."""
+
+
+def _yaml_fault(error: yaml.YAMLError) -> str:
+    problem = str(getattr(error, "problem", None) or error)
+    return problem if isinstance(error, _Misread) else f"not YAML: {problem}"
+
+
+_STRING = "tag:yaml.org,2002:str"
+_INTEGER = "tag:yaml.org,2002:int"
+# Every key of our files is text. YAML 1.1 takes these plain words for something else (PyYAML's implicit resolvers).
+_READ_AS = {
+    "tag:yaml.org,2002:bool": "a truth value",
+    "tag:yaml.org,2002:null": "null",
+    "tag:yaml.org,2002:float": "a floating-point number",
+    "tag:yaml.org,2002:timestamp": "a date",
+    _INTEGER: "another number",
+}
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML without the trap of a key that stands twice, of which the first would be lost."""
+    """YAML without three traps: a duplicate key, of which the first value would be lost; a key that YAML does not
+    read as the text it is (``no``, ``012``, ``1.10``); and a date where no file of ours has one."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
-        for index, key in enumerate(keys):
-            if key in keys[:index]:
-                mark = next(node_ for node_, _ in reversed(node.value) if node_.value == key).start_mark
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", mark)
+        keys: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+                continue
+            if not self._is_text(key):
+                what = _READ_AS.get(key.tag, "something else than text")
+                raise _Misread(None, None, f"the key {key.value!r} is read as {what}: put it in quotes", key.start_mark)
+            if key.value in keys:
+                raise _Misread(None, None, f"not YAML: the key {key.value!r} is a duplicate", key.start_mark)
+            keys.add(key.value)
         return super().construct_mapping(node, deep)
+
+    def _is_text(self, key: yaml.ScalarNode) -> bool:
+        """Whether the key is read as it is written; a plain decimal integer is."""
+        return key.tag == _STRING or (key.tag == _INTEGER and str(self.construct_object(key)) == key.value)
+
+    def construct_yaml_timestamp(self, node: yaml.ScalarNode) -> Any:
+        """Refused: JSON, and so every section, has no dates."""
+        problem = f"{node.value} is read as a date, neither text, number, list nor mapping: put it in quotes"
+        raise _Misread(None, None, problem, node.start_mark)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:timestamp", _Loader.construct_yaml_timestamp)
 
 
 def inconsistent(message: str, *location: str | int) -> PydanticCustomError:
@@ -96,8 +143,8 @@ def _describe(fault: Any, model: type[BaseModel], path: str | Path, lines: dict[
             return f"{where}: {key}: is missing"
         case "inconsistent":
             return f"{where}: {key}: {fault['msg']}"
-        case "string_type" if isinstance(fault["input"], bool | int | float):
-            # YAML reads a bare yes, no, on, off or 1 as something else.
+        case "string_type" if isinstance(fault["input"], bool | int | float | None):
+            # YAML reads a bare yes, no, on, off, null or 1 as something else.
             return f"{where}: {key}: should be a text: put it in quotes (found {fault['input']!r})"
         case _:
             return f"{where}: {key}: {fault['msg'].removeprefix('Value error, ')} (found {fault['input']!r})"

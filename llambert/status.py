@@ -1,11 +1,13 @@
 """How far each table of a run is: while the job runs, and after it died. Reads listings and progress alone."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from rich.console import Console
 from rich.table import Table
 
+from llambert.corpora.checks import warnings
 from llambert.run import Run
 from llambert.run_directory import TableDirectory
 
@@ -37,11 +39,16 @@ class TableStatus:
     num_failures: int = 0
     failure: str | None = None
     updated_at: str | None = None
+    warnings: Sequence[str] = ()
+    """Of a complete corpus: what ingest warned of."""
 
 
 def status(run: Run) -> list[TableStatus]:
     """The tables of ``run`` in pipeline order; nothing is written, no row is read."""
-    return [table_status(name, run.table(name)) for name in _TABLES]
+    tables = [table_status(name, run.table(name)) for name in _TABLES]
+    if manifest := run.table("corpus").read_manifest():
+        tables[0] = replace(tables[0], warnings=warnings(manifest.counts, run.recipe.corpus))
+    return tables
 
 
 def table_status(name: str, table: TableDirectory) -> TableStatus:
@@ -106,6 +113,7 @@ def render(tables: list[TableStatus], width: int = 110) -> str:
     with console.capture() as capture:
         console.print(grid)
     lines = [line.rstrip() for line in capture.get().splitlines()]
+    lines += [f"{table.name}: {warning}" for table in tables for warning in table.warnings]
     lines += [f"{table.name} failed: {table.failure}" for table in tables if table.failure]
     return "\n".join(lines)
 

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from llambert.corpora import find_source_files, read_rows
 from llambert.corpora.files import column_names
+from llambert.corpora.rows import is_garbled
 from llambert.errors import InputError
 from llambert.recipe import CorpusRecipe, load_recipe
 from llambert.tasks import load_task
@@ -30,6 +31,7 @@ class Draft:
     record_id: str | None = None
     gold_label: str | None = None
     shots: Sequence[tuple[str, str]] = field(default_factory=tuple)
+    encoding: str | None = None
 
     def write(self, folder: Path) -> tuple[Path, Path]:
         """Write ``<name>-task.yaml`` and ``<name>.yaml``; ``InputError`` where one is there or cannot be right."""
@@ -92,6 +94,8 @@ class Draft:
         yield ""
         yield "corpus:"
         yield f"  path: {_yaml(self.corpus)}            # a file, a folder, a glob or s3://…"
+        if self.encoding is not None:
+            yield f"  encoding: {_yaml(self.encoding)}"
         yield "  columns:"
         yield f"    text: {_yaml(self.text)}"
         yield f"    record_id: {_yaml(self.record_id)}             # null: made of file, row and text"
@@ -129,6 +133,11 @@ def guess_text_column(corpus: CorpusRecipe) -> str:
     """``text`` where there is one, else the column with the longest values at the head of the first file."""
     source = find_source_files(corpus)[0]
     names = column_names(source, corpus)
+    if any(map(is_garbled, names)):
+        encoding = corpus.encoding or "UTF-8"
+        raise InputError(
+            f"{source.uri}: the names of its columns are not text in {encoding}; say which --encoding it has"
+        )
     if "text" in names or not names:
         return "text"
     head: pa.Table = next(read_rows(source, corpus, names)).records

@@ -13,9 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llambert import schema
-from llambert.corpora import find_source_files
+from llambert.corpora import SourceFile, checks, find_source_files, gold
 from llambert.corpora.chunks import read_chunks
 from llambert.corpora.records import separate, source_columns
+from llambert.corpora.rows import UNDECODABLE
 from llambert.engines import Answer, create_engine
 from llambert.errors import InputError
 from llambert.prompts import chat_messages, completion_text, llama2_text
@@ -62,7 +63,9 @@ def choose(recipe: str, corpus: str | None, text: str, settings: list[str] | Non
                 "annotator.gold_shots: are drawn when the run starts; try the prompt with its own shots: "
                 "--set annotator.gold_shots=null"
             )
-        return Trial(load_task(run.task), run.corpus, run.annotator)
+        task = load_task(run.task)
+        gold.check(run.corpus, task.category_names)
+        return Trial(task, run.corpus, run.annotator)
     task = load_task(recipe)
     if corpus is None:
         raise InputError(f"{recipe}: is a task; say with --corpus where its texts are, or try a recipe")
@@ -74,35 +77,75 @@ def first_records(trial: Trial, num_records: int) -> pa.Table:
     """So many of the first ten thousand records of the splits to annotate, drawn by hash; ``InputError`` if none.
 
     They are drawn independently of the annotation sample: a prompt that is tuned on them was not tuned on the records
-    that will show how good it is, but for those that both draws happen to take.
+    that will show how good it is, but for those that both draws happen to take. What ingest would warn of is printed.
+    What would end it ends this too where the whole corpus was read.
     """
     corpus = trial.corpus.model_copy(update={"rows_per_part": _HEAD_RECORDS})
-    found = [schema.CORPUS.empty_table()]
-    reasons: Counter[str] = Counter()
-    splits: set[str] = set()
-    sources, columns = find_source_files(corpus), source_columns(corpus)
-    for source, chunk in ((file, chunk) for file in sources for chunk in read_chunks(file, corpus, columns)):
-        made = separate(source, chunk, corpus, trial.task.category_names)
-        records = made.records.select(schema.CORPUS.names)
-        splits.update(pc.unique(records[schema.SPLIT]).to_pylist())
-        if trial.annotator.splits is not None:
-            records = records.filter(pc.is_in(records[schema.SPLIT], pa.array(trial.annotator.splits)))
-        found.append(records)
-        reasons.update(made.rejects[schema.REJECT_REASON].to_pylist())
-        if sum(table.num_rows for table in found) >= _HEAD_RECORDS:
-            break
-    records = pa.concat_tables(found, promote_options="permissive")
-    if splits and not records.num_rows:
-        raise InputError(
-            f"annotator.splits: no record of the corpus is of split {', '.join(trial.annotator.splits or ())}; it has "
-            f"{', '.join(sorted(splits))}"
-        )
+    head = _Head(trial)
+    head.read(corpus)
+    records = head.records()
     if not records.num_rows:
-        raise InputError(f"corpus.path: {corpus.path}: none of its rows is a record: {dict(sorted(reasons.items()))}")
+        raise head.nothing_found()
+    head.warn(corpus)
     seed = trial.annotator.seed
     chosen = Selection.smallest(records[schema.RECORD_ID], num_records, seed, Purpose.TRIAL).record_ids.to_pylist()
     row_of = {record_id: row for row, record_id in enumerate(records[schema.RECORD_ID].to_pylist())}
     return records.take([row_of[record_id] for record_id in chosen])
+
+
+class _Head:
+    """The first ten thousand records of the splits to annotate, and what reading them came upon."""
+
+    def __init__(self, trial: Trial) -> None:
+        self._trial, self._found = trial, [schema.CORPUS.empty_table()]
+        self._counts: Counter[str] = Counter()
+        self._splits: set[str] = set()
+        self._is_whole = True
+
+    def read(self, corpus: CorpusRecipe) -> None:
+        """Read the corpus until there are enough; what would end ingest ends it, if it was read to its end."""
+        sources, columns = find_source_files(corpus), source_columns(corpus)
+        undecodable: list[SourceFile] = []
+        for source, chunk in ((file, chunk) for file in sources for chunk in read_chunks(file, corpus, columns)):
+            made = separate(source, chunk, corpus, self._trial.task.category_names)
+            self._add(made.records.select(schema.CORPUS.names))
+            self._counts.update(made.counts)
+            undecodable += [source] if made.counts.get(UNDECODABLE) else []
+            if sum(table.num_rows for table in self._found) >= _HEAD_RECORDS:
+                self._is_whole = False
+                return
+        checks.require_decodable(self._counts, corpus, undecodable)
+        checks.require_columns_somewhere(self._counts, corpus, sources, columns)
+
+    def _add(self, records: pa.Table) -> None:
+        splits = self._trial.annotator.splits
+        self._splits.update(pc.unique(records[schema.SPLIT]).to_pylist())
+        if splits is not None:
+            records = records.filter(pc.is_in(records[schema.SPLIT], pa.array(splits)))
+        self._found.append(records)
+
+    def records(self) -> pa.Table:
+        """All that were found."""
+        return pa.concat_tables(self._found, promote_options="permissive")
+
+    def nothing_found(self) -> InputError:
+        """Why there is no record to show."""
+        if self._splits:
+            return InputError(
+                "annotator.splits: no record of the corpus is of split "
+                f"{', '.join(self._trial.annotator.splits or ())}; it has {', '.join(sorted(self._splits))}"
+            )
+        rejected = {
+            key.removeprefix("rejected."): num for key, num in sorted(self._counts.items()) if "rejected." in key
+        }
+        return InputError(f"corpus.path: {self._trial.corpus.path}: none of its rows is a record: {rejected}")
+
+    def warn(self, corpus: CorpusRecipe) -> None:
+        """Print what ingest would warn of; ``InputError`` where no gold label of the whole corpus has a meaning."""
+        if self._is_whole:
+            checks.require_gold(self._counts, corpus, self._trial.task.category_names)
+        for line in checks.warnings(self._counts, corpus):
+            print(f"corpus: {line}" if self._is_whole else f"corpus: of its first records: {line}", file=sys.stderr)
 
 
 def try_out(records: pa.Table, trial: Trial) -> list[Tried]:

@@ -112,3 +112,23 @@ def test_placement_does_not_count_as_changing_a_result():
     other = narrow.model_copy(update={"mode": "score"})
     assert digest(result_fields(narrow)) == digest(result_fields(wide))
     assert digest(result_fields(narrow)) != digest(result_fields(other))
+
+
+@pytest.mark.parametrize(
+    "encoding", ["utf-8", "gb18030", "GBK", "shift_jis", "latin-1", "utf-16", "UTF_16_LE", "cp1252"]
+)
+def test_any_text_encoding_of_python_may_be_named(tmp_path, encoding):
+    assert load_recipe(write(tmp_path, GOOD), [f"corpus.encoding={encoding}"]).corpus.encoding == encoding
+
+
+@pytest.mark.parametrize("encoding", ["utf-9", "gb-18030-x", "hex", "rot13", "base64", "undefined", "idna", "''"])
+def test_an_encoding_that_is_none_is_refused_in_one_line(tmp_path, encoding):
+    text = GOOD.replace("  path: films.csv\n", f"  path: films.csv\n  encoding: {encoding}\n")
+    message = refusal(tmp_path, text)
+    assert "recipe.yaml:5: corpus.encoding: should be a text encoding that Python knows" in message
+    assert "\n" not in message
+
+
+def test_an_encoding_is_refused_where_the_format_has_its_own(tmp_path):
+    message = refusal(tmp_path, GOOD, "corpus.encoding=gbk", "corpus.format=parquet")
+    assert "corpus.encoding: format parquet has its own encoding; remove this key" in message

@@ -89,3 +89,12 @@ def test_the_rendering_is_a_plain_table_with_one_line_a_table(tmp_path):
     for shown in ("working", "250/1,000 records", "5.0/s", "2:30"):
         assert shown in labels
     assert "\x1b" not in "".join(lines)
+
+
+def test_gold_values_that_match_nothing_are_said_below_the_tables(tmp_path):
+    run = make_run(tmp_path)
+    counts = {"num_gold": 1, "num_unknown_gold": 3, "unknown_gold.meh": 3}
+    run.table("corpus").write_manifest(
+        Manifest(stage="ingest", fingerprint="f", num_in=4, num_kept=4, wall_seconds=1.0, counts=counts)
+    )
+    assert "corpus: 3 of 4 gold values (75.0%)" in render(status(run))

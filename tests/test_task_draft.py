@@ -100,3 +100,13 @@ def test_the_text_column_is_the_one_with_the_longest_values(tmp_path):
 def test_categories_and_shots_as_flags():
     assert parse_categories(["yes=yes, yep", " no "]) == {"yes": ["yes", "yep"], "no": ["no"]}
     assert parse_shots(["no=a=b"], {"no": ["no"]}) == [("no", "a=b")]
+
+
+def test_a_file_in_another_encoding_is_read_and_the_recipe_says_so(folder):
+    (folder / "mail.csv").write_bytes("编号,文本\n1,请付款\n".encode("gbk"))
+    done = init(*FLAGS, "--category", "other")
+    assert isinstance(done.exception, InputError)
+    assert "not text in UTF-8; say which --encoding it has" in str(done.exception)
+    assert init(*FLAGS, "--category", "other", "--encoding", "gbk").exit_code == 0
+    recipe = load_recipe("mail.yaml")
+    assert (recipe.corpus.encoding, recipe.corpus.columns.text) == ("gbk", "文本")

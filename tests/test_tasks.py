@@ -50,7 +50,7 @@ def test_yaml_reads_unquoted_yes_as_a_truth_value_and_the_refusal_says_where(tmp
         ("['no']", "['yes']", "5: categories.1.answer_words: answer word 'yes' belongs to urgent and calm"),
         ("name: calm", "name: urgent", "5: categories.1.name: the category 'urgent' stands twice"),
         ("question:", "queston:", "2: queston: unknown key; did you mean 'question'?"),
-        ("prompts:", "question: again\nprompts:", "6: not YAML: the key 'question' stands twice"),
+        ("prompts:", "question: again\nprompts:", "6: not YAML: the key 'question' is a duplicate"),
     ],
 )
 def test_a_task_that_contradicts_itself_is_refused_with_the_line(tmp_path, old, new, message):

@@ -107,3 +107,40 @@ def test_what_cannot_be_tried_is_one_line(folder, arguments, message):
     assert isinstance(done.exception, InputError)
     assert message in str(done.exception)
     assert "\n" not in str(done.exception)
+
+
+def films(tmp_path, content, **corpus):
+    (tmp_path / "films.csv").write_bytes(content)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(RECIPE.format(tmp=tmp_path, mode="score"))
+    settings = [f"corpus.{key}={value}" for key, value in corpus.items()]
+    return trial.choose(str(recipe), None, "text", settings)
+
+
+HEAD = b"id,body,stars\n"
+
+
+def test_gold_values_are_judged_as_ingest_judges_them(tmp_path, capsys, monkeypatch):
+    some = films(tmp_path, HEAD + b"1,a,positive\n2,b,good\n")
+    trial.first_records(some, 2)
+    assert capsys.readouterr().err.startswith("corpus: 1 of 2 gold values (50.0%) in column 'stars' match no category")
+    none = films(tmp_path, HEAD + b"1,a,good\n2,b,bad\n")
+    with pytest.raises(InputError, match="none of the 2 values of column 'stars' is a category"):
+        trial.first_records(none, 2)
+    monkeypatch.setattr(trial, "_HEAD_RECORDS", 1)  # of a part of the corpus nothing final can be said
+    trial.first_records(none, 1)
+    assert capsys.readouterr().err.startswith("corpus: of its first records: 1 of 1 gold values (100.0%)")
+
+
+def test_a_corpus_in_another_encoding_is_refused_as_ingest_refuses_it(tmp_path):
+    content = HEAD + "1,很好看的书,\n2,没有意思,\n".encode("gbk")
+    with pytest.raises(InputError, match=r"probably gb18030"):
+        trial.first_records(films(tmp_path, content), 2)
+    assert trial.first_records(films(tmp_path, content, encoding="gbk"), 2).num_rows == 2
+
+
+def test_a_gold_label_mapped_to_no_category_is_refused(tmp_path):
+    with pytest.raises(
+        InputError, match=r"corpus\.gold_labels: 'good' is mapped to 'postive', which is not a category"
+    ):
+        films(tmp_path, HEAD, gold_labels="{good: postive}")

@@ -12,7 +12,13 @@ from llambert.corpora import files, huggingface, imdb, text_files, umls
 from llambert.corpora.rows import MALFORMED, Rows, SourceFile, malformed_rows
 from llambert.recipe import CorpusRecipe
 
-__all__ = ["MALFORMED", "Rows", "SourceFile", "find_source_files", "malformed_rows", "read_rows"]
+__all__ = ["MALFORMED", "READING", "Rows", "SourceFile", "find_source_files", "malformed_rows", "read_rows"]
+
+
+READING = 2
+"""What is read from the same source by the same recipe; part of every fingerprint of a corpus. Raise it when that
+changes, so that a corpus read before is never taken for one read now. 2: gold values match by meaning, numbers are
+written exactly, a column may appear in any row, UTF-16 is read."""
 
 
 class Format(Protocol):

@@ -1,7 +1,7 @@
 """A source cut into the rows of one part each: always at the same rows, whatever the machine."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -23,6 +23,7 @@ class Chunk:
     num_rows: int = 0
     num_bytes: int = 0
     counts: Counter[str] = field(default_factory=Counter)
+    class_names: dict[str, Sequence[str]] = field(default_factory=dict)
 
     def records(self, columns: list[str]) -> pa.Table:
         """The rows as one table of strings."""
@@ -46,12 +47,13 @@ def read_chunks(source: SourceFile, corpus: CorpusRecipe, columns: list[str]) ->
         chunk.malformed.append(rows.malformed)
         chunk.num_bytes += rows.malformed.nbytes
         chunk.counts.update(rows.counts)
+        chunk.class_names.update(rows.class_names)
         while chunk.num_rows + table.num_rows >= corpus.rows_per_part:
             num_missing = corpus.rows_per_part - chunk.num_rows
             chunk._add(table.slice(0, num_missing))
             table = table.slice(num_missing)
             yield chunk
-            chunk = Chunk(chunk.first_row + corpus.rows_per_part)
+            chunk = Chunk(chunk.first_row + corpus.rows_per_part, class_names=dict(rows.class_names))
         chunk._add(table)
         if chunk.num_bytes >= _MAX_BYTES:
             yield chunk

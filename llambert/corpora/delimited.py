@@ -2,37 +2,58 @@
 
 import csv
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from llambert.corpora.opening import MAX_LINE_CHARS, numbered_lines, open_text
-from llambert.corpora.rows import Malformed, Row, Skipped, require_columns
+from llambert.corpora.rows import (
+    GARBLED_ID,
+    Malformed,
+    Row,
+    Skipped,
+    is_garbled,
+    lacking,
+    optional_columns,
+    require_columns,
+)
 from llambert.errors import InputError
+from llambert.recipe import CorpusRecipe
 
 
 def read_delimited(
-    uri: str, delimiter: str, columns: list[str], header: Sequence[str] = ()
+    uri: str, corpus: CorpusRecipe, delimiter: str, columns: list[str]
 ) -> Iterator[Row | Malformed | Skipped]:
-    """The named columns of each row; an empty field is null. ``header``: the columns of a file that does not name them.
+    """The named columns of each row; an empty field is null, and so is an optional column that the file lacks.
 
     A quoted field doubles the quotes in it (RFC 4180). A quote that is never closed costs its own line: reading
-    goes on with the next. In a TSV file, which most programs write without quoting, a line whose quotes do not
+    resumes with the next. In a TSV file, which most programs write without quoting, a line whose quotes do not
     pair is taken as it stands. ``InputError`` for a header without the columns.
     """
     csv.field_size_limit(MAX_LINE_CHARS)
-    with open_text(uri) as text:
-        rows = _parse(_Lines(numbered_lines(text)), delimiter, len(header))
+    header = corpus.header
+    with open_text(uri, corpus.encoding) as text:
+        lines = _Lines(numbered_lines(text))
+        rows = _parse(lines, delimiter, len(header))
         names = list(header) or _header(uri, rows)
-        require_columns(columns, names, uri)
-        places = [names.index(column) for column in columns]
+        missing = require_columns(columns, names, uri, optional_columns(corpus))
+        places = [None if column in missing else names.index(column) for column in columns]
+        absent = [Skipped(name) for name in lacking(missing, 1)]
+        id_place = names.index(corpus.columns.record_id) if corpus.columns.record_id in columns else None
         for row in rows:
-            yield row if isinstance(row, Malformed | Skipped) else [row[place] or None for place in places]
+            if isinstance(row, Malformed | Skipped):
+                yield row
+                continue
+            if id_place is not None and is_garbled(row[id_place]):
+                yield Malformed(lines.taken[0][0], delimiter.join(row), GARBLED_ID)
+                continue
+            yield [None if place is None else row[place] or None for place in places]
+            yield from absent
 
 
-def read_header(uri: str, delimiter: str) -> list[str]:
+def read_header(uri: str, corpus: CorpusRecipe, delimiter: str) -> list[str]:
     """The column names of a file."""
     csv.field_size_limit(MAX_LINE_CHARS)
-    with open_text(uri) as text:
-        return _header(uri, _parse(_Lines(numbered_lines(text)), delimiter, 0))
+    with open_text(uri, corpus.encoding) as text:
+        return list(corpus.header) or _header(uri, _parse(_Lines(numbered_lines(text)), delimiter, 0))
 
 
 def _header(uri: str, rows: Iterator[list[str] | Malformed | Skipped]) -> list[str]:

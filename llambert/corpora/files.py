@@ -2,20 +2,35 @@
 
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import fsspec
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from llambert.corpora.delimited import read_delimited, read_header
+from llambert.corpora.encodings import is_undecodable
 from llambert.corpora.opening import COMPRESSIONS, numbered_lines, open_text, unreadable
-from llambert.corpora.rows import ENCODING_FAULTS, Malformed, Row, Rows, Skipped, SourceFile, batched, require_columns
+from llambert.corpora.rows import (
+    GARBLED_ID,
+    LACKING,
+    Malformed,
+    Row,
+    Rows,
+    Skipped,
+    SourceFile,
+    batched,
+    is_garbled,
+    lacking,
+    optional_columns,
+    require_columns,
+    unpaired,
+)
+from llambert.corpora.values import parse_object, rows_of_table, text_of
 from llambert.errors import InputError
-from llambert.recipe import CorpusRecipe
+from llambert.recipe import Columns, CorpusRecipe
 from llambert.reference import find_files
 
 _FORMATS = {
@@ -85,13 +100,13 @@ def read(source: SourceFile, corpus: CorpusRecipe, columns: list[str]) -> Iterat
     """
     match source.format:
         case "parquet":
-            return read_parquet(source.uri, columns, source.span)
+            return read_parquet(source.uri, columns, source.span, corpus)
         case "jsonl":
-            rows = _read_jsonl(source.uri, columns)
+            rows = _read_jsonl(source.uri, corpus, columns)
         case "text":
-            rows = _read_text(source.uri, columns)
+            rows = _read_text(source.uri, corpus, columns)
         case delimited:
-            rows = read_delimited(source.uri, corpus.delimiter or _DELIMITERS[delimited], columns, corpus.header)
+            rows = read_delimited(source.uri, corpus, corpus.delimiter or _DELIMITERS[delimited], columns)
     return batched(rows, columns)
 
 
@@ -104,36 +119,27 @@ def column_names(source: SourceFile, corpus: CorpusRecipe) -> list[str]:
         case "text":
             return ["text"]
         case "jsonl":
-            with open_text(source.uri) as text:
+            with open_text(source.uri, corpus.encoding) as text:
                 lines = itertools.islice(numbered_lines(text), _ROWS_PER_READ)
-                rows = (_parse_object(line[1])[0] for line in lines if not isinstance(line, Malformed))
+                rows = (parse_object(line[1])[0] for line in lines if not isinstance(line, Malformed))
                 return list(dict.fromkeys(name for row in rows if row for name in row))
         case delimited:
-            return read_header(source.uri, corpus.delimiter or _DELIMITERS[delimited])
+            return read_header(source.uri, corpus, corpus.delimiter or _DELIMITERS[delimited])
 
 
-def _parse_object(line: str) -> tuple[dict[str, Any] | None, str | None]:
-    """The JSON object of a line, or why it is none."""
-    try:
-        row = json.loads(line, parse_constant=lambda _: None)
-    except (ValueError, RecursionError):  # ValueError: also an integer of more than 4,300 digits
-        return None, "not_json"
-    return (row, None) if isinstance(row, dict) else (None, "not_an_object")
-
-
-def _read_text(uri: str, columns: list[str]) -> Iterator[Row | Malformed | Skipped]:
+def _read_text(uri: str, corpus: CorpusRecipe, columns: list[str]) -> Iterator[Row | Malformed | Skipped]:
     """A record a line; a blank line is a record without text."""
     require_columns(columns, ["text"], uri)
-    with open_text(uri) as text:
+    with open_text(uri, corpus.encoding) as text:
         for line in numbered_lines(text):
             yield line if isinstance(line, Malformed) else [line[1].rstrip("\r\n")]
 
 
-def _read_jsonl(uri: str, columns: list[str]) -> Iterator[Row | Malformed | Skipped]:
-    """An object a line. A key that a row lacks is null; one that the first thousand rows lack is missing."""
-    seen: dict[str, None] = {}
+def _read_jsonl(uri: str, corpus: CorpusRecipe, columns: list[str]) -> Iterator[Row | Malformed | Skipped]:
+    """An object a line. A key that a row lacks is null and counted: another row, or another file, may have it."""
+    lacks = {column: Skipped(f"{LACKING}{column}") for column in columns}
     num_objects = 0
-    with open_text(uri) as text:
+    with open_text(uri, corpus.encoding) as text:
         for line in numbered_lines(text):
             if isinstance(line, Malformed):
                 yield line
@@ -142,19 +148,33 @@ def _read_jsonl(uri: str, columns: list[str]) -> Iterator[Row | Malformed | Skip
             if not content.strip():
                 yield Skipped("num_blank_lines")
                 continue
-            row, reason = _parse_object(content)
+            row, reason = parse_object(content)
             if row is None or reason is not None:
                 _refuse_json_array(uri, num_objects, content)
                 yield Malformed(number, content, reason or "not_json")
                 continue
-            if num_objects <= _ROWS_PER_READ:
-                seen.update(dict.fromkeys(row))
             num_objects += 1
-            if num_objects == _ROWS_PER_READ:
-                require_columns(columns, list(seen), uri)
-            yield [text_of(row.get(column)) for column in columns]
-    if 0 < num_objects < _ROWS_PER_READ:
-        require_columns(columns, list(seen), uri)
+            found = [row.get(column) for column in columns]
+            if float in map(type, found):
+                row = parse_object(content, is_exact=True)[0] or row
+                found = [row.get(column) for column in columns]
+            if reason := _id_fault(row, corpus.columns.record_id):
+                yield Malformed(number, content, reason)
+                continue
+            values = [text_of(value) for value in found]
+            if "\\u" in content and not is_undecodable(content):
+                # Half of a character that JSON spells out is not a fault of the file's encoding.
+                values = [value and unpaired(value) for value in values]
+            yield values
+            if None in found:
+                yield from (lacks[column] for column in columns if column not in row)
+
+
+def _id_fault(row: dict[str, Any], record_id: str | None) -> str | None:
+    value = row.get(record_id) if record_id else None
+    if isinstance(value, list | dict):
+        return "nested_record_id"
+    return GARBLED_ID if isinstance(value, str) and is_garbled(value) else None
 
 
 def _refuse_json_array(uri: str, num_objects: int, line: str) -> None:
@@ -178,49 +198,46 @@ def _open_parquet(uri: str) -> Iterator[pq.ParquetFile]:
         raise unreadable(uri, error) from error
 
 
-def read_parquet(uri: str, columns: list[str], span: Sequence[int] | None = None) -> Iterator[Rows]:
-    """The named columns of a Parquet file, or of a span of its row groups, as strings, a page at a time."""
+def read_parquet(
+    uri: str, columns: list[str], span: Sequence[int] | None = None, corpus: CorpusRecipe | None = None
+) -> Iterator[Rows]:
+    """The named columns of a Parquet file, or of a span of its row groups, as strings, a page at a time.
+
+    ``corpus`` says which of the columns the file may lack, and which one is the record ID.
+    """
     with _open_parquet(uri) as parquet:
-        require_columns(columns, parquet.schema_arrow.names, uri)
+        arrow_schema = parquet.schema_arrow
+        missing = require_columns(columns, arrow_schema.names, uri, optional_columns(corpus) if corpus else ())
+        present = [column for column in columns if column not in missing]
+        class_names = _class_names(arrow_schema)
         groups = range(*span) if span else None
-        for batch in parquet.iter_batches(_ROWS_PER_READ, row_groups=groups, columns=columns):
-            yield rows_of_table(pa.table(batch).select(columns))
+        for batch in parquet.iter_batches(_ROWS_PER_READ, row_groups=groups, columns=present):
+            table = pa.table(batch).select(present)
+            yield complete(table, columns, class_names, corpus.columns if corpus else Columns(), uri)
 
 
-def rows_of_table(table: pa.Table) -> Rows:
-    """The columns, of any type, as strings; structures as JSON, not-a-number as null."""
-    arrays, faulty_rows = [], set()
-    for name in table.column_names:
-        array, faulty = _as_text(table[name])
-        arrays.append(array)
-        faulty_rows.update(faulty)
-    return Rows(pa.table(arrays, table.column_names), counts={ENCODING_FAULTS: len(faulty_rows)} if faulty_rows else {})
+def complete(
+    table: pa.Table, columns: list[str], class_names: Mapping[str, Sequence[str]], roles: Columns, uri: str
+) -> Rows:
+    """A table as rows of strings with all of ``columns``: null where it lacks one."""
+    rows = rows_of_table(table, roles, uri)
+    missing = [column for column in columns if column not in table.column_names]
+    records = rows.records
+    for column in missing:
+        records = records.append_column(column, pa.nulls(records.num_rows, pa.string()))
+    counts = {**rows.counts, **lacking(missing, table.num_rows)}
+    return Rows(records.select(columns), counts=counts, class_names=class_names)
 
 
-def _as_text(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, list[int]]:
-    """The column as strings, and the rows whose bytes were not UTF-8."""
-    if pa.types.is_dictionary(column.type):
-        column = pc.cast(column, column.type.value_type)
-    kind = column.type
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
-        column = pc.cast(column, pa.large_binary())  # what a file calls a string need not be UTF-8
-    elif pa.types.is_floating(kind):
-        column = pc.if_else(pc.is_nan(column), None, column)
-    elif pa.types.is_nested(kind):
-        return pa.chunked_array([pa.array(map(text_of, column.to_pylist()), pa.string())]), []
+def _class_names(arrow_schema: pa.Schema) -> dict[str, list[str]]:
+    """The classes of columns of type ClassLabel, which the datasets library stores beside the schema."""
     try:
-        return pc.cast(column, pa.string()), []
-    except pa.ArrowInvalid:  # not UTF-8 somewhere: value by value, so that only the broken ones change
-        values = column.to_pylist()
-        texts = [value if value is None else value.decode("utf-8", errors="replace") for value in values]
-        faulty = [row for row, text in enumerate(texts) if text is not None and text.encode() != values[row]]
-        return pa.chunked_array([pa.array(texts, pa.string())]), faulty
-    except pa.ArrowNotImplementedError:  # durations and the like
-        return pa.chunked_array([pa.array(map(text_of, column.to_pylist()), pa.string())]), []
-
-
-def text_of(value: Any) -> str | None:
-    """A value of a JSON object, or of any Python reader, as text; structures as JSON."""
-    if value is None or isinstance(value, str):
-        return value
-    return json.dumps(value, ensure_ascii=False, default=str)
+        info = json.loads((arrow_schema.metadata or {}).get(b"huggingface", b"{}"))
+        features = info["info"]["features"]
+        return {
+            name: list(feature["names"])
+            for name, feature in features.items()
+            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and feature.get("names")
+        }
+    except (ValueError, KeyError, TypeError, AttributeError):  # written by something else
+        return {}

@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow as pa
 
 from llambert import schema
-from llambert.corpora.files import rows_of_table
-from llambert.corpora.rows import Rows, SourceFile, require_columns
+from llambert.corpora.files import complete
+from llambert.corpora.rows import Rows, SourceFile, optional_columns, require_columns
 from llambert.errors import InputError, one_line
 from llambert.recipe import CorpusRecipe
 from llambert.reference import resolve
@@ -35,12 +35,15 @@ def read(source: SourceFile, corpus: CorpusRecipe, columns: list[str]) -> Iterat
     assert source.span is not None
     [name], (shard, num_shards) = source.members, source.span
     split = _splits(corpus)[name].shard(num_shards, shard)
+    class_names = {column: kind.names for column, kind in (split.features or {}).items() if hasattr(kind, "names")}
+    uri = f"{source.uri} (split {name})"
     try:
         for batch in split.with_format("arrow").iter(batch_size=_ROWS_PER_READ):
             if schema.SPLIT not in batch.column_names:
                 batch = batch.append_column(schema.SPLIT, pa.array([name] * batch.num_rows, pa.string()))
-            require_columns(columns, batch.column_names, f"{source.uri} (split {name})")
-            yield rows_of_table(batch.select(columns))
+            missing = require_columns(columns, batch.column_names, uri, optional_columns(corpus))
+            present = batch.select([column for column in columns if column not in missing])
+            yield complete(present, columns, class_names, corpus.columns, uri)
     except InputError:
         raise
     except Exception as error:  # the library passes on those of every filesystem and format it reads

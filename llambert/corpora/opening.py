@@ -7,6 +7,7 @@ from typing import IO
 import fsspec
 import pyarrow as pa
 
+from llambert.corpora.encodings import codec_of, error_handler, is_wide, likely_encodings
 from llambert.corpora.rows import Malformed
 from llambert.errors import InputError, one_line
 
@@ -21,10 +22,12 @@ _SIGNATURES = {
     b"\x28\xb5\x2f\xfd": "zstd-compressed",
     b"\xfd7zXZ\x00": "xz-compressed",
     b"PK\x03\x04": "a zip archive or a spreadsheet",
-    b"\xff\xfe": "UTF-16 text (convert it: iconv -f UTF-16 -t UTF-8)",
-    b"\xfe\xff": "UTF-16 text (convert it: iconv -f UTF-16 -t UTF-8)",
 }
 _MAX_NUL_SHARE = 0.2
+_HEAD_BYTES = 4096
+# Of a file that is not UTF-8: enough lines to tell its language by, searched for in so much of it.
+_SAMPLE_BYTES = 16 << 10
+_SEARCHED_BYTES = 64 << 20
 
 
 class _Bytes(io.RawIOBase):
@@ -68,19 +71,43 @@ def open_bytes(uri: str) -> io.BufferedReader:
     return io.BufferedReader(_Bytes(stream, uri), _BUFFER_BYTES)
 
 
-def open_text(uri: str) -> io.TextIOWrapper:
-    """The file's content as UTF-8 text with its newlines as they are; a byte-order mark is left out.
+def open_text(uri: str, encoding: str | None = None) -> io.TextIOWrapper:
+    """The file's content as text with its newlines as they are; a byte-order mark is left out.
 
-    Bytes that are not UTF-8 come as lone surrogates. ``InputError`` for what is no text.
+    ``encoding``: the recipe's, null for UTF-8; a byte-order mark says more. Bytes that are no characters come as lone
+    surrogates (``encodings.is_undecodable``). ``InputError`` for what is not text.
     """
     stream = open_bytes(uri)
-    start = stream.peek(4096)[:4096]
-    for signature, kind in _SIGNATURES.items():
-        if start.startswith(signature):
-            raise InputError(f"{uri}: its content is {kind}, which its name does not say")
-    if start.count(0) > _MAX_NUL_SHARE * len(start):
-        raise InputError(f"{uri}: is no UTF-8 text: {start.count(0)} of its first {len(start)} bytes are zero")
-    return io.TextIOWrapper(stream, encoding="utf-8-sig", errors="surrogateescape", newline="")
+    start = stream.peek(_HEAD_BYTES)[:_HEAD_BYTES]
+    codec, num_mark_bytes = codec_of(start, encoding)
+    if not num_mark_bytes:
+        for signature, kind in _SIGNATURES.items():
+            if start.startswith(signature):
+                raise InputError(f"{uri}: its content is {kind}, which its name does not say")
+        if start.count(0) > _MAX_NUL_SHARE * len(start) and not is_wide(codec):
+            raise InputError(
+                f"{uri}: is no {codec.upper()} text: {start.count(0)} of its first {len(start)} bytes are zero; "
+                f"if it is text, it is probably {likely_encodings(start)[0].upper()}: set corpus.encoding"
+            )
+    stream.read(num_mark_bytes)
+    return io.TextIOWrapper(stream, encoding=codec, errors=error_handler(codec), newline="")
+
+
+def undecodable_sample(uri: str) -> bytes:
+    """Some lines of a file that are not UTF-8, or its beginning if that holds zeros; empty where there are none."""
+    sample = b""
+    with open_bytes(uri) as stream:
+        start = stream.peek(_HEAD_BYTES)[:_HEAD_BYTES]
+        if b"\0" in start:
+            return start
+        num_bytes = 0
+        while len(sample) < _SAMPLE_BYTES and num_bytes < _SEARCHED_BYTES and (line := stream.readline(_SAMPLE_BYTES)):
+            num_bytes += len(line)
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                sample += line
+    return sample
 
 
 def numbered_lines(text: io.TextIOWrapper) -> Iterator[tuple[int, str] | Malformed]:

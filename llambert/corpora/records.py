@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 
 from llambert import schema
 from llambert.corpora.chunks import Chunk
+from llambert.corpora.gold import NUM_GOLD, NUM_UNKNOWN_GOLD, UNKNOWN_GOLD, GoldLabels, GoldReader, most_frequent
 from llambert.corpora.rows import SourceFile
 from llambert.recipe import CorpusRecipe
 
@@ -49,16 +50,17 @@ def separate(source: SourceFile, chunk: Chunk, corpus: CorpusRecipe, categories:
     columns, table = corpus.columns, chunk.records(source_columns(corpus))
     text = table[columns.text].combine_chunks()
     ids = _record_ids(source, table, chunk.first_row, corpus)
-    reasons = _reject_reasons(table, text, ids, corpus)
+    splits = _splits(table, chunk, corpus)
+    reasons = _reject_reasons(table, chunk, [ids, text, splits], corpus)
     too_long = pc.greater(pc.utf8_length(text), corpus.max_text_chars)
     kept = pc.is_null(reasons)
-    gold = _gold_labels(table, corpus, categories)
+    gold = _gold_labels(table, chunk, corpus, categories)
     records = pa.table(
         {
             schema.RECORD_ID: ids,
             schema.TEXT: pc.utf8_slice_codeunits(text, 0, corpus.max_text_chars),
-            schema.SPLIT: _splits(table, corpus),
-            schema.GOLD_LABEL: gold,
+            schema.SPLIT: splits,
+            schema.GOLD_LABEL: pa.array(gold.labels, pa.string()),
             **{name: table[name] for name in columns.keep},
         }
     ).filter(kept)
@@ -69,9 +71,12 @@ def separate(source: SourceFile, chunk: Chunk, corpus: CorpusRecipe, categories:
     counts["num_malformed"] = malformed.num_rows
     counts.update(chunk.counts)
     counts["num_truncated"] = pc.sum(pc.and_(pc.fill_null(too_long, False), kept)).as_py() or 0
+    counts[NUM_GOLD] = len(records) - records[schema.GOLD_LABEL].null_count
     if columns.gold_label:
-        unknown = pc.and_(pc.is_valid(table[columns.gold_label]), pc.is_null(gold))
-        counts["num_unknown_gold"] = pc.sum(pc.and_(unknown, kept)).as_py() or 0
+        unknown = table[columns.gold_label].filter(pc.and_(pa.array(gold.is_unknown, pa.bool_()), kept)).to_pylist()
+        counts[NUM_UNKNOWN_GOLD] = len(unknown)
+        examples = most_frequent(unknown, chunk.class_names.get(columns.gold_label, ()))
+        counts.update({f"{UNKNOWN_GOLD}{value}": num for value, num in examples.items()})
     return Separated(records, rejected, dict(counts))
 
 
@@ -88,33 +93,46 @@ def _record_ids(source: SourceFile, table: pa.Table, first_row: int, corpus: Cor
     return pa.array(ids, pa.string())
 
 
-def _reject_reasons(table: pa.Table, text: pa.Array, ids: pa.Array, corpus: CorpusRecipe) -> pa.Array:
-    """Why a row is no record, null where it is one; the first reason that holds."""
+def _reject_reasons(table: pa.Table, chunk: Chunk, required: list[pa.Array], corpus: CorpusRecipe) -> pa.Array:
+    """Why a row is no record, null where it is one; the first reason that holds. ``required``: ids, texts, splits."""
+    ids, text, splits = required
     excluded = pa.array([False] * table.num_rows, pa.bool_())
     for column, values in corpus.exclude.items():
-        excluded = pc.or_(excluded, _is_one_of(table, column, values))
+        excluded = pc.or_(excluded, _is_one_of(table, chunk, column, values))
     for column, values in corpus.only.items():
-        excluded = pc.or_(excluded, pc.invert(_is_one_of(table, column, values)))
+        excluded = pc.or_(excluded, pc.invert(_is_one_of(table, chunk, column, values)))
     blank = pc.equal(pc.utf8_trim_whitespace(pc.fill_null(text, "")), "")
-    cases = pc.make_struct(excluded, pc.is_null(ids), pc.is_null(text), blank, pc.is_null(_splits(table, corpus)))
+    cases = pc.make_struct(excluded, pc.is_null(ids), pc.is_null(text), blank, pc.is_null(splits))
     return pc.case_when(cases, "excluded", "null_record_id", "null_text", "empty_text", "null_split")
 
 
-def _is_one_of(table: pa.Table, column: str, values: Sequence[str]) -> pa.Array:
-    return pc.is_in(table[column].combine_chunks(), pa.array(values, pa.string()))
+def _is_one_of(table: pa.Table, chunk: Chunk, column: str, values: Sequence[str]) -> pa.Array:
+    """Where a column has one of some values; those of a ClassLabel column are named, or else given as integers."""
+    names = chunk.class_names.get(column, ())
+    is_named = bool(names) and set(values) <= set(names)
+    column_values = _named(table, chunk, column) if is_named else table[column].combine_chunks()
+    return pc.is_in(column_values, pa.array(values, pa.string()))
 
 
-def _splits(table: pa.Table, corpus: CorpusRecipe) -> pa.Array:
+def _named(table: pa.Table, chunk: Chunk, column: str) -> pa.Array:
+    """A column, that of a ClassLabel by the names of its classes; a value that is no class stays as it is."""
+    if not (names := chunk.class_names.get(column)):
+        return table[column].combine_chunks()
+    integers = pa.array([str(number) for number in range(len(names))], pa.string())
+    values = table[column].combine_chunks()
+    return pc.coalesce(pa.array(names, pa.string()).take(pc.index_in(values, integers)), values)
+
+
+def _splits(table: pa.Table, chunk: Chunk, corpus: CorpusRecipe) -> pa.Array:
     column = corpus.columns.split
-    return table[column].combine_chunks() if column else pa.array([_WHOLE] * table.num_rows, pa.string())
+    return _named(table, chunk, column) if column else pa.array([_WHOLE] * table.num_rows, pa.string())
 
 
-def _gold_labels(table: pa.Table, corpus: CorpusRecipe, categories: Sequence[str]) -> pa.Array:
+def _gold_labels(table: pa.Table, chunk: Chunk, corpus: CorpusRecipe, categories: Sequence[str]) -> GoldLabels:
     column = corpus.columns.gold_label
     if column is None:
-        return pa.nulls(table.num_rows, pa.string())
-    mapping = corpus.gold_labels or {name: name for name in categories}
-    return pa.array([mapping.get(value) for value in table[column].to_pylist()], pa.string())
+        return GoldLabels([None] * table.num_rows, [False] * table.num_rows)
+    return GoldReader(corpus, categories).read(table[column].to_pylist(), chunk.class_names.get(column, ()))
 
 
 def _rejects(source: SourceFile, rows: pa.Table, malformed: pa.Table) -> pa.Table:

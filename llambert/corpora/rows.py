@@ -2,14 +2,16 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import pyarrow as pa
 
 from llambert import schema
+from llambert.corpora.encodings import is_undecodable
 from llambert.errors import InputError
+from llambert.recipe import CorpusRecipe
 
 MALFORMED = pa.schema(
     [
@@ -23,7 +25,20 @@ MALFORMED = pa.schema(
 row as far as it is known, and why."""
 
 ENCODING_FAULTS = "num_encoding_faults"
-"""Count of rows in which bytes that are not UTF-8 became U+FFFD."""
+"""Count of rows in which bytes that are no characters, or lone surrogates, became U+FFFD."""
+
+UNDECODABLE = "num_undecodable"
+"""Count of rows, malformed ones too, with bytes that are no characters of the file's encoding; lone surrogates that
+JSON spells out are not among them."""
+
+GARBLED_ID = "garbled_record_id"
+"""Why a row is malformed whose ID would change: two IDs might become one."""
+
+LACKING = "lacking."
+"""Begins the count of the rows that do not have a column (JSON Lines: a key); the column's name follows."""
+
+FILES_LACKING = "num_rows_of_files_without."
+"""Likewise of the rows of files that name their columns, and this one is not among them."""
 
 Row = Sequence[str | None]
 """One value per asked column."""
@@ -31,7 +46,7 @@ Row = Sequence[str | None]
 _MAX_MALFORMED_CHARS = 2000
 _ROWS_PER_BATCH = 8192
 _CHARS_PER_BATCH = 8 << 20
-# What Python makes of bytes that are not UTF-8 (errors="surrogateescape"), and JSON's own lone surrogates.
+# What decoding makes of bytes that are no characters, and JSON's own lone surrogates.
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -58,12 +73,14 @@ class Rows:
 
     ``records``: the asked columns as strings. ``malformed``: rows that could not be read (``MALFORMED``);
     ingest counts them, keeps them in ``corpus_rejects`` and fails above ``corpus.max_malformed_share``.
-    ``counts`` (``num_…``) go into the manifest of ``corpus``.
+    ``counts`` (``num_…``) go into the manifest of ``corpus``. ``class_names``: of a column whose integers stand for
+    classes (Hugging Face's ``ClassLabel``), their names in order; ``records`` has the integers.
     """
 
     records: pa.Table
     malformed: pa.Table = field(default_factory=MALFORMED.empty_table)
     counts: Mapping[str, int] = field(default_factory=dict)
+    class_names: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 class Malformed(NamedTuple):
@@ -77,7 +94,7 @@ class Malformed(NamedTuple):
 
 @dataclass(frozen=True)
 class Skipped:
-    """A line that is no row at all; ``count`` says of what (``num_blank_lines``)."""
+    """What is counted beside the rows, once: a line that is no row (``num_blank_lines``), a column a row lacks."""
 
     count: str
 
@@ -103,6 +120,7 @@ def batched(rows: Iterable[Row | Malformed | Skipped], columns: list[str]) -> It
     for row in rows:
         if isinstance(row, Malformed):
             malformed.append(row)
+            counts[UNDECODABLE] += is_undecodable(row.text or "")
             num_chars += min(len(row.text or ""), _MAX_MALFORMED_CHARS)
         elif isinstance(row, Skipped):
             counts[row.count] += 1
@@ -121,19 +139,62 @@ def _rows(values: list[Row], malformed: list[Malformed], counts: Counter[str], c
     try:
         arrays = [pa.array(column, pa.string()) for column in by_column]
     except UnicodeEncodeError:  # a surrogate somewhere: value by value, so that only those change
-        counts[ENCODING_FAULTS] += sum(any(value and _SURROGATE.search(value) for value in row) for row in values)
+        counts[ENCODING_FAULTS] += sum(any(value and is_garbled(value) for value in row) for row in values)
+        counts[UNDECODABLE] += sum(any(value and is_undecodable(value) for value in row) for row in values)
         arrays = [pa.array([value and _sound(value) for value in column], pa.string()) for column in by_column]
     return Rows(pa.table(arrays, columns), malformed_rows(malformed), counts)
+
+
+def is_garbled(text: str) -> bool:
+    """Whether a text would change when it is stored: bytes of it were no characters, or it has a lone surrogate."""
+    return not text.isascii() and _SURROGATE.search(text) is not None
+
+
+def unpaired(text: str) -> str:
+    """The text with its lone surrogates as such that no decoder makes: not ``is_undecodable``."""
+    return text if text.isascii() else _SURROGATE.sub("\ud800", text)
 
 
 def _sound(text: str) -> str:
     return _SURROGATE.sub("\ufffd", text)
 
 
-def require_columns(columns: list[str], present: list[str], uri: str) -> None:
-    """``InputError`` for a column that is not there, or is there twice."""
+def require_columns(
+    columns: Sequence[str], present: Sequence[str], uri: str, optional: Collection[str] = ()
+) -> list[str]:
+    """The columns that are not there, all of them ``optional``; ``InputError`` for any other, or one that is twice."""
     for column in columns:
-        if column not in present:
-            raise InputError(f"{uri}: no column {column!r}; it has {', '.join(map(repr, present))}")
+        if column not in present and column not in optional:
+            raise InputError(f"{uri}: no column {column!r}; it has {listed(present)}{_encoding_hint(present)}")
         if present.count(column) > 1:
             raise InputError(f"{uri}: has {present.count(column)} columns {column!r}; rename one of them")
+    return [column for column in columns if column not in present]
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names of columns for a message."""
+    return ", ".join(repr(_sound(name)) for name in names)
+
+
+def _encoding_hint(names: Sequence[str]) -> str:
+    is_text = not any("\0" in name or is_garbled(name) for name in names)
+    return "" if is_text else ", which is not text in the expected encoding: set corpus.encoding"
+
+
+def lacking(columns: Sequence[str], num_rows: int) -> dict[str, int]:
+    """The counts of so many rows of a file that names its columns, and not these."""
+    return {f"{prefix}{column}": num_rows for column in columns for prefix in (LACKING, FILES_LACKING)}
+
+
+def require_in_some_row(columns: Sequence[str], counts: Mapping[str, int], num_rows: int, path: str) -> None:
+    """``InputError`` for a column that not one of so many rows, all that were read, has."""
+    for column in columns:
+        if num_rows and counts.get(f"{LACKING}{column}", 0) >= num_rows:
+            raise InputError(f"{path}: no column {column!r} in any of its {num_rows:,} rows")
+
+
+def optional_columns(corpus: CorpusRecipe) -> set[str]:
+    """What one file of several may lack: its rows have no gold label, or null in a kept column."""
+    columns = corpus.columns
+    required = {columns.text, columns.record_id, columns.split, *corpus.exclude, *corpus.only}
+    return {name for name in (columns.gold_label, *columns.keep) if name} - required

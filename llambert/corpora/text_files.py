@@ -10,6 +10,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from llambert import schema
+from llambert.corpora.encodings import decode
 from llambert.corpora.opening import COMPRESSIONS, open_bytes
 from llambert.corpora.rows import Malformed, Row, Rows, SourceFile, batched, require_columns
 from llambert.errors import InputError
@@ -66,7 +67,7 @@ def _rows(source: SourceFile, corpus: CorpusRecipe, columns: list[str]) -> Itera
         if isinstance(content, Malformed):
             yield content
             continue
-        text = content.decode("utf-8-sig", errors="surrogateescape")
+        text = decode(content, corpus.encoding)
         values = dict(zip(COLUMNS, (member, text, member.rpartition("/")[0].rpartition("/")[2]), strict=True))
         yield [values[column] for column in columns]
 
@@ -74,7 +75,8 @@ def _rows(source: SourceFile, corpus: CorpusRecipe, columns: list[str]) -> Itera
 def read_members(source: SourceFile, corpus: CorpusRecipe) -> Iterator[tuple[str, bytes | Malformed]]:
     """The unit's files in order, each with as much of its content as ``max_text_chars`` can need."""
     filesystem, root = fsspec.core.url_to_fs(source.uri)
-    limit = 4 * (corpus.max_text_chars + 1)  # UTF-8 takes four bytes a character at most
+    # UTF-8 takes four bytes a character at most, an encoding with shift sequences eight.
+    limit = (4 if corpus.encoding is None else 8) * (corpus.max_text_chars + 1)
 
     def content(member: str) -> bytes | Malformed:
         path = f"{root.rstrip('/')}/{member}"

@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 
 from llambert import schema
 from llambert.corpora import files
-from llambert.corpora.rows import Malformed, Rows, SourceFile, malformed_rows, require_columns
+from llambert.corpora.rows import Malformed, Rows, SourceFile, malformed_rows, require_columns, require_in_some_row
 from llambert.corpora.rrf import (
     NUM_CODES,
     Block,
@@ -270,11 +270,14 @@ def _read_gold(path: str) -> dict[str, _Gold]:
     """record_id -> gold label, split."""
     corpus, columns = CorpusRecipe(path=path), [schema.RECORD_ID, schema.GOLD_LABEL, schema.SPLIT]
     gold: dict[str, _Gold] = {}
+    counts: Counter[str] = Counter()
     for source in files.find(corpus):
         for rows in files.read(source, corpus, columns):
+            counts.update({**rows.counts, "num_rows": rows.records.num_rows})
             for bad in rows.malformed.slice(0, 1).to_pylist():
                 raise InputError(f"corpus.umls.gold: {source.uri}:{bad['line']}: {bad['reject_reason']}")
             for record_id, label, split in zip(*(rows.records[name].to_pylist() for name in columns), strict=True):
                 if gold.setdefault(record_id, (label, split)) != (label, split):
                     raise InputError(f"corpus.umls.gold: {path} gives {record_id} two labels or splits")
+    require_in_some_row(columns, counts, counts["num_rows"], path)
     return gold

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from llambert.corpora.checks import unmatched_gold
 from llambert.costs import Comparison, Prices, StageCost, format_duration
 from llambert.evaluation.evidence import Evidence
 from llambert.evaluation.metrics import Estimate
@@ -41,7 +42,9 @@ def answer(findings: Findings) -> list[str]:
     named = ", ".join(f"{percent(share.raw)} {share.category}" for share in shares[:5])
     if len(shares) > 5:
         named += f" and {len(shares) - 5} more categories"
-    return [f"{num:,} records labelled: {named}.", _trust(findings), _duration(findings)]
+    unmatched = unmatched_gold(findings.evidence.manifests["corpus"].counts, findings.run.recipe.corpus)
+    warnings = [unmatched] if unmatched else []
+    return [f"{num:,} records labelled: {named}.", _trust(findings), *warnings, _duration(findings)]
 
 
 def _trust(findings: Findings) -> str:

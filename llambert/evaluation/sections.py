@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 
 from llambert.calibration import expected_calibration_error
+from llambert.corpora.checks import warnings
+from llambert.corpora.gold import NUM_UNKNOWN_GOLD
 from llambert.evaluation import plots
 from llambert.evaluation.costs_section import STAGE_NAMES, costs_section
 from llambert.evaluation.document import Block, Details, Document, Figure, Section, Table, Verbatim
@@ -84,6 +86,7 @@ def _counts(findings: Findings) -> Section:
         ["distinct texts in the corpus", f"{int((~records.is_duplicate).sum()):,}"],
         ["records whose text an earlier record has", f"{int(records.is_duplicate.sum()):,}"],
         ["records with a gold label", f"{findings.quality.num_gold:,}"],
+        ["gold values that match no category", _counted(evidence, "corpus", NUM_UNKNOWN_GOLD)],
         ["sampled for annotation", f"{int(records.is_annotated.sum()):,}"],
         [f"answers, by how they ended ({finished})", f"{answers.num:,}"],
         ["texts truncated in the corpus", _counted(evidence, "corpus", "num_truncated")],
@@ -95,6 +98,7 @@ def _counts(findings: Findings) -> Section:
     ]
     blocks: list[Block] = [
         "Every stage's records in and out; what was left out is kept in a table of its own, with its reason.",
+        *warnings(evidence.manifests["corpus"].counts, findings.run.recipe.corpus),
         Table(["stage", "in", "kept", "left out, by reason"], rows, left=frozenset({3})),
         Table(["count", "records"], facts),
     ]

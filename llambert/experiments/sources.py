@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +14,7 @@ import pyarrow.compute as pc
 
 from llambert import schema
 from llambert.corpora import find_source_files, read_rows
+from llambert.corpora.rows import require_in_some_row
 from llambert.errors import InputError
 from llambert.experiments.recipe import LabelledData, Source
 from llambert.recipe import CorpusRecipe
@@ -107,12 +109,16 @@ def read_columns(path: str, columns: list[str]) -> pa.Table:
     """The named columns of a file as text; ``InputError`` if it cannot be read or has a malformed row."""
     corpus = CorpusRecipe(path=path)
     tables = [pa.table([pa.array([], pa.string())] * len(columns), names=columns)]
+    counts: Counter[str] = Counter()
     for file in find_source_files(corpus):
         for rows in read_rows(file, corpus, columns):
             for bad in rows.malformed.slice(0, 1).to_pylist():
                 raise InputError(f"{file.uri}:{bad['line']}: {bad['reject_reason']}: {bad['text']!r:.200}")
             tables.append(rows.records)
-    return pa.concat_tables(tables)
+            counts.update(rows.counts)
+    table = pa.concat_tables(tables)
+    require_in_some_row(columns, counts, table.num_rows, path)
+    return table
 
 
 def _unseen(test: pa.Table, silver: pa.Table | None, gold: pa.Table | None) -> pa.Table:

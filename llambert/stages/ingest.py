@@ -4,6 +4,7 @@ Beside it ``corpus_rejects`` (rows that are no record, each with its reason) and
 text an earlier record has). One source file is one unit of work; its parts are numbered within it.
 """
 
+import sys
 import time
 from collections import Counter
 from dataclasses import asdict
@@ -14,10 +15,10 @@ import numpy as np
 import pyarrow as pa
 
 from llambert import schema
-from llambert.corpora import SourceFile, find_source_files
+from llambert.corpora import SourceFile, checks, find_source_files, gold
 from llambert.corpora.chunks import read_chunks
 from llambert.corpora.records import separate, source_columns
-from llambert.corpora.rows import ENCODING_FAULTS
+from llambert.corpora.rows import ENCODING_FAULTS, UNDECODABLE
 from llambert.errors import InputError
 from llambert.progress import Progress
 from llambert.recipe import CorpusRecipe
@@ -30,16 +31,27 @@ from llambert.stages.replica_metrics import ReplicaMetrics
 def ingest(run: Run) -> Manifest:
     """Read the corpus' files into the ``corpus`` table; skipped when it is complete."""
     if manifest := run.table("corpus").read_manifest():
+        _warn(run, manifest)
         return manifest
     started = time.monotonic()
-    sources = find_source_files(run.recipe.corpus)
+    corpus = run.recipe.corpus
+    gold.check(corpus, run.task.category_names)
+    sources = find_source_files(corpus)
+    checks.require_columns_early(sources, corpus, source_columns(corpus))
     units = [asdict(source) for source in sources]
     outcomes: list[Outcome] = []
     with Progress("ingest", total=len(units), unit="files") as progress:
         for outcome in run_units("ingest", IngestFile, worker_arguments(run), units, Pool(max_actors=4)):
             outcomes.append(outcome)
             progress.advance()
-    return complete(run, sources, outcomes, time.monotonic() - started)
+    manifest = complete(run, sources, outcomes, time.monotonic() - started)
+    _warn(run, manifest)
+    return manifest
+
+
+def _warn(run: Run, manifest: Manifest) -> None:
+    for line in checks.warnings(manifest.counts, run.recipe.corpus):
+        print(f"ingest: {line}", file=sys.stderr, flush=True)
 
 
 def worker_arguments(run: Run) -> tuple[Any, ...]:
@@ -49,9 +61,10 @@ def worker_arguments(run: Run) -> tuple[Any, ...]:
 
 
 def complete(run: Run, sources: list[SourceFile], outcomes: list[Outcome], wall_seconds: float) -> Manifest:
-    """Look at the corpus as a whole and write its manifests; ``InputError`` if it is none.
+    """Look at the corpus as a whole and write its manifests; ``InputError`` if it cannot be one.
 
-    Refused: no record at all, more malformed rows than the recipe allows, a record_id that stands twice.
+    Refused: more rows that are not text or malformed than the recipe allows, a column that no row has, no record at
+    all, gold values of which none is a label, record IDs that are not unique.
     """
     parts = sorted((part for outcome in outcomes for part in outcome.parts), key=lambda part: part.name)
     counts: Counter[str] = Counter()
@@ -59,10 +72,15 @@ def complete(run: Run, sources: list[SourceFile], outcomes: list[Outcome], wall_
         counts.update(part.counts)
     num_kept = sum(part.num_rows for part in parts)
     rejected = {k.removeprefix("rejected."): n for k, n in sorted(counts.items()) if k.startswith("rejected.")}
+    corpus = run.recipe.corpus
+    faulty = {part.name for part in parts if part.counts.get(UNDECODABLE)}
+    checks.require_decodable(counts, corpus, (s for s in sources if any(n.startswith(_prefix(s)) for n in faulty)))
     # Where a record is made of many source rows (umls), the malformed ones are a share of those.
     _check_malformed(run, counts["num_malformed"], counts["num_source_rows"] or counts["num_read"])
+    checks.require_columns_somewhere(counts, corpus, sources, source_columns(corpus))
     if num_kept == 0:
-        raise InputError(f"corpus.path: {run.recipe.corpus.path} has no record: {rejected or 'it is empty'}")
+        raise InputError(f"corpus.path: {corpus.path} has no record: {rejected or 'it is empty'}")
+    checks.require_gold(counts, corpus, run.task.category_names)
     num_duplicates = _find_duplicates(run, [part.name for part in parts])
     _complete_rejects(run, rejected)
     return run.table("corpus").write_manifest(
@@ -74,8 +92,9 @@ def complete(run: Run, sources: list[SourceFile], outcomes: list[Outcome], wall_
             num_kept=num_kept,
             num_rejected=rejected,
             counts={
-                **dict.fromkeys(("num_truncated", "num_unknown_gold", "num_malformed", ENCODING_FAULTS), 0),
+                **dict.fromkeys(("num_truncated", gold.NUM_UNKNOWN_GOLD, "num_malformed", ENCODING_FAULTS), 0),
                 **{key: num for key, num in sorted(counts.items()) if key.startswith("num_") and key != "num_read"},
+                **gold.unknown_values(counts),
                 "num_files": len(sources),
                 "num_duplicates": num_duplicates,
                 "num_bytes": sum(source.num_bytes for source in sources),
@@ -101,8 +120,13 @@ def _check_malformed(run: Run, num_malformed: int, num_read: int) -> None:
             break
     raise InputError(
         f"corpus.max_malformed_share: {num_malformed:,} of {num_read:,} rows cannot be read, which is more than "
-        f"{allowed:.1%}: {'; '.join(examples[:3])}; mend them or raise the share"
+        f"{allowed:.1%}: {'; '.join(examples[:3])}; fix them or raise the share"
     )
+
+
+def _prefix(source: SourceFile) -> str:
+    """Begins the name of each part of a unit of work."""
+    return f"part-{source.index:05d}-"
 
 
 def _place(row: dict[str, Any]) -> str:
@@ -133,7 +157,7 @@ class IngestFile:
         committed = set(self.corpus.part_names())
         parts = []
         for number, chunk in enumerate(read_chunks(source, self.recipe, self.columns)):
-            name = f"part-{source.index:05d}-{number:06d}.parquet"
+            name = f"{_prefix(source)}{number:06d}.parquet"
             if name in committed:
                 parts.append(self.corpus.committed_part(name))
                 continue

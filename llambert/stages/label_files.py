@@ -4,6 +4,7 @@
 and ``OUTPUT/manifest.json``, written last. A start after a kill goes on where it was.
 """
 
+import sys
 import time
 from collections import Counter
 from dataclasses import asdict
@@ -14,8 +15,10 @@ import pyarrow.compute as pc
 
 from llambert import schema
 from llambert.classifier import WINDOW_RECORDS
-from llambert.corpora import SourceFile, find_source_files
+from llambert.corpora import READING, SourceFile, checks, find_source_files
 from llambert.corpora.chunks import Chunk, read_chunks
+from llambert.corpora.records import source_columns
+from llambert.corpora.rows import LACKING
 from llambert.errors import InputError
 from llambert.labelling import MALFORMED, REJECTED, PartLabeller, num_in, work_counts
 from llambert.progress import Progress
@@ -37,12 +40,15 @@ def label_files(checkpoint: str, corpus: CorpusRecipe, output: str, recipe: Labe
     """
     recipe = recipe or LabelRecipe()
     identity = content_identity(checkpoint)
-    fingerprint = digest(content_identity(corpus.path), identity, result_fields(corpus), result_fields(recipe))
+    fingerprint = digest(content_identity(corpus.path), identity, result_fields(corpus), result_fields(recipe), READING)
     labels, rejects = TableDirectory(output.rstrip("/"), schema.LABELS), TableDirectory(f"{output.rstrip('/')}/rejects")
     if manifest := _earlier(labels, fingerprint):
         return manifest
     started = time.monotonic()
-    units = [asdict(source) for source in find_source_files(corpus)]
+    corpus = corpus.model_copy(update={"columns": corpus.columns.model_copy(update={"keep": recipe.keep})})
+    sources = find_source_files(corpus)
+    checks.require_columns_early(sources, corpus, source_columns(corpus))
+    units = [asdict(source) for source in sources]
     labels.write_progress({"fingerprint": fingerprint})
     parts: list[Part] = []
     busy_seconds = 0.0
@@ -56,6 +62,7 @@ def label_files(checkpoint: str, corpus: CorpusRecipe, output: str, recipe: Labe
     totals: Counter[str] = Counter()
     for part in parts:
         totals.update(part.counts)
+    _check(totals, sum(map(num_in, parts)), sources, corpus)
     _check_malformed(totals[MALFORMED], sum(map(num_in, parts)), corpus, rejects)
     return labels.write_manifest(
         Manifest(
@@ -67,7 +74,7 @@ def label_files(checkpoint: str, corpus: CorpusRecipe, output: str, recipe: Labe
             num_in=sum(num_in(part) for part in parts),
             num_kept=sum(part.num_rows for part in parts),
             num_rejected={k.removeprefix(REJECTED): n for k, n in sorted(totals.items()) if k.startswith(REJECTED)},
-            counts={key: num for key, num in sorted(totals.items()) if not key.startswith(REJECTED)},
+            counts={key: num for key, num in sorted(totals.items()) if not key.startswith((REJECTED, LACKING))},
             wall_seconds=time.monotonic() - started,
             busy_seconds=busy_seconds,
             parts=sorted(parts, key=lambda part: part.name),
@@ -106,7 +113,7 @@ class LabelFile:
             records = self._records(source, chunk)
             starts = range(0, max(records.num_rows, 1), WINDOW_RECORDS)
             windows = (records.slice(start, WINDOW_RECORDS) for start in starts)
-            done = self.labeller.commit(name, windows, _malformed(source, chunk))
+            done = self.labeller.commit(name, windows, _malformed(source, chunk), chunk.counts)
             self.metrics.add(work_counts(done.part), done.busy_seconds, done.part.name)
             parts.append(done.part)
             busy_seconds += done.busy_seconds
@@ -135,12 +142,20 @@ def _malformed(source: SourceFile, chunk: Chunk) -> pa.Table:
     return pa.table(columns).cast(schema.SOURCE_REJECTS)
 
 
+def _check(totals: Counter[str], num_rows: int, sources: list[SourceFile], corpus: CorpusRecipe) -> None:
+    counts = {**totals, "num_read": num_rows, "num_malformed": totals[MALFORMED]}
+    checks.require_decodable(counts, corpus, sources)
+    checks.require_columns_somewhere(counts, corpus, sources, source_columns(corpus))
+    for line in checks.warnings(counts, corpus):
+        print(f"label: {line}", file=sys.stderr, flush=True)
+
+
 def _check_malformed(num_malformed: int, num_in: int, corpus: CorpusRecipe, rejects: TableDirectory) -> None:
     if num_malformed <= corpus.max_malformed_share * num_in:
         return
     raise InputError(
         f"corpus.max_malformed_share: {num_malformed:,} of {num_in:,} rows cannot be read, which is more than "
-        f"{corpus.max_malformed_share:.1%}; {rejects.uri} says which and why; mend them or raise the share"
+        f"{corpus.max_malformed_share:.1%}; {rejects.uri} says which and why; fix them or raise the share"
     )
 
 

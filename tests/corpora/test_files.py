@@ -1,5 +1,6 @@
 import bz2
 import gzip
+import json
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -7,13 +8,13 @@ import pytest
 
 from llambert.corpora import files, find_source_files, read_rows
 from llambert.errors import InputError
-from llambert.recipe import CorpusRecipe
+from llambert.recipe import Columns, CorpusRecipe
 
 ROWS = [{"id": "a", "text": "one, two"}, {"id": "b", "text": 'say "hi"\nagain'}, {"id": "c", "text": "süß"}]
 
 
-def read(path, columns=("id", "text"), **recipe):
-    corpus = CorpusRecipe(path=str(path), **recipe)
+def read(path, columns=("id", "text"), roles=None, **recipe):
+    corpus = CorpusRecipe(path=str(path), columns=roles or Columns(), **recipe)
     [source] = find_source_files(corpus)
     tables = [rows.records for rows in read_rows(source, corpus, list(columns))]
     return pa.concat_tables(tables).to_pylist() if tables else []
@@ -80,7 +81,6 @@ def test_a_folder_or_a_glob_is_its_visible_files_in_order(tmp_path):
     ("name", "content", "message"),
     [
         ("x.csv", b"id,body\n1,2\n", "no column 'text'; it has 'id', 'body'"),
-        ("x.jsonl", b'{"id": "a", "body": "b"}\n', "no column 'text'"),
         ("x.docx", b"", "has none of the endings"),
     ],
 )
@@ -101,3 +101,36 @@ def test_a_corpus_that_is_not_there_is_said_in_one_line(tmp_path, path):
         find_source_files(CorpusRecipe(path=path))
     assert path in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_key_that_first_appears_late_is_a_column(tmp_path):
+    early = '{"id": "a", "text": "x"}\n' * 3000
+    (tmp_path / "x.jsonl").write_text(early + '{"id": "b", "text": "y", "stars": 5}\n')
+    rows = read(tmp_path / "x.jsonl", ["id", "stars"])
+    assert rows[-1] == {"id": "b", "stars": "5"}
+    assert {row["stars"] for row in rows[:-1]} == {None}
+
+
+def test_a_file_may_lack_the_gold_label_and_kept_columns_but_no_other(tmp_path):
+    roles = Columns(record_id="id", gold_label="stars", keep=("year",))
+    for name, write in [
+        ("x.parquet", lambda path: pq.write_table(pa.table({"id": ["a"], "text": ["x"]}), path)),
+        ("x.csv", lambda path: path.write_text("id,text\na,x\n")),
+    ]:
+        write(tmp_path / name)
+        rows = read(tmp_path / name, ["id", "text", "stars", "year"], roles)
+        assert rows == [{"id": "a", "text": "x", "stars": None, "year": None}]
+        with pytest.raises(InputError, match=f"{name}: no column 'stars'"):
+            read(tmp_path / name, ["text", "stars"], roles, only={"stars": ("5",)})
+
+
+def test_the_classes_of_an_integer_column_are_known_by_what_parquet_says_of_them(tmp_path):
+    features = {"y": {"names": ["bad", "good"], "_type": "ClassLabel"}, "text": {"dtype": "string", "_type": "Value"}}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    table = pa.table({"y": [1, 0], "text": ["a", "b"]})
+    for name, stored in [("a.parquet", metadata), ("b.parquet", {"huggingface": "?"}), ("c.parquet", {})]:
+        pq.write_table(table.replace_schema_metadata(stored), tmp_path / name)
+    corpus = CorpusRecipe(path=str(tmp_path))
+    found = [rows for source in find_source_files(corpus) for rows in read_rows(source, corpus, ["text", "y"])]
+    assert [rows.class_names for rows in found] == [{"y": ["bad", "good"]}, {}, {}]
+    assert {tuple(rows.records["y"].to_pylist()) for rows in found} == {("1", "0")}

@@ -5,7 +5,7 @@ import pytest
 
 from llambert.corpora import find_source_files, huggingface, read_rows
 from llambert.errors import InputError
-from llambert.recipe import CorpusRecipe, HuggingFaceDataset
+from llambert.recipe import Columns, CorpusRecipe, HuggingFaceDataset
 
 COLUMNS = ["text", "label", "split"]
 
@@ -74,3 +74,30 @@ def test_a_hub_name_is_looked_up_with_its_configuration_and_revision(monkeypatch
     with pytest.raises(InputError, match="stanfordnlp/imdb cannot be opened as a data set: no network here"):
         read("stanfordnlp/imdb", config="plain_text", revision="abc")
     assert asked == {"path": "stanfordnlp/imdb", "config": "plain_text", "revision": "abc", "streaming": True}
+
+
+def test_the_classes_of_a_column_are_known_by_name_too(saved):
+    corpus = CorpusRecipe(path=str(saved), format="huggingface")
+    found = [rows for source in find_source_files(corpus) for rows in read_rows(source, corpus, COLUMNS)]
+    assert all(rows.class_names == {"label": ["neg", "pos"]} for rows in found)
+
+
+def test_a_split_may_lack_the_gold_label(tmp_path):
+    splits = {
+        "train": datasets.Dataset.from_dict({"text": ["a"], "label": ["pos"]}),
+        "extra": datasets.Dataset.from_dict({"text": ["b"]}),
+    }
+    for name, split in splits.items():
+        split.to_parquet(tmp_path / f"{name}-00000.parquet")
+        split.save_to_disk(tmp_path / "disk" / name)
+    (tmp_path / "disk" / "dataset_dict.json").write_text('{"splits": ["train", "extra"]}')
+    corpus = CorpusRecipe(
+        path=str(tmp_path / "disk"), format="huggingface", columns=Columns(gold_label="label", split="split")
+    )
+    found = [rows for source in find_source_files(corpus) for rows in read_rows(source, corpus, COLUMNS)]
+    assert [row for rows in found for row in rows.records.to_pylist()] == [
+        {"text": "a", "label": "pos", "split": "train"},
+        {"text": "b", "label": None, "split": "extra"},
+    ]
+    with pytest.raises(InputError, match="no column 'label'"):
+        read(tmp_path / "disk")

@@ -20,7 +20,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from llambert import schema
-from llambert.corpora import find_source_files
+from llambert.corpora import checks, find_source_files
 from llambert.errors import InputError
 from llambert.recipe import load_recipe
 from llambert.run import Run
@@ -117,6 +117,9 @@ IMDB = {"format": "imdb", "columns": {"text": "text", "record_id": "record_id", 
 FILES = {"format": "text_files"}
 ROWS = b"text\ngood\nfine\n"
 LONG = b"x" * (17 << 20)
+CHINESE = "text\n很好看的书\n没有意思\n".encode("gbk")
+SHIFT_JIS = '{"text": "話が面白い表"}\n{"text": "この本が好きです"}\n'.encode("shift_jis")  # 表 ends in a backslash
+MOSTLY_SOUND = b"text\n" + b"good\n" * 300
 
 
 def faulty(what: str, files: dict[str, bytes], texts: list[str], **rejects: int) -> Case:
@@ -145,10 +148,43 @@ CASES = [
     Case("byte-order mark, JSON", {"x.jsonl": b'\xef\xbb\xbf{"text": "a"}\n'}, ["a"]),
     Case("byte-order mark, text", {"x.txt": b"\xef\xbb\xbfa\n"}, ["a"]),
     Case("only a byte-order mark", {"x.csv": b"\xef\xbb\xbf"}, error="is empty"),
-    Case("UTF-16", {"x.csv": ROWS.decode().encode("utf-16")}, error="UTF-16"),
+    Case("UTF-16", {"x.csv": ROWS.decode().encode("utf-16")}, ["good", "fine"]),
     Case("UTF-16 without a mark", {"x.csv": ROWS.decode().encode("utf-16-le")}, error="is no UTF-8 text"),
     Case("Latin-1", {"x.csv": b"text\ncaf\xe9\n"}, ["caf\ufffd"], counts={"num_encoding_faults": 1}),
     Case("Latin-1 in JSON", {"x.jsonl": b'{"text": "caf\xe9"}\n'}, ["caf\ufffd"], counts={"num_encoding_faults": 1}),
+    Case("GBK", {"x.csv": CHINESE}, error="2 of the corpus' 2 rows are not text in UTF-8"),
+    Case("GBK, what it is", {"x.csv": CHINESE}, error="probably gb18030 (GBK)"),
+    Case(
+        "GBK in a folder",
+        {"a.csv": ROWS, "b.csv.gz": gzip.compress(CHINESE)},
+        error="b.csv.gz: 2 of the corpus' 4 rows",
+    ),
+    Case("GBK as the recipe says", {"x.csv": CHINESE}, ["很好看的书", "没有意思"], corpus={"encoding": "gbk"}),
+    Case(
+        "UTF-8 read as ASCII",
+        {"x.csv": "text\nő\nű\n".encode()},
+        error="not text in ascii",
+        corpus={"encoding": "ascii"},
+    ),
+    Case("GBK in Parquet", {"x.parquet": parquet(text=CHINESE.split()[1:])}, error="convert them to UTF-8"),
+    Case("Latin-1, a record a file", {"a": b"caf\xe9", "b": b"\xe9t\xe9"}, error="probably cp1252", corpus=FILES),
+    Case("Shift JIS breaks JSON", {"x.jsonl": SHIFT_JIS}, error="probably shift_jis (CP932)", corpus=LENIENT),
+    Case("one bad byte in few rows", {"x.csv": b"text\n" + b"good\n" * 9 + b"\xff\n"}, [*["good"] * 9, "\ufffd"]),
+    Case("few bad rows", {"x.csv": MOSTLY_SOUND + b"\xff\n" * 2}, [*["good"] * 300, *["\ufffd"] * 2]),
+    Case("too many bad rows", {"x.csv": MOSTLY_SOUND + b"\xff\n" * 4}, error="4 of the corpus' 304 rows"),
+    Case(
+        "more bad rows than usual, as the recipe says",
+        {"x.csv": b"text\n\xff\n\xff\n"},
+        ["\ufffd", "\ufffd"],
+        corpus={"max_undecodable_share": 1.0},
+        counts={"num_undecodable": 2},
+    ),
+    Case(
+        "halves of characters in sound UTF-8",
+        {"x.jsonl": b'{"text": "a\\udc80"}\n{"text": "\\ud800b"}\n'},
+        ["a\ufffd", "\ufffdb"],
+        counts={"num_encoding_faults": 2},
+    ),
     Case("lone surrogate", {"x.jsonl": b'{"text": "a\\ud800b"}\n'}, ["a\ufffdb"], counts={"num_encoding_faults": 1}),
     Case("surrogate pair", {"x.jsonl": b'{"text": "\\ud83d\\ude00"}\n'}, ["\N{GRINNING FACE}"]),
     Case("embedded NUL, CSV", {"x.csv": b"text\na\x00b\n"}, ["a\x00b"]),
@@ -194,6 +230,35 @@ CASES = [
     Case("one JSON array", {"x.json": b'[{"text": "a"}, {"text": "b"}]'}, error="expected a JSON object a line"),
     Case("pretty-printed JSON", {"x.json": b'{\n "text": "a"\n}\n'}, error="expected a JSON object a line"),
     Case("nested JSON", {"x.jsonl": b'{"text": {"en": ["\xc3\xa4"]}}\n'}, ['{"en": ["ä"]}']),
+    Case(
+        "no row has the key", {"x.jsonl": b'{"body": "a"}\n'}, error="no column 'text' in any of its 1 rows; the first"
+    ),
+    Case(
+        "no row of several files has the key",
+        {"a.jsonl": b'{"text": "a"}\n', "b.jsonl": b'{"text": "b"}\n'},
+        error="no column 'stars' in any of its 2 rows; the first ones have 'text'",
+        corpus={"columns": {"gold_label": "stars"}},
+    ),
+    Case(
+        "a key that one file has",
+        {"a.jsonl": b'{"text": "a"}\n', "b.jsonl": b'{"text": "b", "stars": "positive"}\n'},
+        ["a", "b"],
+        corpus={"columns": {"gold_label": "stars", "keep": ["stars"]}},
+        counts={"num_gold": 1},
+    ),
+    Case(
+        "a file without the text",
+        {"a.jsonl": b'{"text": "a"}\n', "b.jsonl": b'{"body": "b"}\n'},
+        ["a"],
+        {"null_text": 1},
+    ),
+    Case(
+        "an ID that is a list",
+        {"x.jsonl": b'{"id": 1, "text": "a"}\n{"id": [2], "text": "b"}\n'},
+        ["a"],
+        {"nested_record_id": 1},
+        corpus=LENIENT | IDS,
+    ),
     faulty("deeply nested JSON", {"x.jsonl": b'{"text": "a"}\n' + b"[" * 99999 + b"\n"}, ["a"], not_json=1),
     Case("not a number", {"x.jsonl": b'{"text": NaN}\n{"text": "a"}\n'}, ["a"], {"null_text": 1}),
     Case("numbers and booleans", {"x.jsonl": b'{"text": 1}\n{"text": true}\n'}, ["1", "true"]),
@@ -232,6 +297,19 @@ CASES = [
         "a column only some files have",
         {"a.parquet": parquet(text=["a"]), "b.parquet": parquet(t=["b"])},
         error="b.parquet",
+    ),
+    Case(
+        "gold labels and kept columns only some files have",
+        {"a.parquet": parquet(text=["a"], stars=["positive"], year=[1999]), "b.parquet": parquet(text=["b", "c"])},
+        ["a", "b", "c"],
+        corpus={"columns": {"gold_label": "stars", "keep": ["year"]}},
+        counts={"num_gold": 1, "num_rows_of_files_without.stars": 2, "num_rows_of_files_without.year": 2},
+    ),
+    Case(
+        "gold labels no file has",
+        {"a.parquet": parquet(text=["a"]), "b.csv": b"text\nb\n"},
+        error="no column 'stars'",
+        corpus={"columns": {"gold_label": "stars"}},
     ),
     Case("text of integers", {"x.parquet": parquet(text=[7])}, ["7"]),
     Case("text of lists", {"x.parquet": parquet(text=[["a", "b"]])}, ['["a", "b"]']),
@@ -313,6 +391,65 @@ def test_every_fault_is_a_record_a_reject_or_one_line(tmp_path, case):
     assert manifest.num_in == manifest.num_kept + sum(case.rejects.values())
     assert run.table("corpus_rejects").read().num_rows == sum(case.rejects.values())
     assert {name: manifest.counts[name] for name in case.counts} == case.counts
+
+
+def gold_of(tmp_path: Path, files: dict[str, bytes], corpus: dict[str, Any]) -> tuple[list[str | None], Run]:
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    columns = {"gold_label": "y", **corpus.pop("columns", {})}
+    run = ingest_here(tmp_path, {"path": str(folder), "columns": columns, **corpus})
+    return run.table("corpus").read([schema.GOLD_LABEL])[schema.GOLD_LABEL].to_pylist(), run
+
+
+def test_gold_values_are_read_by_meaning_and_the_others_are_counted_with_examples(tmp_path):
+    csv = b"text,y\na,1.0\nb,0\nc,True\nd,7\ne,7\nf,odd\ng,\nh,unsure\n"
+    keys = {"1": "positive", "0": "negative", "unsure": None}
+    gold, run = gold_of(tmp_path, {"x.csv": csv}, {"gold_labels": keys})
+    assert gold == ["positive", "negative", "positive", None, None, None, None, None]
+    counts = run.table("corpus").require_manifest().counts
+    assert (counts["num_gold"], counts["num_unknown_gold"]) == (3, 3)
+    assert {key: num for key, num in counts.items() if key.startswith("unknown_gold.")} == {
+        "unknown_gold.7": 2,
+        "unknown_gold.odd": 1,
+    }
+    [warning] = checks.warnings(counts, run.recipe.corpus)
+    assert "3 of 6 gold values (50.0%) in column 'y' match no key of corpus.gold_labels" in warning
+    assert "'7' (2), 'odd' (1)" in warning
+
+
+def test_gold_values_none_of_which_is_a_label_end_ingest_in_one_line(tmp_path):
+    with pytest.raises(InputError) as caught:
+        gold_of(tmp_path, {"x.csv": b"text,y\na,good\nb,good\nc,bad\nd,\n"}, {})
+    assert "none of the 3 values of column 'y' is a category (positive, negative)" in str(caught.value)
+    assert "found 'good' (2), 'bad' (1); map the values to categories in corpus.gold_labels" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_gold_column_without_values_is_no_fault(tmp_path):
+    gold, run = gold_of(tmp_path, {"x.csv": b"text,y\na,\nb,\n"}, {})
+    assert gold == [None, None]
+    assert checks.warnings(run.table("corpus").require_manifest().counts, run.recipe.corpus) == []
+
+
+def test_gold_values_of_rows_that_are_no_records_are_not_counted(tmp_path):
+    csv = b"text,y,k\na,positive,x\n,odd,x\nb,odd,y\n"
+    gold, run = gold_of(tmp_path, {"x.csv": csv}, {"exclude": {"k": ["y"]}})
+    assert gold == ["positive"]
+    assert run.table("corpus").require_manifest().counts["num_unknown_gold"] == 0
+
+
+def test_a_class_label_column_is_used_by_its_names(tmp_path):
+    features = {name: {"names": ["negative", "positive"], "_type": "ClassLabel"} for name in ("y", "s")}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    table = pa.table({"text": ["a", "b", "c"], "y": [1, 0, -1], "s": [0, 0, 1]}).replace_schema_metadata(metadata)
+    sink = io.BytesIO()
+    pq.write_table(table, sink)
+    corpus = {"columns": {"split": "s"}, "only": {"s": ["negative"]}}
+    gold, run = gold_of(tmp_path, {"x.parquet": sink.getvalue()}, corpus)
+    assert gold == ["positive", "negative"]
+    assert run.table("corpus").read(["split"])["split"].to_pylist() == ["negative", "negative"]
 
 
 class Broken(MemoryFileSystem):

@@ -318,3 +318,18 @@ def test_the_report_says_when_the_annotated_subset_and_the_corpus_part(full):
     assert "and this one does" in _read(run, "report.md")
     evidence.records.num_chars[evidence.records.is_annotated] += 40
     assert assess(evidence).drift.chances["text lengths"] < 1e-6
+
+
+def test_gold_values_that_match_no_category_are_named_with_count_share_and_examples(tmp_path):
+    run = write_run(tmp_path, Plan(gold=0.5))
+    corpus = run.table("corpus")
+    found = corpus.require_manifest()
+    counts = {"num_gold": 300, "num_unknown_gold": 100, "unknown_gold.meh": 99, "unknown_gold.?": 1}
+    corpus.write_manifest(found.model_copy(update={"counts": counts}))
+    report(run)
+    sentence = (
+        "100 of 400 gold values (25.0%) in column None match no category and count as no label: 'meh' (99), '?' (1)"
+    )
+    assert _read(run, "report.md").count(sentence) == 2  # in the answer and among the counts
+    assert "gold values that match no category" in _read(run, "report.md")
+    assert "match no category" in " ".join(summary(run).split())

@@ -59,7 +59,8 @@ def test_other_prices_write_the_report_again(run, tmp_path):
 
 
 def test_a_report_by_other_code_is_another_report(tmp_path, monkeypatch):
-    (tmp_path / "evaluation").mkdir()
+    for folder in ("evaluation", "corpora"):
+        (tmp_path / folder).mkdir()
     for name in (*run_module._REPORT_SOURCES, "evaluation/metrics.py"):
         (tmp_path / name).write_text("first")
     monkeypatch.setattr(run_module, "__file__", str(tmp_path / "run.py"))

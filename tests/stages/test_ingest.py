@@ -69,6 +69,29 @@ def test_every_source_row_is_a_record_or_a_reject_with_its_reason(tmp_path):
 
 
 @pytest.mark.slow
+def test_gold_values_that_match_nothing_are_said_on_the_screen_each_time(tmp_path, capfd):
+    run = make_run(tmp_path)
+    expected = "ingest: 1 of 4 gold values (25.0%) in column 'stars' match no key of corpus.gold_labels"
+    for _ in range(2):
+        ingest(run)
+        assert f"{expected} and count as no label: 'odd' (1)." in capfd.readouterr().err
+
+
+def test_a_column_that_no_file_has_is_refused_before_a_row_is_read(tmp_path):
+    run = make_run(tmp_path, settings=["corpus.columns.gold_label=grade"])
+    with pytest.raises(InputError, match="no column 'grade'; it has 'key', 'body', 'stars', 'kind'"):
+        ingest(run)
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_a_gold_value_means_is_part_of_the_fingerprint(tmp_path):
+    run = make_run(tmp_path)
+    words = [category.model_copy(update={"name": f"very {category.name}"}) for category in run.task.categories]
+    other = Run(run.recipe, run.task.model_copy(update={"categories": tuple(words)}))
+    assert run.fingerprints["corpus"] != other.fingerprints["corpus"]
+
+
+@pytest.mark.slow
 def test_a_record_id_that_stands_twice_is_refused_with_examples(tmp_path):
     run = make_run(tmp_path, CSV.replace("d,Bad", "a,Bad"))
     with pytest.raises(InputError, match="1 record ids stand more than once, for example 'a'"):

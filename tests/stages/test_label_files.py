@@ -112,3 +112,21 @@ def test_a_source_of_which_too_much_cannot_be_read_is_refused_and_what_is_labell
     assert not (tmp_path / "out" / "manifest.json").exists()
     raised = corpus.model_copy(update={"max_malformed_share": 0.5})
     assert label_files(checkpoint, raised, str(tmp_path / "out")).num_kept == 1
+
+
+def test_a_file_in_another_encoding_is_refused_and_read_as_the_caller_says(tmp_path, checkpoint):
+    (tmp_path / "in.csv").write_bytes("text\n很好看的书\n没有意思\n".encode("gbk"))
+    corpus = CorpusRecipe(path=str(tmp_path / "in.csv"))
+    with pytest.raises(InputError, match=r"2 of the corpus' 2 rows are not text in UTF-8.*probably gb18030"):
+        label_files(checkpoint, corpus, str(tmp_path / "out"))
+    corpus = corpus.model_copy(update={"encoding": "gbk"})
+    manifest = label_files(checkpoint, corpus, str(tmp_path / "out2"), LabelRecipe(keep=("text",)))
+    assert [row["text"] for row in rows_of(tmp_path / "out2")] == ["很好看的书", "没有意思"]
+    assert "num_undecodable" not in manifest.counts
+
+
+def test_a_column_that_no_row_has_is_refused(tmp_path, checkpoint):
+    (tmp_path / "in.jsonl").write_text('{"text": "a film"}\n')
+    corpus = CorpusRecipe(path=str(tmp_path / "in.jsonl"), columns=Columns(record_id="id"))
+    with pytest.raises(InputError, match=r"no column 'id' in any of its 1 rows; the first ones have 'text'"):
+        label_files(checkpoint, corpus, str(tmp_path / "out"))
