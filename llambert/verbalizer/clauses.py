@@ -267,12 +267,12 @@ class _Reader:
 
     def _is_quoted(self, at: int) -> bool:
         """Whether a mention is a word of the text: 'The word "urgent" appears', "to be toxic, a text must …"."""
-        before = self._tokens[max(at - 2, 0) : at]
-        return (
-            bool(before)
-            and before[-1].word != "to"
-            and (before[-1].role == "quoting" or (at == 2 and [token.word for token in before] == ["to", "be"]))
-        )
+        if at == 0:
+            return False
+        word, role, *_ = self._tokens[at - 1]
+        if role == "quoting":
+            return word != "to"
+        return word in lexicon.QUOTING_PLURALS or (at == 2 and word == "be" and self._tokens[0].word == "to")
 
     def _is_subject(self, at: int) -> bool:
         """Whether a word, before any mention, is what the clause says something of: "The essay is …"."""

@@ -65,17 +65,22 @@ def _best(clauses: list[Clause]) -> Evidence:
         is_bare = len(clauses) == 1 and len(clauses[0].tokens) == 1 and clauses[0].is_question
         return Evidence(clauses[0].affirmed, clauses[0].denied) if is_bare else Evidence()
     verdicts = [clause for clause in said if clause.is_verdict]
-    tiers = [verdicts, [clause for clause in said if clause.is_statement and len(clause.affirmed) <= 1], said]
     if len(verdicts) > 1:
         conclusive = _conclusive(clauses)
-        tiers.insert(0, [clause for clause in verdicts if clause in conclusive])
-    evidence = Evidence()
-    for tier in tiers:  # what only denies may need more to decide
-        affirmed = frozenset[str]().union(*[clause.affirmed for clause in tier])
-        evidence = Evidence(affirmed, evidence.denied.union(*[clause.denied for clause in tier]))
-        if affirmed:
-            break
-    return evidence
+        if evidence := _sum([clause for clause in verdicts if clause in conclusive], _NONE):
+            return evidence
+    if evidence := _sum(verdicts, _NONE):
+        return evidence
+    # What only denies may need more to decide.
+    denied = _NONE.union(*[clause.denied for clause in verdicts])
+    statements = [clause for clause in said if clause.is_statement and len(clause.affirmed) <= 1]
+    return _sum(statements, denied) or _sum(said, denied) or Evidence(denied=_NONE.union(*[c.denied for c in said]))
+
+
+def _sum(clauses: list[Clause], denied: frozenset[str]) -> Evidence | None:
+    """What some clauses say together, but for what better ones ``denied``; None where they affirm nothing."""
+    affirmed = _NONE.union(*[clause.affirmed for clause in clauses]) - denied
+    return Evidence(affirmed, denied.union(*[clause.denied for clause in clauses])) if affirmed else None
 
 
 def _reply(clause: Clause) -> bool | None:

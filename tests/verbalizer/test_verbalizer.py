@@ -137,6 +137,7 @@ def test_denying_one_of_two_categories_means_the_other(response):
         ("not entirely positive", "no_category"),
         ("Neither positive nor negative", "no_category"),
         ("not positive or negative", "no_category"),
+        ("The review is not positive, although it has a positive scene or two.", "negative"),
     ],
 )
 def test_a_negation_governs_what_it_reaches_and_no_more(response, expected):
