@@ -6,15 +6,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from llambert.corpora.delimited import read_delimited, read_header
 from llambert.corpora.opening import COMPRESSIONS, numbered_lines, open_text, unreadable
-from llambert.corpora.rows import ENCODING_FAULTS, Malformed, Row, Rows, Skipped, SourceFile, batched, require_columns
+from llambert.corpora.rows import ENCODING_FAULTS, Malformed, Row, Rows, Skipped, SourceFile, Sources, batched, require_columns
 from llambert.errors import InputError
+from llambert.locations import open_binary
+from llambert.names import escaped
 from llambert.recipe import CorpusRecipe
 from llambert.reference import find_files
 
@@ -34,21 +35,18 @@ _BUFFER_BYTES = 1 << 20
 _PARQUET_BYTES_PER_UNIT = 256 << 20
 
 
-def find(corpus: CorpusRecipe) -> list[SourceFile]:
-    """A file, a folder's files or those of a glob, in the order of their paths; hidden ones are none."""
-    filesystem, files = find_files(corpus.path)
-    visible = [name for name in files if not name.rsplit("/", 1)[-1].startswith((".", "_"))]
-    if not visible:
-        raise InputError(f"corpus.path: no file at {corpus.path} but hidden ones")
+def find(corpus: CorpusRecipe) -> Sources:
+    """A file, a folder's files or those of a glob, in the order of their paths."""
+    filesystem, files, num_hidden = find_files(corpus.path)
     units: list[SourceFile] = []
-    for name in visible:
+    for name in files:
         uri, file_format, size = filesystem.unstrip_protocol(name), _format_of(name, corpus), files[name]["size"] or 0
         spans = row_group_spans(uri) if file_format == "parquet" and size > _PARQUET_BYTES_PER_UNIT else [None]
         units += [
             SourceFile(len(units) + number, uri, file_format, size // len(spans), span=span)
             for number, span in enumerate(spans)
         ]
-    return units
+    return Sources(units, num_hidden)
 
 
 def row_group_spans(uri: str) -> list[tuple[int, int]]:
@@ -85,14 +83,14 @@ def read(source: SourceFile, corpus: CorpusRecipe, columns: list[str]) -> Iterat
     """
     match source.format:
         case "parquet":
-            return read_parquet(source.uri, columns, source.span)
+            return read_parquet(source.uri, columns, source.span, corpus.columns.record_id)
         case "jsonl":
             rows = _read_jsonl(source.uri, columns)
         case "text":
             rows = _read_text(source.uri, columns)
         case delimited:
             rows = read_delimited(source.uri, corpus.delimiter or _DELIMITERS[delimited], columns, corpus.header)
-    return batched(rows, columns)
+    return batched(rows, columns, corpus.columns.record_id)
 
 
 def column_names(source: SourceFile, corpus: CorpusRecipe) -> list[str]:
@@ -168,7 +166,7 @@ def _open_parquet(uri: str) -> Iterator[pq.ParquetFile]:
     """``InputError`` for whatever goes wrong while it is open."""
     try:
         with (
-            fsspec.open(uri, "rb").open() as stream,
+            open_binary(uri) as stream,
             pq.ParquetFile(stream, pre_buffer=False, buffer_size=_BUFFER_BYTES) as parquet,
         ):
             yield parquet
@@ -178,26 +176,31 @@ def _open_parquet(uri: str) -> Iterator[pq.ParquetFile]:
         raise unreadable(uri, error) from error
 
 
-def read_parquet(uri: str, columns: list[str], span: Sequence[int] | None = None) -> Iterator[Rows]:
+def read_parquet(
+    uri: str, columns: list[str], span: Sequence[int] | None = None, record_id: str | None = None
+) -> Iterator[Rows]:
     """The named columns of a Parquet file, or of a span of its row groups, as strings, a page at a time."""
     with _open_parquet(uri) as parquet:
         require_columns(columns, parquet.schema_arrow.names, uri)
         groups = range(*span) if span else None
         for batch in parquet.iter_batches(_ROWS_PER_READ, row_groups=groups, columns=columns):
-            yield rows_of_table(pa.table(batch).select(columns))
+            yield rows_of_table(pa.table(batch).select(columns), record_id)
 
 
-def rows_of_table(table: pa.Table) -> Rows:
-    """The columns, of any type, as strings; structures as JSON, not-a-number as null."""
+def rows_of_table(table: pa.Table, record_id: str | None = None) -> Rows:
+    """The columns, of any type, as strings; structures as JSON, not-a-number as null.
+
+    Bytes that are not UTF-8 become U+FFFD; in column ``record_id`` they are escaped.
+    """
     arrays, faulty_rows = [], set()
     for name in table.column_names:
-        array, faulty = _as_text(table[name])
+        array, faulty = _as_text(table[name], is_id=name == record_id)
         arrays.append(array)
         faulty_rows.update(faulty)
     return Rows(pa.table(arrays, table.column_names), counts={ENCODING_FAULTS: len(faulty_rows)} if faulty_rows else {})
 
 
-def _as_text(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, list[int]]:
+def _as_text(column: pa.ChunkedArray, is_id: bool) -> tuple[pa.ChunkedArray, list[int]]:
     """The column as strings, and the rows whose bytes were not UTF-8."""
     if pa.types.is_dictionary(column.type):
         column = pc.cast(column, column.type.value_type)
@@ -212,11 +215,18 @@ def _as_text(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, list[int]]:
         return pc.cast(column, pa.string()), []
     except pa.ArrowInvalid:  # not UTF-8 somewhere: value by value, so that only the broken ones change
         values = column.to_pylist()
-        texts = [value if value is None else value.decode("utf-8", errors="replace") for value in values]
+        texts = [value if value is None else _decoded(value, is_id) for value in values]
         faulty = [row for row, text in enumerate(texts) if text is not None and text.encode() != values[row]]
         return pa.chunked_array([pa.array(texts, pa.string())]), faulty
     except pa.ArrowNotImplementedError:  # durations and the like
         return pa.chunked_array([pa.array(map(text_of, column.to_pylist()), pa.string())]), []
+
+
+def _decoded(value: bytes, is_id: bool) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return escaped(value.decode(errors="surrogateescape")) if is_id else value.decode(errors="replace")
 
 
 def text_of(value: Any) -> str | None:

@@ -12,12 +12,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from llambert import schema
+from llambert import corpora, schema
 from llambert.classifier import WINDOW_RECORDS
-from llambert.corpora import SourceFile, find_source_files
+from llambert.corpora import SourceFile, find_sources
 from llambert.corpora.chunks import Chunk, read_chunks
 from llambert.errors import InputError
 from llambert.labelling import MALFORMED, REJECTED, PartLabeller, num_in, work_counts
+from llambert.names import escaped
 from llambert.progress import Progress
 from llambert.recipe import CorpusRecipe, LabelRecipe, digest, result_fields
 from llambert.reference import content_identity
@@ -37,7 +38,7 @@ def label_files(checkpoint: str, corpus: CorpusRecipe, output: str, recipe: Labe
     """
     recipe = recipe or LabelRecipe()
     identity = content_identity(checkpoint)
-    fingerprint = digest(content_identity(corpus.path), identity, result_fields(corpus), result_fields(recipe))
+    fingerprint = digest(corpora.identity(corpus), identity, result_fields(corpus), result_fields(recipe))
     labels, rejects = TableDirectory(output.rstrip("/"), schema.LABELS), TableDirectory(f"{output.rstrip('/')}/rejects")
     if manifest := _earlier(labels, fingerprint):
         return manifest
@@ -129,7 +130,7 @@ def _malformed(source: SourceFile, chunk: Chunk) -> pa.Table:
         schema.RECORD_ID: pa.array([""] * rows.num_rows, pa.string()),
         schema.TEXT: rows[schema.TEXT],
         schema.REJECT_REASON: rows[schema.REJECT_REASON],
-        schema.SOURCE: pc.fill_null(rows[schema.SOURCE], source.uri),
+        schema.SOURCE: pc.fill_null(rows[schema.SOURCE], escaped(source.uri)),
         schema.LINE: rows[schema.LINE],
     }
     return pa.table(columns).cast(schema.SOURCE_REJECTS)

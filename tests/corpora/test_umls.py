@@ -17,7 +17,7 @@ COLUMNS = ["record_id", "text"]
 def read(folder, columns=COLUMNS, **rules):
     """Records, malformed rows and counts of a release."""
     corpus = sample.corpus(folder, **rules)
-    (source,) = umls.find(corpus)
+    (source,) = umls.find(corpus).units
     records, malformed, counts = [], [], Counter()
     for rows in umls.read(source, corpus, columns):
         records += rows.records.to_pylist()
