@@ -16,6 +16,7 @@ import typer
 from llambert import __version__, engines
 from llambert.errors import InputError
 from llambert.experiments.recipe import AnyExperiment, load_experiment
+from llambert.names import visible
 from llambert.run import Run, open_run, record_recipe
 from llambert.run_directory import Manifest
 
@@ -210,6 +211,7 @@ def label(
     trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with the checkpoint.")] = False,
 ) -> None:
     """Label any files with a checkpoint, without the rest of the method."""
+    from llambert.corpora.rows import HIDDEN_FILES, hidden_files_skipped
     from llambert.recipe import Columns, CorpusRecipe, LabelRecipe
     from llambert.stages.label_files import label_files
 
@@ -217,7 +219,9 @@ def label(
     corpus = CorpusRecipe(path=source, columns=columns, max_malformed_share=max_malformed_share)
     manifest = label_files(checkpoint, corpus, output, LabelRecipe(trust_remote_code=trust_remote_code))
     rejected = ", ".join(f"{num:,} {reason}" for reason, num in manifest.num_rejected.items()) or "none"
-    print(f"{manifest.num_kept:,} of {manifest.num_in:,} records labelled into {output}; rejected: {rejected}")
+    skipped = hidden_files_skipped(manifest.counts.get(HIDDEN_FILES, 0))
+    line = f"{manifest.num_kept:,} of {manifest.num_in:,} records labelled into {output}; rejected: {rejected}"
+    print(visible(f"{line}; {skipped}" if skipped else line))
 
 
 @app.command()

@@ -8,6 +8,7 @@
 ========================  =====================================================================
 """
 
+import contextlib
 import hashlib
 import importlib.util
 import os
@@ -278,3 +279,17 @@ def local_copy(reference: str) -> str:
         except OSError:
             assert target.exists(), f"{partial} could not be renamed to {target}"
     return str(target)
+
+
+def plain_path(location: str) -> str:
+    """The path of a local file or folder without ``*?[``, for libraries that take these for a pattern.
+
+    It is the path itself, or a link to it below ``LLAMBERT_CACHE``.
+    """
+    if not _has_wildcard(location) or not os.path.exists(location):
+        return location
+    link = cache_folder() / "links" / hashlib.sha256(os.fsencode(location)).hexdigest()[:16]
+    link.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):  # it leads there already
+        link.symlink_to(location)
+    return str(link)

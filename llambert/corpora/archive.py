@@ -26,7 +26,7 @@ def read_archive(uri: str, limit: int) -> Iterator[tuple[str, bytes | Malformed 
                         yield member.name, _content(archive, member, uri, limit)
                 _require_end(archive, uri)
         except tarfile.TarError as error:
-            raise InputError(f"{uri}: the archive is damaged or cut off: {error}; get it again") from error
+            raise InputError(f"{uri}: cannot be read as a tar archive: {error}") from error
 
 
 class _Member(tarfile.TarInfo):
@@ -37,11 +37,12 @@ class _Member(tarfile.TarInfo):
         """The archive's next member."""
         try:
             return super().fromtarfile(archive)
-        except (tarfile.EOFHeaderError, InputError):  # the end mark, as tarfile is to see it; a damaged stream
-            raise
+        except (tarfile.EOFHeaderError, InputError):  # type: ignore[attr-defined]
+            raise  # the end mark, as tarfile is to see it; a stream that cannot be read
         except Exception as error:  # a damaged extension of a header can raise anything
-            reason = "it has no end mark" if isinstance(error, tarfile.EmptyHeaderError) else one_line(error)
-            raise tarfile.ReadError(reason) from error
+            if isinstance(error, (tarfile.EmptyHeaderError, tarfile.TruncatedHeaderError)):  # type: ignore[attr-defined]
+                raise tarfile.ReadError("it is cut off: it has no end mark") from error
+            raise tarfile.ReadError(f"a header is damaged, at byte {archive.offset:,}: {one_line(error)}") from error
 
 
 def _content(archive: tarfile.TarFile, member: tarfile.TarInfo, uri: str, limit: int) -> bytes | Malformed | Skipped:

@@ -12,7 +12,17 @@ import pyarrow.parquet as pq
 
 from llambert.corpora.delimited import read_delimited, read_header
 from llambert.corpora.opening import COMPRESSIONS, numbered_lines, open_text, unreadable
-from llambert.corpora.rows import ENCODING_FAULTS, Malformed, Row, Rows, Skipped, SourceFile, Sources, batched, require_columns
+from llambert.corpora.rows import (
+    ENCODING_FAULTS,
+    Malformed,
+    Row,
+    Rows,
+    Skipped,
+    SourceFile,
+    Sources,
+    batched,
+    require_columns,
+)
 from llambert.errors import InputError
 from llambert.locations import open_binary
 from llambert.names import escaped

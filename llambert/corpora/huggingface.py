@@ -63,7 +63,9 @@ def _splits(corpus: CorpusRecipe) -> dict[str, Any]:
             loaded: Any = datasets.load_from_disk(location)
         else:
             folder = _plain_folder(location) if _is_folder_of_files(location) else location
-            loaded = datasets.load_dataset(folder, options.config, revision=options.revision, streaming=options.streaming)
+            loaded = datasets.load_dataset(
+                folder, options.config, revision=options.revision, streaming=options.streaming
+            )
     except Exception as error:  # the library passes on those of every filesystem and format it reads
         raise InputError(f"corpus.path: {corpus.path} cannot be opened as a data set: {one_line(error)}") from error
     splits = dict(loaded) if isinstance(loaded, dict) else {str(loaded.split or "all"): loaded}
@@ -89,7 +91,11 @@ def _plain_folder(location: str) -> str:
     The library takes the path for a pattern, reads ``_delta_log`` and the like, and fails at names that are not UTF-8.
     """
     _, files, num_hidden = find_files(location)
-    if not num_hidden and not any(character in location for character in "*?[") and not any(SURROGATE.search(name) for name in files):
+    if (
+        not num_hidden
+        and not any(character in location for character in "*?[")
+        and not any(SURROGATE.search(name) for name in files)
+    ):
         return location
     state = [(name, os.stat(name).st_mtime_ns, info["size"]) for name, info in files.items()]
     place = cache_folder() / "folders" / digest(*state)

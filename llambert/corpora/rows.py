@@ -59,6 +59,16 @@ class Sources:
     units: list[SourceFile]
     num_hidden: int = 0
 
+    @property
+    def skipped(self) -> str:
+        """For the screen: what is not read; empty if everything is."""
+        return hidden_files_skipped(self.num_hidden)
+
+
+def hidden_files_skipped(num: int) -> str:
+    """So many hidden files in words; empty if there is none."""
+    return f"{num:,} hidden file{'' if num == 1 else 's'} skipped" if num else ""
+
 
 @dataclass(frozen=True)
 class Rows:

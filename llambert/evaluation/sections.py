@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from llambert.calibration import expected_calibration_error
+from llambert.corpora.rows import HIDDEN_FILES
 from llambert.evaluation import plots
 from llambert.evaluation.costs_section import STAGE_NAMES, costs_section
 from llambert.evaluation.document import Block, Details, Document, Figure, Section, Table, Verbatim
@@ -81,6 +82,8 @@ def _counts(findings: Findings) -> Section:
         ["answers without a usable category", f"{len(evidence.rejects.reason):,}"],
         ["labelled by the classifier", f"{int(records.has_label.sum()):,}"],
     ]
+    if evidence.manifests["corpus"].counts.get(HIDDEN_FILES):
+        facts.append(["hidden files beside the corpus, which are not read", _counted(evidence, "corpus", HIDDEN_FILES)])
     blocks: list[Block] = [
         "Every stage's records in and out; what was left out is kept in a table of its own, with its reason.",
         Table(["stage", "in", "kept", "left out, by reason"], rows, left=frozenset({3})),

@@ -4,6 +4,7 @@ Beside it ``corpus_rejects`` (rows that are no record, each with its reason) and
 text an earlier record has). One source file is one unit of work; its parts are numbered within it.
 """
 
+import sys
 import time
 from collections import Counter
 from dataclasses import asdict
@@ -14,10 +15,10 @@ import numpy as np
 import pyarrow as pa
 
 from llambert import schema
-from llambert.corpora import SourceFile, find_source_files
+from llambert.corpora import SourceFile, Sources, find_sources
 from llambert.corpora.chunks import read_chunks
 from llambert.corpora.records import separate, source_columns
-from llambert.corpora.rows import ENCODING_FAULTS
+from llambert.corpora.rows import ENCODING_FAULTS, HIDDEN_FILES, hidden_files_skipped
 from llambert.errors import InputError
 from llambert.progress import Progress
 from llambert.recipe import CorpusRecipe
@@ -32,8 +33,10 @@ def ingest(run: Run) -> Manifest:
     if manifest := run.table("corpus").read_manifest():
         return manifest
     started = time.monotonic()
-    sources = find_source_files(run.recipe.corpus)
-    units = [asdict(source) for source in sources]
+    sources = find_sources(run.recipe.corpus)
+    if sources.skipped:
+        print(f"ingest: {sources.skipped}", file=sys.stderr, flush=True)
+    units = [asdict(source) for source in sources.units]
     outcomes: list[Outcome] = []
     with Progress("ingest", total=len(units), unit="files") as progress:
         for outcome in run_units("ingest", IngestFile, worker_arguments(run), units, Pool(max_actors=4)):
@@ -48,7 +51,7 @@ def worker_arguments(run: Run) -> tuple[Any, ...]:
     return (run.recipe.corpus, tuple(run.task.category_names), *tables, run.recipe.name)
 
 
-def complete(run: Run, sources: list[SourceFile], outcomes: list[Outcome], wall_seconds: float) -> Manifest:
+def complete(run: Run, sources: Sources, outcomes: list[Outcome], wall_seconds: float) -> Manifest:
     """Look at the corpus as a whole and write its manifests; ``InputError`` if it is none.
 
     Refused: no record at all, more malformed rows than the recipe allows, a record_id that stands twice.
@@ -57,12 +60,14 @@ def complete(run: Run, sources: list[SourceFile], outcomes: list[Outcome], wall_
     counts: Counter[str] = Counter()
     for part in parts:
         counts.update(part.counts)
+    counts[HIDDEN_FILES] += sources.num_hidden
     num_kept = sum(part.num_rows for part in parts)
     rejected = {k.removeprefix("rejected."): n for k, n in sorted(counts.items()) if k.startswith("rejected.")}
     # Where a record is made of many source rows (umls), the malformed ones are a share of those.
     _check_malformed(run, counts["num_malformed"], counts["num_source_rows"] or counts["num_read"])
     if num_kept == 0:
-        raise InputError(f"corpus.path: {run.recipe.corpus.path} has no record: {rejected or 'it is empty'}")
+        why = rejected or hidden_files_skipped(counts[HIDDEN_FILES]) or "it is empty"
+        raise InputError(f"corpus.path: {run.recipe.corpus.path} has no record: {why}")
     num_duplicates = _find_duplicates(run, [part.name for part in parts])
     _complete_rejects(run, rejected)
     return run.table("corpus").write_manifest(
@@ -74,11 +79,13 @@ def complete(run: Run, sources: list[SourceFile], outcomes: list[Outcome], wall_
             num_kept=num_kept,
             num_rejected=rejected,
             counts={
-                **dict.fromkeys(("num_truncated", "num_unknown_gold", "num_malformed", ENCODING_FAULTS), 0),
+                **dict.fromkeys(
+                    ("num_truncated", "num_unknown_gold", "num_malformed", ENCODING_FAULTS, HIDDEN_FILES), 0
+                ),
                 **{key: num for key, num in sorted(counts.items()) if key.startswith("num_") and key != "num_read"},
-                "num_files": len(sources),
+                "num_files": len(sources.units),
                 "num_duplicates": num_duplicates,
-                "num_bytes": sum(source.num_bytes for source in sources),
+                "num_bytes": sum(source.num_bytes for source in sources.units),
             },
             wall_seconds=wall_seconds,
             busy_seconds=sum(outcome.busy_seconds for outcome in outcomes),
@@ -101,7 +108,7 @@ def _check_malformed(run: Run, num_malformed: int, num_read: int) -> None:
             break
     raise InputError(
         f"corpus.max_malformed_share: {num_malformed:,} of {num_read:,} rows cannot be read, which is more than "
-        f"{allowed:.1%}: {'; '.join(examples[:3])}; mend them or raise the share"
+        f"{allowed:.1%}: {'; '.join(examples[:3])}; fix these rows, or raise the share"
     )
 
 

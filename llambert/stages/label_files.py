@@ -16,6 +16,7 @@ from llambert import corpora, schema
 from llambert.classifier import WINDOW_RECORDS
 from llambert.corpora import SourceFile, find_sources
 from llambert.corpora.chunks import Chunk, read_chunks
+from llambert.corpora.rows import HIDDEN_FILES
 from llambert.errors import InputError
 from llambert.labelling import MALFORMED, REJECTED, PartLabeller, num_in, work_counts
 from llambert.names import escaped
@@ -43,7 +44,8 @@ def label_files(checkpoint: str, corpus: CorpusRecipe, output: str, recipe: Labe
     if manifest := _earlier(labels, fingerprint):
         return manifest
     started = time.monotonic()
-    units = [asdict(source) for source in find_source_files(corpus)]
+    sources = find_sources(corpus)
+    units = [asdict(source) for source in sources.units]
     labels.write_progress({"fingerprint": fingerprint})
     parts: list[Part] = []
     busy_seconds = 0.0
@@ -54,7 +56,7 @@ def label_files(checkpoint: str, corpus: CorpusRecipe, output: str, recipe: Labe
             parts += outcome.parts
             busy_seconds += outcome.busy_seconds
             bar.advance()
-    totals: Counter[str] = Counter()
+    totals = Counter({HIDDEN_FILES: sources.num_hidden})
     for part in parts:
         totals.update(part.counts)
     _check_malformed(totals[MALFORMED], sum(map(num_in, parts)), corpus, rejects)
@@ -141,7 +143,7 @@ def _check_malformed(num_malformed: int, num_in: int, corpus: CorpusRecipe, reje
         return
     raise InputError(
         f"corpus.max_malformed_share: {num_malformed:,} of {num_in:,} rows cannot be read, which is more than "
-        f"{corpus.max_malformed_share:.1%}; {rejects.uri} says which and why; mend them or raise the share"
+        f"{corpus.max_malformed_share:.1%}; {rejects.uri} says which and why; fix these rows, or raise the share"
     )
 
 

@@ -20,7 +20,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from llambert import schema
-from llambert.corpora import find_source_files
+from llambert.corpora import find_sources
 from llambert.errors import InputError
 from llambert.recipe import load_recipe
 from llambert.run import Run
@@ -41,9 +41,9 @@ def ingest_here(tmp_path: Path, corpus: dict[str, Any]) -> Run:
     """Every unit and the look at the whole, as ``ingest`` does them, without Ray."""
     (tmp_path / "recipe.yaml").write_text(RECIPE.format(tmp=tmp_path, corpus=json.dumps(corpus)))
     run = Run(load_recipe(tmp_path / "recipe.yaml"), load_task("reviews"))
-    sources = find_source_files(run.recipe.corpus)
+    sources = find_sources(run.recipe.corpus)
     worker = IngestFile(*worker_arguments(run))
-    outcomes = [worker(json.loads(json.dumps(asdict(source)))) for source in sources]
+    outcomes = [worker(json.loads(json.dumps(asdict(source)))) for source in sources.units]
     complete(run, sources, outcomes, 0.0)
     return run
 
