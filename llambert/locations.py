@@ -38,7 +38,7 @@ def is_local(filesystem: fsspec.AbstractFileSystem) -> bool:
 
 
 def move_file(filesystem: fsspec.AbstractFileSystem, source: str, target: str) -> None:
-    """Move one file; fsspec's own ``mv`` would take the characters ``*?[`` in a path on an object store for a pattern."""
+    """Move one file; on an object store fsspec's own ``mv`` would take ``*?[`` in a path for a pattern."""
     if is_local(filesystem):
         filesystem.makedirs(target.rpartition("/")[0], exist_ok=True)
         filesystem.mv(source, target)

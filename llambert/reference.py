@@ -177,7 +177,7 @@ def _locate(reference: str) -> tuple[fsspec.AbstractFileSystem, str, str]:
 def _listed(filesystem: fsspec.AbstractFileSystem, root: str, pattern: str) -> dict[str, dict[str, Any]]:
     """The files at and below ``root``, as deep as ``pattern`` can match."""
     if is_local(filesystem):
-        return dict.fromkeys(_below(root, pattern), {})
+        return {name: {} for name in _below(root, pattern)}
     depth = None if not pattern or "**" in pattern else pattern.count("/") + 1
     found = filesystem.find(root, maxdepth=depth, detail=True)
     return {name: info for name, info in found.items() if info["type"] == "file"}

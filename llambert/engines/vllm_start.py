@@ -22,6 +22,7 @@ from vllm.v1.engine.llm_engine import LLMEngine
 
 from llambert.engines.transformers import load_model
 from llambert.errors import InputError, loading_fault
+from llambert.file_hashes import cache_folder
 from llambert.recipe import AnnotatorRecipe
 from llambert.reference import content_identity, local_copy, plain_path
 

@@ -27,6 +27,8 @@ from llambert.run_directory import Manifest, TableDirectory
 from llambert.stages.parts import Outcome, Pool, run_units
 from llambert.stages.replica_metrics import ReplicaMetrics
 
+_COUNTS = ("num_truncated", "num_unknown_gold", "num_malformed", ENCODING_FAULTS, HIDDEN_FILES)
+
 
 def ingest(run: Run) -> Manifest:
     """Read the corpus' files into the ``corpus`` table; skipped when it is complete."""
@@ -79,9 +81,7 @@ def complete(run: Run, sources: Sources, outcomes: list[Outcome], wall_seconds: 
             num_kept=num_kept,
             num_rejected=rejected,
             counts={
-                **dict.fromkeys(
-                    ("num_truncated", "num_unknown_gold", "num_malformed", ENCODING_FAULTS, HIDDEN_FILES), 0
-                ),
+                **dict.fromkeys(_COUNTS, 0),
                 **{key: num for key, num in sorted(counts.items()) if key.startswith("num_") and key != "num_read"},
                 "num_files": len(sources.units),
                 "num_duplicates": num_duplicates,
