@@ -16,7 +16,7 @@ import typer
 from llambert import __version__, engines
 from llambert.errors import InputError
 from llambert.experiments.recipe import AnyExperiment, load_experiment
-from llambert.names import visible
+from llambert.names import SURROGATE, visible
 from llambert.run import Run, open_run, record_recipe
 from llambert.run_directory import Manifest
 
@@ -327,11 +327,12 @@ def _ask(flag: str, question: str) -> str:
 
 def _open(recipe: str, settings: list[str] | None) -> Run:
     """The run, once everything that can be refused without reading a record was looked at."""
-    from llambert.stages import parse
+    from llambert.stages import by_label, parse
 
     opened = open_run(recipe, settings)
     engines.check(opened.recipe.annotator, opened.task)
     parse.check(opened)
+    by_label.check(opened)
     opened.fingerprints  # noqa: B018  looks every file and model up
     return opened
 
@@ -357,6 +358,8 @@ def _outcome(manifest: Manifest) -> str:
 def _exit_clearly(program: typer.Typer) -> None:
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))  # as Ray's own handler does, from its start on
     try:
+        if strange := next((value for value in sys.argv if SURROGATE.search(value)), None):
+            raise InputError(f"{strange}: the name is not UTF-8; rename the file, or name the folder that it is in")
         program()
     except InputError as error:
         for line in str(error).splitlines():

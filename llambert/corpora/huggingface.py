@@ -5,6 +5,7 @@ Columns are those of the data set; ``split`` is the name of the split where it h
 
 import contextlib
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -91,23 +92,21 @@ def _plain_folder(location: str) -> str:
     The library takes the path for a pattern, reads ``_delta_log`` and the like, and fails at names that are not UTF-8.
     """
     _, files, num_hidden = find_files(location)
-    if (
-        not num_hidden
-        and not any(character in location for character in "*?[")
-        and not any(SURROGATE.search(name) for name in files)
-    ):
+    is_plain = not any(character in location for character in "*?[")
+    if is_plain and not num_hidden and not any(SURROGATE.search(name) for name in files):
         return location
     state = [(name, os.stat(name).st_mtime_ns, info["size"]) for name, info in files.items()]
     place = cache_folder() / "folders" / digest(*state)
     if not place.exists():
-        partial = place.with_name(f"{place.name}.{os.getpid()}.partial")
-        for name in files:
-            link = partial / escaped(os.path.relpath(name, location))
-            link.parent.mkdir(parents=True, exist_ok=True)
-            link.symlink_to(name)
-        with contextlib.suppress(OSError):  # another process was faster
-            os.rename(partial, place)
-        assert place.exists(), f"{partial} could not be renamed to {place}"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f"{place.name}.", dir=place.parent) as partial:
+            for name in files:
+                link = Path(partial, "links", escaped(os.path.relpath(name, location)))
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to(name)
+            with contextlib.suppress(OSError):  # another process was faster
+                os.rename(f"{partial}/links", place)
+        assert place.exists(), f"{place} could not be made"
     return str(place)
 
 

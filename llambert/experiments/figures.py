@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _STYLE: dict[str, Any] = {
     "font.size": 10,
     "svg.fonttype": "none",
+    "text.parse_math": False,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "legend.frameon": False,
