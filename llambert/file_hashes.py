@@ -66,12 +66,13 @@ def remembered(names: Sequence[str], num_bytes: int, identity: Callable[[], str]
     key, latest = _state(names)
     place = cache_folder() / "identities" / key
     with suppress(OSError):  # not there yet
-        return place.read_text()
+        if (stored := place.read_text()).endswith("\n"):  # a lost write leaves an empty file
+            return stored.strip()
     found = identity()
     is_settled = latest < started - _SETTLED_AFTER_S and _state(names)[0] == key
     if is_settled:
         with suppress(OSError):  # a cache that cannot be written costs time alone
-            _store(place, found)
+            _store(place, f"{found}\n")
     return found
 
 

@@ -96,9 +96,7 @@ def _refuse_surrogates(values: Any, text: str, path: str | Path, location: tuple
         line = _line_numbers(text).get(location)
         where = f"{path}:{line}" if line else f"{path}"
         key = f"{'.'.join(location)}: " if location else ""
-        raise InputError(
-            f"{where}: {key}{values!r} is not Unicode text: a surrogate is half a character; write all of it"
-        )
+        raise InputError(f"{where}: {key}{values!r} holds a surrogate, which is half a character; write all of it")
 
 
 def _describe(fault: Any, model: type[BaseModel], path: str | Path, lines: dict[tuple[str, ...], int]) -> str:

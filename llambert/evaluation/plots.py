@@ -192,14 +192,15 @@ def _time_unit(longest_seconds: float) -> tuple[str, float]:
 
 def axis_labels(names: Sequence[str]) -> list[str]:
     """Names as one line of at most 18 characters each, longer ones cut with an ellipsis; all of them different."""
-    shown = [_shortened(name) for name in names]
+    shown = [shortened(name) for name in names]
     counts = Counter(shown)
     return [
-        text if counts[text] == 1 else _shortened(f"{place}: {name}")
+        text if counts[text] == 1 else shortened(f"{place}: {name}")
         for place, (name, text) in enumerate(zip(names, shown, strict=True), start=1)
     ]
 
 
-def _shortened(text: str) -> str:
+def shortened(text: str, most: int = _MOST_LABEL_CHARS) -> str:
+    """A text for a figure: one line, cut with an ellipsis where it is longer than ``most`` characters."""
     text = " ".join(visible_characters(text).split())
-    return text if len(text) <= _MOST_LABEL_CHARS else f"{text[: _MOST_LABEL_CHARS - 1]}…"
+    return text if len(text) <= most else f"{text[: most - 1]}…"
