@@ -1,21 +1,24 @@
 import bz2
 import gzip
+import os
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from llambert.corpora import files, find_source_files, read_rows
+from llambert.corpora.chunks import read_chunks
+from llambert.corpora.records import separate, source_columns
 from llambert.errors import InputError
-from llambert.recipe import CorpusRecipe
+from llambert.recipe import Columns, CorpusRecipe
 
 ROWS = [{"id": "a", "text": "one, two"}, {"id": "b", "text": 'say "hi"\nagain'}, {"id": "c", "text": "süß"}]
 
 
-def read(path, columns=("id", "text"), **recipe):
+def read(path, names=("id", "text"), **recipe):
     corpus = CorpusRecipe(path=str(path), **recipe)
     [source] = find_source_files(corpus)
-    tables = [rows.records for rows in read_rows(source, corpus, list(columns))]
+    tables = [rows.records for rows in read_rows(source, corpus, list(names))]
     return pa.concat_tables(tables).to_pylist() if tables else []
 
 
@@ -48,6 +51,39 @@ def test_broken_utf8_becomes_replacement_characters_and_costs_no_row(tmp_path):
     (tmp_path / "x.jsonl").write_bytes(b'{"id":"a","text":"caf\xe9"}\n{"id":"b","text":"\\ud800"}\n')
     assert read(tmp_path / "x.csv") == [{"id": "a", "text": "caf�"}, {"id": "b", "text": "fine"}]
     assert [row["text"] for row in read(tmp_path / "x.jsonl")] == ["caf�", "�"]
+
+
+def test_ids_that_are_not_utf8_are_escaped_so_that_none_becomes_another(tmp_path):
+    (tmp_path / "x.csv").write_bytes(b"id,text\n\xe9,a\n\xea,b\nplain \\xE9,c\n")
+    (tmp_path / "x.jsonl").write_bytes(
+        b'{"id":"\\ud800","text":"a"}\n{"id":"\\ud801","text":"b"}\n{"id":"\xe9","text":"\xe9"}\n'
+    )
+    pq.write_table(pa.table({"id": [b"\xe9", b"\xea", b"z"], "text": [b"\xe9", b"b", b"c"]}), tmp_path / "x.parquet")
+    columns = {"record_id": "id"}
+    assert [row["id"] for row in read(tmp_path / "x.csv", columns=Columns(**columns))] == [r"\xE9", r"\xEA", r"plain \xE9"]
+    assert read(tmp_path / "x.jsonl", columns=Columns(**columns)) == [
+        {"id": r"\uD800", "text": "a"},
+        {"id": r"\uD801", "text": "b"},
+        {"id": r"\xE9", "text": "\ufffd"},
+    ]
+    assert read(tmp_path / "x.parquet", columns=Columns(**columns)) == [
+        {"id": r"\xE9", "text": "\ufffd"},
+        {"id": r"\xEA", "text": "b"},
+        {"id": "z", "text": "c"},
+    ]
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9.csv", b"a::b [1]*.csv", b"50%25 #;?.csv", "\u6620\u753b.csv".encode()])
+def test_a_file_of_any_name_is_read(tmp_path, name):
+    folder = tmp_path / "x [1]"
+    folder.mkdir()
+    with open(os.fsencode(folder) + b"/" + name, "wb") as stream:
+        stream.write(b"id,text\na,one\n\xe9,\n")
+    corpus = CorpusRecipe(path=str(folder), columns=Columns(record_id="id"))
+    [source] = find_source_files(corpus)
+    assert read(folder) == [{"id": "a", "text": "one"}, {"id": "\ufffd", "text": None}]
+    made = separate(source, next(read_chunks(source, corpus, source_columns(corpus))), corpus, ["positive"])
+    assert made.rejects["reject_reason"].to_pylist() == ["null_text"]
 
 
 def test_numbers_and_dictionaries_of_a_parquet_column_are_read_as_text(tmp_path):

@@ -94,6 +94,17 @@ def zipped() -> bytes:
     return sink.getvalue()
 
 
+def notebook(folder: Path) -> None:
+    (folder / ".ipynb_checkpoints" / "deeper").mkdir(parents=True)
+    for name in ["x.csv", ".ipynb_checkpoints/x-checkpoint.csv", ".ipynb_checkpoints/deeper/x.csv"]:
+        (folder / name).write_bytes(ROWS)
+
+
+def odd_name(folder: Path) -> None:
+    with open(os.fsencode(folder) + b"/caf\xe9.csv", "wb") as stream:
+        stream.write(ROWS + b"one,too many\n")
+
+
 def loop(folder: Path) -> None:
     (folder / "x.csv").write_text("text\na\n")
     (folder / "loop").symlink_to("..")
@@ -215,6 +226,20 @@ CASES = [
         {"null_split": 1},
         corpus={"columns": {"split": "s"}},
     ),
+    Case(
+        "half characters in every column",
+        {"x.jsonl": b'{"id": "\\ud800", "text": "a\\udfff", "s": "\\ud800", "g": "\\ud800", "k": {"\\ud800": 1}}\n'},
+        ["a\ufffd"],
+        corpus={"columns": {"record_id": "id", "split": "s", "gold_label": "g", "keep": ["k"]}},
+        counts={"num_encoding_faults": 1, "num_unknown_gold": 1},
+    ),
+    Case(
+        "ids that are not UTF-8",
+        {"x.csv": b"id,text\n\xe9,a\n\xea,b\n"},
+        ["a", "b"],
+        corpus=IDS,
+        counts={"num_encoding_faults": 2},
+    ),
     # Parquet
     Case("Parquet of no bytes", {"x.parquet": b""}, error="cannot be read"),
     Case("truncated Parquet", {"x.parquet": parquet(text=["a"] * 99)[:-20]}, error="cannot be read"),
@@ -246,6 +271,8 @@ CASES = [
     Case("an unknown ending", {"x.docx": b"text"}, error="has none of the endings"),
     Case("an empty folder", {}, error="no file is there"),
     Case("hidden files only", {".x.csv": ROWS}, error="but hidden ones"),
+    Case("a hidden folder", notebook, ["good", "fine"], counts={"num_hidden_files": 2}),
+    Case("a file whose name is not UTF-8", odd_name, ["good", "fine"], {"wrong_number_of_fields": 1}, corpus=LENIENT),
     Case("a loop of links", loop, error="is a link to a folder"),
     Case("a dead link", dead_link, error="is a link to nothing"),
     Case("no permission", no_permission, error="cannot be read"),

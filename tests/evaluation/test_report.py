@@ -3,6 +3,7 @@ import re
 import subprocess
 import sys
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import pyarrow.parquet as pq
 import pytest
@@ -258,3 +259,25 @@ def test_the_report_says_when_the_annotated_subset_and_the_corpus_part(full):
     assert "and this one does" in _read(run, "report.md")
     evidence.records.num_chars[evidence.records.is_annotated] += 40
     assert assess(evidence).drift.chances["text lengths"] < 1e-6
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("$x_1$", "$$"), ("x" * 200, "x" * 199 + "y"), ("a | b\nc", "<script>alert(1)</script>"), ("../..", "\u202e😀`'\"")],
+    ids=["formulas", "long", "mark-up", "others"],
+)
+def test_a_category_of_any_name_has_its_report_with_every_figure(tmp_path, names):
+    run = write_run(tmp_path, Plan(categories=names, splits=("train", "test")))
+    report(run)
+    directory = run.table("report")
+    plots = directory.filesystem.ls(directory.path("plots"), detail=False)
+    assert len(plots) >= 5
+    for path in plots:
+        ElementTree.fromstring(directory.filesystem.cat_file(path))
+    assert "<script>alert" not in _read(run, "report.html")
+    table = [line for line in _read(run, "report.md").splitlines() if line.startswith("| category |")]
+    rows = _read(run, "report.md").splitlines()
+    for header in table:
+        row = rows[rows.index(header) + 2]
+        assert len(re.findall(r"(?<!\\)\|", row)) == len(re.findall(r"(?<!\\)\|", header))
+    assert {f"share_as_labelled[{name}]" for name in names} <= _metrics(run).keys()
