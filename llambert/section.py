@@ -84,7 +84,7 @@ def validate(model: type[Model], values: dict[str, Any], text: str, path: str | 
 
 
 def _refuse_surrogates(values: Any, text: str, path: str | Path, location: tuple[str, ...] = ()) -> None:
-    r"""``InputError`` for ``"\ud800"`` and the like, which no table, page or JSON takes."""
+    r"""``InputError`` for a lone ``"\ud800"`` and the like, which no table, page or JSON takes."""
     if isinstance(values, dict):
         for key, value in values.items():
             _refuse_surrogates(str(key), text, path, location)
@@ -92,11 +92,16 @@ def _refuse_surrogates(values: Any, text: str, path: str | Path, location: tuple
     elif isinstance(values, list):
         for index, value in enumerate(values):
             _refuse_surrogates(value, text, path, (*location, str(index)))
-    elif isinstance(values, str) and SURROGATE.search(values):
+    elif isinstance(values, str) and SURROGATE.search(_with_pairs_joined(values)):
         line = _line_numbers(text).get(location)
         where = f"{path}:{line}" if line else f"{path}"
         key = f"{'.'.join(location)}: " if location else ""
         raise InputError(f"{where}: {key}{values!r} holds a surrogate, which is half a character; write all of it")
+
+
+def _with_pairs_joined(text: str) -> str:
+    r"""``"\ud83d\ude00"``, as JSON writes an emoji, as that character."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
 
 
 def _describe(fault: Any, model: type[BaseModel], path: str | Path, lines: dict[tuple[str, ...], int]) -> str:

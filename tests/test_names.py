@@ -23,7 +23,18 @@ def test_bytes_that_are_not_utf_8_are_escaped_and_nothing_else(name, text):
 
 
 def test_two_names_never_become_one():
-    names = [b"\xe9", rb"\xE9", rb"\x5CxE9", b"\\\xe9", rb"\x5C\xE9", b"\\", rb"\x5C", "é".encode(), b"\xc3\xe9", rb"\x"]
+    names = [
+        b"\xe9",
+        rb"\xE9",
+        rb"\x5CxE9",
+        b"\\\xe9",
+        rb"\x5C\xE9",
+        b"\\",
+        rb"\x5C",
+        "é".encode(),
+        b"\xc3\xe9",
+        rb"\x",
+    ]
     assert len({escaped(os.fsdecode(name)) for name in names}) == len(names)
     assert len({escaped(name) for name in ["\ud800", "\ud801", r"\uD800", "\udc41", r"\uDC41"]}) == 5
 

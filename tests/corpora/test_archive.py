@@ -37,7 +37,9 @@ def read(folder, content: bytes, name: str = "a.tar"):
 
 def headers(content: bytes) -> list[int]:
     """Where the header blocks of a plain archive begin."""
-    return [place for place in range(0, len(content) - len(END), BLOCK) if content[place + 257 : place + 262] == b"ustar"]
+    return [
+        place for place in range(0, len(content) - len(END), BLOCK) if content[place + 257 : place + 262] == b"ustar"
+    ]
 
 
 def check_flips(folder, form: int, num: int | None = None) -> None:

@@ -60,7 +60,11 @@ def test_ids_that_are_not_utf8_are_escaped_so_that_none_becomes_another(tmp_path
     )
     pq.write_table(pa.table({"id": [b"\xe9", b"\xea", b"z"], "text": [b"\xe9", b"b", b"c"]}), tmp_path / "x.parquet")
     columns = {"record_id": "id"}
-    assert [row["id"] for row in read(tmp_path / "x.csv", columns=Columns(**columns))] == [r"\xE9", r"\xEA", r"plain \xE9"]
+    assert [row["id"] for row in read(tmp_path / "x.csv", columns=Columns(**columns))] == [
+        r"\xE9",
+        r"\xEA",
+        r"plain \xE9",
+    ]
     assert read(tmp_path / "x.jsonl", columns=Columns(**columns)) == [
         {"id": r"\uD800", "text": "a"},
         {"id": r"\uD801", "text": "b"},

@@ -67,7 +67,9 @@ def test_a_file_that_cannot_be_read_is_named_though_its_name_is_not_utf_8(tmp_pa
 
 
 def test_hidden_folders_are_not_read_and_their_files_are_counted(tmp_path):
-    folder = folder_with(tmp_path, b"a.txt", b".ipynb_checkpoints/a-checkpoint.txt", b"x/_temporary/0/b.txt", b"_SUCCESS")
+    folder = folder_with(
+        tmp_path, b"a.txt", b".ipynb_checkpoints/a-checkpoint.txt", b"x/_temporary/0/b.txt", b"_SUCCESS"
+    )
     sources = find_sources(CorpusRecipe(path=str(folder), format="text_files"))
     assert [source.members for source in sources.units] == [["a.txt"]]
     assert sources.num_hidden == 3

@@ -263,7 +263,12 @@ def test_the_report_says_when_the_annotated_subset_and_the_corpus_part(full):
 
 @pytest.mark.parametrize(
     "names",
-    [("$x_1$", "$$"), ("x" * 200, "x" * 199 + "y"), ("a | b\nc", "<script>alert(1)</script>"), ("../..", "\u202e😀`'\"")],
+    [
+        ("$x_1$", "$$"),
+        ("x" * 200, "x" * 199 + "y"),
+        ("a | b\nc", "<script>alert(1)</script>"),
+        ("../..", "\u202e😀`'\""),
+    ],
     ids=["formulas", "long", "mark-up", "others"],
 )
 def test_a_category_of_any_name_has_its_report_with_every_figure(tmp_path, names):
