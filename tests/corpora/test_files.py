@@ -59,18 +59,18 @@ def test_ids_that_are_not_utf8_are_escaped_so_that_none_becomes_another(tmp_path
         b'{"id":"\\ud800","text":"a"}\n{"id":"\\ud801","text":"b"}\n{"id":"\xe9","text":"\xe9"}\n'
     )
     pq.write_table(pa.table({"id": [b"\xe9", b"\xea", b"z"], "text": [b"\xe9", b"b", b"c"]}), tmp_path / "x.parquet")
-    columns = {"record_id": "id"}
-    assert [row["id"] for row in read(tmp_path / "x.csv", columns=Columns(**columns))] == [
+    columns = Columns(record_id="id")
+    assert [row["id"] for row in read(tmp_path / "x.csv", columns=columns)] == [
         r"\xE9",
         r"\xEA",
         r"plain \xE9",
     ]
-    assert read(tmp_path / "x.jsonl", columns=Columns(**columns)) == [
+    assert read(tmp_path / "x.jsonl", columns=columns) == [
         {"id": r"\uD800", "text": "a"},
         {"id": r"\uD801", "text": "b"},
         {"id": r"\xE9", "text": "\ufffd"},
     ]
-    assert read(tmp_path / "x.parquet", columns=Columns(**columns)) == [
+    assert read(tmp_path / "x.parquet", columns=columns) == [
         {"id": r"\xE9", "text": "\ufffd"},
         {"id": r"\xEA", "text": "b"},
         {"id": "z", "text": "c"},
