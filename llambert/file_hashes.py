@@ -58,7 +58,7 @@ def remembered(names: Sequence[str], num_bytes: int, identity: Callable[[], str]
 
     The files are the same if their names, sizes, inodes and times are. Among these is the time of the last change
     of the inode (``ctime``), which no program can set: an edit that keeps a file's size and restores its time of
-    modification is found.
+    modification is found. (Not on a mount that has no such time, as some of FUSE.)
     """
     if num_bytes < _REMEMBER_FROM_BYTES:
         return identity()

@@ -180,7 +180,8 @@ def _listed(filesystem: fsspec.AbstractFileSystem, root: str, pattern: str) -> d
         return {name: {} for name in _below(root, pattern)}
     depth = None if not pattern or "**" in pattern else pattern.count("/") + 1
     found = filesystem.find(root, maxdepth=depth, detail=True)
-    return {name: info for name, info in found.items() if info["type"] == "file"}
+    infos = {name: info or filesystem.info(name) for name, info in found.items()}  # of a single file some say nothing
+    return {name: info for name, info in infos.items() if info["type"] == "file"}
 
 
 def _below(root: str, pattern: str) -> Iterator[str]:

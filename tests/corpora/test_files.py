@@ -1,6 +1,9 @@
 import bz2
+import functools
 import gzip
 import os
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -88,6 +91,17 @@ def test_a_file_of_any_name_is_read(tmp_path, name):
     assert read(folder) == [{"id": "a", "text": "one"}, {"id": "\ufffd", "text": None}]
     made = separate(source, next(read_chunks(source, corpus, source_columns(corpus))), corpus, ["positive"])
     assert made.rejects["reject_reason"].to_pylist() == ["null_text"]
+
+
+@pytest.mark.parametrize("query", ["", "?token=1&x=[2]"])
+def test_a_file_on_a_web_server_is_read(tmp_path, query):
+    (tmp_path / "x.csv").write_text("id,text\na,one\n")
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/x.csv{query}"
+        assert read(url, format="csv") == [{"id": "a", "text": "one"}]
+        server.shutdown()
 
 
 def test_numbers_and_dictionaries_of_a_parquet_column_are_read_as_text(tmp_path):
