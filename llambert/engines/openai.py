@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from typing import Any, NoReturn
 
@@ -27,6 +27,7 @@ except ImportError as error:
 from llambert.engines import Answer, StoppedEarly
 from llambert.engines.limits import Budget, Pace
 from llambert.errors import InputError, OverLength, Refused, one_line
+from llambert.names import SURROGATE
 from llambert.prompts import ELLIPSIS, chat_messages, completion_text
 from llambert.recipe import AnnotatorRecipe
 from llambert.tasks import Task
@@ -334,7 +335,8 @@ def _read_reply(reply: Any) -> _Reply:
     are_texts = isinstance(found.text, str | None) and isinstance(found.refusal, str | None)
     if not are_texts or not all(isinstance(num, int) and num >= 0 for num in usages):
         raise _Malformed("a reply whose content is no text or whose usage is no number")
-    return found
+    text, refusal = (value and SURROGATE.sub("\ufffd", value) for value in (found.text, found.refusal))
+    return replace(found, text=text, refusal=refusal)
 
 
 def _retry_after(error: Exception) -> float | None:
