@@ -25,7 +25,6 @@ from llambert.corpora.rows import (
 )
 from llambert.errors import InputError
 from llambert.locations import open_binary
-from llambert.names import escaped
 from llambert.recipe import CorpusRecipe
 from llambert.reference import find_files
 
@@ -93,14 +92,14 @@ def read(source: SourceFile, corpus: CorpusRecipe, columns: list[str]) -> Iterat
     """
     match source.format:
         case "parquet":
-            return read_parquet(source.uri, columns, source.span, corpus.columns.record_id)
+            return read_parquet(source.uri, columns, source.span)
         case "jsonl":
             rows = _read_jsonl(source.uri, columns)
         case "text":
             rows = _read_text(source.uri, columns)
         case delimited:
             rows = read_delimited(source.uri, corpus.delimiter or _DELIMITERS[delimited], columns, corpus.header)
-    return batched(rows, columns, corpus.columns.record_id)
+    return batched(rows, columns)
 
 
 def column_names(source: SourceFile, corpus: CorpusRecipe) -> list[str]:
@@ -186,31 +185,26 @@ def _open_parquet(uri: str) -> Iterator[pq.ParquetFile]:
         raise unreadable(uri, error) from error
 
 
-def read_parquet(
-    uri: str, columns: list[str], span: Sequence[int] | None = None, record_id: str | None = None
-) -> Iterator[Rows]:
+def read_parquet(uri: str, columns: list[str], span: Sequence[int] | None = None) -> Iterator[Rows]:
     """The named columns of a Parquet file, or of a span of its row groups, as strings, a page at a time."""
     with _open_parquet(uri) as parquet:
         require_columns(columns, parquet.schema_arrow.names, uri)
         groups = range(*span) if span else None
         for batch in parquet.iter_batches(_ROWS_PER_READ, row_groups=groups, columns=columns):
-            yield rows_of_table(pa.table(batch).select(columns), record_id)
+            yield rows_of_table(pa.table(batch).select(columns))
 
 
-def rows_of_table(table: pa.Table, record_id: str | None = None) -> Rows:
-    """The columns, of any type, as strings; structures as JSON, not-a-number as null.
-
-    Bytes that are not UTF-8 become U+FFFD; in column ``record_id`` they are escaped.
-    """
+def rows_of_table(table: pa.Table) -> Rows:
+    """The columns, of any type, as strings; structures as JSON, not-a-number as null."""
     arrays, faulty_rows = [], set()
     for name in table.column_names:
-        array, faulty = _as_text(table[name], is_id=name == record_id)
+        array, faulty = _as_text(table[name])
         arrays.append(array)
         faulty_rows.update(faulty)
     return Rows(pa.table(arrays, table.column_names), counts={ENCODING_FAULTS: len(faulty_rows)} if faulty_rows else {})
 
 
-def _as_text(column: pa.ChunkedArray, is_id: bool) -> tuple[pa.ChunkedArray, list[int]]:
+def _as_text(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, list[int]]:
     """The column as strings, and the rows whose bytes were not UTF-8."""
     if pa.types.is_dictionary(column.type):
         column = pc.cast(column, column.type.value_type)
@@ -225,18 +219,11 @@ def _as_text(column: pa.ChunkedArray, is_id: bool) -> tuple[pa.ChunkedArray, lis
         return pc.cast(column, pa.string()), []
     except pa.ArrowInvalid:  # not UTF-8 somewhere: value by value, so that only the broken ones change
         values = column.to_pylist()
-        texts = [value if value is None else _decoded(value, is_id) for value in values]
+        texts = [value if value is None else value.decode("utf-8", errors="replace") for value in values]
         faulty = [row for row, text in enumerate(texts) if text is not None and text.encode() != values[row]]
         return pa.chunked_array([pa.array(texts, pa.string())]), faulty
     except pa.ArrowNotImplementedError:  # durations and the like
         return pa.chunked_array([pa.array(map(text_of, column.to_pylist()), pa.string())]), []
-
-
-def _decoded(value: bytes, is_id: bool) -> str:
-    try:
-        return value.decode()
-    except UnicodeDecodeError:
-        return escaped(value.decode(errors="surrogateescape")) if is_id else value.decode(errors="replace")
 
 
 def text_of(value: Any) -> str | None:

@@ -46,7 +46,7 @@ def read(source: SourceFile, corpus: CorpusRecipe, columns: list[str]) -> Iterat
             if schema.SPLIT not in batch.column_names:
                 batch = batch.append_column(schema.SPLIT, pa.array([name] * batch.num_rows, pa.string()))
             require_columns(columns, batch.column_names, f"{source.uri} (split {name})")
-            yield rows_of_table(batch.select(columns), corpus.columns.record_id)
+            yield rows_of_table(batch.select(columns))
     except InputError:
         raise
     except Exception as error:  # the library passes on those of every filesystem and format it reads

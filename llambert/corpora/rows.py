@@ -1,5 +1,6 @@
 """What every reader takes and gives: a bounded piece of a corpus' source, and rows of it as strings."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +10,7 @@ import pyarrow as pa
 
 from llambert import schema
 from llambert.errors import InputError
-from llambert.names import SURROGATE, escaped
+from llambert.names import escaped
 
 MALFORMED = pa.schema(
     [
@@ -23,7 +24,8 @@ MALFORMED = pa.schema(
 row as far as it is known, and why."""
 
 ENCODING_FAULTS = "num_encoding_faults"
-"""Count of rows in which bytes that are not UTF-8 became U+FFFD, or, of a record_id, an escape."""
+"""Count of rows in which bytes that are not UTF-8 became U+FFFD."""
+
 HIDDEN_FILES = "num_hidden_files"
 """Count of files that are not read because they, or a folder they are in, are hidden."""
 
@@ -33,6 +35,8 @@ Row = Sequence[str | None]
 _MAX_MALFORMED_CHARS = 2000
 _ROWS_PER_BATCH = 8192
 _CHARS_PER_BATCH = 8 << 20
+# What Python makes of bytes that are not UTF-8 (errors="surrogateescape"), and JSON's own lone surrogates.
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -112,13 +116,8 @@ def malformed_rows(rows: Iterable[Malformed]) -> pa.Table:
     return pa.table(columns, schema=MALFORMED)
 
 
-def batched(
-    rows: Iterable[Row | Malformed | Skipped], columns: list[str], record_id: str | None = None
-) -> Iterator[Rows]:
-    """Rows of values, in the order of ``columns``, as tables of some thousand.
-
-    What is not UTF-8 becomes U+FFFD; in column ``record_id`` it is escaped, so that no two ids become one.
-    """
+def batched(rows: Iterable[Row | Malformed | Skipped], columns: list[str]) -> Iterator[Rows]:
+    """Rows of values, in the order of ``columns``, as tables of some thousand; surrogates become U+FFFD."""
     values: list[Row] = []
     malformed: list[Malformed] = []
     counts: Counter[str] = Counter()
@@ -133,34 +132,24 @@ def batched(
             values.append(row)
             num_chars += sum(len(value) for value in row if value)
         if len(values) + len(malformed) >= _ROWS_PER_BATCH or num_chars >= _CHARS_PER_BATCH:
-            yield _rows(values, malformed, counts, columns, record_id)
+            yield _rows(values, malformed, counts, columns)
             values, malformed, counts, num_chars = [], [], Counter(), 0
     if values or malformed or counts:
-        yield _rows(values, malformed, counts, columns, record_id)
+        yield _rows(values, malformed, counts, columns)
 
 
-def _rows(
-    values: list[Row], malformed: list[Malformed], counts: Counter[str], columns: list[str], record_id: str | None
-) -> Rows:
+def _rows(values: list[Row], malformed: list[Malformed], counts: Counter[str], columns: list[str]) -> Rows:
     by_column = list(zip(*values, strict=True)) if values else [()] * len(columns)
     try:
         arrays = [pa.array(column, pa.string()) for column in by_column]
     except UnicodeEncodeError:  # a surrogate somewhere: value by value, so that only those change
-        counts[ENCODING_FAULTS] += sum(any(value and SURROGATE.search(value) for value in row) for row in values)
-        arrays = []
-        for name, column in zip(columns, by_column, strict=True):
-            clean = _escaped_if_broken if name == record_id else _sound
-            arrays.append(pa.array([value and clean(value) for value in column], pa.string()))
+        counts[ENCODING_FAULTS] += sum(any(value and _SURROGATE.search(value) for value in row) for row in values)
+        arrays = [pa.array([value and _sound(value) for value in column], pa.string()) for column in by_column]
     return Rows(pa.table(arrays, columns), malformed_rows(malformed), counts)
 
 
 def _sound(text: str) -> str:
-    return SURROGATE.sub("\ufffd", text)
-
-
-def _escaped_if_broken(text: str) -> str:
-    """An id that looks escaped is somebody's own and stays as it is."""
-    return escaped(text) if SURROGATE.search(text) else text
+    return _SURROGATE.sub("\ufffd", text)
 
 
 def require_columns(columns: list[str], present: list[str], uri: str) -> None:

@@ -18,10 +18,10 @@ from llambert.recipe import Columns, CorpusRecipe
 ROWS = [{"id": "a", "text": "one, two"}, {"id": "b", "text": 'say "hi"\nagain'}, {"id": "c", "text": "süß"}]
 
 
-def read(path, names=("id", "text"), **recipe):
+def read(path, columns=("id", "text"), **recipe):
     corpus = CorpusRecipe(path=str(path), **recipe)
     [source] = find_source_files(corpus)
-    tables = [rows.records for rows in read_rows(source, corpus, list(names))]
+    tables = [rows.records for rows in read_rows(source, corpus, list(columns))]
     return pa.concat_tables(tables).to_pylist() if tables else []
 
 
@@ -54,30 +54,6 @@ def test_broken_utf8_becomes_replacement_characters_and_costs_no_row(tmp_path):
     (tmp_path / "x.jsonl").write_bytes(b'{"id":"a","text":"caf\xe9"}\n{"id":"b","text":"\\ud800"}\n')
     assert read(tmp_path / "x.csv") == [{"id": "a", "text": "caf�"}, {"id": "b", "text": "fine"}]
     assert [row["text"] for row in read(tmp_path / "x.jsonl")] == ["caf�", "�"]
-
-
-def test_ids_that_are_not_utf8_are_escaped_so_that_none_becomes_another(tmp_path):
-    (tmp_path / "x.csv").write_bytes(b"id,text\n\xe9,a\n\xea,b\nplain \\xE9,c\n")
-    (tmp_path / "x.jsonl").write_bytes(
-        b'{"id":"\\ud800","text":"a"}\n{"id":"\\ud801","text":"b"}\n{"id":"\xe9","text":"\xe9"}\n'
-    )
-    pq.write_table(pa.table({"id": [b"\xe9", b"\xea", b"z"], "text": [b"\xe9", b"b", b"c"]}), tmp_path / "x.parquet")
-    columns = Columns(record_id="id")
-    assert [row["id"] for row in read(tmp_path / "x.csv", columns=columns)] == [
-        r"\xE9",
-        r"\xEA",
-        r"plain \xE9",
-    ]
-    assert read(tmp_path / "x.jsonl", columns=columns) == [
-        {"id": r"\uD800", "text": "a"},
-        {"id": r"\uD801", "text": "b"},
-        {"id": r"\xE9", "text": "\ufffd"},
-    ]
-    assert read(tmp_path / "x.parquet", columns=columns) == [
-        {"id": r"\xE9", "text": "\ufffd"},
-        {"id": r"\xEA", "text": "b"},
-        {"id": "z", "text": "c"},
-    ]
 
 
 @pytest.mark.parametrize("name", [b"caf\xe9.csv", b"a::b [1]*.csv", b"50%25 #;?.csv", "\u6620\u753b.csv".encode()])

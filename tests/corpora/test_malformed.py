@@ -226,20 +226,6 @@ CASES = [
         {"null_split": 1},
         corpus={"columns": {"split": "s"}},
     ),
-    Case(
-        "half characters in every column",
-        {"x.jsonl": b'{"id": "\\ud800", "text": "a\\udfff", "s": "\\ud800", "g": "\\ud800", "k": {"\\ud800": 1}}\n'},
-        ["a\ufffd"],
-        corpus={"columns": {"record_id": "id", "split": "s", "gold_label": "g", "keep": ["k"]}},
-        counts={"num_encoding_faults": 1, "num_unknown_gold": 1},
-    ),
-    Case(
-        "ids that are not UTF-8",
-        {"x.csv": b"id,text\n\xe9,a\n\xea,b\n"},
-        ["a", "b"],
-        corpus=IDS,
-        counts={"num_encoding_faults": 2},
-    ),
     # Parquet
     Case("Parquet of no bytes", {"x.parquet": b""}, error="cannot be read"),
     Case("truncated Parquet", {"x.parquet": parquet(text=["a"] * 99)[:-20]}, error="cannot be read"),
