@@ -230,7 +230,7 @@ def is_hidden(inside: str, pattern: str = "") -> bool:
 
     Not if ``pattern``, the wildcards that it was found by, asks for hidden names itself.
     """
-    *folders, name = (step for step in inside.split("/") if step not in (".", ".."))
+    *folders, name = [step for step in inside.split("/") if step not in (".", "..")] or [""]
     hidden = [step for step in folders if step.startswith(".") or (step.startswith("_") and "=" not in step)]
     hidden += [name] if name.startswith((".", "_")) else []
     asked_for = [step for step in pattern.split("/") if step.startswith((".", "_"))]

@@ -122,6 +122,7 @@ def test_hidden_members_are_skipped_links_are_malformed_and_folders_are_nothing(
     with tarfile.open(fileobj=sink, mode="w") as archive:
         for name, kind in [
             ("./pos", tarfile.DIRTYPE),
+            (".", tarfile.LNKTYPE),
             ("./pos/.ipynb_checkpoints/1_9.txt", tarfile.REGTYPE),
             ("./pos/._1_9.txt", tarfile.REGTYPE),
             ("./pos/2_9.txt", tarfile.SYMTYPE),
@@ -131,8 +132,8 @@ def test_hidden_members_are_skipped_links_are_malformed_and_folders_are_nothing(
             info.type = kind
             archive.addfile(info)
     found = read(tmp_path, sink.getvalue())
-    assert [content for _, content in found[:2]] == [Skipped(HIDDEN_FILES)] * 2
-    assert [content.reason for _, content in found[2:] if isinstance(content, Malformed)] == ["not_a_file"] * 2
+    assert [content for _, content in found[1:3]] == [Skipped(HIDDEN_FILES)] * 2
+    assert [content.reason for _, content in found if isinstance(content, Malformed)] == ["not_a_file"] * 3
 
 
 def test_a_members_name_need_not_be_utf_8(tmp_path):
