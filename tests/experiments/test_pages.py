@@ -80,7 +80,7 @@ def test_labels_of_any_name_stay_one_cell_of_a_cross_table():
 
 
 def test_a_model_of_any_name_stands_in_the_title_of_a_figure(folder):
-    wrong = open_experiment(folder, "mislabel")
+    wrong = open_experiment(folder, "mislabel", shares=[0.0, 0.1])
     classifier = wrong.classifier.model_copy(update={"model": "$$" + "x" * 200 + "$\\frac{/encoder"})
     drawn = figure(wrong.model_copy(update={"classifier": classifier}), results({(END_TO_END, 0.1): [0.9]}))
     assert f"$${'x' * 27}…".encode() in drawn["svg"]
