@@ -16,6 +16,7 @@ import typer
 from llambert import __version__, engines
 from llambert.errors import InputError
 from llambert.experiments.recipe import AnyExperiment, load_experiment
+from llambert.names import SURROGATE, visible
 from llambert.run import Run, open_run, record_recipe
 from llambert.run_directory import Manifest
 from llambert.section import validate
@@ -214,6 +215,7 @@ def label(
     trust_remote_code: Annotated[bool, typer.Option(help="Run code that comes with the checkpoint.")] = False,
 ) -> None:
     """Label any files with a checkpoint, without the rest of the method."""
+    from llambert.corpora.rows import HIDDEN_FILES, hidden_files_skipped
     from llambert.recipe import Columns, CorpusRecipe, LabelRecipe
     from llambert.stages.label_files import label_files
 
@@ -222,7 +224,9 @@ def label(
     corpus = validate(CorpusRecipe, {**values, "columns": columns.model_dump(mode="json")}, "", "llambert label")
     manifest = label_files(checkpoint, corpus, output, LabelRecipe(trust_remote_code=trust_remote_code))
     rejected = ", ".join(f"{num:,} {reason}" for reason, num in manifest.num_rejected.items()) or "none"
-    print(f"{manifest.num_kept:,} of {manifest.num_in:,} records labelled into {output}; rejected: {rejected}")
+    skipped = hidden_files_skipped(manifest.counts.get(HIDDEN_FILES, 0))
+    line = f"{manifest.num_kept:,} of {manifest.num_in:,} records labelled into {output}; rejected: {rejected}"
+    print(visible(f"{line}; {skipped}" if skipped else line))
 
 
 @app.command()
@@ -329,12 +333,13 @@ def _ask(flag: str, question: str) -> str:
 def _open(recipe: str, settings: list[str] | None) -> Run:
     """The run, once everything that can be refused without reading a record was looked at."""
     from llambert.corpora import gold
-    from llambert.stages import parse
+    from llambert.stages import by_label, parse
 
     opened = open_run(recipe, settings)
     gold.check(opened.recipe.corpus, opened.task.category_names)
     engines.check(opened.recipe.annotator, opened.task)
     parse.check(opened)
+    by_label.check(opened)
     opened.fingerprints  # noqa: B018  looks every file and model up
     return opened
 
@@ -360,6 +365,8 @@ def _outcome(manifest: Manifest) -> str:
 def _exit_clearly(program: typer.Typer) -> None:
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))  # as Ray's own handler does, from its start on
     try:
+        if strange := next((value for value in sys.argv if SURROGATE.search(value)), None):
+            raise InputError(f"{strange}: the name is not UTF-8; rename the file, or name the folder that it is in")
         program()
     except InputError as error:
         for line in str(error).splitlines():

@@ -1,5 +1,6 @@
 """README.md of the labels folder: what the table is, whence it came and how far to trust it."""
 
+from llambert.markdown import escape, table
 from llambert.run import Run
 from llambert.run_directory import Manifest
 
@@ -11,7 +12,7 @@ def dataset_card(run: Run, labels: Manifest, checkpoint: Manifest) -> str:
     """
     recipe, task = run.recipe, run.task
     counts = {name: labels.counts.get(f"label.{name}", 0) for name in task.category_names}
-    shares = [f"| {name} | {num:,} | {num / max(labels.num_kept, 1):.2%} |" for name, num in counts.items()]
+    shares = [[name, f"{num:,}", f"{num / max(labels.num_kept, 1):.2%}"] for name, num in counts.items()]
     measures = [f"- {name}: {value:.4g}" for name, value in sorted(checkpoint.measures.items())]
     lines = [
         "---",
@@ -20,22 +21,20 @@ def dataset_card(run: Run, labels: Manifest, checkpoint: Manifest) -> str:
         "---",
         f"# {recipe.name}: labels",
         "",
-        f"{task.question} Answered for {labels.num_kept:,} of {labels.num_in:,} records by a classifier: these labels",
-        "are a model's, not people's.",
+        f"{escape(task.question)} Answered for {labels.num_kept:,} of {labels.num_in:,} records by a classifier:",
+        "these labels are a model's, not people's.",
         "",
-        "| label | records | share |",
-        "|---|---|---|",
-        *shares,
+        *table(["label", "records", "share"], shares),
         "",
         "## Columns",
         "- `record_id` (string)",
-        f"- `label` (string): one of {', '.join(task.category_names)}",
+        f"- `label` (string): one of {', '.join(map(escape, task.category_names))}",
         "- `score` (float32): the classifier's probability of `label`",
         *(["- `label_probabilities` (list of category and probability)"] if recipe.label.probabilities else []),
         *(f"- `{name}`: the corpus' own" for name in recipe.label.keep),
         "",
         "## Provenance",
-        f"- Corpus: {recipe.corpus.path} (table {labels.upstream['corpus']}).",
+        f"- Corpus: {escape(recipe.corpus.path)} (table {labels.upstream['corpus']}).",
         f"- Annotator: {recipe.annotator.model}, asked about {recipe.annotator.num_records:,} records.",
         f"- Classifier: {recipe.classifier.model}, fine-tuned (checkpoint {labels.upstream['checkpoint']}, content "
         f"{labels.model_identity}), computed in {recipe.label.dtype}.",

@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+from llambert.names import visible
+
 ErrorKind = Literal["refused", "over_length", "passing", "failed"]
 """Why a record has no answer. ``refused``: by an endpoint's moderation. ``over_length``: its prompt does not fit,
 however much is cut. ``passing``: an outage, a time-out, a broken reply, no memory; the next start asks again.
@@ -13,12 +15,16 @@ class InputError(ValueError):
 
     The message is one clear line: what was wrong, where, and what to do. Jobs and the command line
     print it and exit with status 2; any other exception is a fault of ours and keeps its traceback.
+    A file name in it that is not UTF-8 is escaped, so that every terminal and log takes it.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(visible(message))
 
 
 def one_line(error: BaseException) -> str:
     """What another library's exception says, short enough to stand in a line of ours."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    return " ".join(visible(str(error)).split())[:300] or type(error).__name__
 
 
 def described(error: BaseException) -> str:

@@ -15,6 +15,7 @@ import ray
 
 from llambert import schema
 from llambert.forecast import PILOT_FILE, CurvePoint, Measured, Pilot, pilot_table, relative_deviation
+from llambert.locations import remove_folder
 from llambert.recipe import ClassifierRecipe
 from llambert.responses import iter_answers
 from llambert.run import Run
@@ -177,18 +178,13 @@ def _small_run(run: Run, few: Run) -> Iterator[Run]:
     updates = {"storage": storage, "classifier": classifier.model_copy(update=changes)}
     small = Run(few.recipe.model_copy(update=updates), few.task)
     filesystem, path = run.table("corpus").filesystem, f"{run.table('corpus').path().rsplit('/', 2)[0]}/pilot"
-    _remove(filesystem, path)  # of a pilot that was killed
+    remove_folder(filesystem, path)  # of a pilot that was killed
     try:
         _complete(small.table("silver"), "parse", [few.table("silver").read()])
         _complete(small.table("corpus"), "ingest", _corpus_parts(run, small))
         yield small
     finally:
-        _remove(filesystem, path)
-
-
-def _remove(filesystem: Any, path: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-        filesystem.rm(path, recursive=True)
+        remove_folder(filesystem, path)
 
 
 def _complete(table: TableDirectory, stage: str, rows: list[pa.Table]) -> None:

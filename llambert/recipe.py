@@ -397,7 +397,9 @@ def result_fields(section: Section) -> dict[str, Any]:
 
 def digest(*values: Any) -> str:
     """Twelve hexadecimal digits that stand for JSON values; the fingerprints are made of it."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True, ensure_ascii=False).encode()).hexdigest()[:12]
+    return hashlib.sha256(
+        json.dumps(values, sort_keys=True, ensure_ascii=False).encode(errors="surrogatepass")
+    ).hexdigest()[:12]
 
 
 def apply_setting(values: dict[str, Any], setting: str) -> None:

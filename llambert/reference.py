@@ -8,27 +8,31 @@
 ========================  =====================================================================
 """
 
+import contextlib
 import hashlib
 import importlib.util
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import fsspec
-from fsspec.implementations.local import LocalFileSystem
+from fsspec.utils import glob_translate
 
 from llambert.errors import InputError, one_line
+from llambert.file_hashes import add_content, add_stream, cache_folder, remembered
+from llambert.locations import copy_folder, is_local, open_location
+from llambert.names import visible
 
 _HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
-# Files up to this size are hashed whole; of larger ones the size and the first and last mebibyte count, so
-# that a 140 GB checkpoint does not delay a run's start by minutes.
-_HASH_WHOLE_BELOW_BYTES = 1 << 30
-_MEBIBYTE = 1 << 20
-# What a remote listing says of a file that is kept: its size, and what changes with its content.
-_MARKS = ("size", "ETag", "etag", "LastModified", "created")
+# What a remote listing may say of a file's content, the surest first: checksums, then times of change.
+_MARKS = (
+    "ETag", "etag", "md5Hash", "blob_id", "CRC",
+    "LastModified", "last_modified", "mtime", "modified", "modify", "modificationTime", "created",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -73,109 +77,171 @@ def _inside_package(reference: str) -> Path:
     raise InputError(f"{reference}: the package {name!r} has no {inside!r}")
 
 
-def content_identity(reference: str, revision: str | None = None) -> str:
+def content_identity(reference: str, revision: str | None = None, hidden: bool = True) -> str:
     """A short hash of what a reference stands for now, so that replaced content is never met by old results.
 
-    Local files count by name and content; remote ones by name, size and the store's own ETag or time of
-    change; a hub name by its revision, or, if the recipe pins none, by the revision in the local hub cache.
+    Local files count by name and content; remote ones by name, size and what their store says of the content,
+    their content itself where it says nothing; a hub name by its revision, or, if the recipe pins none, by the
+    revision in the local hub cache. ``hidden``: whether hidden files count; a corpus does not read them.
     """
-    if not is_glob(reference) and (resolved := resolve(reference)).kind == "hub":
+    if not _has_wildcard(reference) and (resolved := resolve(reference)).kind == "hub":
         version = revision or _cached_revision(resolved.location)
         return hashlib.sha256(f"{resolved.location}@{version}".encode()).hexdigest()[:16]
+    filesystem, files, _ = find_files(reference, hidden)
+    try:
+        if is_local(filesystem):
+            return remembered(list(files), sum(info["size"] for info in files.values()), lambda: _identity(files))
+        return _identity(files, filesystem)
+    except OSError as error:
+        raise InputError(f"{visible(str(error.filename or reference))}: cannot be read: {one_line(error)}") from error
+
+
+def _identity(files: dict[str, dict[str, Any]], remote: fsspec.AbstractFileSystem | None = None) -> str:
     digest = hashlib.sha256()
-    filesystem, files = find_files(reference)
     folder = os.path.commonpath([name.rpartition("/")[0] for name in files])
-    is_local = isinstance(filesystem, LocalFileSystem)
     for name, info in files.items():
-        digest.update(f"{name.removeprefix(folder)}\0{info['size']}\0".encode())
-        if is_local:
-            _hash_file(Path(name), digest)
-        else:
-            mark = info.get("ETag") or info.get("etag") or info.get("LastModified") or info.get("created") or ""
+        # surrogatepass: a name need not be UTF-8
+        digest.update(f"{name.removeprefix(folder)}\0{info['size']}\0".encode(errors="surrogatepass"))
+        if remote is None:
+            add_content(Path(name), digest)
+        elif mark := next((info[mark] for mark in _MARKS if info.get(mark)), None):
             digest.update(f"{mark}\0".encode())
+        else:
+            with remote.open(name, "rb") as stream:
+                add_stream(stream, digest)
     return digest.hexdigest()[:16]
 
 
-def is_glob(reference: str) -> bool:
-    """Whether a reference names files by a pattern."""
-    return any(character in reference for character in "*?[")
+class Found(NamedTuple):
+    """A filesystem, the files that a reference names there, by sorted path, and how many hidden ones it leaves out."""
+
+    filesystem: fsspec.AbstractFileSystem
+    files: dict[str, dict[str, Any]]
+    num_hidden: int
 
 
-def find_files(reference: str) -> tuple[fsspec.AbstractFileSystem, dict[str, dict[str, Any]]]:
-    """The filesystem of a file, a folder (everything below it) or a glob, and its files by sorted path.
+def find_files(reference: str, hidden: bool = False) -> Found:
+    """The files of a file, a folder (everything below it) or a glob; ``InputError`` if it cannot be read or has none.
 
-    ``InputError`` if it cannot be read or no file is there.
+    A path that exists is that file or folder, whatever characters its name holds; the same goes for the
+    folders that a glob begins with. Hidden files, and those in hidden folders, are left out below what the
+    reference names, unless ``hidden``: names that begin with ``.`` or ``_``, but for a partition's folder
+    (``_year=2024``). A glob finds those that it asks for (``**/_drafts/*.txt``).
     """
-    location = reference if is_glob(reference) else resolve(reference).location
     try:
-        filesystem, path = fsspec.core.url_to_fs(location)
-        if isinstance(filesystem, LocalFileSystem):
-            names = filesystem.glob(path) if is_glob(reference) else _below(path)
-            sizes = {name: _local_size(name) for name in sorted(names) if not _is_folder(name)}
-            infos = {size: {"size": size} for size in sizes.values()}  # shared: a folder may hold millions of files
+        filesystem, root, pattern = _locate(reference)
+        listed = _listed(filesystem, root, pattern)
+        relative = {name: name.removeprefix(root.rstrip("/")).lstrip("/") for name in listed}
+        if pattern:
+            matches = re.compile(glob_translate(pattern)).match
+            listed = {name: info for name, info in listed.items() if matches(relative[name])}
+        visible_names = [name for name in listed if hidden or not is_hidden(relative[name], pattern)]
+        if is_local(filesystem):
+            # shared: a folder may hold millions of files
+            sizes = {name: _local_size(name) for name in sorted(visible_names)}
+            infos = {size: {"size": size} for size in sizes.values()}
             found = {name: infos[size] for name, size in sizes.items()}
         else:
-            search = filesystem.glob if is_glob(reference) else filesystem.find
-            listed = sorted(search(path, detail=True).items())
             found = {
-                name: {key: info[key] for key in _MARKS if key in info}
-                for name, info in listed
-                if info["type"] == "file"
+                name: {key: listed[name][key] for key in ("size", *_MARKS) if key in listed[name]}
+                for name in sorted(visible_names)
             }
     except InputError as error:
         raise InputError(f"{reference}: {error}") from error
     except Exception as error:  # each filesystem of fsspec has exceptions of its own
         raise InputError(f"{reference}: cannot be read: {one_line(error)}") from error
+    num_hidden = len(listed) - len(visible_names)
     if not found:
-        raise InputError(f"{reference}: no file is there")
-    return filesystem, found
+        raise InputError(f"{reference}: no file is there{' but hidden ones' if num_hidden else ''}")
+    return Found(filesystem, found, num_hidden)
 
 
-def _below(path: str) -> Iterator[str]:
-    """The files of a folder and its folders, or the file itself; links as they are.
+def _has_wildcard(text: str) -> bool:
+    return any(character in text for character in "*?[")
 
-    Unlike fsspec's own search, a folder that may not be read is an ``OSError``, and no file costs a kilobyte.
+
+def _locate(reference: str) -> tuple[fsspec.AbstractFileSystem, str, str]:
+    """A reference as a filesystem, the path that exists there, and the pattern below it, empty if there is none."""
+    if not _has_wildcard(reference):
+        return *open_location(resolve(reference).location), ""
+    filesystem, path = open_location(reference)
+    exists = os.path.lexists if is_local(filesystem) else filesystem.exists
+    steps = path.split("/")
+    place = next((i for i, step in enumerate(steps) if _has_wildcard(step)), len(steps))
+    while place < len(steps) and (not _has_wildcard(steps[place]) or exists("/".join(steps[: place + 1]))):
+        place += 1
+    root = "/".join(steps[:place])
+    return filesystem, root or filesystem.root_marker, "/".join(steps[place:])
+
+
+def _listed(filesystem: fsspec.AbstractFileSystem, root: str, pattern: str) -> dict[str, dict[str, Any]]:
+    """The files at and below ``root``, as deep as ``pattern`` can match."""
+    if is_local(filesystem):
+        return {name: {} for name in _below(root, pattern)}
+    depth = None if not pattern or "**" in pattern else pattern.count("/") + 1
+    found = filesystem.find(root, maxdepth=depth, detail=True)
+    infos = {name: info or filesystem.info(name) for name, info in found.items()}  # of a single file some say nothing
+    return {name: info for name, info in infos.items() if info["type"] == "file"}
+
+
+def _below(root: str, pattern: str) -> Iterator[str]:
+    """The files of a folder and its folders, or the file itself.
+
+    With a pattern, of the folders that it can match alone; they may be links. Without one, links come as they
+    are. A visible folder that may not be read is an ``OSError``, unlike in fsspec's own search, and no file costs a
+    kilobyte.
     """
+    if not os.path.isdir(root):
+        yield from [root] if os.path.lexists(root) else []
+        return
+    steps = pattern.split("/")
+    prefixes = [re.compile(glob_translate("/".join(steps[: depth + 1]))) for depth in range(len(steps))]
+
+    def inside(name: str) -> str:
+        return name.removeprefix(root.rstrip("/")).lstrip("/")
+
+    def can_match(folder: str) -> bool:
+        depth = folder.count("/")
+        return "**" in steps[: depth + 1] or (depth < len(steps) - 1 and bool(prefixes[depth].match(folder)))
 
     def refuse(error: OSError) -> None:
-        raise error
+        if not is_hidden(inside(os.fsdecode(error.filename)) + "/", pattern):
+            raise error
 
-    if not os.path.isdir(path):
-        yield from [path] if os.path.lexists(path) else []
-        return
-    for folder, folders, names in os.walk(path, onerror=refuse):
+    for folder, folders, names in os.walk(root, onerror=refuse, followlinks=bool(pattern)):
         yield from (os.path.join(folder, name) for name in names)
-        yield from (name for name in (os.path.join(folder, inner) for inner in folders) if os.path.islink(name))
+        paths = {name: os.path.join(folder, name) for name in folders}
+        if pattern:
+            folders[:] = [name for name, path in paths.items() if can_match(inside(path))]
+            _refuse_loops(paths[name] for name in folders)
+        yield from (path for name, path in paths.items() if os.path.islink(path) and not (pattern and name in folders))
 
 
-def _is_folder(name: str) -> bool:
-    return os.path.isdir(name) and not os.path.islink(name)
+def _refuse_loops(folders: Iterable[str]) -> None:
+    for folder in folders:
+        if os.path.islink(folder) and f"{os.path.realpath(folder.rpartition('/')[0])}/".startswith(
+            f"{os.path.realpath(folder)}/"
+        ):
+            raise InputError(f"{folder} is a link to a folder that it is in; delete it or name what you mean")
+
+
+def is_hidden(inside: str, pattern: str = "") -> bool:
+    """Whether a file of this path below what the user named is hidden, or in a hidden folder.
+
+    Not if ``pattern``, the wildcards that it was found by, asks for hidden names itself.
+    """
+    *folders, name = [step for step in inside.split("/") if step not in (".", "..")] or [""]
+    hidden = [step for step in folders if step.startswith(".") or (step.startswith("_") and "=" not in step)]
+    hidden += [name] if name.startswith((".", "_")) else []
+    asked_for = [step for step in pattern.split("/") if step.startswith((".", "_"))]
+    return any(not any(fnmatchcase(step, asked) for asked in asked_for) for step in hidden)
 
 
 def _local_size(name: str) -> int:
     if not os.path.isfile(name):
         leads_to = "a folder, which is not followed" if os.path.isdir(name) else "nothing that is a file"
-        raise InputError(f"{name} is a link to {leads_to}; take it away or name what you mean")
+        raise InputError(f"{name} is a link to {leads_to}; delete it or name what you mean")
     return os.path.getsize(name)
-
-
-def _hash_file(file: Path, digest: "hashlib._Hash") -> None:
-    try:
-        _add_content(file, digest)
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read: {one_line(error)}") from error
-
-
-def _add_content(file: Path, digest: "hashlib._Hash") -> None:
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        if size <= _HASH_WHOLE_BELOW_BYTES:
-            while chunk := stream.read(_MEBIBYTE):
-                digest.update(chunk)
-        else:
-            digest.update(stream.read(_MEBIBYTE))
-            stream.seek(-_MEBIBYTE, os.SEEK_END)
-            digest.update(stream.read(_MEBIBYTE))
 
 
 def _cached_revision(hub_name: str) -> str:
@@ -203,15 +269,28 @@ def local_copy(reference: str) -> str:
     resolved = resolve(reference)
     if resolved.kind != "remote":
         return resolved.location
-    cache = Path(os.environ.get("LLAMBERT_CACHE", "~/.cache/llambert")).expanduser()
-    target = cache / content_identity(reference)
+    target = cache_folder() / content_identity(reference)
     if not target.exists():
-        filesystem, path = fsspec.core.url_to_fs(resolved.location)
+        filesystem, path = open_location(resolved.location)
         partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
         partial.parent.mkdir(parents=True, exist_ok=True)
-        filesystem.get(path, str(partial), recursive=True)
+        copy_folder(filesystem, path, partial)
         try:
             os.rename(partial, target)
         except OSError:
             assert target.exists(), f"{partial} could not be renamed to {target}"
     return str(target)
+
+
+def plain_path(location: str) -> str:
+    """The path of a local file or folder without ``*?[``, for libraries that take these for a pattern.
+
+    It is the path itself, or a link to it below ``LLAMBERT_CACHE``.
+    """
+    if not _has_wildcard(location) or not os.path.exists(location):
+        return location
+    link = cache_folder() / "links" / hashlib.sha256(os.fsencode(location)).hexdigest()[:16]
+    link.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):  # it leads there already
+        link.symlink_to(location)
+    return str(link)

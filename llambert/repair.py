@@ -8,6 +8,7 @@ seconds, whole; a checkpoint whole, since weights cannot be mended.
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 
+from llambert.locations import move_file
 from llambert.pipeline import pipeline
 from llambert.responses import amended_part
 from llambert.run import Run
@@ -82,8 +83,7 @@ def _move(table: TableDirectory, folder: str, parts: set[str], whole: bool) -> l
     place = "/".join(table.uri.rsplit("/", 2)[1:])
     filesystem, target = open_filesystem(f"{folder}/{place}")
     for name in names:
-        filesystem.makedirs(f"{target}/{name}".rpartition("/")[0], exist_ok=True)
-        table.filesystem.mv(table.path(name), f"{target}/{name}")
+        move_file(filesystem, table.path(name), f"{target}/{name}")
     return [f"{place}/{name}" for name in names]
 
 

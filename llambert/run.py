@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 
-from llambert import schema
-from llambert.corpora import READING, umls
+from llambert import corpora, schema
+from llambert.corpora import READING
 from llambert.recipe import Recipe, digest, dump_recipe, load_recipe, result_fields
 from llambert.reference import content_identity
 from llambert.run_directory import RunDirectory, TableDirectory
@@ -41,10 +41,7 @@ class Run:
     @cached_property
     def corpus_identity(self) -> str:
         """Content hash of the corpus' source files."""
-        corpus = self.recipe.corpus
-        if corpus.format == "umls":  # a release has tens of gigabytes that are not read
-            return digest(*map(content_identity, umls.uris(corpus)))
-        return content_identity(corpus.path, corpus.huggingface.revision)
+        return corpora.identity(self.recipe.corpus)
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:

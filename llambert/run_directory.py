@@ -32,6 +32,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from llambert import __version__
 from llambert.errors import InputError, one_line
+from llambert.locations import is_local, open_location
+from llambert.names import SURROGATE
 from llambert.part_file import PartRows, check_pages, clear_damage, stored_counts
 
 MANIFEST = "manifest.json"
@@ -265,7 +267,7 @@ class RunDirectory:
 
 
 def open_filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The filesystem of a URI and the path on it; ``InputError`` in one line if it cannot be opened.
+    """The filesystem of a URI and the path on it, literally; ``InputError`` in one line if it cannot be opened.
 
     Requests to S3 are tried for about a minute (or ``AWS_MAX_ATTEMPTS``): a busy server costs time, not the run.
     """
@@ -274,9 +276,11 @@ def open_filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
     if uri.startswith("s3://") and "AWS_MAX_ATTEMPTS" not in os.environ:
         options["config_kwargs"] = {"retries": {"mode": "standard", "max_attempts": _S3_ATTEMPTS}}
     try:
-        filesystem, path = fsspec.core.url_to_fs(uri, **options)
+        filesystem, path = open_location(uri, **options)
     except (ImportError, ValueError, OSError) as error:
         raise InputError(f"{uri}: this storage cannot be opened: {error}") from error
+    if SURROGATE.search(path):
+        raise InputError(f"{uri}: this storage cannot be used: the path {path} is not UTF-8; choose another folder")
     return filesystem, path.rstrip("/")
 
 
@@ -291,12 +295,6 @@ def _clear_refusals(uri: str) -> Iterator[None]:
                 f"storage: {uri}: {one_line(error)}; what is committed is kept, mend it and run the job again"
             ) from error
         raise
-
-
-def is_local(filesystem: fsspec.AbstractFileSystem) -> bool:
-    """Whether paths of this filesystem are files of this machine."""
-    protocol = filesystem.protocol
-    return "file" in ((protocol,) if isinstance(protocol, str) else protocol)
 
 
 def create_whole(filesystem: fsspec.AbstractFileSystem, path: str, content: bytes) -> bool:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
 from llambert.errors import InputError
+from llambert.names import SURROGATE
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -118,6 +119,7 @@ def inconsistent(message: str, *location: str | int) -> PydanticCustomError:
 
 def validate(model: type[Model], values: dict[str, Any], text: str, path: str | Path) -> Model:
     """Make ``model`` of ``values`` read from ``text``; ``InputError`` with a line per fault otherwise."""
+    _refuse_surrogates(values, text, path)
     try:
         return model.model_validate_json(json.dumps(values))
     except TypeError as error:
@@ -126,6 +128,27 @@ def validate(model: type[Model], values: dict[str, Any], text: str, path: str | 
         lines = _line_numbers(text)
         faults = [_describe(fault, model, path, lines) for fault in error.errors(include_url=False)]
         raise InputError("\n".join(faults)) from error
+
+
+def _refuse_surrogates(values: Any, text: str, path: str | Path, location: tuple[str, ...] = ()) -> None:
+    r"""``InputError`` for a lone ``"\ud800"`` and the like, which no table, page or JSON takes."""
+    if isinstance(values, dict):
+        for key, value in values.items():
+            _refuse_surrogates(str(key), text, path, location)
+            _refuse_surrogates(value, text, path, (*location, str(key)))
+    elif isinstance(values, list):
+        for index, value in enumerate(values):
+            _refuse_surrogates(value, text, path, (*location, str(index)))
+    elif isinstance(values, str) and SURROGATE.search(_with_pairs_joined(values)):
+        line = _line_numbers(text).get(location)
+        where = f"{path}:{line}" if line else f"{path}"
+        key = f"{'.'.join(location)}: " if location else ""
+        raise InputError(f"{where}: {key}{values!r} holds a surrogate, which is half a character; write all of it")
+
+
+def _with_pairs_joined(text: str) -> str:
+    r"""``"\ud83d\ude00"``, as JSON writes an emoji, as that character."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
 
 
 def _describe(fault: Any, model: type[BaseModel], path: str | Path, lines: dict[tuple[str, ...], int]) -> str:

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import ray
 from pydantic import Field, PositiveInt
 from ray import serve
@@ -145,13 +146,22 @@ def find_checkpoint(run: str, settings: list[str]) -> tuple[str, LabelRecipe]:
     if filesystem.exists(f"{path}/config.json"):
         return _absolute(run), LabelRecipe()
     text = RunDirectory(run).read("recipe.yaml")
-    complete = sorted(name.split("/")[-2] for name in filesystem.glob(f"{path}/checkpoint/*/{MANIFEST}"))
+    complete = _complete_checkpoints(filesystem, f"{path}/checkpoint")
     if len(complete) != 1:
         found = f"{len(complete)} ({', '.join(complete)}): name the folder of one" if complete else "none"
         raise InputError(f"{run}: expected one complete checkpoint in checkpoint/, found {found}")
     section = parse_yaml(text, f"{run}/recipe.yaml").get("label", {})
     recipe = validate(LabelRecipe, section, "", f"{run}/recipe.yaml: label")
     return _absolute(f"{run.rstrip('/')}/checkpoint/{complete[0]}"), recipe
+
+
+def _complete_checkpoints(filesystem: fsspec.AbstractFileSystem, folder: str) -> list[str]:
+    """Fingerprints of the complete tables in a run's folder of checkpoints."""
+    try:
+        tables = [str(table).rstrip("/") for table in filesystem.ls(folder, detail=False)]
+    except FileNotFoundError:
+        return []
+    return sorted(table.rpartition("/")[2] for table in tables if filesystem.exists(f"{table}/{MANIFEST}"))
 
 
 def _absolute(uri: str) -> str:

@@ -20,11 +20,12 @@ import pyarrow.parquet as pq
 
 from llambert import schema
 from llambert.errors import InputError
+from llambert.locations import is_local
 from llambert.part_file import stored_counts
 from llambert.recipe import Recipe
 from llambert.reference import content_identity
 from llambert.run import Run
-from llambert.run_directory import Manifest, Part, RunDirectory, TableDirectory, is_local, is_part
+from llambert.run_directory import Manifest, Part, RunDirectory, TableDirectory, is_part
 from llambert.sampling import sampling_hashes
 from llambert.section import parse_yaml, validate
 from llambert.tasks import load_task

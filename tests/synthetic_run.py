@@ -11,9 +11,8 @@ from llambert import schema
 from llambert.recipe import AnnotatorRecipe, ClassifierRecipe, CorpusRecipe, Recipe
 from llambert.run import Run
 from llambert.run_directory import Manifest, write_whole
-from llambert.tasks import load_task
+from llambert.tasks import Task, load_task
 
-CATEGORIES = ["positive", "negative"]
 HOSTILE = "<script>alert('x')</script> | `tick` ``` fence </details> \u202e\x00 & _it_"
 
 
@@ -39,6 +38,8 @@ class Plan:
     """More of that section; with ``splits`` the records of these alone are annotated."""
     regime: str = "silver"
     seed: int = 0
+    categories: tuple[str, str] = ("positive", "negative")
+    """What the task's two categories are called."""
 
 
 def write_run(folder: Path, plan: Plan) -> Run:
@@ -63,7 +64,7 @@ def write_run(folder: Path, plan: Plan) -> Run:
             classifier=ClassifierRecipe(model=str(folder / "model"), regime=plan.regime),
             storage=str(folder / "run"),
         ),
-        load_task("reviews"),
+        _task(plan.categories),
     )
     rng = np.random.default_rng(plan.seed)
     truth = rng.integers(0, 2, plan.num)
@@ -80,8 +81,16 @@ def write_run(folder: Path, plan: Plan) -> Run:
     _write_responses(run, plan, ids, stored, silver)
     _write_silver(run, plan, ids, stored[: plan.num_annotated], silver)
     _write_checkpoint(run, plan)
-    _write_labels(run, rng, ids, given)
+    _write_labels(run, plan, rng, ids, given)
     return run
+
+
+def _task(names: tuple[str, str]) -> Task:
+    task = load_task("reviews")
+    categories = [
+        category.model_copy(update={"name": name}) for category, name in zip(task.categories, names, strict=True)
+    ]
+    return task.model_copy(update={"categories": tuple(categories)})
 
 
 def _write(run: Run, name: str, tables: list[pa.Table], stage: str, **values) -> None:
@@ -100,7 +109,7 @@ def _write_corpus(run: Run, plan: Plan, rng: np.random.Generator, ids: list[str]
             schema.TEXT: ["word " * int(length) for length in rng.integers(1, 30, plan.num)],
             schema.SPLIT: [plan.splits[index % len(plan.splits)] for index in range(plan.num)],
             schema.GOLD_LABEL: pa.array(
-                [CATEGORIES[truth[i]] if with_gold[i] else None for i in range(plan.num)], pa.string()
+                [plan.categories[truth[i]] if with_gold[i] else None for i in range(plan.num)], pa.string()
             ),
         },
         schema=schema.CORPUS,
@@ -119,7 +128,7 @@ def _write_responses(run: Run, plan: Plan, ids: list[str], stored: list[int], si
     # Raw probabilities lean to "positive": every third negative answer is called positive.
     lean = np.arange(plan.num) % 3 == 0
     raw = np.where((silver == 1) & ~lean, 0.3, 0.6)
-    probabilities = schema.probability_rows(CATEGORIES, np.stack([raw, 0.9 - raw], axis=1)[stored])
+    probabilities = schema.probability_rows(list(plan.categories), np.stack([raw, 0.9 - raw], axis=1)[stored])
     num = len(stored)
     table = pa.table(
         {
@@ -149,7 +158,7 @@ def _write_silver(run: Run, plan: Plan, ids: list[str], annotated: list[int], si
         {
             schema.RECORD_ID: [ids[i] for i in kept],
             schema.TEXT: ["word"] * len(kept),
-            schema.LABEL: [CATEGORIES[silver[i]] for i in kept],
+            schema.LABEL: [plan.categories[silver[i]] for i in kept],
             schema.LABEL_PROBABILITIES: [None] * len(kept),
             schema.CONFIDENCE: confidence if plan.probabilities else [None] * len(kept),
         },
@@ -176,13 +185,13 @@ def _write_checkpoint(run: Run, plan: Plan) -> None:
     _write(run, "checkpoint", [], "finetune", num_in=plan.num_annotated, num_kept=plan.num_annotated, busy_seconds=8.0)
 
 
-def _write_labels(run: Run, rng: np.random.Generator, ids: list[str], given: np.ndarray) -> None:
+def _write_labels(run: Run, plan: Plan, rng: np.random.Generator, ids: list[str], given: np.ndarray) -> None:
     # In another order than the corpus: the report joins by record_id.
     order = rng.permutation(len(ids))
     table = pa.table(
         {
             schema.RECORD_ID: [ids[i] for i in order],
-            schema.LABEL: [CATEGORIES[given[i]] for i in order],
+            schema.LABEL: [plan.categories[given[i]] for i in order],
             schema.SCORE: pa.array(0.5 + 0.5 * rng.random(len(ids)), pa.float32()),
         },
         schema=schema.LABELS,

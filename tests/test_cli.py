@@ -82,3 +82,12 @@ def test_help_and_version_come_without_ray_or_torch():
     )
     assert done.stdout == "set()\n"
     assert llambert("--version").stdout.strip()
+
+
+def test_an_argument_that_is_not_utf_8_is_one_line(tmp_path):
+    ended = llambert("label", "--checkpoint", tmp_path, "--input", "caf\udce9.csv", "--output", tmp_path / "out")
+    assert ended.returncode == 2
+    assert (
+        ended.stderr
+        == "llambert: caf\\xE9.csv: the name is not UTF-8; rename the file, or name the folder that it is in\n"
+    )

@@ -191,3 +191,22 @@ def test_some_splits_are_annotated_and_gold_trained_on_in_another_copy_judges_no
     assert report.counts["num_unseen_gold"] == len(unseen)
     text = Path(run.table("report").path("report.md")).read_text()
     assert "50 records of split extra, drawn uniformly at random" in text
+
+
+def test_a_run_whose_files_and_storage_have_odd_names_is_like_any_other(undisturbed, models, tmp_path, monkeypatch):
+    expected_run = open_in(undisturbed, monkeypatch)
+    folder = make_workplace(tmp_path / "x [1] 100%25 #é" / "films", models)
+    (folder / "films.csv").rename(folder / "films [final]*.csv")
+    (folder / "models [7b]").mkdir()
+    for name in ["llm", "encoder"]:
+        (folder / name).rename(folder / "models [7b]" / name)
+    recipe = (folder / "recipe.yaml").read_text()
+    recipe = recipe.replace("films.csv", '"films [final]*.csv"').replace("model: ./", "model: ./models [7b]/")
+    recipe = recipe.replace("model: ./models [7b]/encoder,", "model: './models [7b]/encoder',")
+    (folder / "recipe.yaml").write_text(recipe + "label: {by_label: true}\nstorage: 'runs [a-z]*?/{films}'\n")
+    finish(folder)
+    run = open_in(folder, monkeypatch)
+    for name in TABLES:
+        assert rows(run, name) == rows(expected_run, name), name
+    assert verify(run) == []
+    assert run.table("training").part_names() == []

@@ -1,6 +1,7 @@
 """Parts and manifests get there whole or not at all, on local disk and on a real S3 server."""
 
 import json
+import os
 import threading
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from s3_server import LIMITED_KEY, S3Server, running_server
 
 from llambert import schema
 from llambert.errors import InputError
+from llambert.reference import content_identity
 from llambert.run_directory import Manifest, RunDirectory, TableDirectory, create_whole, open_filesystem, write_whole
 
 NAME = "part-00000.parquet"
@@ -260,3 +262,25 @@ def test_what_was_acknowledged_survives_a_killed_and_restarted_server(s3: S3Serv
     assert table.part_names() == [part.name for part in parts]
     assert [table.committed_part(part.name) for part in parts] == parts
     assert table.commit_part(NAME, labels("late")) == parts[0]
+
+
+@pytest.mark.parametrize("name", ["runs [a-z]*", "a::b", "what?", "{x}", "50%25 #;é"])
+@pytest.mark.parametrize("store", ["local", "memory"])
+def test_a_run_lives_in_a_folder_of_any_name(tmp_path, store, name):
+    place = str(tmp_path / name) if store == "local" else f"memory://{name}"
+    if store == "memory" and "::" in name:
+        pytest.skip("fsspec takes :: in a URI for a chain of filesystems")
+    table = RunDirectory(place).table("labels", "abc", schema.LABELS)
+    part = table.commit_part(NAME, labels("a"), {})
+    assert table.part_names() == [NAME]
+    table.write_manifest(manifest(num_kept=1, parts=[part]))
+    assert table.read().equals(labels("a"))
+    assert content_identity(table.uri)
+
+
+def test_storage_whose_path_is_not_utf_8_is_one_line(tmp_path, monkeypatch):
+    folder = os.fsencode(tmp_path) + b"/caf\xe9"
+    os.mkdir(folder)
+    monkeypatch.chdir(os.fsdecode(folder))
+    with pytest.raises(InputError, match=r"caf\\xE9/runs/x is not UTF-8; choose another folder"):
+        RunDirectory("runs/x").write("recipe.yaml", "")

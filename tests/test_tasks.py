@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from llambert.errors import InputError
@@ -49,6 +51,9 @@ def test_yaml_reads_unquoted_yes_as_a_truth_value_and_the_refusal_says_where(tmp
         ("{text}", "{txt}", "8: prompts.plain.template: a prompt template holds {text} exactly once"),
         ("['no']", "['yes']", "5: categories.1.answer_words: answer word 'yes' belongs to urgent and calm"),
         ("name: calm", "name: urgent", "5: categories.1.name: the category 'urgent' stands twice"),
+        ("name: calm", 'name: "calm\\ud800"', r"5: categories.1.name: 'calm\ud800' holds a surrogate"),
+        ("['no']", '["no", "\\udce9"]', r"5: categories.1.answer_words.1: '\udce9' holds a surrogate"),
+        ("name: calm", 'name: "calm\\0"', "5: categories.1.name: holds a control character"),
         ("question:", "queston:", "2: queston: unknown key; did you mean 'question'?"),
         ("prompts:", "question: again\nprompts:", "6: not YAML: the key 'question' is a duplicate"),
     ],
@@ -65,3 +70,11 @@ def test_an_unknown_task_names_the_shipped_ones():
 def test_an_unknown_prompt_names_the_ones_there_are():
     with pytest.raises(InputError, match="no prompt 'x'; it has completion, instruct"):
         load_task("reviews").prompt("x")
+
+
+def test_a_category_may_have_any_name_that_can_be_shown(tmp_path):
+    names = ["$x_1$", "$$", "a\nb", "<script>", "a | b", "../..", "'\"`", "😀", "\u202eعربي", "x" * 200]
+    rows = [f"  - {{name: {json.dumps(name)}, answer_words: ['w{n}']}}\n" for n, name in enumerate(names)]
+    text = QUOTED.replace("  - {name: calm, answer_words: ['no']}\n", "".join(rows))
+    (tmp_path / "task.yaml").write_text(text)
+    assert load_task(str(tmp_path / "task.yaml")).category_names == ["urgent", *names]

@@ -9,10 +9,22 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from llambert.corpora import files, huggingface, imdb, text_files, umls
-from llambert.corpora.rows import MALFORMED, Rows, SourceFile, malformed_rows
-from llambert.recipe import CorpusRecipe
+from llambert.corpora.rows import MALFORMED, Rows, SourceFile, Sources, malformed_rows
+from llambert.recipe import CorpusRecipe, digest
+from llambert.reference import content_identity
 
-__all__ = ["MALFORMED", "READING", "Rows", "SourceFile", "find_source_files", "malformed_rows", "read_rows"]
+__all__ = [
+    "MALFORMED",
+    "READING",
+    "Rows",
+    "SourceFile",
+    "Sources",
+    "find_source_files",
+    "find_sources",
+    "identity",
+    "malformed_rows",
+    "read_rows",
+]
 
 
 READING = 2
@@ -24,7 +36,7 @@ written exactly, a column may appear in any row, UTF-16 is read."""
 class Format(Protocol):
     """What a module of this package is to ingest."""
 
-    def find(self, corpus: CorpusRecipe) -> list[SourceFile]:
+    def find(self, corpus: CorpusRecipe) -> Sources:
         """The units of work, ``index`` from 0 in order; ``InputError`` if there is none."""
         ...
 
@@ -37,9 +49,22 @@ class Format(Protocol):
 _FORMATS: dict[str, Format] = {"text_files": text_files, "imdb": imdb, "huggingface": huggingface, "umls": umls}
 
 
-def find_source_files(corpus: CorpusRecipe) -> list[SourceFile]:
-    """The corpus' units of work in a fixed order."""
+def find_sources(corpus: CorpusRecipe) -> Sources:
+    """The corpus' units of work in a fixed order, and what is beside them."""
     return _FORMATS.get(corpus.format, files).find(corpus)
+
+
+def find_source_files(corpus: CorpusRecipe) -> list[SourceFile]:
+    """The units of work alone."""
+    return find_sources(corpus).units
+
+
+def identity(corpus: CorpusRecipe) -> str:
+    """A hash of what the corpus' source holds now: of the files that are read, and no others."""
+    if corpus.format == "umls":  # a release has tens of gigabytes that are not read
+        return digest(*map(content_identity, umls.uris(corpus)))
+    # What is hidden in a data set's folder can say how the others are read.
+    return content_identity(corpus.path, corpus.huggingface.revision, hidden=corpus.format == "huggingface")
 
 
 def read_rows(source: SourceFile, corpus: CorpusRecipe, columns: list[str]) -> Iterator[Rows]:

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -21,6 +20,7 @@ from llambert.corpora.rows import (
     Rows,
     Skipped,
     SourceFile,
+    Sources,
     batched,
     is_garbled,
     lacking,
@@ -30,6 +30,7 @@ from llambert.corpora.rows import (
 )
 from llambert.corpora.values import parse_object, rows_of_table, text_of
 from llambert.errors import InputError
+from llambert.locations import open_binary
 from llambert.recipe import Columns, CorpusRecipe
 from llambert.reference import find_files
 
@@ -49,21 +50,18 @@ _BUFFER_BYTES = 1 << 20
 _PARQUET_BYTES_PER_UNIT = 256 << 20
 
 
-def find(corpus: CorpusRecipe) -> list[SourceFile]:
-    """A file, a folder's files or those of a glob, in the order of their paths; hidden ones are none."""
-    filesystem, files = find_files(corpus.path)
-    visible = [name for name in files if not name.rsplit("/", 1)[-1].startswith((".", "_"))]
-    if not visible:
-        raise InputError(f"corpus.path: no file at {corpus.path} but hidden ones")
+def find(corpus: CorpusRecipe) -> Sources:
+    """A file, a folder's files or those of a glob, in the order of their paths."""
+    filesystem, files, num_hidden = find_files(corpus.path)
     units: list[SourceFile] = []
-    for name in visible:
+    for name in files:
         uri, file_format, size = filesystem.unstrip_protocol(name), _format_of(name, corpus), files[name]["size"] or 0
         spans = row_group_spans(uri) if file_format == "parquet" and size > _PARQUET_BYTES_PER_UNIT else [None]
         units += [
             SourceFile(len(units) + number, uri, file_format, size // len(spans), span=span)
             for number, span in enumerate(spans)
         ]
-    return units
+    return Sources(units, num_hidden)
 
 
 def row_group_spans(uri: str) -> list[tuple[int, int]]:
@@ -188,7 +186,7 @@ def _open_parquet(uri: str) -> Iterator[pq.ParquetFile]:
     """``InputError`` for whatever goes wrong while it is open."""
     try:
         with (
-            fsspec.open(uri, "rb").open() as stream,
+            open_binary(uri) as stream,
             pq.ParquetFile(stream, pre_buffer=False, buffer_size=_BUFFER_BYTES) as parquet,
         ):
             yield parquet

@@ -3,6 +3,9 @@
 Columns are those of the data set; ``split`` is the name of the split where it has no such column.
 """
 
+import contextlib
+import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,23 +14,26 @@ import pyarrow as pa
 
 from llambert import schema
 from llambert.corpora.files import complete
-from llambert.corpora.rows import Rows, SourceFile, optional_columns, require_columns
+from llambert.corpora.rows import Rows, SourceFile, Sources, optional_columns, require_columns
 from llambert.errors import InputError, one_line
-from llambert.recipe import CorpusRecipe
-from llambert.reference import resolve
+from llambert.file_hashes import cache_folder
+from llambert.names import SURROGATE, escaped
+from llambert.recipe import CorpusRecipe, digest
+from llambert.reference import find_files, resolve
 
 _ROWS_PER_SHARD = 100_000
 _ROWS_PER_READ = 1024
 
 
-def find(corpus: CorpusRecipe) -> list[SourceFile]:
+def find(corpus: CorpusRecipe) -> Sources:
     """A unit for each shard of each split asked for: the data set's own files, or 100,000 rows on disk."""
     units: list[SourceFile] = []
     for name, split in _splits(corpus).items():
         for shard in range(split.num_shards):
             span = (shard, split.num_shards)
             units.append(SourceFile(len(units), corpus.path, corpus.format, 0, members=(name,), span=span))
-    return units
+    location = resolve(corpus.path).location
+    return Sources(units, find_files(location).num_hidden if _is_folder_of_files(location) else 0)
 
 
 def read(source: SourceFile, corpus: CorpusRecipe, columns: list[str]) -> Iterator[Rows]:
@@ -57,11 +63,12 @@ def _splits(corpus: CorpusRecipe) -> dict[str, Any]:
     options = corpus.huggingface
     location = resolve(corpus.path).location
     try:
-        if any((Path(location) / name).is_file() for name in ("dataset_dict.json", "state.json")):
+        if _is_saved(location):
             loaded: Any = datasets.load_from_disk(location)
         else:
+            folder = _plain_folder(location) if _is_folder_of_files(location) else location
             loaded = datasets.load_dataset(
-                location, options.config, revision=options.revision, streaming=options.streaming
+                folder, options.config, revision=options.revision, streaming=options.streaming
             )
     except Exception as error:  # the library passes on those of every filesystem and format it reads
         raise InputError(f"corpus.path: {corpus.path} cannot be opened as a data set: {one_line(error)}") from error
@@ -71,6 +78,39 @@ def _splits(corpus: CorpusRecipe) -> dict[str, Any]:
     if missing:
         raise InputError(f"corpus.huggingface.splits: no split {missing[0]!r}; {corpus.path} has {', '.join(splits)}")
     return {name: _iterable(splits[name]) for name in wanted}
+
+
+def _is_saved(location: str) -> bool:
+    """Whether ``save_to_disk`` wrote it: then a list says which files there are."""
+    return any((Path(location) / name).is_file() for name in ("dataset_dict.json", "state.json"))
+
+
+def _is_folder_of_files(location: str) -> bool:
+    return Path(location).is_dir() and not _is_saved(location)
+
+
+def _plain_folder(location: str) -> str:
+    """The folder, or one of links to its visible files where the library would not read these, or others too.
+
+    The library takes the path for a pattern, reads ``_delta_log`` and the like, and fails at names that are not UTF-8.
+    """
+    _, files, num_hidden = find_files(location)
+    is_plain = not any(character in location for character in "*?[")
+    if is_plain and not num_hidden and not any(SURROGATE.search(name) for name in files):
+        return location
+    state = [(name, os.stat(name).st_mtime_ns, info["size"]) for name, info in files.items()]
+    place = cache_folder() / "folders" / digest(*state)
+    if not place.exists():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f"{place.name}.", dir=place.parent) as partial:
+            for name in files:
+                link = Path(partial, "links", escaped(os.path.relpath(name, location)))
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to(name)
+            with contextlib.suppress(OSError):  # another process was faster
+                os.rename(f"{partial}/links", place)
+        assert place.exists(), f"{place} could not be made"
+    return str(place)
 
 
 def _iterable(split: Any) -> Any:

@@ -6,15 +6,13 @@ in ``extra`` and in the Parquet files, which have none). ``extra`` are the 50,00
 only markup of the reviews, becomes a line break.
 """
 
-import io
 import re
-import tarfile
 from collections.abc import Iterable, Iterator
 
 from llambert import schema
+from llambert.corpora.archive import read_archive
 from llambert.corpora.files import read_parquet
-from llambert.corpora.opening import open_bytes
-from llambert.corpora.rows import Malformed, Row, Rows, Skipped, SourceFile, batched, require_columns
+from llambert.corpora.rows import Malformed, Row, Rows, Skipped, SourceFile, Sources, batched, require_columns
 from llambert.corpora.text_files import read_members, units_of
 from llambert.errors import InputError
 from llambert.recipe import CorpusRecipe
@@ -22,7 +20,7 @@ from llambert.reference import find_files
 
 COLUMNS = [schema.RECORD_ID, schema.TEXT, schema.SPLIT, "label", "rating"]
 
-_ARCHIVE = re.compile(r"\.(tar|tgz|tar\.(gz|bz2|xz))$")
+_ARCHIVE = re.compile(r"\.(tar|tgz|tar\.(gz|bz2|xz|zst))$")
 _REVIEW = re.compile(r"(?:^|/)((train|test)/(pos|neg|unsup)/([^/]+)\.txt)$")
 _NAME = re.compile(r"\d+_(\d+)")
 _SHARD = re.compile(r"(?:^|/)(train|test|unsupervised)-[^/]*\.parquet$")
@@ -30,21 +28,22 @@ _LINE_BREAK = re.compile(r"<br ?/?>")
 _HUB_LABELS = {"0": "neg", "1": "pos", "-1": None}
 
 
-def find(corpus: CorpusRecipe) -> list[SourceFile]:
+def find(corpus: CorpusRecipe) -> Sources:
     """The archive, the Parquet files, or the folder's reviews some thousand a unit."""
-    filesystem, files = find_files(corpus.path)
+    filesystem, files, num_hidden = find_files(corpus.path)
     if whole := [name for name in files if _ARCHIVE.search(name) or _SHARD.search(name)]:
-        return [
+        units = [
             SourceFile(index, filesystem.unstrip_protocol(name), corpus.format, files[name]["size"] or 0)
             for index, name in enumerate(whole)
         ]
+        return Sources(units, num_hidden)
     reviews = {name: info for name, info in files.items() if _REVIEW.search(name)}
     if not reviews:
         raise InputError(
             f"corpus.path: {corpus.path} is no IMDb data set: neither an archive aclImdb_v1.tar.gz, nor a folder with "
             "train/pos/*.txt, nor Parquet files train-*.parquet"
         )
-    return units_of(filesystem, reviews, corpus.format)
+    return Sources(units_of(filesystem, reviews, corpus.format), num_hidden)
 
 
 def read(source: SourceFile, corpus: CorpusRecipe, columns: list[str]) -> Iterator[Rows]:
@@ -54,7 +53,7 @@ def read(source: SourceFile, corpus: CorpusRecipe, columns: list[str]) -> Iterat
     if _SHARD.search(source.uri):
         rows = _hub_reviews(source.uri)
     elif _ARCHIVE.search(source.uri):
-        rows = _reviews(_archived(source.uri, 4 * (corpus.max_text_chars + 1)))
+        rows = _reviews(read_archive(source.uri, 4 * (corpus.max_text_chars + 1)))
     else:
         rows = _reviews((f"{source.uri}/{member}", content) for member, content in read_members(source, corpus))
     places = [COLUMNS.index(column) for column in columns]
@@ -63,11 +62,13 @@ def read(source: SourceFile, corpus: CorpusRecipe, columns: list[str]) -> Iterat
     )
 
 
-def _reviews(files: Iterable[tuple[str, bytes | Malformed]]) -> Iterator[Row | Malformed | Skipped]:
+def _reviews(files: Iterable[tuple[str, bytes | Malformed | Skipped]]) -> Iterator[Row | Malformed | Skipped]:
     """Rows of the review files among ``files``; the others of an archive are counted."""
     for path, content in files:
         review = _REVIEW.search(path)
-        if review is None:
+        if isinstance(content, Skipped):
+            yield content
+        elif review is None:
             yield Skipped("num_other_files")
         elif isinstance(content, Malformed):
             yield content
@@ -78,41 +79,6 @@ def _reviews(files: Iterable[tuple[str, bytes | Malformed]]) -> Iterator[Row | M
             split = review[2] if is_labelled else "extra"
             label, rating = (review[3], name[1]) if is_labelled else (None, None)
             yield [review[1].removesuffix(".txt"), _text(content), split, label, rating]
-
-
-def _archived(uri: str, limit: int) -> Iterator[tuple[str, bytes | Malformed]]:
-    """The files of an archive, read once from its start to its end."""
-    with open_bytes(uri) as stream:
-        ending = _Ending(stream)
-        try:
-            with tarfile.open(fileobj=ending, mode="r|") as archive:
-                for member in archive:
-                    if member.isfile():
-                        content = archive.extractfile(member)
-                        assert content is not None, f"{member.name} is a file without content"
-                        yield member.name, content.read(limit)
-        except tarfile.TarError as error:
-            raise InputError(f"{uri}: cannot be read as a tar archive: {error}") from error
-        ending.require(uri)
-
-
-class _Ending(io.RawIOBase):
-    """Remembers how a tar archive ends: ``tarfile`` takes one cut off between two files for whole."""
-
-    def __init__(self, stream: io.BufferedReader) -> None:
-        self._stream, self._last = stream, b""
-
-    def read(self, size: int = -1) -> bytes:
-        chunk = self._stream.read(size)
-        self._last = (self._last + chunk[-512:])[-512:]
-        return chunk
-
-    def require(self, uri: str) -> None:
-        """``InputError`` unless the archive ends with a block of zeros, as the format says."""
-        while self.read(1 << 20):
-            pass
-        if self._last.strip(b"\0"):
-            raise InputError(f"{uri}: the archive is cut off: it has no end mark")
 
 
 def _hub_reviews(uri: str) -> Iterator[Row | Malformed | Skipped]:

@@ -4,12 +4,12 @@ import io
 from collections.abc import Iterator
 from typing import IO
 
-import fsspec
 import pyarrow as pa
 
 from llambert.corpora.encodings import codec_of, error_handler, is_wide, likely_encodings
 from llambert.corpora.rows import Malformed
 from llambert.errors import InputError, one_line
+from llambert.locations import open_binary
 
 COMPRESSIONS = {".gz": "gzip", ".tgz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".xz": "xz"}
 MAX_LINE_CHARS = 16 << 20
@@ -63,7 +63,7 @@ def open_bytes(uri: str) -> io.BufferedReader:
     compression = next((name for ending, name in COMPRESSIONS.items() if uri.endswith(ending)), None)
     try:
         # fsspec knows zstd only from Python 3.14 on; Arrow always does.
-        stream = fsspec.open(uri, "rb", compression=None if compression == "zstd" else compression).open()
+        stream = open_binary(uri, None if compression == "zstd" else compression)
         if compression == "zstd":
             stream = pa.CompressedInputStream(pa.PythonFile(stream, "r"), "zstd")
     except Exception as error:  # each filesystem of fsspec has exceptions of its own

@@ -12,6 +12,7 @@ from llambert import schema
 from llambert.corpora.chunks import Chunk
 from llambert.corpora.gold import NUM_GOLD, NUM_UNKNOWN_GOLD, UNKNOWN_GOLD, GoldLabels, GoldReader, most_frequent
 from llambert.corpora.rows import SourceFile
+from llambert.names import escaped
 from llambert.recipe import CorpusRecipe
 
 _WHOLE = "all"  # the split of a corpus that names none
@@ -142,7 +143,10 @@ def _rejects(source: SourceFile, rows: pa.Table, malformed: pa.Table) -> pa.Tabl
     # An excluded row is another kind of row, not a damaged record: its text stays in the source.
     texts = pc.if_else(pc.equal(reasons, "excluded"), None, rows[schema.TEXT])
     no_records = [pc.fill_null(rows[schema.RECORD_ID], ""), texts, reasons, nowhere, nowhere]
-    ids, sources = pa.array([""] * malformed.num_rows, pa.string()), pc.fill_null(malformed[schema.SOURCE], source.uri)
+    ids, sources = (
+        pa.array([""] * malformed.num_rows, pa.string()),
+        pc.fill_null(malformed[schema.SOURCE], escaped(source.uri)),
+    )
     unread = [ids, malformed[schema.TEXT], malformed[schema.REJECT_REASON], sources, malformed[schema.LINE]]
     names = schema.SOURCE_REJECTS.names
     return pa.concat_tables(pa.table(c, names).cast(schema.SOURCE_REJECTS) for c in (no_records, unread))

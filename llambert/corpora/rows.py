@@ -11,6 +11,7 @@ import pyarrow as pa
 from llambert import schema
 from llambert.corpora.encodings import is_undecodable
 from llambert.errors import InputError
+from llambert.names import escaped
 from llambert.recipe import CorpusRecipe
 
 MALFORMED = pa.schema(
@@ -40,6 +41,9 @@ LACKING = "lacking."
 FILES_LACKING = "num_rows_of_files_without."
 """Likewise of the rows of files that name their columns, and this one is not among them."""
 
+HIDDEN_FILES = "num_hidden_files"
+"""Count of files that are not read because they, or a folder they are in, are hidden."""
+
 Row = Sequence[str | None]
 """One value per asked column."""
 
@@ -65,6 +69,24 @@ class SourceFile:
     num_bytes: int
     members: Sequence[str] = ()
     span: Sequence[int] | None = None
+
+
+@dataclass(frozen=True)
+class Sources:
+    """A corpus' units of work in a fixed order, and how many hidden files are beside them, which are not read."""
+
+    units: list[SourceFile]
+    num_hidden: int = 0
+
+    @property
+    def skipped(self) -> str:
+        """For the screen: what is not read; empty if everything is."""
+        return hidden_files_skipped(self.num_hidden)
+
+
+def hidden_files_skipped(num: int) -> str:
+    """So many hidden files in words; empty if there is none."""
+    return f"{num:,} hidden file{'' if num == 1 else 's'} skipped" if num else ""
 
 
 @dataclass(frozen=True)
@@ -103,7 +125,7 @@ def malformed_rows(rows: Iterable[Malformed]) -> pa.Table:
     """Their ``MALFORMED`` table; a text keeps its first 2,000 characters."""
     rows = list(rows)
     columns = {
-        schema.SOURCE: [row.source for row in rows],
+        schema.SOURCE: [row.source and escaped(row.source) for row in rows],
         schema.LINE: [row.line for row in rows],
         schema.TEXT: [None if row.text is None else _sound(row.text[:_MAX_MALFORMED_CHARS]) for row in rows],
         schema.REJECT_REASON: [row.reason for row in rows],

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -22,6 +21,7 @@ import pyarrow.csv
 
 from llambert.corpora.rows import Malformed
 from llambert.errors import InputError, one_line
+from llambert.locations import open_binary
 from llambert.reference import find_files
 
 FIELDS = {
@@ -94,7 +94,7 @@ class RrfTable:
 
 def find_tables(path: str) -> dict[str, RrfTable]:
     """The three tables anywhere below a folder (or a glob's); ``InputError`` if one is missing or ambiguous."""
-    filesystem, files = find_files(path)
+    filesystem, files, _ = find_files(path)
     tables = {}
     for name in FIELDS:
         pattern = re.compile(rf"(.*/)?({name}\.RRF)(\.gz)?(?:\.([a-z][a-z]|\d+))?(\.gz)?")
@@ -166,7 +166,7 @@ def _unpacked(table: RrfTable) -> Iterator[bytes]:
 
 def _raw(uris: Iterable[str]) -> Iterator[bytes]:
     for uri in uris:
-        with fsspec.open(uri, "rb").open() as stream:
+        with open_binary(uri) as stream:
             while chunk := stream.read(_BLOCK_BYTES):
                 yield chunk
 

@@ -1,4 +1,7 @@
-"""A record a file: columns record_id (its path below the corpus' folder), text and folder (the one it lies in)."""
+r"""A record a file: columns record_id (its path below the corpus' folder), text and folder (the one it lies in).
+
+In a path that is not UTF-8 the bytes that are not are escaped: ``caf\xE9.txt``.
+"""
 
 import os
 from collections.abc import Iterator
@@ -7,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
-from fsspec.implementations.local import LocalFileSystem
 
 from llambert import schema
 from llambert.corpora.encodings import decode
 from llambert.corpora.opening import COMPRESSIONS, open_bytes
-from llambert.corpora.rows import Malformed, Row, Rows, SourceFile, batched, require_columns
+from llambert.corpora.rows import Malformed, Row, Rows, SourceFile, Sources, batched, require_columns
 from llambert.errors import InputError
+from llambert.locations import is_local, open_location
+from llambert.names import escaped
 from llambert.recipe import CorpusRecipe
 from llambert.reference import find_files
 
@@ -23,13 +27,10 @@ _BYTES_PER_UNIT = 64 << 20
 _REMOTE_READERS = 32
 
 
-def find(corpus: CorpusRecipe) -> list[SourceFile]:
+def find(corpus: CorpusRecipe) -> Sources:
     """All visible files of a folder or a glob, some thousand a unit."""
-    filesystem, files = find_files(corpus.path)
-    visible = {name: info for name, info in files.items() if not _is_hidden(name)}
-    if not visible:
-        raise InputError(f"corpus.path: no file at {corpus.path} but hidden ones")
-    return units_of(filesystem, visible, corpus.format)
+    filesystem, files, num_hidden = find_files(corpus.path)
+    return Sources(units_of(filesystem, files, corpus.format), num_hidden)
 
 
 def units_of(
@@ -67,21 +68,21 @@ def _rows(source: SourceFile, corpus: CorpusRecipe, columns: list[str]) -> Itera
         if isinstance(content, Malformed):
             yield content
             continue
-        text = decode(content, corpus.encoding)
-        values = dict(zip(COLUMNS, (member, text, member.rpartition("/")[0].rpartition("/")[2]), strict=True))
+        text, name = decode(content, corpus.encoding), escaped(member)
+        values = dict(zip(COLUMNS, (name, text, name.rpartition("/")[0].rpartition("/")[2]), strict=True))
         yield [values[column] for column in columns]
 
 
 def read_members(source: SourceFile, corpus: CorpusRecipe) -> Iterator[tuple[str, bytes | Malformed]]:
     """The unit's files in order, each with as much of its content as ``max_text_chars`` can need."""
-    filesystem, root = fsspec.core.url_to_fs(source.uri)
+    filesystem, root = open_location(source.uri)
     # UTF-8 takes four bytes a character at most, an encoding with shift sequences eight.
     limit = (4 if corpus.encoding is None else 8) * (corpus.max_text_chars + 1)
 
     def content(member: str) -> bytes | Malformed:
         path = f"{root.rstrip('/')}/{member}"
         try:
-            if is_local and not path.endswith(tuple(COMPRESSIONS)):
+            if is_here and not path.endswith(tuple(COMPRESSIONS)):
                 with Path(path).open("rb") as stream:
                     return stream.read(limit)
             with open_bytes(filesystem.unstrip_protocol(path)) as stream:
@@ -89,15 +90,11 @@ def read_members(source: SourceFile, corpus: CorpusRecipe) -> Iterator[tuple[str
         except (OSError, InputError) as error:
             return Malformed(None, str(error), "unreadable_file", filesystem.unstrip_protocol(path))
 
-    is_local = isinstance(filesystem, LocalFileSystem)
-    if is_local:
+    is_here = is_local(filesystem)
+    if is_here:
         yield from ((member, content(member)) for member in source.members)
         return
     with ThreadPoolExecutor(_REMOTE_READERS) as readers:
         for start in range(0, len(source.members), 4 * _REMOTE_READERS):
             members = source.members[start : start + 4 * _REMOTE_READERS]
             yield from zip(members, readers.map(content, members), strict=True)
-
-
-def _is_hidden(name: str) -> bool:
-    return name.rsplit("/", 1)[-1].startswith((".", "_"))

@@ -19,7 +19,15 @@ import pyarrow.compute as pc
 
 from llambert import schema
 from llambert.corpora import files
-from llambert.corpora.rows import Malformed, Rows, SourceFile, malformed_rows, require_columns, require_in_some_row
+from llambert.corpora.rows import (
+    Malformed,
+    Rows,
+    SourceFile,
+    Sources,
+    malformed_rows,
+    require_columns,
+    require_in_some_row,
+)
 from llambert.corpora.rrf import (
     NUM_CODES,
     Block,
@@ -46,12 +54,12 @@ _Gold = tuple[str | None, str | None]  # label, split
 _TERMS = pa.schema([("code", pa.int64()), ("term", pa.string())])
 
 
-def find(corpus: CorpusRecipe) -> list[SourceFile]:
+def find(corpus: CorpusRecipe) -> Sources:
     """The release as one unit of work: which concepts are kept hangs on all three files."""
     tables = find_tables(corpus.path)
     if corpus.columns.record_id is None:
         raise InputError("corpus.columns.record_id: is missing; of a UMLS release it is record_id, the CUI")
-    return [SourceFile(0, corpus.path, "umls", sum(table.num_bytes for table in tables.values()))]
+    return Sources([SourceFile(0, corpus.path, "umls", sum(table.num_bytes for table in tables.values()))])
 
 
 def uris(corpus: CorpusRecipe) -> list[str]:
@@ -271,7 +279,7 @@ def _read_gold(path: str) -> dict[str, _Gold]:
     corpus, columns = CorpusRecipe(path=path), [schema.RECORD_ID, schema.GOLD_LABEL, schema.SPLIT]
     gold: dict[str, _Gold] = {}
     counts: Counter[str] = Counter()
-    for source in files.find(corpus):
+    for source in files.find(corpus).units:
         for rows in files.read(source, corpus, columns):
             counts.update({**rows.counts, "num_rows": rows.records.num_rows})
             for bad in rows.malformed.slice(0, 1).to_pylist():

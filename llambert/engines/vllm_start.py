@@ -23,8 +23,9 @@ from vllm.v1.engine.llm_engine import LLMEngine
 from llambert.engines.answers import Sampling
 from llambert.engines.transformers import load_model
 from llambert.errors import InputError, loading_fault
+from llambert.file_hashes import cache_folder
 from llambert.recipe import AnnotatorRecipe
-from llambert.reference import content_identity, local_copy
+from llambert.reference import content_identity, local_copy, plain_path
 
 # Arguments that decide how fast an engine is and what it holds, never what it answers.
 _PLACED = frozenset(
@@ -204,12 +205,13 @@ def model_location(annotator: AnnotatorRecipe) -> str:
     """Where vLLM finds the recipe's model; a ``.gguf`` file is turned into safetensors once.
 
     vLLM 0.32 reads no GGUF. The dequantized model and its tokenizer are kept below ``LLAMBERT_CACHE``
-    (default ``~/.cache/llambert``) under the file's content identity, whole before they get their name.
+    (default ``~/.cache/llambert``) under the file's content identity, whole before they get their name. vLLM looks
+    for a folder's weights by a pattern, so its path must not hold wildcards.
     """
     location = local_copy(annotator.model)
     if not location.endswith(".gguf"):
-        return location
-    cache = Path(os.environ.get("LLAMBERT_CACHE", "~/.cache/llambert")).expanduser()
+        return plain_path(location)
+    cache = cache_folder()
     target = cache / f"{content_identity(annotator.model)}-{annotator.dtype}"
     if not target.exists():
         cache.mkdir(parents=True, exist_ok=True)

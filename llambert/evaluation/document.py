@@ -10,6 +10,9 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
+from llambert import markdown
+from llambert.markdown import escape, visible_characters
+
 _TEMPLATES = Path(__file__).parent
 
 
@@ -81,7 +84,7 @@ def to_html(document: Document) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["visible"] = _visible
+    environment.filters["visible"] = visible_characters
     environment.filters["svg"] = Markup
     environment.filters["kind"] = lambda block: type(block).__name__
     return environment.get_template("report.html").render(document=document)
@@ -89,11 +92,11 @@ def to_html(document: Document) -> str:
 
 def to_markdown(document: Document, plots_folder: str) -> str:
     """The same in Markdown; figures are links to ``plots_folder/NAME.svg``."""
-    lines = [f"# {_escape(document.title)}", ""]
+    lines = [f"# {escape(document.title)}", ""]
     for paragraph in document.answer:
-        lines += [_escape(paragraph), ""]
+        lines += [escape(paragraph), ""]
     for section in document.sections:
-        lines += [f"## {_escape(section.title)}", ""]
+        lines += [f"## {escape(section.title)}", ""]
         for block in section.blocks:
             lines += [*_markdown_lines(block, plots_folder), ""]
     return "\n".join(lines)
@@ -102,36 +105,16 @@ def to_markdown(document: Document, plots_folder: str) -> str:
 def _markdown_lines(block: Block, plots_folder: str) -> list[str]:
     match block:
         case Table(header, rows, caption, left):
-            alignment = ["---" if column in left | {0} else "---:" for column in range(len(header))]
-            body = [[_escape(cell) for cell in row] for row in [header, *rows]]
-            body.insert(1, alignment)
-            table = ["| " + " | ".join(row) + " |" for row in body]
-            return [_escape(caption), "", *table] if caption else table
+            lines = markdown.table(header, rows, left)
+            return [escape(caption), "", *lines] if caption else lines
         case Figure(name, _, caption):
-            return [f"![{_escape(caption)}]({plots_folder}/{name}.svg)"]
+            return [f"![{escape(caption)}]({plots_folder}/{name}.svg)"]
         case Verbatim(text):
             longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
             fence = "`" * max(3, longest + 1)
-            return [f"{fence}text", _visible(text), fence]
+            return [f"{fence}text", visible_characters(text), fence]
         case Details(summary, blocks):
             inner = [line for inside in blocks for line in [*_markdown_lines(inside, plots_folder), ""]]
-            return [f"<details><summary>{_escape(summary)}</summary>", "", *inner, "</details>"]
+            return [f"<details><summary>{escape(summary)}</summary>", "", *inner, "</details>"]
         case str():
-            return [_escape(block)]
-
-
-def _escape(text: str) -> str:
-    """Text that Markdown shows as it is, on one line."""
-    one_line = " ".join(_visible(text).split())
-    escaped = re.sub(r"([\\`*\[\]<>|#~])", r"\\\1", one_line).replace("&", "&amp;")
-    # Inside a word an underscore is no mark-up, and record_id stays readable.
-    return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", escaped)
-
-
-def _visible(text: str) -> str:
-    """Control characters that HTML forbids, and marks that turn the reading direction, made visible."""
-
-    def name(match: re.Match[str]) -> str:
-        return f"\\u{ord(match.group()):04x}"
-
-    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufffe\uffff]", name, text)
+            return [escape(block)]

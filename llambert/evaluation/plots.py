@@ -2,6 +2,8 @@
 
 import io
 import re
+import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -11,6 +13,7 @@ from numpy.typing import NDArray
 
 from llambert.calibration import ReliabilityBin
 from llambert.evaluation.metrics import CoveragePoint
+from llambert.markdown import visible_characters
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,6 +28,7 @@ _STYLE = {
     "font.family": "sans-serif",
     "font.size": 10,
     "svg.fonttype": "none",
+    "text.parse_math": False,  # a category named $x_1$ is shown as it is written
     "text.color": _INK,
     "axes.edgecolor": _INK,
     "axes.labelcolor": _INK,
@@ -38,6 +42,7 @@ _STYLE = {
     "figure.constrained_layout.use": True,
 }
 _MOST_CELLS_WITH_NUMBERS = 10
+_MOST_LABEL_CHARS = 18
 
 
 def confusion(name: str, matrix: NDArray[np.int64], categories: Sequence[str], given_by: str) -> str:
@@ -53,7 +58,7 @@ def confusion(name: str, matrix: NDArray[np.int64], categories: Sequence[str], g
             if len(categories) <= _MOST_CELLS_WITH_NUMBERS:
                 axes.text(column, row, f"{matrix[row, column]:,}\n{share:.0%}", ha="center", va="center")
         places = range(len(categories))
-        shown = [_shortened(category) for category in categories]
+        shown = axis_labels(categories)
         crowded = max(len(category) for category in shown) * len(shown) > 40
         axes.set_xticks(places, shown, rotation=45 if crowded else 0, ha="right" if crowded else "center")
         axes.set_yticks(places, shown)
@@ -157,13 +162,20 @@ def _drawing(name: str, width: float, height: float) -> Iterator[tuple["Axes", C
 def _inline(figure: "Figure", name: str) -> str:
     """The ``<svg>`` element alone: scalable, in ``currentColor``, its ids unique on a page of many."""
     sink = io.StringIO()
-    figure.savefig(sink, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    with warnings.catch_warnings():
+        # Its own fonts have no Chinese and no emoji; in the SVG they are text, which a browser has fonts for.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(sink, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = sink.getvalue()
     svg = text[text.index("<svg ") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, count=1, flags=re.DOTALL)
-    svg = re.sub(r'\bid="', f'id="{name}-', svg)
-    svg = re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", svg)
-    return svg.replace(_INK, "currentColor").strip()
+
+    def adapt(tag: re.Match[str]) -> str:
+        text = re.sub(r'\bid="', f'id="{name}-', tag.group())
+        text = re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", text)
+        return text.replace(_INK, "currentColor")
+
+    return re.sub(r"<[^>]*>", adapt, svg).strip()  # in tags alone: a category may be named like any of these
 
 
 def _legend_above(axes: "Axes") -> None:
@@ -178,5 +190,17 @@ def _time_unit(longest_seconds: float) -> tuple[str, float]:
     return "seconds", 1.0
 
 
-def _shortened(text: str, most: int = 18) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"
+def axis_labels(names: Sequence[str]) -> list[str]:
+    """Names as one line of at most 18 characters each, longer ones cut with an ellipsis; all of them different."""
+    shown = [shortened(name) for name in names]
+    counts = Counter(shown)
+    return [
+        text if counts[text] == 1 else shortened(f"{place}: {name}")
+        for place, (name, text) in enumerate(zip(names, shown, strict=True), start=1)
+    ]
+
+
+def shortened(text: str, most: int = _MOST_LABEL_CHARS) -> str:
+    """A text for a figure: one line, cut with an ellipsis where it is longer than ``most`` characters."""
+    text = " ".join(visible_characters(text).split())
+    return text if len(text) <= most else f"{text[: most - 1]}…"

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from llambert import schema
+from llambert import markdown, schema
 from llambert.errors import InputError
 from llambert.recipe import digest
 from llambert.run import Run
@@ -143,7 +143,7 @@ def render(table: CrossTable) -> list[str]:
     sums = [sum(column) for column in zip(*table.counts.values(), strict=True)]
     rows.append(["in all", "", *map(str, sums), str(sum(sums))])
     lines = [f"{table.num_answered} of {table.num_items} items were answered.", ""]
-    lines += ["| " + " | ".join(row) + " |" for row in [header, ["---", "---", *["---:"] * (len(header) - 2)], *rows]]
+    lines += markdown.table(header, rows, left=frozenset({1}))
     right = Counter({"model": 0, table.reference: 0})
     for (reference, model), counts in table.counts.items():
         right["model"] += counts[table.answers.index(model)]

@@ -8,6 +8,7 @@ import numpy as np
 from llambert.calibration import expected_calibration_error
 from llambert.corpora.checks import warnings
 from llambert.corpora.gold import NUM_UNKNOWN_GOLD
+from llambert.corpora.rows import HIDDEN_FILES
 from llambert.evaluation import plots
 from llambert.evaluation.costs_section import STAGE_NAMES, costs_section
 from llambert.evaluation.document import Block, Details, Document, Figure, Section, Table, Verbatim
@@ -96,6 +97,8 @@ def _counts(findings: Findings) -> Section:
         ["answers without a usable category", f"{len(evidence.rejects.reason):,}"],
         ["labelled by the classifier", f"{int(records.has_label.sum()):,}"],
     ]
+    if evidence.manifests["corpus"].counts.get(HIDDEN_FILES):
+        facts.append(["hidden files beside the corpus, which are not read", _counted(evidence, "corpus", HIDDEN_FILES)])
     blocks: list[Block] = [
         "Every stage's records in and out; what was left out is kept in a table of its own, with its reason.",
         *warnings(evidence.manifests["corpus"].counts, findings.run.recipe.corpus),

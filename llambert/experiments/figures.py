@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llambert.evaluation.plots import DARK, LIGHT
+from llambert.evaluation.plots import DARK, LIGHT, shortened
 from llambert.experiments import paper
 from llambert.experiments.grids import ANNOTATOR, END_TO_END, FROZEN
 from llambert.experiments.recipe import LabelCount, Mislabel, Trainings
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _STYLE: dict[str, Any] = {
     "font.size": 10,
     "svg.fonttype": "none",
+    "text.parse_math": False,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "legend.frameon": False,
@@ -66,7 +67,8 @@ def figure(experiment: Trainings, results: Results) -> dict[str, bytes]:
         own_share = next(iter(results.columns(ANNOTATOR)), None)
         num_seeds = len({place.seed for place, _ in results.found})
         ours = f"{experiment.classifier.model.rstrip('/').rpartition('/')[0].rpartition(':')[2] or experiment.name}"
-        title = f"{experiment.name} ({ours}; {num_seeds} seed{'s' if num_seeds != 1 else ''})"
+        seeds = f"{num_seeds} seed{'s' if num_seeds != 1 else ''}"
+        title = f"{shortened(experiment.name, 30)} ({shortened(ours, 30)}; {seeds})"
         _panel(panels[0], experiment, curves, title, None if own_share is None else 100 * float(own_share))
         if theirs:
             _panel(panels[1], experiment, theirs, "the paper: IMDb, roberta-large (5 seeds)", _paper_error_share())

@@ -5,12 +5,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from llambert import engines, schema
+from llambert import engines, markdown, schema
 from llambert.errors import InputError
 from llambert.evaluation.metrics import Estimate
 from llambert.experiments import paper
 from llambert.experiments.output import experiment_folder
-from llambert.experiments.pages import markdown_table
 from llambert.experiments.recipe import Llms
 from llambert.run import Run, open_run
 from llambert.stages import parse as parse_stage
@@ -68,7 +67,7 @@ def page(experiment: Llms, table: pa.Table) -> str:
             )
     header = ["LLM", "shots", "accuracy %", "parse rate %", "inference time s", "records"]
     lines = [f"# {experiment.name}", "", "Accuracy of the parsed answers against gold labels; 95 % intervals.", ""]
-    lines += markdown_table(header, rows)
+    lines += markdown.table(header, rows)
     if experiment.paper is not None:
         lines += ["", "The paper, accuracy %:", ""]
         theirs = paper.facts()[experiment.paper]["llm_accuracy"]
@@ -76,7 +75,7 @@ def page(experiment: Llms, table: pa.Table) -> str:
         table_rows = [
             [name, *(_paper_cell(by_shots.get(str(n))) for n in numbers)] for name, by_shots in theirs.items()
         ]
-        lines += markdown_table(["LLM", *(f"{n}-shot" for n in numbers)], table_rows)
+        lines += markdown.table(["LLM", *(f"{n}-shot" for n in numbers)], table_rows)
     return "\n".join(lines) + "\n"
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from llambert import markdown
 from llambert.costs import format_duration
 from llambert.evaluation.metrics import Estimate
 from llambert.experiments import paper
@@ -70,7 +71,7 @@ def _regimes(experiment: Regimes, results: Results) -> list[str]:
     for encoder in paper.encoders(experiment.paper) if experiment.paper else []:
         cells = [paper.encoder_accuracy(experiment.paper or "", encoder, regime) for regime in experiment.regimes]
         rows.append([f"{encoder} (the paper)", *(_paper_cell(cell) for cell in cells)])
-    return markdown_table(["encoder", *(_TITLES[regime] for regime in experiment.regimes)], rows)
+    return markdown.table(["encoder", *(_TITLES[regime] for regime in experiment.regimes)], rows)
 
 
 def _label_counts(results: Results) -> list[str]:
@@ -85,7 +86,7 @@ def _paper_label_counts(experiment: Trainings) -> list[str]:
         [f"{x:,}", *(f"{sizes[name][i]:.2f} ± {sizes[f'{name}_ci'][i]:.2f}" for name in ("silver", "gold"))]
         for i, x in enumerate(sizes["x"])
     ]
-    return ["", "The paper, roberta-large on IMDb:", "", *markdown_table(["labels", "silver", "gold"], rows)]
+    return ["", "The paper, roberta-large on IMDb:", "", *markdown.table(["labels", "silver", "gold"], rows)]
 
 
 def _shares(results: Results) -> list[str]:
@@ -105,7 +106,7 @@ def _paper_shares(experiment: Trainings) -> list[str]:
     place = sum(x < imdb["annotator_error_percent"] for x in wrong["x"])
     rows.insert(place, [*own, NOTHING])
     header = ["wrong labels", END_TO_END, ANNOTATOR, FROZEN]
-    return ["", "The paper, roberta-large on IMDb:", "", *markdown_table(header, rows)]
+    return ["", "The paper, roberta-large on IMDb:", "", *markdown.table(header, rows)]
 
 
 def _by_column(results: Results, title: str, show, names: Sequence[str]) -> list[str]:  # type: ignore[no-untyped-def]
@@ -115,7 +116,7 @@ def _by_column(results: Results, title: str, show, names: Sequence[str]) -> list
         [show(column), *(_percent(results.mean(name, column)) for name in there)]
         for column in sorted(columns, key=float)
     ]
-    return markdown_table([title, *there], rows)
+    return markdown.table([title, *there], rows)
 
 
 def cross_tables(counts: dict[str, dict[str, dict[str, int]]]) -> str:
@@ -124,9 +125,9 @@ def cross_tables(counts: dict[str, dict[str, dict[str, int]]]) -> str:
     for name, by_model in counts.items():
         persons = list(next(iter(by_model.values())))
         total = sum(sum(row.values()) for row in by_model.values())
-        lines += [f"### {name}", "", f"{total:,} records with a person's answer.", ""]
+        lines += [f"### {markdown.escape(name)}", "", f"{total:,} records with a person's answer.", ""]
         rows = [[f"model: {model}", *(f"{row[person]:,}" for person in persons)] for model, row in by_model.items()]
-        lines += [*markdown_table(["", *(f"person: {person}" for person in persons)], rows), ""]
+        lines += [*markdown.table(["", *(f"person: {person}" for person in persons)], rows), ""]
     return "\n".join(lines)
 
 
@@ -141,12 +142,6 @@ def paper_cross_tables() -> dict[str, dict[str, dict[str, int]]]:
         }
         for regime in ("silver", "combined")
     }
-
-
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of a Markdown table; figures to the right."""
-    marks = ["---", *("---:" for _ in header[1:])]
-    return ["| " + " | ".join(cells) + " |" for cells in (header, marks, *rows)]
 
 
 def _percent(estimate: Estimate | None) -> str:

@@ -11,12 +11,30 @@ from urllib.parse import quote
 import pyarrow.compute as pc
 
 from llambert import schema
+from llambert.errors import InputError
 from llambert.progress import Progress
 from llambert.run import Run
 from llambert.run_directory import Manifest
 from llambert.stages.parts import Outcome, Pool, run_units
 
+_MAX_NAME_BYTES = 255
 _FOLDER = "data"  # of nothing but Parquet: the manifest stands beside it
+
+
+def check(run: Run) -> None:
+    """``InputError`` for a category whose folder would have a name that no filesystem takes."""
+    if not run.recipe.label.by_label:
+        return
+    for name in run.task.category_names:
+        if len(_folder(name)) > _MAX_NAME_BYTES:
+            raise InputError(
+                f"label.by_label: the category {name[:30] + '…'!r} makes a folder name of {len(_folder(name))} bytes, "
+                f"filesystems take {_MAX_NAME_BYTES}; give it a shorter name or set label.by_label: false"
+            )
+
+
+def _folder(label: str) -> str:
+    return f"{schema.LABEL}={quote(label, safe='')}"
 
 
 def publish_by_label(run: Run) -> Manifest:
@@ -57,7 +75,7 @@ class PublishPart:
         rows = self._labels.read_part(unit["name"])
         parts = [
             self._published.commit_part(
-                f"{_FOLDER}/{schema.LABEL}={quote(label, safe='')}/{unit['name']}",
+                f"{_FOLDER}/{_folder(label)}/{unit['name']}",
                 rows.filter(pc.equal(rows[schema.LABEL], label)).drop_columns([schema.LABEL]),
             )
             for label in sorted(pc.unique(rows[schema.LABEL]).to_pylist())

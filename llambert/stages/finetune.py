@@ -20,12 +20,13 @@ from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from llambert.errors import InputError, last_line
+from llambert.locations import is_local, move_file, remove_folder
 from llambert.placement import node_claim
 from llambert.progress import Progress
 from llambert.recipe import ClassifierRecipe
 from llambert.reference import resolve
 from llambert.run import Run
-from llambert.run_directory import Manifest, TableDirectory, is_local
+from llambert.run_directory import Manifest, TableDirectory
 from llambert.stages.finetune_records import (
     NUM_SILVER,
     counts,
@@ -138,8 +139,28 @@ def _fit(run: Run, queue: Queue) -> dict[str, Any]:
 def _ray_storage(training: TableDirectory) -> tuple[pyarrow.fs.FileSystem | None, str]:
     """The run's own filesystem as Ray Train takes it, and the path on it."""
     if is_local(training.filesystem):
-        return None, training.path()
-    return pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(training.filesystem)), training.path()
+        return pyarrow.fs.LocalFileSystem(), training.path()
+    return pyarrow.fs.PyFileSystem(_LiteralPaths(training.filesystem)), training.path()
+
+
+class _LiteralPaths(pyarrow.fs.FSSpecHandler):
+    """A filesystem for Arrow that removes and moves what is named; fsspec would take ``*?[`` in it for a pattern."""
+
+    def delete_dir(self, path: str) -> None:
+        """Remove a folder."""
+        remove_folder(self.fs, path)
+
+    def delete_file(self, path: str) -> None:
+        """Remove a file."""
+        self.fs.rm_file(path)
+
+    def copy_file(self, src: str, dest: str) -> None:
+        """Copy a file."""
+        self.fs.cp_file(src, dest)
+
+    def move(self, src: str, dest: str) -> None:
+        """Move a file."""
+        move_file(self.fs, src, dest)
 
 
 def _require_resources(recipe: ClassifierRecipe) -> None:
@@ -158,8 +179,7 @@ def _require_resources(recipe: ClassifierRecipe) -> None:
 
 def _remove(training: TableDirectory) -> None:
     """Training checkpoints (weights, optimizer) have no use once the result is complete."""
-    with contextlib.suppress(FileNotFoundError):
-        training.filesystem.rm(training.path(), recursive=True)
+    remove_folder(training.filesystem, training.path())
 
 
 # How far it is

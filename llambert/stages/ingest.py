@@ -15,10 +15,10 @@ import numpy as np
 import pyarrow as pa
 
 from llambert import schema
-from llambert.corpora import SourceFile, checks, find_source_files, gold
+from llambert.corpora import SourceFile, Sources, checks, find_sources, gold
 from llambert.corpora.chunks import read_chunks
 from llambert.corpora.records import separate, source_columns
-from llambert.corpora.rows import ENCODING_FAULTS, UNDECODABLE
+from llambert.corpora.rows import ENCODING_FAULTS, HIDDEN_FILES, UNDECODABLE, hidden_files_skipped
 from llambert.errors import InputError
 from llambert.progress import Progress
 from llambert.recipe import CorpusRecipe
@@ -26,6 +26,8 @@ from llambert.run import Run
 from llambert.run_directory import Manifest, TableDirectory
 from llambert.stages.parts import Outcome, Pool, run_units
 from llambert.stages.replica_metrics import ReplicaMetrics
+
+_COUNTS = ("num_truncated", gold.NUM_UNKNOWN_GOLD, "num_malformed", ENCODING_FAULTS, HIDDEN_FILES)
 
 
 def ingest(run: Run) -> Manifest:
@@ -36,9 +38,11 @@ def ingest(run: Run) -> Manifest:
     started = time.monotonic()
     corpus = run.recipe.corpus
     gold.check(corpus, run.task.category_names)
-    sources = find_source_files(corpus)
-    checks.require_columns_early(sources, corpus, source_columns(corpus))
-    units = [asdict(source) for source in sources]
+    sources = find_sources(corpus)
+    if sources.skipped:
+        print(f"ingest: {sources.skipped}", file=sys.stderr, flush=True)
+    checks.require_columns_early(sources.units, corpus, source_columns(corpus))
+    units = [asdict(source) for source in sources.units]
     outcomes: list[Outcome] = []
     with Progress("ingest", total=len(units), unit="files") as progress:
         for outcome in run_units("ingest", IngestFile, worker_arguments(run), units, Pool(max_actors=4)):
@@ -60,7 +64,7 @@ def worker_arguments(run: Run) -> tuple[Any, ...]:
     return (run.recipe.corpus, tuple(run.task.category_names), *tables, run.recipe.name)
 
 
-def complete(run: Run, sources: list[SourceFile], outcomes: list[Outcome], wall_seconds: float) -> Manifest:
+def complete(run: Run, sources: Sources, outcomes: list[Outcome], wall_seconds: float) -> Manifest:
     """Look at the corpus as a whole and write its manifests; ``InputError`` if it cannot be one.
 
     Refused: more rows that are not text or malformed than the recipe allows, a column that no row has, no record at
@@ -70,16 +74,18 @@ def complete(run: Run, sources: list[SourceFile], outcomes: list[Outcome], wall_
     counts: Counter[str] = Counter()
     for part in parts:
         counts.update(part.counts)
+    counts[HIDDEN_FILES] += sources.num_hidden
     num_kept = sum(part.num_rows for part in parts)
     rejected = {k.removeprefix("rejected."): n for k, n in sorted(counts.items()) if k.startswith("rejected.")}
     corpus = run.recipe.corpus
     faulty = {part.name for part in parts if part.counts.get(UNDECODABLE)}
-    checks.require_decodable(counts, corpus, (s for s in sources if any(n.startswith(_prefix(s)) for n in faulty)))
+    checks.require_decodable(counts, corpus, (s for s in sources.units if any(n.startswith(_prefix(s)) for n in faulty)))
     # Where a record is made of many source rows (umls), the malformed ones are a share of those.
     _check_malformed(run, counts["num_malformed"], counts["num_source_rows"] or counts["num_read"])
-    checks.require_columns_somewhere(counts, corpus, sources, source_columns(corpus))
+    checks.require_columns_somewhere(counts, corpus, sources.units, source_columns(corpus))
     if num_kept == 0:
-        raise InputError(f"corpus.path: {corpus.path} has no record: {rejected or 'it is empty'}")
+        why = rejected or hidden_files_skipped(counts[HIDDEN_FILES]) or "it is empty"
+        raise InputError(f"corpus.path: {corpus.path} has no record: {why}")
     checks.require_gold(counts, corpus, run.task.category_names)
     num_duplicates = _find_duplicates(run, [part.name for part in parts])
     _complete_rejects(run, rejected)
@@ -92,12 +98,12 @@ def complete(run: Run, sources: list[SourceFile], outcomes: list[Outcome], wall_
             num_kept=num_kept,
             num_rejected=rejected,
             counts={
-                **dict.fromkeys(("num_truncated", gold.NUM_UNKNOWN_GOLD, "num_malformed", ENCODING_FAULTS), 0),
+                **dict.fromkeys(_COUNTS, 0),
                 **{key: num for key, num in sorted(counts.items()) if key.startswith("num_") and key != "num_read"},
                 **gold.unknown_values(counts),
-                "num_files": len(sources),
+                "num_files": len(sources.units),
                 "num_duplicates": num_duplicates,
-                "num_bytes": sum(source.num_bytes for source in sources),
+                "num_bytes": sum(source.num_bytes for source in sources.units),
             },
             wall_seconds=wall_seconds,
             busy_seconds=sum(outcome.busy_seconds for outcome in outcomes),
@@ -120,7 +126,7 @@ def _check_malformed(run: Run, num_malformed: int, num_read: int) -> None:
             break
     raise InputError(
         f"corpus.max_malformed_share: {num_malformed:,} of {num_read:,} rows cannot be read, which is more than "
-        f"{allowed:.1%}: {'; '.join(examples[:3])}; fix them or raise the share"
+        f"{allowed:.1%}: {'; '.join(examples[:3])}; fix these rows, or raise the share"
     )
 
 

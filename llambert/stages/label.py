@@ -18,7 +18,7 @@ from llambert.progress import Progress
 from llambert.reference import content_identity
 from llambert.run import Run
 from llambert.run_directory import Manifest, Part, TableDirectory, write_whole
-from llambert.stages.by_label import publish_by_label
+from llambert.stages.by_label import check, publish_by_label
 from llambert.stages.parts import Outcome, Pool, Span, run_units
 from llambert.stages.progress_file import ProgressFile
 from llambert.stages.replica_metrics import ReplicaMetrics
@@ -29,9 +29,10 @@ _PART_READERS = 8
 def label(run: Run) -> Manifest:
     """Label every record of the corpus; skipped, without starting Ray, when the table is complete.
 
-    Raises ``InputError`` for a missing checkpoint or column, ``RuntimeError`` naming the parts that could
-    not be labelled; then a new start does those alone.
+    Raises ``InputError`` for a missing checkpoint or column, or a category that ``by_label`` has no folder for,
+    ``RuntimeError`` naming the parts that could not be labelled; then a new start does those alone.
     """
+    check(run)
     manifest = run.table("labels").read_manifest() or _label(run)
     if run.recipe.label.by_label:
         publish_by_label(run)

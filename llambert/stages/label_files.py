@@ -13,14 +13,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from llambert import schema
+from llambert import corpora, schema
 from llambert.classifier import WINDOW_RECORDS
-from llambert.corpora import READING, SourceFile, checks, find_source_files
+from llambert.corpora import READING, SourceFile, checks, find_sources
 from llambert.corpora.chunks import Chunk, read_chunks
 from llambert.corpora.records import source_columns
-from llambert.corpora.rows import LACKING
+from llambert.corpora.rows import HIDDEN_FILES, LACKING
 from llambert.errors import InputError
 from llambert.labelling import MALFORMED, REJECTED, PartLabeller, num_in, work_counts
+from llambert.names import escaped
 from llambert.progress import Progress
 from llambert.recipe import CorpusRecipe, LabelRecipe, digest, result_fields
 from llambert.reference import content_identity
@@ -40,15 +41,15 @@ def label_files(checkpoint: str, corpus: CorpusRecipe, output: str, recipe: Labe
     """
     recipe = recipe or LabelRecipe()
     identity = content_identity(checkpoint)
-    fingerprint = digest(content_identity(corpus.path), identity, result_fields(corpus), result_fields(recipe), READING)
+    fingerprint = digest(corpora.identity(corpus), identity, result_fields(corpus), result_fields(recipe), READING)
     labels, rejects = TableDirectory(output.rstrip("/"), schema.LABELS), TableDirectory(f"{output.rstrip('/')}/rejects")
     if manifest := _earlier(labels, fingerprint):
         return manifest
     started = time.monotonic()
     corpus = corpus.model_copy(update={"columns": corpus.columns.model_copy(update={"keep": recipe.keep})})
-    sources = find_source_files(corpus)
-    checks.require_columns_early(sources, corpus, source_columns(corpus))
-    units = [asdict(source) for source in sources]
+    sources = find_sources(corpus)
+    checks.require_columns_early(sources.units, corpus, source_columns(corpus))
+    units = [asdict(source) for source in sources.units]
     labels.write_progress({"fingerprint": fingerprint})
     parts: list[Part] = []
     busy_seconds = 0.0
@@ -59,10 +60,10 @@ def label_files(checkpoint: str, corpus: CorpusRecipe, output: str, recipe: Labe
             parts += outcome.parts
             busy_seconds += outcome.busy_seconds
             bar.advance()
-    totals: Counter[str] = Counter()
+    totals = Counter({HIDDEN_FILES: sources.num_hidden})
     for part in parts:
         totals.update(part.counts)
-    _check(totals, sum(map(num_in, parts)), sources, corpus)
+    _check(totals, sum(map(num_in, parts)), sources.units, corpus)
     _check_malformed(totals[MALFORMED], sum(map(num_in, parts)), corpus, rejects)
     return labels.write_manifest(
         Manifest(
@@ -136,7 +137,7 @@ def _malformed(source: SourceFile, chunk: Chunk) -> pa.Table:
         schema.RECORD_ID: pa.array([""] * rows.num_rows, pa.string()),
         schema.TEXT: rows[schema.TEXT],
         schema.REJECT_REASON: rows[schema.REJECT_REASON],
-        schema.SOURCE: pc.fill_null(rows[schema.SOURCE], source.uri),
+        schema.SOURCE: pc.fill_null(rows[schema.SOURCE], escaped(source.uri)),
         schema.LINE: rows[schema.LINE],
     }
     return pa.table(columns).cast(schema.SOURCE_REJECTS)
@@ -155,7 +156,7 @@ def _check_malformed(num_malformed: int, num_in: int, corpus: CorpusRecipe, reje
         return
     raise InputError(
         f"corpus.max_malformed_share: {num_malformed:,} of {num_in:,} rows cannot be read, which is more than "
-        f"{corpus.max_malformed_share:.1%}; {rejects.uri} says which and why; fix them or raise the share"
+        f"{corpus.max_malformed_share:.1%}; {rejects.uri} says which and why; fix these rows, or raise the share"
     )
 
 

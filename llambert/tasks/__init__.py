@@ -3,16 +3,18 @@
 Shipped tasks are the YAML files beside this one; a user's own is any YAML file of the same form.
 """
 
+import re
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from llambert.errors import InputError
 from llambert.prompts import Prompt, Shot
 from llambert.section import Section, inconsistent, parse_yaml, read_text, validate
 
 _SHIPPED = Path(__file__).parent
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f\ufffe\uffff]")
 
 
 class Category(Section):
@@ -20,6 +22,13 @@ class Category(Section):
 
     name: str = Field(min_length=1)
     answer_words: tuple[str, ...] = Field(min_length=1)
+
+    @field_validator("name")
+    @classmethod
+    def _can_be_shown(cls, name: str) -> str:
+        if _CONTROL.search(name):
+            raise ValueError("holds a control character, which no page and no labelling tool can show")
+        return name
 
 
 class Task(Section):

@@ -14,6 +14,7 @@ from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import RecordWriter
 
 from llambert import __version__
+from llambert.markdown import escape, table
 from llambert.recipe import Recipe
 from llambert.tasks import Task
 from llambert.training.loop import History
@@ -77,12 +78,12 @@ def model_card(recipe: Recipe, task: Task, history: History, counts: dict[str, i
         "---",
         f"# {recipe.name}",
         "",
-        f"Answers: {task.question} Categories: {', '.join(task.category_names)}.",
+        f"Answers: {escape(task.question)} Categories: {', '.join(map(escape, task.category_names))}.",
         f"`{classifier.model}` fine-tuned on {_REGIMES[classifier.regime]}, by the method of LlamBERT",
         "(arXiv 2403.15938).",
         "",
         "## Training data",
-        f"- Corpus: {recipe.corpus.path}",
+        f"- Corpus: {escape(recipe.corpus.path)}",
         f"- Annotator: {annotator.model} ({annotator.engine}, mode {annotator.mode}, prior correction "
         f"{recipe.parse.prior_correction}), asked about {annotator.num_records:,} records{of_splits}",
         *(f"- {name.replace('_', ' ')}: {count:,}" for name, count in counts.items()),
@@ -114,10 +115,10 @@ def _class_table(history: History) -> list[str]:
     if not classes:
         return []
     rows = [
-        f"| {category} | {figures['precision']:.4f} | {figures['recall']:.4f} | {figures['num_records']:,} |"
+        [category, f"{figures['precision']:.4f}", f"{figures['recall']:.4f}", f"{figures['num_records']:,}"]
         for category, figures in classes.items()
     ]
-    return ["| category | precision | recall | records held out |", "|---|---|---|---|", *rows, ""]
+    return [*table(["category", "precision", "recall", "records held out"], rows), ""]
 
 
 class Curves:

@@ -1,12 +1,18 @@
 import bz2
+import functools
 import gzip
 import json
+import os
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from llambert.corpora import files, find_source_files, read_rows
+from llambert.corpora.chunks import read_chunks
+from llambert.corpora.records import separate, source_columns
 from llambert.errors import InputError
 from llambert.recipe import Columns, CorpusRecipe
 
@@ -49,6 +55,30 @@ def test_broken_utf8_becomes_replacement_characters_and_costs_no_row(tmp_path):
     (tmp_path / "x.jsonl").write_bytes(b'{"id":"a","text":"caf\xe9"}\n{"id":"b","text":"\\ud800"}\n')
     assert read(tmp_path / "x.csv") == [{"id": "a", "text": "caf�"}, {"id": "b", "text": "fine"}]
     assert [row["text"] for row in read(tmp_path / "x.jsonl")] == ["caf�", "�"]
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9.csv", b"a::b [1]*.csv", b"50%25 #;?.csv", "\u6620\u753b.csv".encode()])
+def test_a_file_of_any_name_is_read(tmp_path, name):
+    folder = tmp_path / "x [1]"
+    folder.mkdir()
+    with open(os.fsencode(folder) + b"/" + name, "wb") as stream:
+        stream.write(b"id,text\na,one\n\xe9,\n")
+    corpus = CorpusRecipe(path=str(folder), columns=Columns(record_id="id"))
+    [source] = find_source_files(corpus)
+    assert read(folder) == [{"id": "a", "text": "one"}, {"id": "\ufffd", "text": None}]
+    made = separate(source, next(read_chunks(source, corpus, source_columns(corpus))), corpus, ["positive"])
+    assert made.rejects["reject_reason"].to_pylist() == ["null_text"]
+
+
+@pytest.mark.parametrize("query", ["", "?token=1&x=[2]"])
+def test_a_file_on_a_web_server_is_read(tmp_path, query):
+    (tmp_path / "x.csv").write_text("id,text\na,one\n")
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/x.csv{query}"
+        assert read(url, format="csv") == [{"id": "a", "text": "one"}]
+        server.shutdown()
 
 
 def test_numbers_and_dictionaries_of_a_parquet_column_are_read_as_text(tmp_path):

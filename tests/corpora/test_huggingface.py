@@ -1,9 +1,11 @@
+import os
+
 import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from llambert.corpora import find_source_files, huggingface, read_rows
+from llambert.corpora import find_source_files, find_sources, huggingface, read_rows
 from llambert.errors import InputError
 from llambert.recipe import Columns, CorpusRecipe, HuggingFaceDataset
 
@@ -101,3 +103,33 @@ def test_a_split_may_lack_the_gold_label(tmp_path):
     ]
     with pytest.raises(InputError, match="no column 'label'"):
         read(tmp_path / "disk")
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("LLAMBERT_CACHE", str(tmp_path / "links"))
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def write_folder(folder, *names: bytes) -> None:
+    for name in names:
+        path = os.fsencode(folder) + b"/" + name
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        text = name.rpartition(b"/")[2][:1].decode()
+        pq.write_table(pa.table({"text": [text], "label": [1]}), folder / "new")
+        os.rename(folder / "new", path)
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_a_folder_is_read_by_its_literal_name_without_what_is_hidden_in_it(tmp_path, streaming, cache):
+    folder = tmp_path / "reviews [final]*"
+    write_folder(folder, b"a.parquet", b"sub/b.parquet", b"_delta_log/c.parquet", b"_d.parquet", b".cache/e.parquet")
+    rows, _ = read(folder, streaming=streaming)
+    assert sorted(row["text"] for row in rows) == ["a", "b"]
+    corpus = CorpusRecipe(path=str(folder), format="huggingface")
+    assert find_sources(corpus).num_hidden == 3
+
+
+def test_a_file_whose_name_is_not_utf_8_is_read(tmp_path, cache):
+    write_folder(tmp_path / "data", b"a.parquet", b"b\xe9.parquet")
+    assert sorted(row["text"] for row in read(tmp_path / "data")[0]) == ["a", "b"]

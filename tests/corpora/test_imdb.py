@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from llambert.corpora import find_source_files, imdb, read_rows, text_files
+from llambert.corpora import find_source_files, find_sources, imdb, read_rows, text_files
 from llambert.recipe import CorpusRecipe
 
 REVIEWS = {
@@ -85,3 +85,28 @@ def test_many_small_files_are_few_units_of_bounded_size(tmp_path, monkeypatch):
 
 def test_columns_come_in_the_order_asked_for(folder):
     assert ("Dull.", "test/neg/0_2") in read(folder, ["text", "record_id"])[0]
+
+
+def test_hidden_folders_are_not_read_in_a_folder_nor_in_an_archive(folder):
+    copy = folder / ".ipynb_checkpoints" / "train" / "pos" / "1_7.txt"
+    copy.parent.mkdir(parents=True)
+    copy.write_text("An old copy.")
+    (folder / "train" / "pos" / "._1_7.txt").write_text("what macOS adds")
+    sources = find_sources(CorpusRecipe(path=str(folder), format="imdb"))
+    assert sources.num_hidden == 2
+    assert read(folder)[0] == ROWS
+    with tarfile.open(folder.parent / "a.tar", "w") as archive:
+        archive.add(folder, ".")
+    rows, counts = read(folder.parent / "a.tar")
+    assert rows == ROWS
+    assert counts["num_hidden_files"] == 2
+
+
+def test_a_review_that_is_a_link_in_an_archive_is_malformed(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        info = tarfile.TarInfo("train/pos/1_7.txt")
+        info.type, info.linkname = tarfile.LNKTYPE, "train/pos/2_7.txt"
+        archive.addfile(info)
+    corpus = CorpusRecipe(path=str(tmp_path / "a.tar"), format="imdb")
+    [rows] = read_rows(find_sources(corpus).units[0], corpus, ["text"])
+    assert rows.malformed["reject_reason"].to_pylist() == ["not_a_file"]

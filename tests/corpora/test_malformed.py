@@ -20,7 +20,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from llambert import schema
-from llambert.corpora import checks, find_source_files
+from llambert.corpora import checks, find_sources
 from llambert.errors import InputError
 from llambert.recipe import load_recipe
 from llambert.run import Run
@@ -41,9 +41,9 @@ def ingest_here(tmp_path: Path, corpus: dict[str, Any]) -> Run:
     """Every unit and the look at the whole, as ``ingest`` does them, without Ray."""
     (tmp_path / "recipe.yaml").write_text(RECIPE.format(tmp=tmp_path, corpus=json.dumps(corpus)))
     run = Run(load_recipe(tmp_path / "recipe.yaml"), load_task("reviews"))
-    sources = find_source_files(run.recipe.corpus)
+    sources = find_sources(run.recipe.corpus)
     worker = IngestFile(*worker_arguments(run))
-    outcomes = [worker(json.loads(json.dumps(asdict(source)))) for source in sources]
+    outcomes = [worker(json.loads(json.dumps(asdict(source)))) for source in sources.units]
     complete(run, sources, outcomes, 0.0)
     return run
 
@@ -92,6 +92,17 @@ def zipped() -> bytes:
     with zipfile.ZipFile(sink, "w") as archive:
         archive.writestr("xl/sheet.xml", "<x/>")
     return sink.getvalue()
+
+
+def notebook(folder: Path) -> None:
+    (folder / ".ipynb_checkpoints" / "deeper").mkdir(parents=True)
+    for name in ["x.csv", ".ipynb_checkpoints/x-checkpoint.csv", ".ipynb_checkpoints/deeper/x.csv"]:
+        (folder / name).write_bytes(ROWS)
+
+
+def odd_name(folder: Path) -> None:
+    with open(os.fsencode(folder) + b"/caf\xe9.csv", "wb") as stream:
+        stream.write(ROWS + b"one,too many\n")
 
 
 def loop(folder: Path) -> None:
@@ -324,6 +335,8 @@ CASES = [
     Case("an unknown ending", {"x.docx": b"text"}, error="has none of the endings"),
     Case("an empty folder", {}, error="no file is there"),
     Case("hidden files only", {".x.csv": ROWS}, error="but hidden ones"),
+    Case("a hidden folder", notebook, ["good", "fine"], counts={"num_hidden_files": 2}),
+    Case("a file whose name is not UTF-8", odd_name, ["good", "fine"], {"wrong_number_of_fields": 1}, corpus=LENIENT),
     Case("a loop of links", loop, error="is a link to a folder"),
     Case("a dead link", dead_link, error="is a link to nothing"),
     Case("no permission", no_permission, error="cannot be read"),

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from s3_server import running_server
 
-from llambert.corpora import find_source_files, read_rows
+from llambert.corpora import find_source_files, find_sources, read_rows
 from llambert.errors import InputError
 from llambert.recipe import CorpusRecipe
 
@@ -48,6 +48,12 @@ def test_every_format_is_read_from_an_object_store(tmp_path):
         assert texts(f"{BUCKET}/mixed/*.csv.gz") == ["csv"]
         assert texts(f"{BUCKET}/files", format="text_files") == ["one", "two"]
         assert texts(f"{BUCKET}/imdb", format="imdb") == ["imdb"]
+        for name in ["odd/x [1].csv", "odd/x 1.csv", "odd/.tmp/y.csv", "odd/_temporary/0/z.csv", "odd/50%25 #;é.csv"]:
+            filesystem.pipe_file(f"llambert-test/{name}", f"text\n{name}\n".encode())
+        assert texts(f"{BUCKET}/odd/x [1].csv") == ["odd/x [1].csv"]
+        assert texts(f"{BUCKET}/odd/x*.csv") == ["odd/x 1.csv", "odd/x [1].csv"]
+        assert texts(f"{BUCKET}/odd") == ["odd/50%25 #;é.csv", "odd/x 1.csv", "odd/x [1].csv"]
+        assert find_sources(CorpusRecipe(path=f"{BUCKET}/odd")).num_hidden == 2
         for nowhere in ["nothing", "nothing/*.csv"]:
             with pytest.raises(InputError, match="no file is there"):
                 texts(f"{BUCKET}/{nowhere}")

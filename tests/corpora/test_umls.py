@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from umls_sample import relation, semantic_type, term, write
 
-from llambert.corpora import rrf, umls
+from llambert.corpora import identity, rrf, umls
 from llambert.errors import InputError
 
 COLUMNS = ["record_id", "text"]
@@ -17,7 +17,7 @@ COLUMNS = ["record_id", "text"]
 def read(folder, columns=COLUMNS, **rules):
     """Records, malformed rows and counts of a release."""
     corpus = sample.corpus(folder, **rules)
-    (source,) = umls.find(corpus)
+    (source,) = umls.find(corpus).units
     records, malformed, counts = [], [], Counter()
     for rows in umls.read(source, corpus, columns):
         records += rows.records.to_pylist()
@@ -30,6 +30,13 @@ def texts(folder, **rules):
     records, malformed, _ = read(folder, **rules)
     assert not malformed
     return {record["record_id"]: record["text"] for record in records}
+
+
+def test_a_release_is_found_in_a_folder_of_any_name_beside_a_hidden_copy(tmp_path):
+    folder = write(tmp_path / "umls [2023AB] #1")
+    write(folder / ".backup")
+    assert texts(folder) == sample.TEXTS
+    assert identity(sample.corpus(folder))
 
 
 def test_the_sample_gives_the_texts_worked_out_by_hand_in_the_order_of_the_concepts(tmp_path):

@@ -28,7 +28,7 @@ from hypothesis import seed as seeded
 from hypothesis import strategies as st
 from tiny_llm import CHATML, tiny_tokenizer
 
-from llambert.corpora import find_source_files
+from llambert.corpora import find_sources
 from llambert.errors import InputError, OverLength
 from llambert.prompts import Prompt, Renderer
 from llambert.recipe import Recipe, load_recipe
@@ -95,9 +95,9 @@ def ingest(files: dict[str, bytes], **corpus: object) -> None:
         path = folder if len(files) > 1 else str(Path(folder, *files))
         fields = _recipe().corpus.model_copy(update={"path": path, "max_malformed_share": 1.0, **corpus})
         run = Run(_recipe().model_copy(update={"corpus": fields, "storage": f"{folder}/run"}), load_task("reviews"))
-        sources = find_source_files(run.recipe.corpus)
+        sources = find_sources(run.recipe.corpus)
         worker = IngestFile(*worker_arguments(run))
-        outcomes = [worker(asdict(source)) for source in sources]
+        outcomes = [worker(asdict(source)) for source in sources.units]
         manifest = complete(run, sources, outcomes, 0.0)  # the manifest refuses sums that do not agree
         ids = [row["record_id"] for row in run.table("corpus").read().to_pylist()]
         assert len(set(ids)) == len(ids) == manifest.num_kept, "a record_id stands twice"

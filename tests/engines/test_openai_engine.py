@@ -131,6 +131,15 @@ def test_a_null_content_is_an_empty_response_that_ended_or_was_cut(endpoint, mak
     assert (answer.response, answer.finish_reason, answer.num_response_tokens) == ("", finish_reason, 2)
 
 
+def test_half_a_character_in_a_response_becomes_a_replacement_character(endpoint, make_engine):
+    endpoint.otherwise = chat("Positive \ud83d")
+    (answer,) = make_engine().annotate(["x"])
+    assert answer.response == "Positive \ufffd"
+    endpoint.otherwise = chat(None, refusal="no \ud83d")
+    (answer,) = make_engine().annotate(["x"])
+    assert answer.error.encode().endswith("no \ufffd".encode())
+
+
 # Over-long prompts
 
 

@@ -3,6 +3,7 @@ import re
 import subprocess
 import sys
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import pyarrow.parquet as pq
 import pytest
@@ -333,3 +334,30 @@ def test_gold_values_that_match_no_category_are_named_with_count_share_and_examp
     assert _read(run, "report.md").count(sentence) == 2  # in the answer and among the counts
     assert "gold values that match no category" in _read(run, "report.md")
     assert "match no category" in " ".join(summary(run).split())
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("$x_1$", "$$"),
+        ("x" * 200, "x" * 199 + "y"),
+        ("a | b\nc", "<script>alert(1)</script>"),
+        ("../..", "\u202e😀`'\""),
+    ],
+    ids=["formulas", "long", "mark-up", "others"],
+)
+def test_a_category_of_any_name_has_its_report_with_every_figure(tmp_path, names):
+    run = write_run(tmp_path, Plan(categories=names, splits=("train", "test")))
+    report(run)
+    directory = run.table("report")
+    plots = directory.filesystem.ls(directory.path("plots"), detail=False)
+    assert len(plots) >= 5
+    for path in plots:
+        ElementTree.fromstring(directory.filesystem.cat_file(path))
+    assert "<script>alert" not in _read(run, "report.html")
+    table = [line for line in _read(run, "report.md").splitlines() if line.startswith("| category |")]
+    rows = _read(run, "report.md").splitlines()
+    for header in table:
+        row = rows[rows.index(header) + 2]
+        assert len(re.findall(r"(?<!\\)\|", row)) == len(re.findall(r"(?<!\\)\|", header))
+    assert {f"share_as_labelled[{name}]" for name in names} <= _metrics(run).keys()

@@ -70,3 +70,17 @@ def test_cross_tables_have_the_papers_shape():
     shown = cross_tables(paper_cross_tables())
     assert "| model: positive | 31 | 16 | 13 |" in shown
     assert shown.count("100 records with a person's answer.") == 2
+
+
+def test_labels_of_any_name_stay_one_cell_of_a_cross_table():
+    counts = {"silver": {"a | b": {"a | b": 1, "$$\n": 0}, "$$\n": {"a | b": 2, "$$\n": 3}}}
+    lines = cross_tables(counts).splitlines()
+    assert r"|  | person: a \| b | person: \$\$ |" in lines
+    assert r"| model: \$\$ | 2 | 3 |" in lines
+
+
+def test_a_model_of_any_name_stands_in_the_title_of_a_figure(folder):
+    wrong = open_experiment(folder, "mislabel", shares=[0.0, 0.1])
+    classifier = wrong.classifier.model_copy(update={"model": "$$" + "x" * 200 + "$\\frac{/encoder"})
+    drawn = figure(wrong.model_copy(update={"classifier": classifier}), results({(END_TO_END, 0.1): [0.9]}))
+    assert f"$${'x' * 27}…".encode() in drawn["svg"]

@@ -1,14 +1,20 @@
 """Labels published by label: the same rows in Hive's layout, whatever was killed, and verified with the run."""
 
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import unquote
+
 import pyarrow.compute as pc
 import pyarrow.dataset
 import pytest
 from label_runs import fill, make_run
 from tiny_classifier import save_tiny_classifier, tiny_texts
 
+from llambert.errors import InputError
 from llambert.repair import set_aside
 from llambert.stages import by_label as module
 from llambert.stages import label as label_module
+from llambert.stages.by_label import check
 from llambert.stages.label import label
 from llambert.verify import verify
 
@@ -44,6 +50,25 @@ def test_every_label_is_published_once_in_the_folder_of_its_label(run):
     assert set(pc.unique(copy["label"]).to_pylist()) == {"positive", "not so/positive"}
     assert run.table("labels_by_label").require_manifest().num_kept == manifest.num_kept
     assert wrong(run) == []
+
+
+@pytest.mark.parametrize("name", ["$x_1$", "..", "a\nb", "50% #?[*]", "x" * 200, "é" * 40, "__HIVE_DEFAULT_PARTITION_"])
+def test_a_label_of_any_name_has_its_folder(tmp_path, name):
+    save_tiny_classifier(tmp_path / "encoder", ("positive", name))
+    run = make_run(tmp_path / "a [b]", by_label=True)
+    label(fill(run, tiny_texts(30), tmp_path / "encoder"))
+    folders = sorted(path.name for path in Path(run.table("labels_by_label").path("data")).iterdir())
+    assert {unquote(folder.removeprefix("label=")) for folder in folders} <= {"positive", name}
+    assert set(published(run)["label"].to_pylist()) == set(run.table("labels").read()["label"].to_pylist())
+
+
+def test_a_label_whose_folder_no_filesystem_takes_is_refused_before_anything_is_done(tmp_path):
+    run = make_run(tmp_path, by_label=True)
+    long = run.task.categories[0].model_copy(update={"name": "é" * 50})
+    task = run.task.model_copy(update={"categories": (long, *run.task.categories[1:])})
+    with pytest.raises(InputError, match="a folder name of 306 bytes, filesystems take 255"):
+        check(replace(run, task=task))
+    check(run)
 
 
 def test_a_complete_run_is_published_when_the_recipe_asks_for_it_later(tmp_path, run):

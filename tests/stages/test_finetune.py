@@ -380,7 +380,9 @@ def test_workers_that_always_fail_end_the_stage_with_what_to_do(tmp_path, encode
 def test_a_killed_worker_goes_on_from_object_storage_to_the_same_weights(tmp_path, encoder, undisturbed):
     ray.shutdown()  # workers of the cluster above do not have this server's settings
     with running_server(tmp_path / "s3"):
-        run = make_run(tmp_path, encoder, storage="s3://llambert-test/run", **LONG)
+        neighbour = TableDirectory(f"s3://llambert-test/runs a/training/{'0' * 12}")
+        neighbour.write_progress({"done": 1})
+        run = make_run(tmp_path, encoder, storage="s3://llambert-test/runs [a-z]", **LONG)
         ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
         kill_a_worker_after_its_first_checkpoint(run)
         checkpoint = run.table("checkpoint")
@@ -388,6 +390,8 @@ def test_a_killed_worker_goes_on_from_object_storage_to_the_same_weights(tmp_pat
             target = tmp_path / "fetched" / part.name
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(checkpoint.filesystem.cat_file(checkpoint.path(part.name)))
+        assert run.table("training").filesystem.find(run.table("training").path()) == []
+        assert neighbour.read_progress() == {"done": 1}
         ray.shutdown()
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "fetched")
     fetched = torch.cat([value.flatten() for value in model.state_dict().values()])

@@ -7,6 +7,7 @@ from llambert.errors import InputError
 from llambert.recipe import load_recipe
 from llambert.run import Run
 from llambert.run_directory import TableDirectory
+from llambert.stages import ingest as module
 from llambert.stages.ingest import IngestFile, _repeated, ingest
 from llambert.tasks import load_task
 
@@ -162,3 +163,20 @@ def test_keys_stand_row_for_row_with_the_records(tmp_path):
     for part in worker(unit).parts:
         assert worker.keys.read_part(part.name).num_rows == part.num_rows
     assert isinstance(worker.keys.read_part(part.name), pa.Table)
+
+
+def test_hidden_files_are_said_on_the_screen_counted_and_no_part_of_the_corpus(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(
+        module, "run_units", lambda name, worker, arguments, units, pool: map(worker(*arguments), units)
+    )
+    run = make_run(tmp_path)
+    (tmp_path / "in" / ".ipynb_checkpoints").mkdir(parents=True)
+    for name in ["in/films.csv", "in/.ipynb_checkpoints/films-checkpoint.csv", "in/_films.csv"]:
+        (tmp_path / name).write_text(CSV)
+    run = Run(load_recipe(tmp_path / "recipe.yaml", [f"corpus.path={tmp_path}/in"]), run.task)
+    manifest = ingest(run)
+    assert (manifest.num_kept, manifest.counts["num_hidden_files"]) == (4, 2)
+    assert "ingest: 2 hidden files skipped" in capsys.readouterr().err
+    (tmp_path / "in" / "_films.csv").write_text("edited")
+    again = Run(load_recipe(tmp_path / "recipe.yaml", [f"corpus.path={tmp_path}/in"]), run.task)
+    assert again.fingerprints["corpus"] == run.fingerprints["corpus"]

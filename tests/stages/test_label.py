@@ -1,5 +1,6 @@
 """The label stage: one part in, one part out, every record once, whatever was killed before."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -14,6 +15,7 @@ from tiny_classifier import save_tiny_classifier, tiny_texts
 
 from llambert import labelling, schema
 from llambert.classifier import Classifier
+from llambert.dataset_card import dataset_card
 from llambert.errors import InputError
 from llambert.labelling import read_windows
 from llambert.run import Run
@@ -257,6 +259,17 @@ def test_the_dataset_card_states_schema_provenance_and_counts(tmp_path, without_
     ):
         assert expected in card
     assert f"| positive | {manifest.counts['label.positive']} |" in card
+
+
+def test_a_category_of_any_name_stays_one_cell_of_the_dataset_card(tmp_path, without_ray):
+    run = filled_run(tmp_path, 30)
+    manifest = label(run)
+    names = ["a | b\nc", "$x_1$"]
+    categories = [one.model_copy(update={"name": name}) for one, name in zip(run.task.categories, names, strict=True)]
+    renamed = dataclasses.replace(run, task=run.task.model_copy(update={"categories": tuple(categories)}))
+    card = dataset_card(renamed, manifest, run.table("checkpoint").require_manifest())
+    assert r"| a \| b c | 0 | 0.00% |" in card
+    assert r"one of a \| b c, \$x_1\$" in card
 
 
 @pytest.mark.slow

@@ -130,3 +130,22 @@ def test_a_column_that_no_row_has_is_refused(tmp_path, checkpoint):
     corpus = CorpusRecipe(path=str(tmp_path / "in.jsonl"), columns=Columns(record_id="id"))
     with pytest.raises(InputError, match=r"no column 'id' in any of its 1 rows; the first ones have 'text'"):
         label_files(checkpoint, corpus, str(tmp_path / "out"))
+
+
+@pytest.mark.parametrize("name", ["reviews [final]", "a::b", "what?*", "{x}", "50%25 #;é"])
+def test_files_checkpoint_and_output_are_found_by_their_literal_names(tmp_path, name):
+    folder = tmp_path / name
+    folder.mkdir()
+    checkpoint = str(save_tiny_classifier(folder / f"checkpoint {name}"))
+    corpus = CorpusRecipe(path=write_csv(folder / f"{name}.csv", tiny_texts(5)))
+    manifest = label_files(checkpoint, corpus, str(folder / f"out {name}"))
+    assert manifest.num_kept == len(rows_of(folder / f"out {name}")) == 5
+    assert label_files(checkpoint, corpus, str(folder / f"out {name}")) == manifest
+
+
+def test_hidden_files_are_counted_and_not_labelled(tmp_path, checkpoint):
+    (tmp_path / "in" / ".ipynb_checkpoints").mkdir(parents=True)
+    for name in ["in/a.csv", "in/.ipynb_checkpoints/a-checkpoint.csv"]:
+        write_csv(tmp_path / name, tiny_texts(3))
+    manifest = label_files(checkpoint, CorpusRecipe(path=str(tmp_path / "in")), str(tmp_path / "out"))
+    assert (manifest.num_kept, manifest.counts["num_hidden_files"]) == (3, 1)

@@ -41,6 +41,15 @@ def test_the_card_names_data_annotator_regime_figures_and_limits(history):
     assert "asked about 8,000 records of the splits train, extra\n" in card
 
 
+def test_a_category_of_any_name_stays_one_cell_of_the_card(history):
+    recipe = load_recipe(RECIPE)
+    for figures_of_epoch in history.epochs:
+        figures_of_epoch["classes"] = {"a | b\n$x_1$": figures_of_epoch["classes"]["negative"]}
+    card = model_card(recipe, load_task(recipe.task), history, COUNTS)
+    assert r"| a \| b \$x_1\$ | 0.8100 | 0.7200 | 70 |" in card
+    assert Curves().content(history)
+
+
 def test_the_record_has_every_setting_version_count_step_and_epoch(history):
     recipe = load_recipe(RECIPE)
     record = training_record(recipe, load_task(recipe.task), history, COUNTS)

@@ -1,0 +1,67 @@
+"""Tar archives, compressed or not, read once from their start to their end, or refused."""
+
+import tarfile
+from collections.abc import Iterator
+from typing import Self
+
+from llambert.corpora.opening import open_bytes
+from llambert.corpora.rows import HIDDEN_FILES, Malformed, Skipped
+from llambert.errors import InputError, one_line
+from llambert.reference import is_hidden
+
+_CHUNK_BYTES = 1 << 20
+
+
+def read_archive(uri: str, limit: int) -> Iterator[tuple[str, bytes | Malformed | Skipped]]:
+    """The members of an archive that are files or links, by path, each with its first ``limit`` bytes.
+
+    A hidden one is skipped, a link malformed. ``InputError`` for an archive that is damaged: a tar ends at a
+    block of zeros, after which there is nothing but zeros; one that ends otherwise has lost members.
+    """
+    with open_bytes(uri) as stream:
+        try:
+            with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Member) as archive:
+                for member in archive:
+                    if not member.isdir():
+                        yield member.name, _content(archive, member, uri, limit)
+                _require_end(archive, uri)
+        except tarfile.TarError as error:
+            raise InputError(f"{uri}: cannot be read as a tar archive: {error}") from error
+
+
+class _Member(tarfile.TarInfo):
+    """A header that cannot be read is an error; ``tarfile`` itself takes it for the end of the archive."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> Self:
+        """The archive's next member."""
+        try:
+            return super().fromtarfile(archive)
+        except (tarfile.EOFHeaderError, InputError):  # type: ignore[attr-defined]
+            raise  # the end mark, as tarfile is to see it; a stream that cannot be read
+        except Exception as error:  # a damaged extension of a header can raise anything
+            if isinstance(error, (tarfile.EmptyHeaderError, tarfile.TruncatedHeaderError)):  # type: ignore[attr-defined]
+                raise tarfile.ReadError("it is cut off: it has no end mark") from error
+            raise tarfile.ReadError(f"a header is damaged, at byte {archive.offset:,}: {one_line(error)}") from error
+
+
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo, uri: str, limit: int) -> bytes | Malformed | Skipped:
+    if is_hidden(member.name):
+        return Skipped(HIDDEN_FILES)
+    if not member.isfile():
+        return Malformed(None, member.name, "not_a_file", f"{uri}/{member.name}")
+    content = archive.extractfile(member)
+    assert content is not None, f"{member.name} is a file without content"
+    return content.read(limit)
+
+
+def _require_end(archive: tarfile.TarFile, uri: str) -> None:
+    """``InputError`` unless the rest of the archive, behind its end mark, is zeros."""
+    stream = archive.fileobj
+    assert stream is not None, "an archive that is open has a stream"
+    while chunk := stream.read(_CHUNK_BYTES):
+        if chunk.strip(b"\0"):
+            raise InputError(
+                f"{uri}: there is something behind the archive's end mark: it is damaged, or several archives were "
+                "written one after another (unpack them, or join them with tar --concatenate)"
+            )
