@@ -19,6 +19,9 @@ from llambert.errors import InputError, described
 NO_LIMIT = 1_000_000
 """A tokenizer that knows no limit names one above this."""
 
+NO_TOKEN = -1
+"""An id that no token has."""
+
 _SHORT, _LONG = 5, 11  # tokens of the texts that are tried
 _TOLERANCES = {torch.float32: 1e-4}
 _REDUCED_TOLERANCE = 0.03  # of bfloat16 and float16
@@ -121,9 +124,25 @@ def num_embeddings(model: PreTrainedModel) -> int:
 
 
 def settle(config: PreTrainedConfig) -> None:
-    """Full attention for BigBird: its sparse one depends on padding, and a short text switches it off for good."""
+    """Set what a configuration leaves open or to chance, before the model is built.
+
+    Full attention for BigBird: its sparse one depends on padding, and a short text switches it off for good. A first
+    token for the decoder of a T5 whose configuration names none: the padding token, as in T5's own.
+    """
     if getattr(config, "attention_type", None) == "block_sparse":
         config.attention_type = "original_full"
+    if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
+        config.decoder_start_token_id = config.pad_token_id
+
+
+def settle_end_of_text(model: PreTrainedModel) -> None:
+    """Let a decoder without a padding token answer at the last token of each text, whichever that is.
+
+    transformers refuses batches of such a model, since it takes the last token that is no padding.
+    """
+    config = model.config.get_text_config()
+    if config.pad_token_id is None:
+        config.pad_token_id = NO_TOKEN
 
 
 class _Trial:

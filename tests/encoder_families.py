@@ -16,7 +16,10 @@ _T5 = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_decoder_laye
 _LLAMA = {**_SHAPE, "num_key_value_heads": 1, "head_dim": 16}
 _BART = {
     **{f"{side}_{name}": num for side in ("encoder", "decoder") for name, num in (("layers", 1), ("ffn_dim", 64))},
-    **{"d_model": 32, "encoder_attention_heads": 2, "decoder_attention_heads": 2, "decoder_start_token_id": 2},
+    "d_model": 32,
+    "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2,
+    "decoder_start_token_id": 2,
 }
 
 CONFIGURATIONS: dict[str, dict[str, Any]] = {
@@ -29,11 +32,21 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "albert": {**_SHAPE, "embedding_size": 24},
     "mpnet": {**_SHAPE, "max_position_embeddings": 66},
     "deberta": {**_SHAPE, "pos_att_type": ["p2c", "c2p"], "relative_attention": True},
-    "deberta-v2": {**_SHAPE, "pos_att_type": ["p2c", "c2p"], "relative_attention": True, "position_biased_input": False},
+    "deberta-v2": {
+        **_SHAPE,
+        "pos_att_type": ["p2c", "c2p"],
+        "relative_attention": True,
+        "position_biased_input": False,
+    },
     "deberta-v3": {
         **_SHAPE,
-        **{"pos_att_type": ["p2c", "c2p"], "relative_attention": True, "position_biased_input": False},
-        **{"position_buckets": 16, "norm_rel_ebd": "layer_norm", "share_att_key": True, "type_vocab_size": 0},
+        "pos_att_type": ["p2c", "c2p"],
+        "relative_attention": True,
+        "position_biased_input": False,
+        "position_buckets": 16,
+        "norm_rel_ebd": "layer_norm",
+        "share_att_key": True,
+        "type_vocab_size": 0,
     },
     "modernbert": {**_SHAPE, "local_attention": 8, "global_attn_every_n_layers": 2},
     "xlnet": {"d_model": 32, "n_layer": 2, "n_head": 2, "d_inner": 64},
@@ -47,12 +60,12 @@ CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "bart": _BART,
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2},
     "llama": _LLAMA,
-    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
 }
 """Family -> what makes its default configuration tiny."""
 
 WITHOUT_PADDING = ("gpt2", "llama")
-"""Families saved here, as they are published, without a padding token."""
+"""Families saved here, as they are published, without a padding token; Qwen's has one, in its tokenizer alone."""
 
 
 def save_tokenizer(folder: Path, family: str) -> None:
@@ -61,7 +74,7 @@ def save_tokenizer(folder: Path, family: str) -> None:
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL])
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    frame = {"gpt2": "$A", "llama": "<s> $A", "qwen2": "$A", "xlnet": "$A </s> <s>:2"}.get(family, "<s> $A </s>")
+    frame = {"gpt2": "$A", "llama": "<s> $A", "qwen3": "$A", "xlnet": "$A </s> <s>:2"}.get(family, "<s> $A </s>")
     frame = "$A </s>" if family.endswith("t5") else frame
     if frame != "$A":
         tokenizer.post_processor = processors.TemplateProcessing(single=frame, special_tokens=[("<s>", 0), ("</s>", 2)])
@@ -75,7 +88,7 @@ def save_tokenizer(folder: Path, family: str) -> None:
 
 def configuration(family: str, **fields: Any) -> Any:
     """A tiny configuration whose special tokens are those of ``save_tokenizer``."""
-    ids = {"bos_token_id": 0, "pad_token_id": None if family in WITHOUT_PADDING else 1, "eos_token_id": 2}
+    ids = {"bos_token_id": 0, "pad_token_id": None if family in (*WITHOUT_PADDING, "qwen3") else 1, "eos_token_id": 2}
     name = "deberta-v2" if family == "deberta-v3" else family
     return AutoConfig.for_model(name, vocab_size=24, **ids, **CONFIGURATIONS[family], **fields)
 
@@ -92,7 +105,9 @@ def save_family_classifier(folder: Path, family: str, categories: tuple[str, ...
     """Write a checkpoint as somebody else may have made it, whose labels are well spread over the categories."""
     save_tokenizer(folder, family)
     torch.manual_seed(1)
-    names = {"id2label": dict(enumerate(categories)), "label2id": {name: n for n, name in enumerate(categories)}}
+    names: dict[str, Any] = {"id2label": dict(enumerate(categories))}
+    names |= {"label2id": {name: n for n, name in enumerate(categories)}}
+    names |= {"decoder_start_token_id": 1} if family == "t5" else {}  # the encoder's own configuration names none
     model = AutoModelForSequenceClassification.from_config(configuration(family, **names))
     with torch.no_grad():
         for parameter in model.parameters():
