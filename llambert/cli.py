@@ -238,6 +238,7 @@ def serve(
     most = max(replicas, max_replicas)
     placed = {"min_replicas": replicas, "max_replicas": most, "cpus_per_replica": cpus, "listen": (host, port)}
     options = serving.options(run, settings, limits, **placed)
+    serving.check(options)
     # Of the processes that Ray starts; Serve, already imported here, keeps its threads in this one.
     for switch in ("RUN_USER_CODE_IN_SEPARATE_THREAD", "RUN_ROUTER_IN_SEPARATE_LOOP"):
         os.environ.setdefault(f"RAY_SERVE_{switch}", "0")  # a thread less between a request and its answer

@@ -18,6 +18,7 @@ from llambert.errors import last_line
 from llambert.progress import Progress
 from llambert.run import Run
 from llambert.run_directory import Manifest, Part, TableDirectory
+from llambert.stages.encoder import require_encoder
 from llambert.stages.parts import Outcome, Pool, Span, run_units
 from llambert.stages.progress_file import ProgressFile
 from llambert.stages.ranks import is_part_name, part_name, ranks
@@ -44,6 +45,7 @@ def annotate(run: Run) -> Manifest:
     manifest = responses.read_manifest()
     if manifest and manifest.num_in >= annotator.num_records and not wants_content_free:
         return manifest
+    require_encoder(run)  # before money is spent on answers that it could not learn from
     sample = draw_sample(run)
     if manifest and manifest.num_in >= sample.num_kept and not wants_content_free:
         return manifest

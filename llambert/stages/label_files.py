@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llambert import schema
+from llambert.checkpoint import check_checkpoint
 from llambert.classifier import WINDOW_RECORDS
 from llambert.corpora import SourceFile, find_source_files
 from llambert.corpora.chunks import Chunk, read_chunks
@@ -36,6 +37,7 @@ def label_files(checkpoint: str, corpus: CorpusRecipe, output: str, recipe: Labe
     settings, or if more rows are malformed than ``corpus.max_malformed_share``; what is labelled is kept then.
     """
     recipe = recipe or LabelRecipe()
+    check_checkpoint(checkpoint, recipe.trust_remote_code)
     identity = content_identity(checkpoint)
     fingerprint = digest(content_identity(corpus.path), identity, result_fields(corpus), result_fields(recipe))
     labels, rejects = TableDirectory(output.rstrip("/"), schema.LABELS), TableDirectory(f"{output.rstrip('/')}/rejects")
