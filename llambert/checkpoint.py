@@ -15,7 +15,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
-from llambert.architecture import NO_LIMIT, max_positions, settle, settle_end_of_text
+from llambert.architecture import NO_LIMIT, has_vocabulary, max_positions, settle, settle_end_of_text
 from llambert.errors import InputError, loading_fault
 from llambert.reference import local_copy
 
@@ -74,6 +74,8 @@ def check_checkpoint(
         raise InputError(f"{checkpoint}: no tokenizer can be loaded from it: {reason}") from error
     if not tokenizer.is_fast:
         raise InputError(f"{checkpoint}: its tokenizer has no fast (Rust) form, which llambert needs")
+    if not has_vocabulary(tokenizer):
+        raise InputError(f"{checkpoint}: its tokenizer knows no token; is tokenizer.json (or a vocabulary) missing?")
     settle(config)
     return config, tokenizer
 

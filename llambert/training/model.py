@@ -22,6 +22,7 @@ from llambert.architecture import (
     NO_LIMIT,
     InputFormat,
     find_input_format,
+    has_vocabulary,
     max_positions,
     num_embeddings,
     settle,
@@ -163,6 +164,8 @@ def _read(recipe: ClassifierRecipe, categories: list[str]) -> tuple[PreTrainedCo
     tokenizer = AutoTokenizer.from_pretrained(location, **_source(recipe))
     if not tokenizer.is_fast:
         raise InputError("its tokenizer has no fast (Rust) form, which the label stage needs")
+    if not has_vocabulary(tokenizer):
+        raise InputError("its tokenizer knows no token; is tokenizer.json (or a vocabulary) missing?")
     tokenizer.truncation_side = "right"  # the label stage reads long texts from their start, and no further than needed
     return config, tokenizer
 
