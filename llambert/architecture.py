@@ -4,6 +4,7 @@ Families differ in where they may be padded, in whether a text without a mask is
 they read their answer, and in how many positions they have. A list of their names would never be complete.
 """
 
+import contextlib
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -22,9 +23,10 @@ NO_LIMIT = 1_000_000
 NO_TOKEN = -1
 """An id that no token has."""
 
+FLOAT16_ON_A_CPU = "label.dtype: float16 needs a GPU; on a CPU use float32, or bfloat16 where the chip has it"
+
 _SHORT, _LONG = 5, 11  # tokens of the texts that are tried
-_TOLERANCES = {torch.float32: 1e-4}
-_REDUCED_TOLERANCE = 0.03  # of bfloat16 and float16
+_TOLERANCE, _REDUCED_TOLERANCE = 1e-4, 0.3  # of float32; of bfloat16 and float16, in which small logits are noise
 FAULTS = (RuntimeError, ValueError, TypeError, AttributeError, LookupError)
 """What a model raises on input that is not for it."""
 
@@ -96,9 +98,14 @@ def trial_texts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, form
 
 
 def answers_alike(model: PreTrainedModel, found: torch.Tensor, expected: torch.Tensor) -> bool:
-    """Whether two answers (logits) of ``model`` differ by its rounding alone."""
-    tolerance = _TOLERANCES.get(next(model.parameters()).dtype, _REDUCED_TOLERANCE)
-    return bool((found - expected).abs().max() <= tolerance * expected.abs().max() + 1e-7)
+    """Whether two answers (logits) of ``model`` differ by the rounding of its type alone."""
+    is_reduced = next(model.parameters()).dtype != torch.float32
+    return _difference(found, expected) <= (_REDUCED_TOLERANCE if is_reduced else _TOLERANCE)
+
+
+def _difference(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """The largest between two answers, as a share of the largest logit."""
+    return float((found - expected).abs().max() / (expected.abs().max() + 1e-6))
 
 
 def max_positions(model: PreTrainedModel) -> int | None:
@@ -205,17 +212,17 @@ class _Trial:
         return form if same else typed
 
     def with_padding(self, form: InputFormat) -> InputFormat:
-        """Padded where that leaves the answer alone."""
+        """Padded on the side where that leaves the answer alone; on the right if both do."""
         alone = self.answer(form, self.texts[:1])
+        found: list[tuple[float, InputFormat]] = []
         sides: tuple[Literal["right", "left"], ...] = ("right", "left")
         for side in sides if form.takes_mask else ():
             padded = replace(form, padding_side=side)
-            try:
-                if answers_alike(self.model, self.answer(padded, self.texts)[:1], alone):
-                    return padded
-            except FAULTS:
-                continue
-        return replace(form, padding_side=None)
+            with contextlib.suppress(*FAULTS):
+                answer = self.answer(padded, self.texts)[:1]
+                if answers_alike(self.model, answer, alone):
+                    found.append((round(_difference(answer, alone), 2), padded))
+        return min(found, key=lambda one: one[0])[1] if found else replace(form, padding_side=None)
 
     def without_mask(self, form: InputFormat) -> InputFormat:
         """Without a mask where none is needed, unless the model then takes padding tokens of a text for padding."""
@@ -227,7 +234,7 @@ class _Trial:
             masked, bare = (self.answer(form, [text], with_mask=mask) for mask in (True, False))
         except FAULTS:
             return form
-        return replace(form, omits_mask=answers_alike(self.model, bare, masked))
+        return replace(form, omits_mask=_difference(bare, masked) <= _TOLERANCE)
 
 
 def _token_types(tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[int, ...], int, tuple[int, ...]]:

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from llambert.acceleration import accelerated
-from llambert.architecture import find_input_format, position_padding_index, trial_texts
+from llambert.architecture import FLOAT16_ON_A_CPU, find_input_format, position_padding_index, trial_texts
 from llambert.batching import MAX_PADDING_WASTE, Batch, packed, plan_batches, plan_packs
 from llambert.checkpoint import load_checkpoint, longest
 from llambert.errors import InputError
@@ -108,9 +108,7 @@ class Classifier:
     ) -> None:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if self.device.type == "cpu" and dtype == "float16":
-            raise InputError(
-                "label.dtype: float16 needs a GPU; on a CPU use float32, or bfloat16 where the chip has it"
-            )
+            raise InputError(FLOAT16_ON_A_CPU)
         if num_threads is not None:
             torch.set_num_threads(num_threads)
         self._tie_margin = TIE_MARGIN if dtype == "float32" else 0.0

@@ -2,7 +2,7 @@
 
 from functools import lru_cache
 
-from llambert.recipe import ClassifierRecipe
+from llambert.recipe import ClassifierRecipe, LabelRecipe
 from llambert.run import Run
 from llambert.training.model import check_encoder
 
@@ -13,9 +13,12 @@ def require_encoder(run: Run) -> None:
     Needs no Ray. Of one process's stages the first does it.
     """
     if run.table("checkpoint").read_manifest() is None:
-        _require(run.recipe.classifier.model_dump_json(), tuple(run.task.category_names))
+        recipe = run.recipe
+        _require(recipe.classifier.model_dump_json(), recipe.label.model_dump_json(), tuple(run.task.category_names))
 
 
 @lru_cache
-def _require(recipe: str, categories: tuple[str, ...]) -> None:
-    check_encoder(ClassifierRecipe.model_validate_json(recipe), list(categories))
+def _require(classifier: str, label: str, categories: tuple[str, ...]) -> None:
+    check_encoder(
+        ClassifierRecipe.model_validate_json(classifier), list(categories), LabelRecipe.model_validate_json(label)
+    )

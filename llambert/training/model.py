@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from llambert.architecture import (
+    FLOAT16_ON_A_CPU,
     NO_LIMIT,
     InputFormat,
     find_input_format,
@@ -29,7 +30,7 @@ from llambert.architecture import (
     trial_texts,
 )
 from llambert.errors import InputError, described, loading_fault
-from llambert.recipe import ClassifierRecipe
+from llambert.recipe import ClassifierRecipe, LabelRecipe
 from llambert.reference import local_copy
 
 _DROPOUTS = (
@@ -79,10 +80,11 @@ class Encoder:
         self.tokenizer.save_pretrained(folder)
 
 
-def check_encoder(recipe: ClassifierRecipe, categories: list[str]) -> None:
+def check_encoder(recipe: ClassifierRecipe, categories: list[str], label: LabelRecipe | None = None) -> None:
     """Refuse, before anything is spent, an encoder that could not be trained or whose checkpoint could not label.
 
-    It is loaded as for training and tried forwards and backwards on two short texts. One of more than 4 GiB of
+    It is loaded as for training and tried forwards and backwards on two short texts, and forwards in the type that
+    ``label`` computes in. One of more than 4 GiB of
     weights is not loaded: its configuration, tokenizer, layers and the names of its weights are checked.
     ``InputError``: one line that says what is wrong.
     """
@@ -94,7 +96,9 @@ def check_encoder(recipe: ClassifierRecipe, categories: list[str]) -> None:
             )
     num_parameters = sum(parameter.numel() for parameter in built.parameters())
     if num_parameters * torch.float32.itemsize <= _CHECKED_WHOLE_BELOW_BYTES:
-        load_encoder(recipe, categories)
+        encoder = load_encoder(recipe, categories)
+        if label is not None:
+            _check_labelling(encoder, recipe, label)
     else:
         _check_files(recipe, built)
 
@@ -127,6 +131,17 @@ def load_encoder(recipe: ClassifierRecipe, categories: list[str]) -> Encoder:
         input_format = find_input_format(model.eval(), tokenizer)
         _try_training(model, tokenizer, input_format)
     return Encoder(model, tokenizer, max_length, input_format)
+
+
+def _check_labelling(encoder: Encoder, recipe: ClassifierRecipe, label: LabelRecipe) -> None:
+    """Refuse a ``label.dtype`` that the encoder, or the device, cannot compute in; ``encoder`` is used up."""
+    if label.dtype == "float16" and label.gpus_per_actor == 0:
+        raise InputError(FLOAT16_ON_A_CPU)
+    if label.dtype == "bfloat16":
+        try:
+            find_input_format(encoder.model.bfloat16(), encoder.tokenizer)
+        except InputError as error:
+            raise InputError(f"label.dtype: {recipe.model} cannot label in {label.dtype}: {error}") from error
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ from transformers import (
 
 from llambert.checkpoint import load_checkpoint
 from llambert.errors import InputError
-from llambert.recipe import ClassifierRecipe
+from llambert.recipe import ClassifierRecipe, LabelRecipe
 from llambert.training import model as module
 from llambert.training.loop import FineTuning, Phase
 from llambert.training.model import check_encoder, load_encoder
@@ -292,3 +292,17 @@ def test_weights_that_no_answer_depends_on_are_not_trained(tmp_path):
     """Workers that train together would wait for their gradients."""
     model = load_encoder(recipe(save_family(tmp_path, "xlnet")), CATEGORIES).model
     assert [name for name, weights in model.named_parameters() if not weights.requires_grad] == ["transformer.mask_emb"]
+
+
+@pytest.mark.parametrize(
+    ("family", "dtype", "says"),
+    [
+        ("bert", "float16", "^label.dtype: float16 needs a GPU"),
+        ("xlnet", "bfloat16", "^label.dtype: .* cannot label in bfloat16: XLNetForSequenceClassification fails"),
+    ],
+)
+def test_a_label_stage_that_could_not_compute_is_refused_before_training(family, dtype, says, tmp_path):
+    settings = recipe(save_family(tmp_path, family))
+    check_encoder(settings, CATEGORIES, LabelRecipe())
+    with pytest.raises(InputError, match=says):
+        check_encoder(settings, CATEGORIES, LabelRecipe(dtype=dtype))
