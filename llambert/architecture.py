@@ -147,6 +147,13 @@ def settle(config: PreTrainedConfig) -> None:
         config.decoder_start_token_id = config.pad_token_id
 
 
+def cast_parameters(model: PreTrainedModel, dtype: torch.dtype) -> None:
+    """All weights in ``dtype``: transformers leaves XLNet's in float32. Those it keeps so on purpose (T5's) stay."""
+    if not getattr(model, "_keep_in_fp32_modules", None):
+        for parameter in model.parameters():
+            parameter.data = parameter.data.to(dtype)
+
+
 def settle_end_of_text(model: PreTrainedModel) -> None:
     """Let a decoder without a padding token answer at the last token of each text, whichever that is.
 

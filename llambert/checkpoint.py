@@ -15,7 +15,7 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
-from llambert.architecture import NO_LIMIT, has_vocabulary, max_positions, settle, settle_end_of_text
+from llambert.architecture import NO_LIMIT, cast_parameters, has_vocabulary, max_positions, settle, settle_end_of_text
 from llambert.errors import InputError, loading_fault
 from llambert.reference import local_copy
 
@@ -48,6 +48,7 @@ def load_checkpoint(
     if report["missing_keys"]:
         missing = ", ".join(sorted(report["missing_keys"])[:3])
         raise InputError(f"{checkpoint}: it lacks the weights {missing}: a model that was not fine-tuned to classify")
+    cast_parameters(model, dtype)
     settle_end_of_text(model)
     return model.eval(), tokenizer
 

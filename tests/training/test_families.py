@@ -180,3 +180,12 @@ def test_families_with_fused_attention_need_no_mask_where_nothing_is_padded(tmp_
         form = find_input_format(model, AutoTokenizer.from_pretrained(folder))
         assert form.arguments([np.array([0, 5, 1, 2])])["attention_mask"] is None
         assert form.arguments([np.array([0, 5, 1, 2]), np.array([0, 2])])["attention_mask"] is not None
+
+
+def test_a_family_whose_weights_transformers_leaves_in_float32_labels_in_bfloat16(tmp_path):
+    folder = save_family_classifier(tmp_path, "xlnet", ("negative", "positive"))
+    words = texts(20)[1]
+    found = Classifier(folder, device="cpu", num_threads=1, dtype="bfloat16").predict(words)
+    exact = Classifier(folder, device="cpu", num_threads=1).predict(words)
+    assert found.failures == {}
+    np.testing.assert_allclose(found.probabilities, exact.probabilities, atol=0.1)

@@ -298,7 +298,7 @@ def test_weights_that_no_answer_depends_on_are_not_trained(tmp_path):
     ("family", "dtype", "says"),
     [
         ("bert", "float16", "^label.dtype: float16 needs a GPU"),
-        ("xlnet", "bfloat16", "^label.dtype: .* cannot label in bfloat16: XLNetForSequenceClassification fails"),
+        ("fnet", "bfloat16", "^label.dtype: .* cannot label in bfloat16: FNetForSequenceClassification fails"),
     ],
 )
 def test_a_label_stage_that_could_not_compute_is_refused_before_training(family, dtype, says, tmp_path):
