@@ -149,7 +149,7 @@ def settle(config: PreTrainedConfig) -> None:
 
 def cast_parameters(model: PreTrainedModel, dtype: torch.dtype) -> None:
     """All weights in ``dtype``: transformers leaves XLNet's in float32. Those it keeps so on purpose (T5's) stay."""
-    if not getattr(model, "_keep_in_fp32_modules", None):
+    if not (model._keep_in_fp32_modules or model._keep_in_fp32_modules_strict):
         for parameter in model.parameters():
             parameter.data = parameter.data.to(dtype)
 
