@@ -46,6 +46,7 @@ _DROPOUTS = (
 )
 _TEXTS_PER_CALL = 1000  # bounds the tokenizer's own objects, which take far more memory than the ids
 _CHECKED_WHOLE_BELOW_BYTES = 4 << 30  # of weights in float32: a driver's node may be small
+_MAX_MISSING_SHARE = 0.25  # of the encoder's weights; a pooler, which belongs to another task's head, is far less
 _FAULTS = (OSError, ValueError, TypeError, AttributeError, LookupError, RuntimeError, ImportError, SafetensorError)
 
 
@@ -121,7 +122,7 @@ def load_encoder(recipe: ClassifierRecipe, categories: list[str]) -> Encoder:
             use_safetensors=None if recipe.pickled_weights else True,
             output_loading_info=True,
         )
-        _require_weights(model, report["missing_keys"], [key for key, *_ in report["mismatched_keys"]])
+        _require_weights(model, sorted(report["missing_keys"]), [key for key, *_ in report["mismatched_keys"]])
         _settle_padding(model, tokenizer)
         if recipe.freeze_encoder:
             freeze_encoder(model)
@@ -191,9 +192,10 @@ def _require_weights(model: PreTrainedModel, missing: Iterable[str], mismatched:
     other = [name for name in mismatched if name.startswith(prefix)]
     if other:
         raise InputError(f"its weights do not have the shapes that its config.json states, for example {other[0]}")
-    own = {name for name in model.state_dict() if name.startswith(prefix)}
-    if own and own <= set(missing):
-        raise InputError("none of its weights belong to the model that its config.json describes")
+    sizes = {name: tensor.numel() for name, tensor in model.state_dict().items() if name.startswith(prefix)}
+    if sum(sizes.get(name, 0) for name in missing) > _MAX_MISSING_SHARE * sum(sizes.values()):
+        absent = next(name for name in missing if name in sizes)
+        raise InputError(f"it lacks weights of the model that its config.json describes, for example {absent}")
 
 
 def _settle_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -245,7 +247,7 @@ def _check_files(recipe: ClassifierRecipe, built: PreTrainedModel) -> None:
             raise OSError(f"no file named model.safetensors in {folder}")
         prefix = f"{built.base_model_prefix}."
         own = {name for name in built.state_dict() if name.startswith(prefix)}
-        _require_weights(built, {name for name in own if not {name, name.removeprefix(prefix)} & names}, [])
+        _require_weights(built, sorted(name for name in own if not {name, name.removeprefix(prefix)} & names), [])
 
 
 def freeze_encoder(model: PreTrainedModel) -> None:

@@ -22,6 +22,7 @@ from transformers import (
     PreTrainedTokenizerFast,
     RobertaConfig,
     RobertaModel,
+    T5EncoderModel,
 )
 
 from llambert.checkpoint import load_checkpoint
@@ -235,7 +236,7 @@ def test_big_bird_attends_to_everything_so_that_no_text_depends_on_those_before_
     [
         ("no weights", "cannot be loaded: .*no file named model.safetensors"),
         ("weights cut short", "cannot be loaded"),
-        ("weights of another model", "none of its weights belong to the model"),
+        ("weights of another model", "it lacks weights of the model that its config.json describes"),
         ("other shapes", "its weights do not have the shapes that its config.json states"),
         ("no tokenizer", "its tokenizer knows no token"),
         ("more tokens than embeddings", "its tokenizer has token 17, its model has embeddings for 10 tokens"),
@@ -271,7 +272,7 @@ def test_a_large_encoder_is_checked_without_loading_its_weights(tmp_path, monkey
     folder = save_tiny_encoder(tmp_path)
     check_encoder(recipe(folder), CATEGORIES)
     save_file({"layer.weight": torch.zeros(3, 3)}, tmp_path / "model.safetensors", {"format": "pt"})
-    with pytest.raises(InputError, match="none of its weights belong"):
+    with pytest.raises(InputError, match="it lacks weights of the model"):
         check_encoder(recipe(folder), CATEGORIES)
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(InputError, match="no file named"):
@@ -306,3 +307,11 @@ def test_a_label_stage_that_could_not_compute_is_refused_before_training(family,
     check_encoder(settings, CATEGORIES, LabelRecipe())
     with pytest.raises(InputError, match=says):
         check_encoder(settings, CATEGORIES, LabelRecipe(dtype=dtype))
+
+
+def test_an_encoder_whose_decoder_would_be_drawn_at_random_is_refused(tmp_path):
+    folder = save_family(tmp_path, "t5")
+    T5EncoderModel.from_pretrained(folder).save_pretrained(folder)
+    configuration("t5").save_pretrained(folder)
+    with pytest.raises(InputError, match=r"it lacks weights of the model .* for example transformer.decoder"):
+        check_encoder(recipe(folder), CATEGORIES)
