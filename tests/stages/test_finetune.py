@@ -17,7 +17,6 @@ import pytest
 import ray
 import torch
 import yaml
-from own_code import add_own_code
 from ray.train.torch import TorchTrainer
 from s3_server import running_server
 from tensorboard_events import scalars
@@ -374,37 +373,6 @@ def test_workers_that_always_fail_end_the_stage_with_what_to_do(tmp_path, encode
     monkeypatch.undo()
     assert finetune(run).num_in == NUM_RECORDS
     assert run.table("checkpoint").read_progress()["num_failures"] == 1
-
-
-FAILS_IN_TRAINING = """
-
-    def forward(self, input_ids=None, attention_mask=None, **given):
-        if self.training:
-            with open({mark!r}, "a") as marks:
-                marks.write("failed\\n")
-            raise {error}("not with these arguments")
-        return super().forward(input_ids=input_ids, attention_mask=attention_mask, **given)
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("error", "num_workers", "num_tries"), [("TypeError", 1, {1}), ("TypeError", 2, {1, 2}), ("RuntimeError", 1, {2})]
-)
-def test_a_fault_that_would_come_again_is_not_retried_as_if_a_worker_was_lost(
-    tmp_path, error, num_workers, num_tries, local_ray
-):
-    save_tiny_encoder(tmp_path / "encoder")
-    add_own_code(tmp_path / "encoder", "AutoModelForSequenceClassification", "BertForSequenceClassification")
-    mark, code = tmp_path / "tries", tmp_path / "encoder/own_model.py"
-    code.write_text(code.read_text().rstrip() + FAILS_IN_TRAINING.format(mark=str(mark), error=error))
-    given = {"trust_remote_code": True, "max_failures": 3, "num_workers": num_workers}
-    run = make_run(tmp_path / "run", str(tmp_path / "encoder"), **given)
-    with pytest.raises(RuntimeError, match=rf"^finetune: {error}: not with these arguments; .* not retried") as failure:
-        finetune(run)
-    assert mark.read_text().count("failed") in num_tries
-    assert "own_model.py" in failure.value.__notes__[0]
-    assert run.table("checkpoint").read_manifest() is None
 
 
 @pytest.mark.slow
