@@ -30,26 +30,31 @@ class Batch:
         return int(self.arguments["input_ids"].numel())
 
 
-def padded(rows: np.ndarray, ids: Sequence[np.ndarray], padding_id: int) -> Batch:
-    """``input_ids`` and ``attention_mask``, None where no row is padded: int64 of shape (texts, longest)."""
-    longest = max(map(len, ids))
-    input_ids = np.full((len(ids), longest), padding_id, dtype=np.int64)
-    mask = np.zeros((len(ids), longest), dtype=np.int64)
-    for position, row in enumerate(ids):
-        input_ids[position, : len(row)] = row
-        mask[position, : len(row)] = 1
-    attention_mask = None if mask.all() else torch.from_numpy(mask)
-    return Batch(rows, ids, {"input_ids": torch.from_numpy(input_ids), "attention_mask": attention_mask})
+def pad(ids: Sequence[np.ndarray], padding_id: int, side: str = "right") -> tuple[np.ndarray, np.ndarray]:
+    """``ids`` padded to the longest on one side, int64 of shape (texts, longest), and which of those are theirs."""
+    lengths = np.array([len(row) for row in ids])
+    positions = np.arange(lengths.max())[None, :]
+    mask = positions < lengths[:, None] if side == "right" else positions >= lengths.max() - lengths[:, None]
+    padded = np.full(mask.shape, padding_id, dtype=np.int64)
+    padded[mask] = np.concatenate(ids)
+    return padded, mask
 
 
-def packed(rows: np.ndarray, ids: Sequence[np.ndarray], first_position: int) -> Batch:
-    """For ``packing.pack``'s models: ``input_ids`` and ``position_ids``, int64 (1, tokens), and ``text_lengths``."""
-    lengths = [len(row) for row in ids]
-    positions = np.concatenate([np.arange(first_position, first_position + length) for length in lengths])
+def packed(rows: np.ndarray, ids: Sequence[np.ndarray], padding_index: int | None) -> Batch:
+    """For ``packing.pack``'s models: ``input_ids`` and ``position_ids``, int64 (1, tokens), and ``text_lengths``.
+
+    Positions are those that the model gives each text alone: 0, 1, 2, …; with a ``padding_index`` they count its
+    tokens of other ids from ``padding_index + 1`` on, and a token of that id has the index itself for a position.
+    """
+    if padding_index is None:
+        positions = [np.arange(len(row)) for row in ids]
+    else:
+        counted = [row != padding_index for row in ids]
+        positions = [np.cumsum(is_counted) * is_counted + padding_index for is_counted in counted]
     arguments = {
         "input_ids": torch.from_numpy(np.concatenate(ids).astype(np.int64))[None],
-        "position_ids": torch.from_numpy(positions)[None],
-        "text_lengths": lengths,
+        "position_ids": torch.from_numpy(np.concatenate(positions).astype(np.int64))[None],
+        "text_lengths": [len(row) for row in ids],
     }
     return Batch(rows, ids, arguments)
 

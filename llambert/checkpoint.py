@@ -3,18 +3,25 @@
 from typing import Any
 
 import torch
+import transformers
 from safetensors import SafetensorError
 from transformers import (
+    AutoConfig,
     AutoModelForSequenceClassification,
     AutoTokenizer,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
+from llambert.architecture import NO_LIMIT, cast_parameters, has_vocabulary, max_positions, settle, settle_end_of_text
 from llambert.errors import InputError, loading_fault
 from llambert.reference import local_copy
 
-_FAULTS = (OSError, ValueError, SafetensorError)
+_FAULTS = (OSError, ValueError, TypeError, AttributeError, LookupError, RuntimeError, ImportError, SafetensorError)
+_LENGTH_WITHOUT_LIMIT = 4096
+_CLASSIFIERS = frozenset(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.values())
 
 
 def load_checkpoint(
@@ -22,15 +29,16 @@ def load_checkpoint(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """The model, its weights in ``dtype``, and its tokenizer; weights are read from safetensors alone.
 
-    ``InputError``: not there, not fine-tuned to classify, no Rust tokenizer, or code of its own that is not trusted.
+    Attention is PyTorch's fused one where the model's family has it. ``InputError``: not there, not fine-tuned to
+    give each text one of several categories, no Rust tokenizer, or code of its own that is not trusted.
     """
-    location = local_copy(checkpoint)
+    config, tokenizer = check_checkpoint(checkpoint, trust_remote_code)
     try:
         model, report = AutoModelForSequenceClassification.from_pretrained(
-            location,
+            local_copy(checkpoint),
+            config=config,
             dtype=dtype,
             use_safetensors=True,
-            attn_implementation="sdpa",
             output_loading_info=True,
             trust_remote_code=trust_remote_code,
         )
@@ -40,6 +48,26 @@ def load_checkpoint(
     if report["missing_keys"]:
         missing = ", ".join(sorted(report["missing_keys"])[:3])
         raise InputError(f"{checkpoint}: it lacks the weights {missing}: a model that was not fine-tuned to classify")
+    cast_parameters(model, dtype)
+    settle_end_of_text(model)
+    return model.eval(), tokenizer
+
+
+def check_checkpoint(
+    checkpoint: str, trust_remote_code: bool = False
+) -> tuple[PreTrainedConfig, PreTrainedTokenizerFast]:
+    """Configuration and tokenizer of a checkpoint; ``InputError`` where they are not those of a classifier.
+
+    Cheap enough to be done before Ray starts: no weights are read.
+    """
+    location = local_copy(checkpoint)
+    try:
+        config = AutoConfig.from_pretrained(location, trust_remote_code=trust_remote_code)
+    except _FAULTS as error:
+        reason = loading_fault(error, "label")
+        raise InputError(f"{checkpoint}: no classifier can be loaded from it: {reason}") from error
+    if fault := _not_a_classifier(config):
+        raise InputError(f"{checkpoint}: {fault}")
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(location, trust_remote_code=trust_remote_code)
     except _FAULTS as error:
@@ -47,16 +75,35 @@ def load_checkpoint(
         raise InputError(f"{checkpoint}: no tokenizer can be loaded from it: {reason}") from error
     if not tokenizer.is_fast:
         raise InputError(f"{checkpoint}: its tokenizer has no fast (Rust) form, which llambert needs")
-    return model.eval(), tokenizer
+    if not has_vocabulary(tokenizer):
+        raise InputError(f"{checkpoint}: its tokenizer knows no token; is tokenizer.json (or a vocabulary) missing?")
+    settle(config)
+    return config, tokenizer
 
 
 def longest(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> int:
-    """Tokens of a text that model and tokenizer take, special ones included."""
-    return min(tokenizer.model_max_length, model.config.max_position_embeddings - first_position(model))
+    """Tokens of a text that model and tokenizer take, special ones included; 4,096 where neither has a limit."""
+    limit = min(tokenizer.model_max_length, max_positions(model) or NO_LIMIT)
+    return limit if limit < NO_LIMIT else _LENGTH_WITHOUT_LIMIT
 
 
-def first_position(model: PreTrainedModel) -> int:
-    """The position of a text's first token: RoBERTa's start after the padding id; BERT's have none."""
-    positions = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
-    padding_index = getattr(positions, "padding_idx", None)
-    return 0 if padding_index is None else padding_index + 1
+def _not_a_classifier(config: PreTrainedConfig) -> str:
+    """Why a model of this configuration cannot give a text one of several categories; empty: it can."""
+    others = [name for name in config.architectures or [] if hasattr(transformers, name) and name not in _CLASSIFIERS]
+    if others:
+        return f"it is a {others[0]}, a model that was not fine-tuned to classify texts"
+    if config.problem_type not in (None, "single_label_classification"):
+        return (
+            f"its problem_type is {config.problem_type}, and llambert gives a text one of several categories; "
+            "use a classifier fine-tuned with single_label_classification"
+        )
+    names = config.id2label or {}
+    if len(names) < 2:
+        return "its head has one output (a score or a regression), which gives no label; two categories are needed"
+    if sorted(names) != list(range(len(names))):
+        return f"id2label in its config.json must name the outputs 0 to {len(names) - 1}, and names {sorted(names)}"
+    if unnamed := [number for number, name in names.items() if not isinstance(name, str) or not name.strip()]:
+        return f"id2label in its config.json gives no name to output {unnamed[0]}"
+    if duplicates := [name for name in names.values() if list(names.values()).count(name) > 1]:
+        return f"id2label in its config.json gives the name {duplicates[0]!r} to several outputs"
+    return ""

@@ -15,15 +15,16 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
 
-from llambert import onednn
-from llambert.batching import MAX_PADDING_WASTE, Batch, packed, padded, plan_batches, plan_packs
-from llambert.checkpoint import first_position, load_checkpoint, longest
+from llambert.acceleration import accelerated
+from llambert.architecture import FLOAT16_ON_A_CPU, find_input_format, position_padding_index, trial_texts
+from llambert.batching import MAX_PADDING_WASTE, Batch, packed, plan_batches, plan_packs
+from llambert.checkpoint import load_checkpoint, longest
 from llambert.errors import InputError
-from llambert.packing import is_packable, pack
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ _FEW_TEXTS_PADDING_WASTE = 0.15
 _DEFAULT_BATCH_TOKENS = {"cpu": 2048, "cuda": 65_536}
 _CHARS_PER_TOKEN = 32
 _MAX_CHARS_PER_TOKEN = 512
+_WHOLE_TEXT_CHARS = 1 << 30
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _NON_SPACE = re.compile(r"\S")
 
@@ -106,28 +108,33 @@ class Classifier:
     ) -> None:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if self.device.type == "cpu" and dtype == "float16":
-            raise InputError(
-                "label.dtype: float16 needs a GPU; on a CPU use float32, or bfloat16 where the chip has it"
-            )
+            raise InputError(FLOAT16_ON_A_CPU)
         if num_threads is not None:
             torch.set_num_threads(num_threads)
         self._tie_margin = TIE_MARGIN if dtype == "float32" else 0.0
         self.max_batch_tokens = max_batch_tokens or _DEFAULT_BATCH_TOKENS[self.device.type]
         self._max_padding_waste = _FEW_TEXTS_PADDING_WASTE if few_texts else MAX_PADDING_WASTE
         model, tokenizer = load_checkpoint(checkpoint, _DTYPES[dtype], trust_remote_code)
+        torch.nn.Module.to(model, self.device)
         self.categories: list[str] = [name for _, name in sorted((model.config.id2label or {}).items())]
-        self._first_position = first_position(model)
-        self.max_length, self._padding_id = longest(model, tokenizer), tokenizer.pad_token_id
+        self.max_length = longest(model, tokenizer)
+        try:
+            self._format = find_input_format(model, tokenizer)
+        except InputError as error:
+            raise InputError(f"{checkpoint}: {error}") from error
+        self._padding_index = position_padding_index(model)
         self._tokenizer = tokenizer.backend_tokenizer
         self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(self.max_length)
-        self.max_text_chars = _MAX_CHARS_PER_TOKEN * self.max_length
-        if self.device.type == "cpu" and onednn.available():
-            onednn.pack_linear_layers(model)
-        self._is_packed = few_texts and self.device.type == "cpu" and is_packable(model)
-        if self._is_packed:
-            pack(model)
-        torch.nn.Module.to(model, self.device)
+        self._tokenizer.enable_truncation(self.max_length, direction=tokenizer.truncation_side)
+        # A text cut at its start must be read to its end.
+        reads_whole_texts = tokenizer.truncation_side == "left"
+        self.max_text_chars = _WHOLE_TEXT_CHARS if reads_whole_texts else _MAX_CHARS_PER_TOKEN * self.max_length
+        self._first_chars = _WHOLE_TEXT_CHARS if reads_whole_texts else _CHARS_PER_TOKEN * self.max_length
+        self._is_packed = False
+        if self.device.type == "cpu":
+            reload = partial(load_checkpoint, checkpoint, _DTYPES[dtype], trust_remote_code)
+            texts = trial_texts(model, tokenizer, self._format)
+            model, self._is_packed = accelerated(model, self._format, texts, few_texts, lambda: reload()[0])
         self._num_cores = torch.get_num_threads() if self.device.type == "cpu" else 1
         self._cores = _one_threaded(self._num_cores) if self._num_cores > 1 else None
         self._model = torch.compile(model, dynamic=True) if compile else model
@@ -169,19 +176,19 @@ class Classifier:
                     failures[start + offset] = "null_text" if chunk[offset] is None else "tokenizer_error"
                     ids.append(np.zeros(0, np.int32))
                 else:
-                    ids.append(encoded[0])
+                    ids.append(self._format.completed(encoded[0], self.max_length))
                     num_truncated += encoded[1]
         rows = [row for row in range(len(texts)) if row not in failures]
         lengths = np.array([len(row) for row in ids], dtype=np.int64)
         batches = [
             self._collate(part, [ids[row] for row in part])
-            for part in self._plan(np.array(rows, dtype=np.int64), lengths)
+            for part in self._plan(np.array(rows, dtype=np.int64), ids, lengths)
         ]
         return _Window(len(texts), batches, failures, int(lengths.sum()), num_truncated)
 
     def _encode(self, texts: list[str]) -> list[tuple[np.ndarray, bool] | None]:
         """Token ids and whether they were truncated, per text; None where the tokenizer fails on it."""
-        if all(isinstance(text, str) and len(text) <= _CHARS_PER_TOKEN * self.max_length for text in texts):
+        if all(isinstance(text, str) and len(text) <= self._first_chars for text in texts):
             try:
                 return [
                     (np.array(encoding.ids, dtype=np.int32), bool(encoding.overflowing))
@@ -201,7 +208,7 @@ class Classifier:
         """
         if not isinstance(text, str):
             return None
-        num_chars = _CHARS_PER_TOKEN * self.max_length
+        num_chars = self._first_chars
         while True:
             whole = num_chars >= len(text)
             prefix = text if whole else text[:num_chars]
@@ -219,19 +226,23 @@ class Classifier:
                 return np.array(encoding.ids, dtype=np.int32), truncated or rest
             num_chars *= 2
 
-    def _plan(self, rows: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
+    def _plan(self, rows: np.ndarray, ids: Sequence[np.ndarray], lengths: np.ndarray) -> list[np.ndarray]:
         if self._is_packed:
             return plan_packs(rows, lengths, self.max_batch_tokens, self._num_cores)
-        return plan_batches(rows, lengths, self.max_batch_tokens, self._max_padding_waste)
+        groups = self._format.groups([ids[row] for row in rows])
+        return [
+            batch
+            for group in np.unique(groups)
+            for batch in plan_batches(rows[groups == group], lengths, self.max_batch_tokens, self._max_padding_waste)
+        ]
 
     def _collate(self, rows: np.ndarray, ids: Sequence[np.ndarray]) -> Batch:
         if self._is_packed:
-            return packed(rows, ids, self._first_position)
-        batch = padded(rows, ids, self._padding_id)
+            return packed(rows, ids, self._padding_index)
+        arguments = self._format.arguments(ids)
         if self.device.type == "cuda":  # page-locked here, so that the copy to the GPU overlaps with its work
-            pinned = {name: value if value is None else value.pin_memory() for name, value in batch.arguments.items()}
-            return Batch(rows, ids, pinned)
-        return batch
+            arguments = {name: value if value is None else value.pin_memory() for name, value in arguments.items()}
+        return Batch(rows, ids, arguments)
 
     # The model: in the caller's thread
 
@@ -286,7 +297,7 @@ class Classifier:
         """
         try:
             return [(batch.rows, self._forward(batch))]
-        except (RuntimeError, IndexError) as error:
+        except (RuntimeError, IndexError, ValueError) as error:
             if len(batch.rows) == 1:
                 self._forward(self._prepare([""]).batches[0])
                 log.warning("the model failed on a text of %d tokens: %s", batch.num_positions, error)

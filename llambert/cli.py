@@ -87,7 +87,7 @@ def init(
     folder: Annotated[str, typer.Option(help="Where the two files go.")] = ".",
 ) -> None:
     """Write a commented task and recipe for a question of your own; asks for what the flags do not say."""
-    from llambert.recipe import CorpusRecipe
+    from llambert.corpus_recipe import CorpusRecipe
     from llambert.task_draft import Draft, guess_text_column, parse_categories, parse_shots
 
     corpus = corpus or _ask("corpus", "Where are the texts (a file, a folder, a glob or s3://…)?")
@@ -216,7 +216,8 @@ def label(
 ) -> None:
     """Label any files with a checkpoint, without the rest of the method."""
     from llambert.corpora.rows import HIDDEN_FILES, hidden_files_skipped
-    from llambert.recipe import Columns, CorpusRecipe, LabelRecipe
+    from llambert.corpus_recipe import Columns, CorpusRecipe
+    from llambert.recipe import LabelRecipe
     from llambert.stages.label_files import label_files
 
     columns = Columns(text=text, record_id=record_id)
@@ -247,6 +248,7 @@ def serve(
     most = max(replicas, max_replicas)
     placed = {"min_replicas": replicas, "max_replicas": most, "cpus_per_replica": cpus, "listen": (host, port)}
     options = serving.options(run, settings, limits, **placed)
+    serving.check(options)
     # Of the processes that Ray starts; Serve, already imported here, keeps its threads in this one.
     for switch in ("RUN_USER_CODE_IN_SEPARATE_THREAD", "RUN_ROUTER_IN_SEPARATE_LOOP"):
         os.environ.setdefault(f"RAY_SERVE_{switch}", "0")  # a thread less between a request and its answer

@@ -22,6 +22,7 @@ from llambert.run import Run
 from llambert.run_directory import Manifest, TableDirectory, write_whole
 from llambert.splits import TRAIN, left_out, require_learnable
 from llambert.stages.annotate import annotate
+from llambert.stages.encoder import require_encoder
 from llambert.stages.finetune import finetune
 from llambert.stages.ingest import ingest
 from llambert.stages.label import label
@@ -44,6 +45,7 @@ def pilot(run: Run, num_records: int, with_curve: bool) -> Pilot:
     The corpus is ingested and the sample drawn for good: their times are facts. ``num_records`` are annotated,
     and stay so. Gold labels are read only where the recipe's regime trains on them.
     """
+    require_encoder(run)
     ray_seconds = _start_ray()
     corpus = ingest(run)
     require_learnable(run)

@@ -4,6 +4,7 @@ from llambert.evaluation.report import report
 from llambert.run import Run
 from llambert.splits import require_learnable
 from llambert.stages.annotate import annotate
+from llambert.stages.encoder import require_encoder
 from llambert.stages.finetune import finetune
 from llambert.stages.ingest import ingest
 from llambert.stages.label import label
@@ -11,7 +12,8 @@ from llambert.stages.parse import parse
 
 
 def pipeline(run: Run) -> None:
-    """Every step skips what is complete, goes on with what is half done, and writes its manifest last."""
+    """Every step skips what is complete, resumes what is half done, and writes its manifest last."""
+    require_encoder(run)  # an encoder that cannot be used is refused before anything is spent
     ingest(run)  #    the corpus as records
     require_learnable(run)  # refused before anything is paid for
     annotate(run)  #  (i)   an LLM annotates a random subset from a plain-language prompt

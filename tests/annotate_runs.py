@@ -6,7 +6,8 @@ import numpy as np
 import pyarrow as pa
 
 from llambert import schema
-from llambert.recipe import AnnotatorRecipe, ClassifierRecipe, CorpusRecipe, Recipe
+from llambert.corpus_recipe import CorpusRecipe
+from llambert.recipe import AnnotatorRecipe, ClassifierRecipe, Recipe
 from llambert.run import Run
 from llambert.run_directory import Manifest, TableDirectory
 from llambert.sampling import sampling_hashes

@@ -6,7 +6,8 @@ import pyarrow as pa
 from tiny_classifier import save_tiny_classifier, tiny_texts
 
 from llambert import schema
-from llambert.recipe import AnnotatorRecipe, ClassifierRecipe, Columns, CorpusRecipe, LabelRecipe, Recipe
+from llambert.corpus_recipe import Columns, CorpusRecipe
+from llambert.recipe import AnnotatorRecipe, ClassifierRecipe, LabelRecipe, Recipe
 from llambert.run import Run
 from llambert.run_directory import Manifest, Part, TableDirectory, open_filesystem
 from llambert.tasks import load_task

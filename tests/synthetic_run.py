@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 
 from llambert import schema
-from llambert.recipe import AnnotatorRecipe, ClassifierRecipe, CorpusRecipe, Recipe
+from llambert.corpus_recipe import CorpusRecipe
+from llambert.recipe import AnnotatorRecipe, ClassifierRecipe, Recipe
 from llambert.run import Run
 from llambert.run_directory import Manifest, write_whole
 from llambert.tasks import Task, load_task

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llambert.batching import MAX_PADDING_WASTE, packed, padded, plan_batches, plan_packs
+from llambert.batching import MAX_PADDING_WASTE, packed, pad, plan_batches, plan_packs
 
 
 @given(st.lists(st.integers(1, 600), max_size=300))
@@ -43,17 +43,24 @@ def ids():
     return [np.array([5, 6, 7], np.int32), np.array([8], np.int32)]
 
 
-def test_padding_is_masked_and_equal_lengths_need_no_mask(ids):
-    batch = padded(np.array([4, 2]), ids, 1)
-    assert batch.arguments["input_ids"].tolist() == [[5, 6, 7], [8, 1, 1]]
-    assert batch.arguments["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
-    assert batch.num_positions == 6
-    assert padded(np.array([4]), ids[:1], 1).arguments["attention_mask"] is None
+def test_the_mask_is_of_the_texts_lengths_whatever_their_tokens_are(ids):
+    ids = [*ids, np.array([1, 1], np.int32)]
+    padded, mask = pad(ids, 1)
+    assert padded.tolist() == [[5, 6, 7], [8, 1, 1], [1, 1, 1]]
+    assert mask.astype(int).tolist() == [[1, 1, 1], [1, 0, 0], [1, 1, 0]]
+    padded, mask = pad(ids, 1, "left")
+    assert padded.tolist() == [[5, 6, 7], [1, 1, 8], [1, 1, 1]]
+    assert mask.astype(int).tolist() == [[1, 1, 1], [0, 0, 1], [0, 1, 1]]
 
 
 def test_a_pack_counts_positions_anew_for_each_text(ids):
-    batch = packed(np.array([4, 2]), ids, 2)
+    batch = packed(np.array([4, 2]), ids, None)
     assert batch.arguments["input_ids"].tolist() == [[5, 6, 7, 8]]
-    assert batch.arguments["position_ids"].tolist() == [[2, 3, 4, 2]]
+    assert batch.arguments["position_ids"].tolist() == [[0, 1, 2, 0]]
     assert batch.arguments["text_lengths"] == [3, 1]
     assert batch.num_positions == 4
+
+
+def test_a_pack_leaves_padding_tokens_of_a_text_out_of_the_count_as_such_a_model_does_alone():
+    batch = packed(np.array([0, 1]), [np.array([5, 1, 6], np.int32), np.array([7, 8], np.int32)], 1)
+    assert batch.arguments["position_ids"].tolist() == [[2, 1, 3, 2, 3]]

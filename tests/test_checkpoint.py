@@ -7,9 +7,15 @@ import pytest
 import torch
 from own_code import add_own_code
 from tiny_classifier import save_tiny_classifier, tiny_texts
-from transformers import AutoModelForSequenceClassification
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BertForTokenClassification,
+    ModernBertConfig,
+    ModernBertForTokenClassification,
+)
 
-from llambert.checkpoint import load_checkpoint
+from llambert.checkpoint import check_checkpoint, load_checkpoint
 from llambert.classifier import Classifier
 from llambert.errors import InputError
 
@@ -60,3 +66,80 @@ def test_code_that_comes_with_a_checkpoint_is_run_only_if_it_is_trusted(checkpoi
     trusted = Classifier(str(folder), device="cpu", trust_remote_code=True).predict(texts)
     assert mark.exists()
     assert trusted.labels == Classifier(str(checkpoint), device="cpu").predict(texts).labels
+
+
+# Heads that give no label
+
+
+def changed(checkpoint, folder, **values):
+    """A copy of the checkpoint with other values in its config.json; null takes one out."""
+    shutil.copytree(checkpoint, folder)
+    config = json.loads((folder / "config.json").read_text()) | values
+    (folder / "config.json").write_text(
+        json.dumps({name: value for name, value in config.items() if value is not None})
+    )
+    return str(folder)
+
+
+def named(*names):
+    return {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        (named("score"), "one output"),
+        ({**named("score"), "problem_type": "regression"}, "problem_type is regression"),
+        ({"problem_type": "regression"}, "problem_type is regression"),
+        ({"problem_type": "multi_label_classification"}, "problem_type is multi_label_classification"),
+        ({"id2label": {"0": "good", "2": "bad", "3": "mixed"}}, r"must name the outputs 0 to 2, and names \[0, 2, 3\]"),
+        ({"id2label": {"0": "good", "1": "bad", "2": "bad"}}, "gives the name 'bad' to several outputs"),
+        ({"id2label": {"0": "good", "1": "", "2": "bad"}}, "gives no name to output 1"),
+        ({"id2label": {"0": "good", "1": None, "2": "bad"}}, "gives no name to output 1"),
+        (named("good", "bad"), "no classifier can be loaded"),
+        ({"id2label": None, "label2id": None}, "no classifier can be loaded"),
+        (named("a", "b", "c", "d"), "no classifier can be loaded"),
+        (
+            {"architectures": ["BertForTokenClassification"]},
+            "BertForTokenClassification, .* not fine-tuned to classify",
+        ),
+        ({"architectures": ["BertForMaskedLM"]}, "BertForMaskedLM, .* not fine-tuned to classify"),
+    ],
+)
+def test_a_head_that_gives_a_text_no_single_category_is_refused_in_one_line(checkpoint, tmp_path, values, says):
+    folder = changed(checkpoint, tmp_path / "changed", **values)
+    with pytest.raises(InputError, match=says) as refusal:
+        Classifier(folder, device="cpu")
+    assert "\n" not in str(refusal.value)
+    assert folder in str(refusal.value)
+
+
+@pytest.mark.parametrize("problem_type", [None, "single_label_classification"])
+def test_a_classifier_of_one_category_a_text_is_taken(checkpoint, tmp_path, problem_type):
+    folder = changed(checkpoint, tmp_path / "changed", problem_type=problem_type)
+    assert Classifier(folder, device="cpu").categories == ["positive", "negative", "mixed"]
+
+
+def test_a_checkpoint_without_its_tokenizer_is_refused(checkpoint, tmp_path):
+    folder = changed(checkpoint, tmp_path / "changed")
+    for file in [*(tmp_path / "changed").glob("*token*"), tmp_path / "changed/vocab.txt"]:
+        file.unlink()
+    with pytest.raises(InputError, match="its tokenizer knows no token"):
+        check_checkpoint(folder)
+
+
+def test_twelve_categories_keep_the_order_of_their_numbers(tmp_path):
+    names = tuple(f"kind {number}" for number in range(12))
+    assert Classifier(str(save_tiny_classifier(tmp_path, names)), device="cpu").categories == list(names)
+
+
+def test_a_token_classifier_is_refused_even_where_its_weights_have_the_same_names(checkpoint, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    shape = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    config = ModernBertConfig(vocab_size=len(tokenizer), **shape, pad_token_id=0, cls_token_id=2, sep_token_id=3)
+    ModernBertForTokenClassification(config).save_pretrained(tmp_path / "modern")
+    BertForTokenClassification.from_pretrained(checkpoint).save_pretrained(tmp_path / "bert")
+    for name in ("modern", "bert"):
+        tokenizer.save_pretrained(tmp_path / name)
+        with pytest.raises(InputError, match="TokenClassification, a model that was not fine-tuned to classify texts"):
+            check_checkpoint(str(tmp_path / name))

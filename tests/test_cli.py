@@ -1,7 +1,10 @@
+import os
 import subprocess
 import sys
 
 import pytest
+from tiny_classifier import save_tiny_classifier
+from tiny_encoder import save_tiny_encoder
 
 RECIPE = """\
 name: films
@@ -14,12 +17,13 @@ classifier: {{model: "package:llambert/tasks"}}
 """
 
 
-def llambert(*arguments):
+def llambert(*arguments, **environment):
     return subprocess.run(
         [sys.executable, "-c", "from llambert.cli import main; main()", *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=120,
+        env={**os.environ, **environment},
     )
 
 
@@ -60,11 +64,36 @@ def test_bad_input_is_one_clear_line_and_exit_status_2(recipe, setting, message)
 
 @pytest.mark.slow
 def test_a_missing_column_is_found_while_reading_and_nothing_counts_as_complete(recipe):
-    done = llambert("run", recipe, "--set", "corpus.columns.text=body")
+    encoder = save_tiny_encoder(recipe.parent / "encoder")
+    done = llambert("run", recipe, "--set", "corpus.columns.text=body", "--set", f"classifier.model={encoder}")
     assert done.returncode == 2
     assert "films.csv: no column 'body'; it has 'text'" in done.stderr
     assert "Traceback" not in done.stderr
     assert not list(recipe.parent.glob("run/**/manifest.json"))
+
+
+@pytest.mark.parametrize("command", ["run", "plan"])
+def test_an_encoder_that_cannot_be_trained_is_refused_before_ray_starts(recipe, command, tmp_path):
+    encoder = tmp_path / "encoder"
+    save_tiny_encoder(encoder)
+    (encoder / "model.safetensors").write_bytes((encoder / "model.safetensors").read_bytes()[:-500])
+    done = llambert(command, recipe, "--set", f"classifier.model={encoder}", RAY_ADDRESS="127.0.0.1:9")
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith(f"llambert: classifier.model: {encoder} cannot be loaded: ")
+    assert "Traceback" not in done.stderr
+    assert not list((tmp_path / "run").glob("*/*"))
+
+
+@pytest.mark.parametrize("command", ["label", "serve"])
+def test_a_regression_head_is_refused_before_ray_starts(command, tmp_path):
+    checkpoint = save_tiny_classifier(tmp_path / "score", ("score",))
+    (tmp_path / "in.csv").write_text("text\ngood film\n")
+    options = ["--checkpoint", checkpoint, "--input", tmp_path / "in.csv", "--output", tmp_path / "out"]
+    done = llambert(command, *(options if command == "label" else [checkpoint]), RAY_ADDRESS="127.0.0.1:9")
+    assert done.returncode == 2
+    assert "its head has one output" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_missing_recipe_is_named():

@@ -3,10 +3,11 @@ from importlib.resources import files
 
 import pytest
 
+from llambert.corpus_recipe import CorpusRecipe
 from llambert.costs import format_duration, load_prices
 from llambert.errors import InputError
 from llambert.forecast import Measured, Pilot, forecast, parse_measured, relative_deviation, usd
-from llambert.recipe import AnnotatorRecipe, ClassifierRecipe, CorpusRecipe, LabelRecipe, Recipe
+from llambert.recipe import AnnotatorRecipe, ClassifierRecipe, LabelRecipe, Recipe
 
 PAPER = json.loads(files("llambert.evaluation").joinpath("paper.json").read_text())["imdb"]
 NUM_REVIEWS = PAPER["num_reviews_total"]

@@ -8,9 +8,11 @@ import time
 from pathlib import Path
 
 import pytest
+from encoder_families import save_family
 from processes import kill_group, wait_for_commit
 from tiny_classifier import save_tiny_classifier
 from tiny_llm import save_tiny_llm
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from llambert.run import Run, open_run
 from llambert.verify import verify
@@ -121,6 +123,27 @@ def test_a_corpus_goes_in_and_every_record_comes_out_labelled(undisturbed, monke
     assert verify(run) == []
     for name in ["report.md", "report.html"]:
         assert "positive" in (undisturbed / "runs/films/report" / run.fingerprints["report"] / name).read_text()
+
+
+@pytest.mark.parametrize("family", ["deberta-v3", "gpt2"])
+def test_an_encoder_without_fused_attention_and_one_without_a_padding_token_label_what_they_were_trained_for(
+    family, models, tmp_path, monkeypatch
+):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/llm").symlink_to(models / "llm")
+    save_family(tmp_path / "models/encoder", family)
+    folder = make_workplace(tmp_path / "films", tmp_path / "models")
+    finish(folder)
+    run = open_in(folder, monkeypatch)
+    assert run.table("labels").require_manifest().num_kept == NUM_ROWS - 1
+    model = AutoModelForSequenceClassification.from_pretrained(run.table("checkpoint").path()).eval()
+    tokenizer = AutoTokenizer.from_pretrained(run.table("checkpoint").path())
+    texts = {row["record_id"]: row["text"] for row in rows(run, "corpus")}
+    for row in rows(run, "labels")[:40]:
+        given = tokenizer(texts[row["record_id"]], truncation=True, return_tensors="pt")
+        probabilities = model(**given).logits.softmax(-1)[0]
+        assert row["label"] == model.config.id2label[int(probabilities.argmax())]
+        assert row["score"] == pytest.approx(float(probabilities.max()), abs=1e-5)
 
 
 def test_a_second_start_computes_nothing_again(undisturbed):

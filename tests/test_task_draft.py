@@ -6,8 +6,9 @@ import pytest
 from typer.testing import CliRunner
 
 from llambert.cli import app
+from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError
-from llambert.recipe import CorpusRecipe, load_recipe
+from llambert.recipe import load_recipe
 from llambert.task_draft import guess_text_column, parse_categories, parse_shots
 from llambert.tasks import load_task
 

@@ -10,7 +10,8 @@ from typing import Protocol
 
 from llambert.corpora import files, huggingface, imdb, text_files, umls
 from llambert.corpora.rows import MALFORMED, Rows, SourceFile, Sources, malformed_rows
-from llambert.recipe import CorpusRecipe, digest
+from llambert.corpus_recipe import CorpusRecipe
+from llambert.recipe import digest
 from llambert.reference import content_identity
 
 __all__ = [

@@ -8,8 +8,8 @@ from llambert.corpora.encodings import likely_encodings
 from llambert.corpora.gold import NUM_GOLD, NUM_UNKNOWN_GOLD, UNKNOWN_GOLD, unknown_values
 from llambert.corpora.opening import undecodable_sample
 from llambert.corpora.rows import FILES_LACKING, UNDECODABLE, listed, require_columns, require_in_some_row
+from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError
-from llambert.recipe import CorpusRecipe
 
 Counts = Mapping[str, int]
 _ALSO_CALLED = {"gb18030": "GBK", "cp949": "EUC-KR", "cp1252": "Latin-1", "shift_jis": "CP932"}

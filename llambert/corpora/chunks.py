@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from llambert.corpora import SourceFile, read_rows
 from llambert.corpora.rows import MALFORMED
-from llambert.recipe import CorpusRecipe
+from llambert.corpus_recipe import CorpusRecipe
 
 _MAX_BYTES = 32 << 20
 

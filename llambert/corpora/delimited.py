@@ -15,8 +15,8 @@ from llambert.corpora.rows import (
     optional_columns,
     require_columns,
 )
+from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError
-from llambert.recipe import CorpusRecipe
 
 
 def read_delimited(

@@ -29,9 +29,9 @@ from llambert.corpora.rows import (
     unpaired,
 )
 from llambert.corpora.values import parse_object, rows_of_table, text_of
+from llambert.corpus_recipe import Columns, CorpusRecipe
 from llambert.errors import InputError
 from llambert.locations import open_binary
-from llambert.recipe import Columns, CorpusRecipe
 from llambert.reference import find_files
 
 _FORMATS = {

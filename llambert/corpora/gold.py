@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import NamedTuple
 
+from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError
-from llambert.recipe import CorpusRecipe
 
 NUM_GOLD = "num_gold"
 NUM_UNKNOWN_GOLD = "num_unknown_gold"

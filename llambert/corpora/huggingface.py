@@ -15,10 +15,11 @@ import pyarrow as pa
 from llambert import schema
 from llambert.corpora.files import complete
 from llambert.corpora.rows import Rows, SourceFile, Sources, optional_columns, require_columns
+from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError, one_line
 from llambert.file_hashes import cache_folder
 from llambert.names import SURROGATE, escaped
-from llambert.recipe import CorpusRecipe, digest
+from llambert.recipe import digest
 from llambert.reference import find_files, resolve
 
 _ROWS_PER_SHARD = 100_000

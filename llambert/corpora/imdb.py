@@ -14,8 +14,8 @@ from llambert.corpora.archive import read_archive
 from llambert.corpora.files import read_parquet
 from llambert.corpora.rows import Malformed, Row, Rows, Skipped, SourceFile, Sources, batched, require_columns
 from llambert.corpora.text_files import read_members, units_of
+from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError
-from llambert.recipe import CorpusRecipe
 from llambert.reference import find_files
 
 COLUMNS = [schema.RECORD_ID, schema.TEXT, schema.SPLIT, "label", "rating"]

@@ -10,9 +10,9 @@ import pyarrow as pa
 
 from llambert import schema
 from llambert.corpora.encodings import is_undecodable
+from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError
 from llambert.names import escaped
-from llambert.recipe import CorpusRecipe
 
 MALFORMED = pa.schema(
     [

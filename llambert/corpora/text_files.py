@@ -15,10 +15,10 @@ from llambert import schema
 from llambert.corpora.encodings import decode
 from llambert.corpora.opening import COMPRESSIONS, open_bytes
 from llambert.corpora.rows import Malformed, Row, Rows, SourceFile, Sources, batched, require_columns
+from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError
 from llambert.locations import is_local, open_location
 from llambert.names import escaped
-from llambert.recipe import CorpusRecipe
 from llambert.reference import find_files
 
 COLUMNS = [schema.RECORD_ID, schema.TEXT, "folder"]

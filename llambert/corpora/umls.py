@@ -38,8 +38,8 @@ from llambert.corpora.rrf import (
     in_threads,
     read_blocks,
 )
+from llambert.corpus_recipe import CorpusRecipe, UmlsRecipe
 from llambert.errors import InputError
-from llambert.recipe import CorpusRecipe, UmlsRecipe
 
 NUM_SOURCE_ROWS = "num_source_rows"
 SEMANTIC_TYPES = "semantic_types"

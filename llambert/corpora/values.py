@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llambert.corpora.rows import ENCODING_FAULTS, UNDECODABLE, Rows
+from llambert.corpus_recipe import Columns
 from llambert.errors import InputError, one_line
-from llambert.recipe import Columns
 
 # Integers that a floating-point type holds without a gap; beyond, one value stands for several integers.
 _EXACT_BITS = {pa.float16(): 11, pa.float32(): 24, pa.float64(): 53}

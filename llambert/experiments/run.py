@@ -13,7 +13,9 @@ from llambert.experiments.recipe import Trainings
 from llambert.experiments.sources import Labels
 from llambert.experiments.training import train_cell
 from llambert.progress import Progress
+from llambert.recipe import ClassifierRecipe
 from llambert.stages.parts import connect
+from llambert.training.model import check_encoder
 
 
 def run_cells(cells: list[Cell], labels: Labels, store: CellStore, experiment: Trainings) -> None:
@@ -31,6 +33,7 @@ def run_cells(cells: list[Cell], labels: Labels, store: CellStore, experiment: T
     work: dict[str, Cell] = {cell.fingerprint: cell for cell in [*unstarted, *missing]}
     if not work:
         return
+    _check_encoders(list(work.values()), labels)
     connect()
     shared = ray.put(labels)
     task = ray.remote(_train).options(
@@ -57,6 +60,14 @@ def run_cells(cells: list[Cell], labels: Labels, store: CellStore, experiment: T
         store.remove_weights(cell)
 
 
+def _check_encoders(cells: list[Cell], labels: Labels) -> None:
+    """``InputError`` for the first encoder that cannot be trained, before Ray starts."""
+    fields = ("model", "revision", "max_length", "gradient_checkpointing", "pickled_weights", "trust_remote_code")
+    recipes = [ClassifierRecipe(**{name: getattr(cell.recipe, name) for name in fields}) for cell in cells]
+    for recipe in {recipe.model_dump_json(): recipe for recipe in recipes}.values():
+        check_encoder(recipe, labels.categories)
+
+
 def _wait(running: dict[Any, Cell], name: str) -> None:
     try:
         with Progress(name, len(running), "cells") as progress:
@@ -77,7 +88,7 @@ def _wait(running: dict[Any, Cell], name: str) -> None:
 
 
 def _train(cell: Cell, labels: Labels, store: CellStore, settings: dict[str, Any], _before: Any) -> str:
-    """The Ray task; ``_before`` is the outcome of the cell it starts from. What a user must mend is returned."""
+    """The Ray task; ``_before`` is the outcome of the cell it starts from. What a user must fix is returned."""
     torch.set_num_threads(settings["num_threads"])
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 from llambert import schema
 from llambert.corpora import find_source_files, read_rows
 from llambert.corpora.rows import require_in_some_row
+from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError
 from llambert.experiments.recipe import LabelledData, Source
-from llambert.recipe import CorpusRecipe
 from llambert.run import Run, open_run
 from llambert.sampling import Purpose, sampling_hashes
 from llambert.splits import TEST, TRAIN, not_learned

@@ -18,6 +18,7 @@ from llambert.progress import Progress
 from llambert.responses import AMENDMENTS, amended_part, by_part
 from llambert.run import Run
 from llambert.run_directory import Manifest, Part
+from llambert.stages.encoder import require_encoder
 from llambert.stages.parts import Outcome, Pool, Span, run_units
 from llambert.stages.progress_file import ProgressFile
 from llambert.stages.ranks import part_name, ranks
@@ -52,6 +53,7 @@ def annotate(run: Run) -> Manifest:
     manifest = responses.read_manifest()
     if not wants_content_free and _is_final(manifest, annotator.num_records):
         return manifest
+    require_encoder(run)  # before money is spent on answers that it could not learn from
     sample = draw_sample(run)
     num_records = sample.num_kept
     if not wants_content_free and _is_final(manifest, num_records):

@@ -24,9 +24,10 @@ from llambert.locations import is_local, move_file, remove_folder
 from llambert.placement import node_claim
 from llambert.progress import Progress
 from llambert.recipe import ClassifierRecipe
-from llambert.reference import resolve
 from llambert.run import Run
 from llambert.run_directory import Manifest, TableDirectory
+from llambert.stages.encoder import require_encoder
+from llambert.stages.faults import Faults
 from llambert.stages.finetune_records import (
     NUM_SILVER,
     counts,
@@ -45,9 +46,10 @@ from llambert.training.records import Selected
 def finetune(run: Run) -> Manifest:
     """Train the classifier of the recipe; skipped when its checkpoint is complete.
 
-    A killed worker goes on from the last training checkpoint, at most ``classifier.max_failures`` times; a
-    killed driver does when it is started again. ``InputError``: labels that cannot be learned from, a
-    missing encoder, a loss that is no longer finite. ``RuntimeError``: the workers failed too often.
+    A killed worker resumes from the last training checkpoint, at most ``classifier.max_failures`` times; a
+    killed driver does when it is started again. ``InputError``: labels that cannot be learned from, an encoder
+    that cannot be used, a loss that is no longer finite. ``RuntimeError``: the workers failed too often, or of a
+    fault that would come again.
     """
     checkpoint = run.table("checkpoint")
     if manifest := checkpoint.read_manifest():
@@ -56,15 +58,17 @@ def finetune(run: Run) -> Manifest:
         return manifest
     work = _Work(checkpoint, run.recipe.classifier)
     try:
-        resolve(run.recipe.classifier.model)
+        require_encoder(run)
         selected = select(run)
         drop_outdated_training(run)
         connect()
         _require_resources(run.recipe.classifier)
-        with _progress(work) as queue:
-            outcome = _fit(run, queue)
+        with _progress(work) as queue, Faults() as faults:
+            outcome = _fit(run, queue, faults)
         if outcome["refusal"]:
             raise InputError(outcome["refusal"])
+        if outcome["fault"]:
+            raise outcome["fault"].raised_by("finetune")
     except Exception as error:
         work.write_progress(failure=last_line(error))
         raise
@@ -98,7 +102,7 @@ def _manifest(run: Run, selected: dict[str, Selected], outcome: dict[str, Any], 
 # Ray Train
 
 
-def _fit(run: Run, queue: Queue) -> dict[str, Any]:
+def _fit(run: Run, queue: Queue, faults: Faults) -> dict[str, Any]:
     """Run Ray Train to its end; what rank 0 returned."""
     recipe = run.recipe.classifier
     # Workers must find the run's storage by the recipe's own, perhaps relative, path.
@@ -113,7 +117,7 @@ def _fit(run: Run, queue: Queue) -> dict[str, Any]:
     }
     trainer = TorchTrainer(
         train,  # type: ignore[arg-type]
-        train_loop_config={"run": run, "queue": queue},
+        train_loop_config={"run": run, "queue": queue, "faults": faults},
         scaling_config=ScalingConfig(
             num_workers=recipe.num_workers, use_gpu=recipe.use_gpu, resources_per_worker=resources
         ),
@@ -129,10 +133,12 @@ def _fit(run: Run, queue: Queue) -> dict[str, Any]:
     try:
         return trainer.fit().return_value  # type: ignore[attr-defined]
     except ray.train.TrainingFailedError as error:
+        if fault := faults.found():
+            raise fault.raised_by("finetune") from error
         last = str(error).strip().rpartition("\n")[2]
         raise RuntimeError(
             f"finetune: its workers failed more than {recipe.max_failures} times (classifier.max_failures), last "
-            f"with: {last}; training checkpoints are kept, run the job again to go on"
+            f"with: {last}; training checkpoints are kept, run the job again to resume"
         ) from error
 
 

@@ -19,6 +19,7 @@ from ray.util.queue import Queue
 from llambert.errors import InputError
 from llambert.run import Run
 from llambert.run_directory import Part, TableDirectory, create_whole, write_whole
+from llambert.stages.faults import Faults
 from llambert.stages.finetune_records import counts, phases, select
 from llambert.training.card import CURVES, Curves, write_descriptions
 from llambert.training.loop import FineTuning, History, Observer, Step
@@ -41,9 +42,25 @@ class Told:
 def train(config: dict[str, Any]) -> dict[str, Any]:
     """Ray Train's function: ``config`` holds ``run`` and the driver's ``queue``.
 
-    Rank 0 has uploaded the result by the time it returns. What a user must mend is returned as ``refusal``:
-    Ray would wrap an exception and start the worker anew.
+    Rank 0 has uploaded the result by the time it returns. What a user must fix is returned as ``refusal``, and a
+    fault that would come again as ``fault``: for an exception Ray would start the worker anew.
     """
+    faults: Faults = config["faults"]
+    if fault := faults.found():
+        return {"refusal": "", "fault": fault}
+    progress: list[FineTuning] = []
+    try:
+        return _train(config, progress)
+    except Exception as error:
+        place = progress[0].num_steps_done if progress else -1
+        fault = faults.add(error, ray.train.get_context().get_world_rank(), place)
+        if fault and ray.train.get_context().get_world_size() == 1:
+            return {"refusal": "", "fault": fault}
+        raise  # the others may be waiting for this worker: Ray ends them, and all find the fault when they start anew
+
+
+def _train(config: dict[str, Any], progress: list[FineTuning]) -> dict[str, Any]:
+    """The same without looking after faults; ``progress`` is given the training once it is loaded."""
     run: Run = config["run"]
     recipe = run.recipe.classifier
     torch.set_num_threads(max(1, int(recipe.cpus_per_worker)))
@@ -59,8 +76,9 @@ def train(config: dict[str, Any]) -> dict[str, Any]:
     except InputError as error:
         refusal = str(error)
     if refusal := _first_refusal(refusal):
-        return {"refusal": refusal}
+        return {"refusal": refusal, "fault": None}
     assert tuning is not None
+    progress.append(tuning)
     if checkpoint := ray.train.get_checkpoint():
         with checkpoint.as_directory() as folder:
             tuning.restore(torch.load(Path(folder, _STATE), map_location="cpu", weights_only=True))
@@ -68,11 +86,11 @@ def train(config: dict[str, Any]) -> dict[str, Any]:
     try:
         history = tuning.run()
     except InputError as error:  # the same on every rank: losses are summed, and weights equal, before the check
-        return {"refusal": str(error)}
+        return {"refusal": str(error), "fault": None}
     parts = _upload(run, tuning, counts(selected), observer.curves()) if tuning.rank == 0 else []
     observer.tell()
     measures = _measures(history) | observer.pace()
-    return {"refusal": "", "parts": parts, "num_steps": len(history.steps), "measures": measures}
+    return {"refusal": "", "fault": None, "parts": parts, "num_steps": len(history.steps), "measures": measures}
 
 
 def _first_refusal(refusal: str) -> str:

@@ -19,9 +19,9 @@ from llambert.corpora import SourceFile, Sources, checks, find_sources, gold
 from llambert.corpora.chunks import read_chunks
 from llambert.corpora.records import separate, source_columns
 from llambert.corpora.rows import ENCODING_FAULTS, HIDDEN_FILES, UNDECODABLE, hidden_files_skipped
+from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError
 from llambert.progress import Progress
-from llambert.recipe import CorpusRecipe
 from llambert.run import Run
 from llambert.run_directory import Manifest, TableDirectory
 from llambert.stages.parts import Outcome, Pool, run_units
@@ -79,7 +79,9 @@ def complete(run: Run, sources: Sources, outcomes: list[Outcome], wall_seconds: 
     rejected = {k.removeprefix("rejected."): n for k, n in sorted(counts.items()) if k.startswith("rejected.")}
     corpus = run.recipe.corpus
     faulty = {part.name for part in parts if part.counts.get(UNDECODABLE)}
-    checks.require_decodable(counts, corpus, (s for s in sources.units if any(n.startswith(_prefix(s)) for n in faulty)))
+    checks.require_decodable(
+        counts, corpus, (s for s in sources.units if any(n.startswith(_prefix(s)) for n in faulty))
+    )
     # Where a record is made of many source rows (umls), the malformed ones are a share of those.
     _check_malformed(run, counts["num_malformed"], counts["num_source_rows"] or counts["num_read"])
     checks.require_columns_somewhere(counts, corpus, sources.units, source_columns(corpus))

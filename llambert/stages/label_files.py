@@ -14,16 +14,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llambert import corpora, schema
+from llambert.checkpoint import check_checkpoint
 from llambert.classifier import WINDOW_RECORDS
 from llambert.corpora import READING, SourceFile, checks, find_sources
 from llambert.corpora.chunks import Chunk, read_chunks
 from llambert.corpora.records import source_columns
 from llambert.corpora.rows import HIDDEN_FILES, LACKING
+from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError
 from llambert.labelling import MALFORMED, REJECTED, PartLabeller, num_in, work_counts
 from llambert.names import escaped
 from llambert.progress import Progress
-from llambert.recipe import CorpusRecipe, LabelRecipe, digest, result_fields
+from llambert.recipe import LabelRecipe, digest, result_fields
 from llambert.reference import content_identity
 from llambert.run_directory import Manifest, Part, TableDirectory
 from llambert.stages.parts import Outcome, Pool, run_units
@@ -40,6 +42,7 @@ def label_files(checkpoint: str, corpus: CorpusRecipe, output: str, recipe: Labe
     settings, or if more rows are malformed than ``corpus.max_malformed_share``; what is labelled is kept then.
     """
     recipe = recipe or LabelRecipe()
+    check_checkpoint(checkpoint, recipe.trust_remote_code)
     identity = content_identity(checkpoint)
     fingerprint = digest(corpora.identity(corpus), identity, result_fields(corpus), result_fields(recipe), READING)
     labels, rejects = TableDirectory(output.rstrip("/"), schema.LABELS), TableDirectory(f"{output.rstrip('/')}/rejects")

@@ -7,7 +7,6 @@ its share of it. Shares may be uneven, or empty; the loss is summed and divided 
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
 WINDOW_BATCHES = 50
 """Batches per sorting window. Large enough that a batch's texts are of nearly one length; the windows are
@@ -36,20 +35,16 @@ def worker_share(batch: np.ndarray, rank: int, num_workers: int) -> np.ndarray:
     return batch[rank::num_workers]
 
 
-def micro_batches(share: np.ndarray, size: int | None) -> list[np.ndarray]:
-    """A worker's share in pieces of at most ``size``; an empty share is one empty piece."""
-    if size is None or len(share) <= size:
+def micro_batches(share: np.ndarray, size: int | None, groups: np.ndarray) -> list[np.ndarray]:
+    """A worker's share in pieces of at most ``size`` records of one group; an empty share is one empty piece.
+
+    ``groups``: a number for each record of the training set; those with one number may be in one piece.
+    """
+    if len(share) == 0:
         return [share]
-    return [share[start : start + size] for start in range(0, len(share), size)]
-
-
-def collate(token_ids: Sequence[np.ndarray], padding_id: int, device: torch.device) -> dict[str, torch.Tensor]:
-    """Token ids padded to the longest: ``input_ids`` and ``attention_mask``, int64 of shape (records, tokens)."""
-    lengths = np.array([len(ids) for ids in token_ids])
-    mask = np.arange(lengths.max())[None, :] < lengths[:, None]
-    padded = np.full(mask.shape, padding_id, dtype=np.int64)
-    padded[mask] = np.concatenate(token_ids)
-    tensors = {"input_ids": torch.from_numpy(padded), "attention_mask": torch.from_numpy(mask.astype(np.int64))}
-    if device.type == "cuda":
-        return {name: tensor.pin_memory().to(device, non_blocking=True) for name, tensor in tensors.items()}
-    return tensors
+    pieces = [share[groups[share] == group] for group in dict.fromkeys(groups[share].tolist())]
+    return [
+        piece[start : start + (size or len(piece))]
+        for piece in pieces
+        for start in range(0, len(piece), size or len(piece))
+    ]

@@ -16,7 +16,7 @@ from torch import nn
 
 from llambert.errors import InputError
 from llambert.recipe import ClassifierRecipe
-from llambert.training.batches import collate, micro_batches, plan_epoch, worker_share
+from llambert.training.batches import micro_batches, plan_epoch, worker_share
 from llambert.training.losses import record_losses
 from llambert.training.metrics import held_out_metrics
 from llambert.training.model import Encoder
@@ -91,6 +91,7 @@ class Observer:
 class _Tokenized:
     token_ids: list[np.ndarray]
     lengths: np.ndarray
+    groups: np.ndarray
     records: TrainingSet
 
 
@@ -123,7 +124,8 @@ class FineTuning:
         if recipe.compile:
             self._forward = torch.compile(self._model, dynamic=True)  # type: ignore[assignment]
         if self.num_workers > 1:
-            self._forward = nn.parallel.DistributedDataParallel(self._forward)
+            # Buffers of encoders are constants; workers may run a step in different numbers of pieces.
+            self._forward = nn.parallel.DistributedDataParallel(self._forward, broadcast_buffers=False)
         self._phase = 0
         self._state: dict[str, Any] | None = None
         self._tokenized: dict[int, _Tokenized] = {}
@@ -188,7 +190,7 @@ class FineTuning:
     def predict(self, model: nn.Module, tokenized: _Tokenized) -> np.ndarray:
         """Probabilities of shape (records, categories), every rank computing its share of the batches."""
         order = np.argsort(-tokenized.lengths, kind="stable")
-        batches = [order[start : start + _EVALUATION_BATCH] for start in range(0, len(order), _EVALUATION_BATCH)]
+        batches = micro_batches(order, _EVALUATION_BATCH, tokenized.groups)
         mine: list[tuple[np.ndarray, np.ndarray]] = []
         model.eval()
         with torch.no_grad(), self.autocast():
@@ -206,10 +208,13 @@ class FineTuning:
                 probabilities[rows] = values
         return probabilities
 
-    def collate(self, tokenized: _Tokenized, rows: np.ndarray) -> dict[str, torch.Tensor]:
-        """The padded batch of these records, on the device."""
-        padding_id = self.encoder.tokenizer.pad_token_id
-        return collate([tokenized.token_ids[row] for row in rows], padding_id, self.device)
+    def collate(self, tokenized: _Tokenized, rows: np.ndarray) -> dict[str, torch.Tensor | None]:
+        """The padded batch of these records, which are of one group, on the device."""
+        arguments = self.encoder.input_format.arguments([tokenized.token_ids[row] for row in rows])
+        return {name: value if value is None else self._on_device(value) for name, value in arguments.items()}
+
+    def _on_device(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else tensor
 
     def autocast(self) -> contextlib.AbstractContextManager:
         """Matrix products in bfloat16 where that was chosen."""
@@ -219,7 +224,8 @@ class FineTuning:
         """The records with their token ids, made once and kept."""
         if id(records) not in self._tokenized:
             ids = self.encoder.tokenize(records.texts)
-            self._tokenized[id(records)] = _Tokenized(ids, np.array([len(row) for row in ids], dtype=np.int64), records)
+            lengths = np.array([len(row) for row in ids], dtype=np.int64)
+            self._tokenized[id(records)] = _Tokenized(ids, lengths, self.encoder.input_format.groups(ids), records)
         return self._tokenized[id(records)]
 
     def _steps_of(self, phase: Phase) -> int:
@@ -283,7 +289,8 @@ class _PhaseRun:
             group["lr"] = rate
         sequence = np.random.SeedSequence([recipe.seed, 4, self.index, self.step, owner.rank])
         torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0]))
-        pieces = micro_batches(worker_share(batch, owner.rank, owner.num_workers), recipe.micro_batch_size)
+        share = worker_share(batch, owner.rank, owner.num_workers)
+        pieces = micro_batches(share, recipe.micro_batch_size, self.train.groups)
         losses = torch.zeros((), device=owner.device)
         # All ranks must run the same number of synchronised backward passes: one, the last.
         for number, rows in enumerate(pieces):

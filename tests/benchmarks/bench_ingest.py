@@ -64,7 +64,7 @@ def ingest(path: Path) -> dict[str, float | str]:
     """Ingest one source here; what was committed, how long it took, and the peak memory of this process."""
     from llambert import schema
     from llambert.corpora import find_source_files
-    from llambert.recipe import Columns, CorpusRecipe
+    from llambert.corpus_recipe import Columns, CorpusRecipe
     from llambert.run_directory import TableDirectory
     from llambert.stages.ingest import IngestFile
 

@@ -22,7 +22,8 @@ from transformers import logging
 
 from llambert import schema
 from llambert.classifier import Classifier
-from llambert.recipe import AnnotatorRecipe, ClassifierRecipe, CorpusRecipe, LabelRecipe, Recipe
+from llambert.corpus_recipe import CorpusRecipe
+from llambert.recipe import AnnotatorRecipe, ClassifierRecipe, LabelRecipe, Recipe
 from llambert.run import Run
 from llambert.run_directory import Manifest, TableDirectory
 from llambert.stages.label import label

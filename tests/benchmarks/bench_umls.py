@@ -29,7 +29,7 @@ def ingest(folder: str, output: str) -> float:
     """Seconds in which the worker of the ingest stage turns a release into parts below ``output``."""
     from llambert import schema
     from llambert.corpora import find_source_files
-    from llambert.recipe import Columns, CorpusRecipe, UmlsRecipe
+    from llambert.corpus_recipe import Columns, CorpusRecipe, UmlsRecipe
     from llambert.run_directory import TableDirectory
     from llambert.stages.ingest import IngestFile
 

@@ -9,7 +9,7 @@ import csv
 import pandas as pd
 
 from llambert.corpora.rrf import FIELDS
-from llambert.recipe import UmlsRecipe
+from llambert.corpus_recipe import UmlsRecipe
 
 
 def read_table(folder: str, name: str) -> pd.DataFrame:

@@ -8,8 +8,8 @@ import pytest
 
 from llambert.corpora import find_source_files, read_rows
 from llambert.corpora.encodings import codec_of, decode, is_undecodable, likely_encodings
+from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError
-from llambert.recipe import CorpusRecipe
 
 TEXTS = {
     "gb18030": ["孩子们很喜欢这本书", "可惜结尾太长了，没有意思"],

@@ -13,8 +13,8 @@ import pytest
 from llambert.corpora import files, find_source_files, read_rows
 from llambert.corpora.chunks import read_chunks
 from llambert.corpora.records import separate, source_columns
+from llambert.corpus_recipe import Columns, CorpusRecipe
 from llambert.errors import InputError
-from llambert.recipe import Columns, CorpusRecipe
 
 ROWS = [{"id": "a", "text": "one, two"}, {"id": "b", "text": 'say "hi"\nagain'}, {"id": "c", "text": "süß"}]
 

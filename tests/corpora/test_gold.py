@@ -3,8 +3,8 @@
 import pytest
 
 from llambert.corpora.gold import GoldReader, most_frequent
+from llambert.corpus_recipe import Columns, CorpusRecipe
 from llambert.errors import InputError
-from llambert.recipe import Columns, CorpusRecipe
 
 CATEGORIES = ["positive", "negative"]
 DIGITS = {"1": "positive", "0": "negative"}

@@ -6,8 +6,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from llambert.corpora import find_source_files, find_sources, huggingface, read_rows
+from llambert.corpus_recipe import Columns, CorpusRecipe, HuggingFaceDataset
 from llambert.errors import InputError
-from llambert.recipe import Columns, CorpusRecipe, HuggingFaceDataset
 
 COLUMNS = ["text", "label", "split"]
 

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from llambert.corpora import find_source_files, find_sources, imdb, read_rows, text_files
-from llambert.recipe import CorpusRecipe
+from llambert.corpus_recipe import CorpusRecipe
 
 REVIEWS = {
     "test/neg/0_2.txt": b"Dull.",

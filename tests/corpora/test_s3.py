@@ -11,8 +11,8 @@ import pytest
 from s3_server import running_server
 
 from llambert.corpora import find_source_files, find_sources, read_rows
+from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError
-from llambert.recipe import CorpusRecipe
 
 BUCKET = "s3://llambert-test"
 

@@ -4,7 +4,7 @@ import os
 from dataclasses import asdict
 
 from llambert.corpora import SourceFile, find_source_files, find_sources, read_rows
-from llambert.recipe import CorpusRecipe
+from llambert.corpus_recipe import CorpusRecipe
 
 
 def test_a_file_is_a_record_named_by_its_path_with_the_folder_it_lies_in(tmp_path):

@@ -11,8 +11,8 @@ import pytest
 
 from llambert.corpora import find_source_files, read_rows
 from llambert.corpora.values import parse_object, text_of
+from llambert.corpus_recipe import Columns, CorpusRecipe
 from llambert.errors import InputError
-from llambert.recipe import Columns, CorpusRecipe
 
 UUIDS = [uuid.UUID(int=5), uuid.UUID("3f0e7c1a-89ab-4cde-8123-456789abcdef")]
 NOON = datetime.datetime(2024, 2, 29, 12, 0, 0, 1)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from llambert.recipe import Columns, CorpusRecipe, UmlsRecipe
+from llambert.corpus_recipe import Columns, CorpusRecipe, UmlsRecipe
 
 
 def term(concept, text, language="ENG", term_type="PT", suppress="N"):

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -14,6 +15,7 @@ import pytest
 import ray
 from labelled_films import open_experiment, write_experiment
 
+from llambert.errors import InputError
 from llambert.experiments.cells import CellStore
 from llambert.experiments.experiment import run_experiment
 from llambert.experiments.grids import places
@@ -92,6 +94,21 @@ def test_a_refused_cell_ends_the_job_in_one_line_and_the_others_stay(folder):
     assert "all 30 training records have one label" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     assert (folder / "experiments/refused/results.md").exists()
+
+
+def test_an_encoder_that_cannot_be_trained_is_refused_before_a_cell_is_begun(folder, monkeypatch):
+    def begin():
+        raise AssertionError("Ray was asked for")
+
+    monkeypatch.setattr("llambert.experiments.run.connect", begin)
+    (folder / "no-encoder").mkdir(exist_ok=True)
+    experiment = open_experiment(folder, "regimes", name="no-encoder", seeds=[9])
+    labels = read_labels(experiment.data)
+    cells = [place.cell for place in places(experiment, labels)]
+    broken = cells[0].recipe.model_copy(update={"model": str(folder / "no-encoder")})
+    store = CellStore(str(folder / "experiments/cells"))
+    with pytest.raises(InputError, match=r"^classifier.model: .*no-encoder cannot be loaded"):
+        run_cells([*cells[1:], replace(cells[0], recipe=broken)], labels, store, experiment)
 
 
 def test_a_killed_job_goes_on_from_its_cells_and_states_to_the_same_table(tmp_path):

@@ -14,7 +14,7 @@ import gzip, resource, sys
 from dataclasses import asdict
 from llambert import schema
 from llambert.corpora import find_source_files
-from llambert.recipe import Columns, CorpusRecipe
+from llambert.corpus_recipe import Columns, CorpusRecipe
 from llambert.run_directory import TableDirectory
 from llambert.stages.ingest import IngestFile
 

@@ -7,8 +7,9 @@ import pytest
 from tiny_classifier import save_tiny_classifier, tiny_texts
 
 from llambert.classifier import Classifier
+from llambert.corpus_recipe import Columns, CorpusRecipe
 from llambert.errors import InputError
-from llambert.recipe import Columns, CorpusRecipe, LabelRecipe
+from llambert.recipe import LabelRecipe
 from llambert.stages import label_files as module
 from llambert.stages.label_files import label_files
 

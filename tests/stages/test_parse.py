@@ -6,8 +6,9 @@ import pyarrow as pa
 import pytest
 
 from llambert import schema
+from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError
-from llambert.recipe import AnnotatorRecipe, ClassifierRecipe, CorpusRecipe, ParseRecipe, Recipe
+from llambert.recipe import AnnotatorRecipe, ClassifierRecipe, ParseRecipe, Recipe
 from llambert.responses import amendment_name
 from llambert.run import Run
 from llambert.run_directory import Manifest

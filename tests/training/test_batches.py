@@ -1,8 +1,7 @@
 import numpy as np
 import pytest
-import torch
 
-from llambert.training.batches import collate, micro_batches, plan_epoch, worker_share
+from llambert.training.batches import micro_batches, plan_epoch, worker_share
 
 LENGTHS = np.random.default_rng(0).integers(3, 200, size=1003)
 
@@ -45,13 +44,13 @@ def test_workers_shares_make_up_the_batch_even_where_some_get_nothing(num_worker
 
 
 def test_micro_batches_hold_at_most_their_size_and_an_empty_share_is_one_piece():
-    assert [len(piece) for piece in micro_batches(np.arange(10), 4)] == [4, 4, 2]
-    assert [len(piece) for piece in micro_batches(np.arange(10), None)] == [10]
-    assert [len(piece) for piece in micro_batches(np.arange(0), 4)] == [0]
+    one = np.zeros(10, dtype=np.int64)
+    assert [len(piece) for piece in micro_batches(np.arange(10), 4, one)] == [4, 4, 2]
+    assert [len(piece) for piece in micro_batches(np.arange(10), None, one)] == [10]
+    assert [len(piece) for piece in micro_batches(np.arange(0), 4, one)] == [0]
 
 
-def test_collate_pads_to_the_longest_and_masks_the_padding():
-    ids = [np.array([5, 6, 7], np.int32), np.array([8], np.int32)]
-    batch = collate(ids, padding_id=1, device=torch.device("cpu"))
-    assert batch["input_ids"].tolist() == [[5, 6, 7], [8, 1, 1]]
-    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+def test_micro_batches_hold_records_of_one_group():
+    groups = np.array([7, 9, 7, 7, 9, 8])
+    pieces = micro_batches(np.array([5, 0, 1, 2, 4, 3]), 2, groups)
+    assert [piece.tolist() for piece in pieces] == [[5], [0, 2], [3], [1, 4]]

@@ -1,9 +1,13 @@
 """Loading encoders: the families that have recipes, with random weights; and what is refused."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
+from encoder_families import configuration, save_family, save_tokenizer
 from own_code import add_own_code
+from safetensors.torch import save_file
 from tiny_encoder import NEGATIVE, POSITIVE, save_tiny_encoder
 from transformers import (
     AutoModel,
@@ -11,17 +15,22 @@ from transformers import (
     AutoTokenizer,
     BertConfig,
     BertModel,
+    CLIPTextConfig,
+    CLIPTextModel,
     DistilBertConfig,
     DistilBertModel,
+    PreTrainedTokenizerFast,
     RobertaConfig,
     RobertaModel,
+    T5EncoderModel,
 )
 
 from llambert.checkpoint import load_checkpoint
 from llambert.errors import InputError
-from llambert.recipe import ClassifierRecipe
+from llambert.recipe import ClassifierRecipe, LabelRecipe
+from llambert.training import model as module
 from llambert.training.loop import FineTuning, Phase
-from llambert.training.model import load_encoder
+from llambert.training.model import check_encoder, load_encoder
 from llambert.training.records import TrainingSet
 
 CATEGORIES = ["negative", "positive"]
@@ -166,3 +175,143 @@ def test_pickled_weights_are_loaded_only_if_the_recipe_says_so(tmp_path):
     loaded = load_encoder(recipe(str(tmp_path), pickled_weights=True), CATEGORIES).model.base_model.state_dict()
     name = "embeddings.word_embeddings.weight"
     assert torch.equal(loaded[name], weights[name])
+
+
+# What differs between families, and is found before anything is spent
+
+
+def decoder(folder, **tokens):
+    """A GPT-2 without a padding token whose tokenizer names these special tokens."""
+    save_family(folder, "gpt2")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer, **tokens).save_pretrained(folder)
+    return str(folder)
+
+
+def test_a_decoder_without_a_padding_token_pads_with_its_end_of_text_and_its_checkpoint_says_so(tmp_path):
+    encoder = load_encoder(recipe(decoder(tmp_path / "encoder", eos_token="</s>")), CATEGORIES)
+    encoder.save(tmp_path / "checkpoint")
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "checkpoint")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "checkpoint")
+    assert tokenizer.pad_token == "</s>"
+    assert model.config.pad_token_id == tokenizer.pad_token_id == 2
+
+
+def test_a_decoder_with_no_token_to_pad_with_is_refused(tmp_path):
+    folder = decoder(tmp_path)
+    config = configuration("gpt2")
+    config.eos_token_id = None
+    config.save_pretrained(folder)
+    with pytest.raises(InputError, match=r"^classifier.model: .*neither a padding token nor an end-of-text token"):
+        check_encoder(recipe(folder), CATEGORIES)
+
+
+@pytest.mark.parametrize("family", ["t5", "mt5", "xlnet", "deberta-v2"])
+@pytest.mark.parametrize("max_length", [7, 40])
+def test_where_positions_have_no_limit_the_recipes_length_is_the_limit(family, max_length, tmp_path):
+    encoder = load_encoder(recipe(save_family(tmp_path, family), max_length=max_length), CATEGORIES)
+    assert encoder.max_length == max_length
+    assert len(encoder.tokenize(["film " * 100])[0]) == max_length
+
+
+def test_a_t5_whose_tokenizer_ends_no_text_reads_each_at_an_end_that_is_added(tmp_path):
+    folder = save_family(tmp_path, "t5")
+    save_tokenizer(tmp_path, "gpt2")  # no frame around a text
+    encoder = load_encoder(recipe(folder, max_length=4), CATEGORIES)
+    assert [ids.tolist() for ids in encoder.tokenize(["good film", "good </s> film", "", "film " * 9])] == [
+        [4, 10, 2],
+        [4, 2, 10],
+        [2],
+        [10, 10, 10, 2],
+    ]
+
+
+def test_big_bird_attends_to_everything_so_that_no_text_depends_on_those_before_it(tmp_path):
+    encoder = load_encoder(recipe(save_family(tmp_path, "big_bird")), CATEGORIES)
+    assert encoder.model.config.attention_type == "original_full"
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        ("no weights", "cannot be loaded: .*no file named model.safetensors"),
+        ("weights cut short", "cannot be loaded"),
+        ("weights of another model", "it lacks weights of the model that its config.json describes"),
+        ("other shapes", "its weights do not have the shapes that its config.json states"),
+        ("no tokenizer", "its tokenizer knows no token"),
+        ("more tokens than embeddings", "its tokenizer has token 17, its model has embeddings for 10 tokens"),
+        ("no classifier of its kind", "cannot be loaded"),
+    ],
+)
+def test_an_encoder_that_cannot_be_trained_is_refused_in_one_line(fault, says, tmp_path):
+    folder = save_tiny_encoder(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    match fault:
+        case "no weights":
+            weights.unlink()
+        case "weights cut short":
+            weights.write_bytes(weights.read_bytes()[:-500])
+        case "weights of another model":
+            save_file({"layer.weight": torch.zeros(3, 3)}, weights, {"format": "pt"})
+        case "other shapes":
+            BertConfig(vocab_size=18, **{**BERT_SHAPE, "hidden_size": 64}).save_pretrained(folder)
+        case "no tokenizer":
+            for name in ("tokenizer.json", "tokenizer_config.json"):
+                (tmp_path / name).unlink()
+        case "more tokens than embeddings":
+            BertModel(BertConfig(vocab_size=10, **BERT_SHAPE)).save_pretrained(folder)
+        case "no classifier of its kind":
+            CLIPTextModel(CLIPTextConfig(vocab_size=18, **BERT_SHAPE)).save_pretrained(folder)
+    with pytest.raises(InputError, match=rf"^classifier.model: {folder}:? {says}") as refusal:
+        check_encoder(recipe(folder), CATEGORIES)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_large_encoder_is_checked_without_loading_its_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_CHECKED_WHOLE_BELOW_BYTES", 1000)
+    folder = save_tiny_encoder(tmp_path)
+    check_encoder(recipe(folder), CATEGORIES)
+    save_file({"layer.weight": torch.zeros(3, 3)}, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match="it lacks weights of the model"):
+        check_encoder(recipe(folder), CATEGORIES)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(InputError, match="no file named"):
+        check_encoder(recipe(folder), CATEGORIES)
+
+
+def test_a_checkpoint_of_a_multi_label_encoder_gives_one_label_a_text(tmp_path):
+    load_encoder(recipe(save_tiny_encoder(tmp_path / "encoder")), CATEGORIES).save(tmp_path / "multi")
+    config = json.loads((tmp_path / "multi/config.json").read_text())
+    config["problem_type"] = "multi_label_classification"
+    (tmp_path / "multi/config.json").write_text(json.dumps(config))
+    load_encoder(recipe(str(tmp_path / "multi")), CATEGORIES).save(tmp_path / "checkpoint")
+    model, _ = load_checkpoint(str(tmp_path / "checkpoint"), torch.float32)
+    assert model.config.problem_type == "single_label_classification"
+
+
+def test_weights_that_no_answer_depends_on_are_not_trained(tmp_path):
+    """Workers that train together would wait for their gradients."""
+    model = load_encoder(recipe(save_family(tmp_path, "xlnet")), CATEGORIES).model
+    assert [name for name, weights in model.named_parameters() if not weights.requires_grad] == ["transformer.mask_emb"]
+
+
+@pytest.mark.parametrize(
+    ("family", "dtype", "says"),
+    [
+        ("bert", "float16", "^label.dtype: float16 needs a GPU"),
+        ("fnet", "bfloat16", "^label.dtype: .* cannot label in bfloat16: FNetForSequenceClassification fails"),
+    ],
+)
+def test_a_label_stage_that_could_not_compute_is_refused_before_training(family, dtype, says, tmp_path):
+    settings = recipe(save_family(tmp_path, family))
+    check_encoder(settings, CATEGORIES, LabelRecipe())
+    with pytest.raises(InputError, match=says):
+        check_encoder(settings, CATEGORIES, LabelRecipe(dtype=dtype))
+
+
+def test_an_encoder_whose_decoder_would_be_drawn_at_random_is_refused(tmp_path):
+    folder = save_family(tmp_path, "t5")
+    T5EncoderModel.from_pretrained(folder).save_pretrained(folder)
+    configuration("t5").save_pretrained(folder)
+    with pytest.raises(InputError, match=r"it lacks weights of the model .* for example transformer.decoder"):
+        check_encoder(recipe(folder), CATEGORIES)
