@@ -27,7 +27,6 @@ from llambert.recipe import ClassifierRecipe
 from llambert.run import Run
 from llambert.run_directory import Manifest, TableDirectory
 from llambert.stages.encoder import require_encoder
-from llambert.stages.faults import Faults
 from llambert.stages.finetune_records import (
     NUM_SILVER,
     counts,
@@ -40,6 +39,7 @@ from llambert.stages.finetune_records import (
 from llambert.stages.finetune_worker import Told, train
 from llambert.stages.parts import connect
 from llambert.stages.progress_file import ProgressFile
+from llambert.stages.training_faults import Faults
 from llambert.training.records import Selected
 
 

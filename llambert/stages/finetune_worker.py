@@ -19,8 +19,8 @@ from ray.util.queue import Queue
 from llambert.errors import InputError
 from llambert.run import Run
 from llambert.run_directory import Part, TableDirectory, create_whole, write_whole
-from llambert.stages.faults import Faults
 from llambert.stages.finetune_records import counts, phases, select
+from llambert.stages.training_faults import Faults
 from llambert.training.card import CURVES, Curves, write_descriptions
 from llambert.training.loop import FineTuning, History, Observer, Step
 from llambert.training.model import load_encoder
