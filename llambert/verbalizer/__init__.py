@@ -14,7 +14,7 @@ Labels rest on this, so a doubtful response is rejected rather than guessed. The
    two ("I do not think this is a positive review"), or if its predicate takes it back ("positive would be wrong",
    "positive: no", "Is it positive? Not really."). With other words between them, a hedge ("not entirely positive"), a
    doubt ("little positive", "the opposite of positive"), a condition ("if it were positive") or a share of half or
-   less ("P(positive) = 0.03") the mention counts for nothing (clauses.py, evidence.py).
+   less ("P(positive) = 0.03") the mention counts for nothing (clauses.py, weighing.py).
 5. A *verdict* is a clause of nothing but mentions and words that frame an answer ("The sentiment is negative",
    "Negative."). Verdicts that sum up ("Overall: positive", "The answer is B") stand above other verdicts, and these
    above other mentions, so that an explanation may go on to name other categories. What is said before the response
@@ -34,10 +34,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-from llambert.verbalizer.evidence import Evidence, weigh
 from llambert.verbalizer.structured import JsonReader
 from llambert.verbalizer.thoughts import without_thoughts
 from llambert.verbalizer.tokens import Tokenizer, normalise
+from llambert.verbalizer.weighing import Evidence, weigh
 
 RejectReason = Literal["empty", "no_category", "ambiguous", "truncated", "refused", "over_length", "engine_error"]
 

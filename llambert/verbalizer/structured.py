@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from llambert.verbalizer.evidence import Evidence
 from llambert.verbalizer.lexicon import words
+from llambert.verbalizer.weighing import Evidence
 
 _MAX_OPENINGS = 64  # brackets at which an object is looked for
 _DECODER = json.JSONDecoder()
