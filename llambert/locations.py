@@ -1,5 +1,6 @@
 """Local paths and URIs as the filesystem and the path on it: literally, never as patterns."""
 
+import contextlib
 import os
 from pathlib import Path
 from typing import IO, Any
@@ -56,8 +57,11 @@ def remove_folder(filesystem: fsspec.AbstractFileSystem, path: str) -> None:
         if os.path.isdir(path):
             filesystem.rm(path, recursive=True)
         return
-    for name in filesystem.find(path):
-        filesystem.rm_file(name)
+    found = filesystem.find(path, withdirs=True, detail=True)
+    for name in sorted(found, reverse=True):  # what is in a folder before the folder
+        # Of folders some stores keep a mark, of which s3fs tells nothing; where there is none, nothing is to be done.
+        with contextlib.suppress(FileNotFoundError) if found[name]["type"] == "directory" else contextlib.nullcontext():
+            filesystem.rm_file(name)
 
 
 def copy_folder(filesystem: fsspec.AbstractFileSystem, path: str, target: Path) -> None:

@@ -12,6 +12,7 @@ from s3_server import LIMITED_KEY, S3Server, running_server
 
 from llambert import schema
 from llambert.errors import InputError
+from llambert.locations import remove_folder
 from llambert.reference import content_identity
 from llambert.run_directory import Manifest, RunDirectory, TableDirectory, create_whole, open_filesystem, write_whole
 
@@ -284,3 +285,16 @@ def test_storage_whose_path_is_not_utf_8_is_one_line(tmp_path, monkeypatch):
     monkeypatch.chdir(os.fsdecode(folder))
     with pytest.raises(InputError, match=r"caf\\xE9/runs/x is not UTF-8; choose another folder"):
         RunDirectory("runs/x").write("recipe.yaml", "")
+
+
+@pytest.mark.s3
+def test_removing_a_folder_of_an_object_store_leaves_nothing_of_it_and_its_neighbour_alone(s3):
+    filesystem, path = open_filesystem("s3://llambert-test/remove [a-z]")
+    for name in ["x/one", "x/y/two", "three"]:
+        filesystem.pipe_file(f"{path}/{name}", b"1")
+    filesystem.pipe_file("llambert-test/remove a/one", b"1")
+    remove_folder(filesystem, path)
+    remove_folder(filesystem, path)
+    assert filesystem.find(path) == []
+    assert not filesystem.exists(path)
+    assert filesystem.find("llambert-test/remove a") == ["llambert-test/remove a/one"]
