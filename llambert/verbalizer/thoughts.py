@@ -46,14 +46,17 @@ _FINAL_GLUED = re.compile(
 _ANALYSIS_GLUED = re.compile(r"\s*(?:assistant\s*)?(?:analysis|commentary)(?:\w|\s+(?=[A-Z]))")
 _REASONING_HEADING = re.compile(
     r"^[ \t*_#>\-]*(?:(?:my|step[- ]by[- ]step|detailed|internal)\s+)?(?:reasoning|thoughts?|thinking"
-    r"|chain[- ]of[- ]thought)(?:\s+(?:process|steps?))?[\W_]*:|\blet'?s think\b",
+    r"|chain[- ]of[- ]thought)(?:\s+(?:process|steps?))?(?:[\W_]*:|[ \t*_#]*$)|\blet'?s think\b",
     re.IGNORECASE | re.MULTILINE,
 )
-_CONCLUSION = re.compile(
-    r"^(?:[^\w\n]|_)*(?:(?:the|my|final|predicted|overall|correct)\s+)*(?:answer|label|category|class|classification|sentiment"
-    r"|verdict|conclusion|response|output|result|rating|score|decision|prediction|final|overall)[\W_]*[:=]"
-    r"|\b(?:answer|label|category|class|classification|sentiment|verdict|rating|score|decision)\s+(?:is|would be|:)"
-    r"|(?:^|[.!?;\n]\s*)(?:so|therefore|thus|hence|overall|finally|in conclusion|in summary|to conclude)\b",
+_NOUNS = r"(?:answer|label|category|class|classification|sentiment|verdict|rating|score|decision)"
+_ANSWER_HEADING = re.compile(
+    rf"^(?:[^\w\n]|_)*(?:(?:the|my|final|predicted|overall|correct)\s+)*(?:{_NOUNS}|conclusion|response|output|result"
+    rf"|prediction|final|overall)(?:[\W_]*[:=]|[ \t*_#]*$)|\b{_NOUNS}\s+(?:is|would be|:)",
+    re.IGNORECASE | re.MULTILINE,
+)
+_SUMMING_UP = re.compile(
+    r"(?:^|[.!?;\n]\s*)(?:so|therefore|thus|hence|overall|finally|in conclusion|in summary|to conclude)\b",
     re.IGNORECASE | re.MULTILINE,
 )
 
@@ -120,5 +123,5 @@ def _without_headed_reasoning(text: str) -> str:
     heading = _REASONING_HEADING.search(text)
     if heading is None:
         return text
-    conclusions = list(_CONCLUSION.finditer(text, heading.end()))
-    return text[: heading.start()] + (text[conclusions[-1].start() :] if conclusions else "")
+    ends = [*_ANSWER_HEADING.finditer(text, heading.end())] or [*_SUMMING_UP.finditer(text, heading.end())]
+    return text[: heading.start()] + (text[ends[-1].start() :] if ends else "")

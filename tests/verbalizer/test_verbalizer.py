@@ -269,6 +269,9 @@ def test_what_has_no_category_has_a_reason(response, finish_reason, expected):
         "<|channel|>analysis<|message|>negative?<|end|><|start|>assistant<|channel|>final<|message|>positive<|return|>",
         "analysisSounds negative. No: positive.assistantfinalPositive",
         "Reasoning: the opening is negative.\nAnswer: positive",
+        "Reasoning: the opening is negative.\nAnswer: positive\n\nSo it goes.",
+        "## Reasoning\nThe opening is negative.\n\n## Answer\npositive",
+        "**Thinking**\nThe opening is negative. Therefore the label is positive.",
     ],
 )
 def test_reasoning_is_never_evidence(response):
