@@ -279,8 +279,8 @@ def dump_recipe(recipe: Recipe) -> str:
 
 
 DEFAULTS_VERSION = 1
-"""Part of every fingerprint. Only values that differ from the defaults are covered, so a new key changes no fingerprint.
-Raise it when a default that can change results gets another value or another meaning."""
+"""Part of every fingerprint, which covers only values that differ from the defaults: a new key changes none. Raise it
+when a default that can change results gets another value or another meaning."""
 
 
 def result_fields(section: Section) -> dict[str, Any]:

@@ -47,11 +47,11 @@ class Run:
     def fingerprints(self) -> dict[str, str]:
         """Table -> twelve hexadecimal digits over every value that can change it and the tables upstream.
 
-        Values at their defaults are left out, so a new key of the recipe changes no fingerprint. ``records`` is the corpus without its gold labels: what annotate, parse, label and silver training
-        may see. So a corrected gold label costs a new report, not a new annotation. ``responses`` leaves
-        ``num_records`` out: a response depends on its record, not on how many others are asked about, so a
-        larger sample finds the responses of the smaller one. ``report`` covers the code that writes it: a figure
-        that is computed better is a new report.
+        Values at their defaults are left out, so a new key of the recipe changes no fingerprint. ``records`` is the
+        corpus without its gold labels: what annotate, parse, label and silver training may see. So a corrected gold
+        label costs a new report, not a new annotation. ``responses`` leaves ``num_records`` out: a response depends
+        on its record, not on how many others are asked about, so a larger sample finds the responses of the smaller
+        one. ``report`` covers the code that writes it: a figure that is computed better is a new report.
         """
         recipe, task = self.recipe, self.task
         annotator = result_fields(recipe.annotator)
