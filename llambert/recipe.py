@@ -278,15 +278,28 @@ def dump_recipe(recipe: Recipe) -> str:
     return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
+DEFAULTS_VERSION = 1
+"""Part of every fingerprint, which covers only values that differ from the defaults: a new key changes none. Raise it
+when a default that can change results gets another value or another meaning."""
+
+
 def result_fields(section: Section) -> dict[str, Any]:
-    """The fields of a section that can change a stage's result, as JSON values."""
-    values = section.model_dump(mode="json")
-    inner = {name: value for name, value in section if isinstance(value, Section)}
-    return {
-        name: result_fields(inner[name]) if name in inner else values[name]
-        for name, info in type(section).model_fields.items()
-        if (info.json_schema_extra or {}).get("changes_result", True)  # type: ignore[union-attr]
-    }
+    """The fields of a section that can change a stage's result and differ from their defaults, as JSON values.
+
+    A section that is null by default is there even if its own fields are at their defaults.
+    """
+    values, fields = section.model_dump(mode="json"), {}
+    for name, info in type(section).model_fields.items():
+        value, default = getattr(section, name), info.get_default(call_default_factory=True)
+        if not (info.json_schema_extra or {}).get("changes_result", True):  # type: ignore[union-attr]
+            continue
+        if isinstance(value, Section):
+            inner = result_fields(value)
+            if inner or not isinstance(default, Section):
+                fields[name] = inner
+        elif info.is_required() or value != default:
+            fields[name] = values[name]
+    return fields
 
 
 def digest(*values: Any) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from llambert import corpora, schema
 from llambert.corpora import READING
-from llambert.recipe import Recipe, digest, dump_recipe, load_recipe, result_fields
+from llambert.recipe import DEFAULTS_VERSION, Recipe, digest, dump_recipe, load_recipe, result_fields
 from llambert.reference import content_identity
 from llambert.run_directory import RunDirectory, TableDirectory
 from llambert.sampling import Purpose
@@ -45,37 +45,40 @@ class Run:
 
     @cached_property
     def fingerprints(self) -> dict[str, str]:
-        """Table -> twelve hexadecimal digits over every field that can change it and the tables upstream.
+        """Table -> twelve hexadecimal digits over every value that can change it and the tables upstream.
 
-        ``records`` is the corpus without its gold labels: what annotate, parse, label and silver training
-        may see. So a corrected gold label costs a new report, not a new annotation. ``responses`` leaves
-        ``num_records`` out: a response depends on its record, not on how many others are asked about, so a
-        larger sample finds the responses of the smaller one. ``report`` covers the code that writes it: a figure
-        that is computed better is a new report.
+        Values at their defaults are left out, so a new key of the recipe changes no fingerprint. ``records`` is the
+        corpus without its gold labels: what annotate, parse, label and silver training may see. So a corrected gold
+        label costs a new report, not a new annotation. ``responses`` leaves ``num_records`` out: a response depends
+        on its record, not on how many others are asked about, so a larger sample finds the responses of the smaller
+        one. ``report`` covers the code that writes it: a figure that is computed better is a new report.
         """
         recipe, task = self.recipe, self.task
         annotator = result_fields(recipe.annotator)
-        num_records, seed, splits = annotator.pop("num_records"), annotator["seed"], annotator.pop("splits")
-        # Left out where it is null, so that recipes without the key keep their tables; the order means nothing.
-        sampled = [] if splits is None else [sorted(set(splits))]
+        num_records = annotator.pop("num_records")
+        if "splits" in annotator:  # their order means nothing
+            annotator["splits"] = sorted(set(annotator["splits"]))
         fields = result_fields(recipe.corpus)
         # What a gold value means depends on the categories.
         categories = task.category_names if recipe.corpus.columns.gold_label else None
-        corpus = digest(fields, self.corpus_identity, READING, categories)
-        del fields["gold_labels"], fields["columns"]["gold_label"]
-        records = digest(fields, self.corpus_identity, READING)
+        corpus = digest(DEFAULTS_VERSION, fields, self.corpus_identity, READING, categories)
+        fields.pop("gold_labels", None)
+        if columns := {name: value for name, value in fields.pop("columns", {}).items() if name != "gold_label"}:
+            fields["columns"] = columns
+        records = digest(DEFAULTS_VERSION, fields, self.corpus_identity, READING)
         # Gold shots are the one way in which gold labels reach the annotator, and only if the recipe says so.
-        shots = digest(corpus, annotator["gold_shots"], annotator["num_shots"], task.category_names, Purpose.GOLD_SHOTS)
+        drawn = [annotator.get("gold_shots"), recipe.annotator.num_shots, task.category_names, Purpose.GOLD_SHOTS]
+        shots = digest(corpus, *drawn)
         shown = shots if recipe.annotator.gold_shots else None
-        sample = digest(records, seed, num_records, recipe.annotator.stratify_by, shown, *sampled)
+        selection = {name: annotator.get(name) for name in ("seed", "stratify_by", "splits")}
+        sample = digest(records, selection, num_records, shown)
         responses = digest(
             records,
             annotator,
             shown,
             self.model_identities["annotator"],
-            task.prompt(recipe.annotator.prompt).model_dump(mode="json"),
-            [category.model_dump(mode="json") for category in task.categories],
-            *sampled,
+            result_fields(task.prompt(recipe.annotator.prompt)),
+            [result_fields(category) for category in task.categories],
         )
         rules = RULES_VERSION if recipe.annotator.mode == "generate" else None
         silver = digest(responses, num_records, result_fields(recipe.parse), rules)

@@ -1,7 +1,7 @@
 import pytest
 
 from llambert.errors import InputError
-from llambert.recipe import AnnotatorRecipe, digest, dump_recipe, load_recipe, result_fields
+from llambert.recipe import AnnotatorRecipe, Decoding, GoldShots, digest, dump_recipe, load_recipe, result_fields
 
 GOOD = """\
 name: films
@@ -112,6 +112,28 @@ def test_placement_does_not_count_as_changing_a_result():
     other = narrow.model_copy(update={"mode": "score"})
     assert digest(result_fields(narrow)) == digest(result_fields(wide))
     assert digest(result_fields(narrow)) != digest(result_fields(other))
+
+
+class _GrownRecipe(AnnotatorRecipe):
+    added: int = 7
+    added_section: Decoding = Decoding()
+
+
+def test_a_new_key_at_its_default_changes_no_fingerprint_and_another_value_does():
+    before = AnnotatorRecipe(model="m", num_records=1, seed=3)
+    after = _GrownRecipe(model="m", num_records=1, seed=3)
+    assert result_fields(before) == result_fields(after) == {"model": "m", "num_records": 1, "seed": 3}
+    assert result_fields(after.model_copy(update={"added": 8})) == {**result_fields(before), "added": 8}
+    hot = after.model_copy(update={"added_section": Decoding(temperature=1.0)})
+    assert result_fields(hot) == {**result_fields(before), "added_section": {"temperature": 1.0}}
+
+
+def test_a_section_that_is_null_by_default_counts_even_with_all_its_defaults():
+    plain = AnnotatorRecipe(model="m", num_records=1)
+    assert result_fields(plain.model_copy(update={"gold_shots": GoldShots()})) == {
+        **result_fields(plain),
+        "gold_shots": {},
+    }
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from llambert.errors import InputError
 from llambert.labelling import MALFORMED, REJECTED, PartLabeller, num_in, work_counts
 from llambert.names import escaped
 from llambert.progress import Progress
-from llambert.recipe import LabelRecipe, digest, result_fields
+from llambert.recipe import DEFAULTS_VERSION, LabelRecipe, digest, result_fields
 from llambert.reference import content_identity
 from llambert.run_directory import Manifest, Part, TableDirectory
 from llambert.stages.parts import Outcome, Pool, run_units
@@ -44,7 +44,8 @@ def label_files(checkpoint: str, corpus: CorpusRecipe, output: str, recipe: Labe
     recipe = recipe or LabelRecipe()
     check_checkpoint(checkpoint, recipe.trust_remote_code)
     identity = content_identity(checkpoint)
-    fingerprint = digest(corpora.identity(corpus), identity, result_fields(corpus), result_fields(recipe), READING)
+    fields = [result_fields(corpus), result_fields(recipe)]
+    fingerprint = digest(DEFAULTS_VERSION, corpora.identity(corpus), identity, fields, READING)
     labels, rejects = TableDirectory(output.rstrip("/"), schema.LABELS), TableDirectory(f"{output.rstrip('/')}/rejects")
     if manifest := _earlier(labels, fingerprint):
         return manifest
