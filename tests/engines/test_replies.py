@@ -30,7 +30,7 @@ def read(content: str, max_new_tokens: int = 10):
         ([{"type": "image_url", "image_url": {}}, "Fresh"], "Fresh"),
         ([{"type": "reasoning", "reasoning": "Rotten?"}], ""),
         ([], ""),
-        ("half an emoji \ud83c", "half an emoji ?"),
+        ("half an emoji \ud83c", "half an emoji \ufffd"),
     ],
 )  # fmt: skip
 def test_the_text_parts_are_the_response_and_thoughts_are_not(content, expected):

@@ -10,6 +10,7 @@ import pytest
 import ray
 from annotate_runs import NUM_RECORDS, open_run
 from openai_endpoint import Endpoint, chat, error, only_for, serve
+from tiny_encoder import save_tiny_encoder
 
 from llambert import schema
 from llambert.engines import StoppedEarly
@@ -64,15 +65,14 @@ def in_process(monkeypatch):
 
 @pytest.fixture
 def make_run(tmp_path, endpoint):
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "config.json").write_text("{}")
+    encoder = save_tiny_encoder(tmp_path / "model")
 
     def make(num_records=NUM_RECORDS, limits=None, **parse_recipe):
         settings = {
             "engine": "openai", "mode": "generate", "prompt": "instruct", "base_url": endpoint.base_url,
             "num_records": num_records, "limits": {"max_attempts": 1, "concurrency": 4, **(limits or {})},
         }  # fmt: skip
-        run = open_run(tmp_path, tmp_path / "model", parse=parse_recipe, **settings)
+        run = open_run(tmp_path, encoder, parse=parse_recipe, **settings)
         annotator = run.recipe.annotator.model_copy(update={"model": "m"})
         return type(run)(run.recipe.model_copy(update={"annotator": annotator}), run.task)
 

@@ -28,6 +28,7 @@ from llambert.engines.openai.parameters import Parameters
 from llambert.engines.openai.replies import Reply, read_reply
 from llambert.engines.openai.retry_after import retry_after
 from llambert.errors import ErrorKind, InputError
+from llambert.names import SURROGATE
 from llambert.prompts import chat_messages, completion_text
 from llambert.recipe import AnnotatorRecipe
 from llambert.tasks import Task
@@ -350,7 +351,7 @@ class OpenAIEngine:
 
     def _clean(self, message: str, length: int = 300) -> str:
         """One line of an error, without the key: some servers repeat it."""
-        text = " ".join(message.encode("utf-8", "replace").decode().split())
+        text = " ".join(SURROGATE.sub("\ufffd", message).split())
         return (text.replace(self._secret, "[key]") if self._secret else text)[:length]
 
     def _stop(self, reason: str) -> NoReturn:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from llambert.engines.openai.faults import EndpointError, Fault, read_fault
+from llambert.names import SURROGATE
 
 # Words of finish reasons: OpenAI's, Azure's, Gemini's ("content_filter: PROHIBITED_CONTENT"), Anthropic's, Cohere's.
 _REFUSALS = (
@@ -120,7 +121,7 @@ def _text(value: Any, content: str) -> str:
     if value is None:
         return ""
     if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()  # half an emoji, cut by the limit of tokens
+        return SURROGATE.sub("\ufffd", value)  # half an emoji, cut by the limit of tokens
     parts = value if isinstance(value, list) else [value]
     if not all(isinstance(part, dict | str) for part in parts):
         raise _malformed(content, "a content that is no text")
