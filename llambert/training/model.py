@@ -17,6 +17,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging as transformers_logging
 
 from llambert.architecture import (
     FLOAT16_ON_A_CPU,
@@ -85,23 +86,34 @@ def check_encoder(recipe: ClassifierRecipe, categories: list[str], label: LabelR
     """Refuse, before anything is spent, an encoder that could not be trained or whose checkpoint could not label.
 
     It is loaded as for training and tried forwards and backwards on two short texts, and forwards in the type that
-    ``label`` computes in. One of more than 4 GiB of
-    weights is not loaded: its configuration, tokenizer, layers and the names of its weights are checked.
-    ``InputError``: one line that says what is wrong.
+    ``label`` computes in. One of more than 4 GiB of weights is not loaded: its configuration, tokenizer, layers and the
+    names of its weights are checked. ``InputError``: one line that says what is wrong.
     """
-    with _refusals(recipe):
-        config, _ = _read(recipe, categories)
-        with torch.device("meta"):
-            built: Any = AutoModelForSequenceClassification.from_config(
-                config, trust_remote_code=recipe.trust_remote_code
-            )
-    num_parameters = sum(parameter.numel() for parameter in built.parameters())
-    if num_parameters * torch.float32.itemsize <= _CHECKED_WHOLE_BELOW_BYTES:
-        encoder = load_encoder(recipe, categories)
-        if label is not None:
-            _check_labelling(encoder, recipe, label)
-    else:
-        _check_files(recipe, built)
+    with _quiet_loading():
+        with _refusals(recipe):
+            config, _ = _read(recipe, categories)
+            with torch.device("meta"):
+                built: Any = AutoModelForSequenceClassification.from_config(
+                    config, trust_remote_code=recipe.trust_remote_code
+                )
+        num_parameters = sum(parameter.numel() for parameter in built.parameters())
+        if num_parameters * torch.float32.itemsize <= _CHECKED_WHOLE_BELOW_BYTES:
+            encoder = load_encoder(recipe, categories)
+            if label is not None:
+                _check_labelling(encoder, recipe, label)
+        else:
+            _check_files(recipe, built)
+
+
+@contextlib.contextmanager
+def _quiet_loading() -> Iterator[None]:
+    """Without transformers' report of the weights of a new head, which training prints when it loads for good."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
 
 
 def load_encoder(recipe: ClassifierRecipe, categories: list[str]) -> Encoder:
