@@ -107,13 +107,16 @@ def check_encoder(recipe: ClassifierRecipe, categories: list[str], label: LabelR
 
 @contextlib.contextmanager
 def _quiet_loading() -> Iterator[None]:
-    """Without transformers' report of the weights of a new head, which training prints when it loads for good."""
-    verbosity = transformers_logging.get_verbosity()
+    """Without transformers' bars and its report of a new head's weights; training prints them when it loads for good."""
+    verbosity, has_bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
         transformers_logging.set_verbosity(verbosity)
+        if has_bars:
+            transformers_logging.enable_progress_bar()
 
 
 def load_encoder(recipe: ClassifierRecipe, categories: list[str]) -> Encoder:
