@@ -107,7 +107,7 @@ def check_encoder(recipe: ClassifierRecipe, categories: list[str], label: LabelR
 
 @contextlib.contextmanager
 def _quiet_loading() -> Iterator[None]:
-    """Without transformers' bars and its report of a new head's weights; training prints them when it loads for good."""
+    """Without transformers' bars and its report of a new head, which training prints when it loads for good."""
     verbosity, has_bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
