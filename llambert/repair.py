@@ -13,20 +13,8 @@ from llambert.pipeline import pipeline
 from llambert.responses import amended_part
 from llambert.run import Run
 from llambert.run_directory import MANIFEST, TableDirectory, open_filesystem
+from llambert.tables import BY_NAME, together
 from llambert.verify import Finding, verify
-
-# Tables that one stage writes together: a part of the same name in each, and no manifest without the others'.
-_TOGETHER = (
-    ("corpus", "corpus_rejects", "corpus_keys", "duplicates"),
-    ("sample", "shots"),
-    ("responses", "content_free"),
-    ("silver", "rejects"),
-    ("checkpoint",),
-    ("labels", "label_rejects"),
-    ("labels_by_label",),
-    ("report",),
-)
-_MADE_WHOLE = ("sample", "silver", "checkpoint", "labels_by_label", "report")
 
 
 def repair(run: Run) -> Iterator[Finding]:
@@ -58,21 +46,17 @@ def set_aside(run: Run, findings: Iterable[Finding]) -> list[str]:
         if retrained and finding.table == "checkpoint" and finding.redo:
             continue  # whether the labels fit the checkpoint is seen when it is there again: on a CPU they do
         for table, part in finding.redo or ((finding.table, finding.part),):
-            damaged.setdefault(_group(table), set()).update([part] if part else [])
-    if _group("sample") in damaged:
-        damaged.setdefault(_group("responses"), set())  # its manifest alone: complete, it asks for no sample
+            damaged.setdefault(together(table), set()).update([part] if part else [])
+    if together("sample") in damaged:
+        damaged.setdefault(together("responses"), set())  # its manifest alone: complete, it asks for no sample
     if damaged:
-        damaged[_group("report")] = set()  # its figures are of what was there before
+        damaged[together("report")] = set()  # its figures are of what was there before
     folder = f"{run.recipe.storage.rstrip('/')}/set_aside/{datetime.now(UTC):%Y%m%dT%H%M%S}"
     moved = []
     for group, parts in damaged.items():
         for name in group:
-            moved += _move(run.table(name), folder, parts, whole=group[0] in _MADE_WHOLE)
+            moved += _move(run.table(name), folder, parts, whole=BY_NAME[group[0]].is_made_whole)
     return moved
-
-
-def _group(table: str) -> tuple[str, ...]:
-    return next(group for group in _TOGETHER if table in group)
 
 
 def _move(table: TableDirectory, folder: str, parts: set[str], whole: bool) -> list[str]:

@@ -11,6 +11,7 @@ from llambert.recipe import DEFAULTS_VERSION, Recipe, digest, dump_recipe, load_
 from llambert.reference import content_identity
 from llambert.run_directory import RunDirectory, TableDirectory
 from llambert.sampling import Purpose
+from llambert.tables import BY_NAME
 from llambert.tasks import Task, load_task
 from llambert.verbalizer import RULES_VERSION
 
@@ -100,8 +101,8 @@ class Run:
 
     def table(self, name: str) -> TableDirectory:
         """The directory of one of the run's tables."""
-        stage, table_schema = _TABLES[name]
-        return self.directory.table(name, self.fingerprints[stage], table_schema)
+        spec = BY_NAME[name]
+        return self.directory.table(name, self.fingerprints[spec.fingerprint], spec.schema)
 
 
 @cache
@@ -120,26 +121,6 @@ _REPORT_SOURCES = (
     "splits.py",
     "corpora/checks.py",
 )
-
-# Table -> the table whose fingerprint it lives under, and its schema (None: not one Parquet schema).
-_TABLES = {
-    "corpus": ("corpus", schema.CORPUS),
-    "corpus_rejects": ("corpus", schema.SOURCE_REJECTS),
-    "corpus_keys": ("corpus", schema.CORPUS_KEYS),
-    "duplicates": ("corpus", schema.DUPLICATES),
-    "shots": ("shots", schema.SHOTS),
-    "sample": ("sample", schema.SAMPLE),
-    "responses": ("responses", schema.RESPONSES),
-    "content_free": ("responses", schema.RESPONSES),
-    "silver": ("silver", schema.SILVER),
-    "rejects": ("silver", schema.REJECTS),
-    "training": ("checkpoint", None),
-    "checkpoint": ("checkpoint", None),
-    "labels": ("labels", schema.LABELS),
-    "label_rejects": ("labels", schema.CORPUS_REJECTS),
-    "labels_by_label": ("labels", None),
-    "report": ("report", None),
-}
 
 
 def open_run(recipe_path: str, settings: list[str] | None = None) -> Run:

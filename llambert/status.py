@@ -10,9 +10,8 @@ from rich.table import Table
 from llambert.corpora.checks import warnings
 from llambert.run import Run
 from llambert.run_directory import TableDirectory
+from llambert.tables import TABLES
 
-# The tables a user waits for, in the order of the pipeline; the others come and go with these.
-_TABLES = ("corpus", "responses", "silver", "checkpoint", "labels", "report")
 # A stage at work rewrites its progress every few seconds, or once a part; older than this it is not at work.
 _SILENT_AFTER_S = 600.0
 
@@ -45,7 +44,7 @@ class TableStatus:
 
 def status(run: Run) -> list[TableStatus]:
     """The tables of ``run`` in pipeline order; nothing is written, no row is read."""
-    tables = [table_status(name, run.table(name)) for name in _TABLES]
+    tables = [table_status(name, run.table(name)) for name in (table.name for table in TABLES if table.is_shown)]
     if manifest := run.table("corpus").read_manifest():
         tables[0] = replace(tables[0], warnings=warnings(manifest.counts, run.recipe.corpus))
     return tables

@@ -28,24 +28,11 @@ from llambert.run import Run
 from llambert.run_directory import Manifest, Part, RunDirectory, TableDirectory, is_part
 from llambert.sampling import sampling_hashes
 from llambert.section import parse_yaml, validate
+from llambert.tables import BY_NAME, TABLES, together
 from llambert.tasks import load_task
 
-# Tables without which a run is not finished, then those that are looked at where they have a manifest.
-_REQUIRED = ("corpus", "sample", "responses", "silver", "checkpoint", "labels")
-_ANNOTATED = ("sample", "responses", "silver")  # a classifier trained on gold labels alone needs none of these
-_BESIDE = ("corpus_rejects", "duplicates", "shots", "content_free", "rejects", "label_rejects", "labels_by_label")
-_WITHOUT_ID_CHECK = ("corpus_rejects", "checkpoint")  # rows of the source that are no record may lack an id
 # The amendments of the responses, which hold some of their records once more, are looked at as a table beside it.
 _AMENDED, _AMENDMENTS = "responses", "responses (asked again)"
-# Tables that share a folder with a larger or an earlier sample's parts.
-_MAY_HOLD_MORE = ("responses",)
-_COVERS = (
-    (("labels", "label_rejects"), "corpus"),
-    (("silver", "rejects"), "sample"),
-    (("labels_by_label",), "labels"),
-)
-# Tables whose part is committed before that of the same name in the first, and which that one needs.
-_WRITTEN_BEFORE = {"corpus": ("corpus_rejects", "corpus_keys"), "labels": ("label_rejects",)}
 _HASHES_PER_BUCKET = 4 << 20
 _PART_READERS = 4
 _NUM_EXAMPLES = 3
@@ -96,7 +83,9 @@ def verify(run: Run) -> list[Finding]:
     """
     findings: list[Finding] = []
     manifests: dict[str, Manifest] = {}
-    for name in (*_REQUIRED, *_BESIDE):
+    required = [table for table in TABLES if table.is_required]
+    for table in (*required, *(table for table in TABLES if table.is_checked and not table.is_required)):
+        name = table.name
         try:
             manifest = run.table(name).read_manifest()
         except InputError as error:
@@ -104,7 +93,7 @@ def verify(run: Run) -> list[Finding]:
             continue
         if manifest is not None:
             manifests[name] = manifest
-        elif name in _REQUIRED and not (name in _ANNOTATED and run.recipe.classifier.regime == "gold"):
+        elif table.is_required and not (table.is_of_annotation and run.recipe.classifier.regime == "gold"):
             findings.append(Finding(name, None, "not complete: it has no manifest.json"))
             findings += _check_unfinished(run, name)
     num_rows = sum(part.num_rows for manifest in manifests.values() for part in manifest.parts)
@@ -119,9 +108,10 @@ def verify(run: Run) -> list[Finding]:
             findings += _check_foreign(run, [_AMENDMENTS], _AMENDED, manifests, ids)
         for name in manifests:
             findings += _check_unique(run, [name], manifests, ids)
-        for names, whole in _COVERS:
-            if {*names, whole} <= manifests.keys():
-                findings += _check_cover(run, list(names), whole, manifests, ids)
+        for table in TABLES:
+            names = [name for name in together(table.name) if BY_NAME[name].has_ids]
+            if table.covers and {*names, table.covers} <= manifests.keys():
+                findings += _check_cover(run, names, table.covers, manifests, ids)
     return [*findings, *_check_checkpoint(run, manifests)]
 
 
@@ -129,7 +119,8 @@ def _check_unfinished(run: Run, name: str) -> Iterator[Finding]:
     """The parts committed so far of a table without a manifest, and of those written with it: without its sums."""
     if name == "checkpoint":
         return
-    stored = {table: _stored_parts(run.table(table)) for table in (name, *_WRITTEN_BEFORE.get(name, ()))}
+    tables = [name, *(table for table in together(name) if BY_NAME[table].is_committed_first)]
+    stored = {table: _stored_parts(run.table(table)) for table in tables}
     for table, parts in stored.items():
         for part in sorted(stored[name] - parts):
             yield Finding(table, part, f"the part is missing, that of {name} is there")
@@ -160,7 +151,7 @@ def _check_table(name: str, table: TableDirectory, manifest: Manifest, ids: "_Id
     there = _stored_parts(table)
     for problem in _manifest_problems(name, table, manifest):
         yield Finding(name, None, problem)
-    if name not in _MAY_HOLD_MORE:
+    if not BY_NAME[name].may_hold_more:
         for part_name in sorted(there - set(listed)):
             yield Finding(name, part_name, "a part that the manifest does not know")
     present = []
@@ -169,7 +160,7 @@ def _check_table(name: str, table: TableDirectory, manifest: Manifest, ids: "_Id
             present.append(part)
         else:
             yield Finding(name, part.name, "the part is missing")
-    with_ids = name not in _WITHOUT_ID_CHECK
+    with_ids = BY_NAME[name].has_ids
     first_schema: pa.Schema | None = None
     with ThreadPoolExecutor(_PART_READERS) as readers:
         for part, checked in zip(present, readers.map(lambda p: _check_part(table, p, with_ids), present), strict=True):

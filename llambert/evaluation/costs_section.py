@@ -6,22 +6,15 @@ from llambert.evaluation.document import Block, Figure, Section, Table
 from llambert.evaluation.findings import Findings
 from llambert.forecast import Figure as Forecast
 from llambert.forecast import forecast, usd
+from llambert.tables import BY_NAME
 
-STAGE_NAMES = {
-    "corpus": "ingest",
-    "sample": "sample",
-    "responses": "annotate",
-    "silver": "parse",
-    "checkpoint": "fine-tune",
-    "labels": "label",
-}
 _PLANNED = {"checkpoint": "finetune"}  # stages that a plan names otherwise than the report
 
 
 def costs_section(findings: Findings) -> Section:
     """Section "What it took"."""
     costs, comparison = findings.costs, findings.comparison
-    seconds = {STAGE_NAMES[table]: cost.wall_seconds for table, cost in costs.items()}
+    seconds = {BY_NAME[table].stage: cost.wall_seconds for table, cost in costs.items()}
     alternative = ("LLM on everything", comparison.llm_seconds) if comparison else None
     svg = plots.stage_times("times", seconds, alternative)
     header = ["stage", "records", "on the clock", "at work", "records/s", "tokens read", "tokens written", "GPU-hours"]
@@ -45,7 +38,7 @@ def costs_section(findings: Findings) -> Section:
 def _time_row(table: str, cost: StageCost) -> list[str]:
     rate = cost.records_per_second
     return [
-        STAGE_NAMES[table],
+        BY_NAME[table].stage,
         f"{cost.num_records:,}",
         format_duration(cost.wall_seconds),
         format_duration(cost.busy_seconds) if cost.busy_seconds else "-",
@@ -65,7 +58,7 @@ def _planned(findings: Findings) -> list[Block]:
     planned = {stage.stage: stage for stage in forecast(recipe, findings.pilot).stages}
     rows, total, took_in_all = [], 0.0, 0.0
     for table, cost in findings.costs.items():
-        stage = planned.get(_PLANNED.get(table, STAGE_NAMES[table]))
+        stage = planned.get(_PLANNED.get(table, BY_NAME[table].stage))
         if stage is None:
             continue
         seconds, took = stage.seconds, cost.wall_seconds
@@ -75,7 +68,7 @@ def _planned(findings: Findings) -> list[Block]:
         interval = f"{format_duration(seconds.low)} – {format_duration(seconds.high)}"
         rows.append(
             [
-                STAGE_NAMES[table],
+                BY_NAME[table].stage,
                 format_duration(seconds.value),
                 "done by the plan" if stage.is_measured else interval,
                 format_duration(took),

@@ -22,13 +22,12 @@ from llambert.responses import iter_answers
 from llambert.run import Run
 from llambert.run_directory import Manifest, TableDirectory
 from llambert.splits import TRAIN, is_sampled
+from llambert.tables import REQUIRED
 
 Mask = NDArray[np.bool_]
 Codes = NDArray[np.int16]
 # The tables that a finished run has.
-STAGE_TABLES = ("corpus", "responses", "silver", "checkpoint", "labels")
 TRAINING_RECORD = "training_record.json"
-_ORDER = ("corpus", "sample", "responses", "silver", "checkpoint", "labels")
 _GOLD_REGIMES = ("gold", "combined")
 
 
@@ -119,11 +118,12 @@ class Evidence:
 
 def read_evidence(run: Run) -> Evidence:
     """Read a run whose stages are all complete; ``InputError`` naming the table that is not."""
-    manifests = {name: run.table(name).require_manifest() for name in STAGE_TABLES}
     # No sample is drawn where the responses of a larger one are there already.
-    if sample := run.table("sample").read_manifest():
-        manifests["sample"] = sample
-    manifests = {name: manifests[name] for name in _ORDER if name in manifests}
+    found = {
+        name: run.table(name).read_manifest() if name == "sample" else run.table(name).require_manifest()
+        for name in REQUIRED
+    }
+    manifests = {name: manifest for name, manifest in found.items() if manifest is not None}
     categories = run.task.category_names
     answers, annotated, raw = _read_answers(run, categories)
     records, annotated_in_order = _read_records(run, categories, np.sort(annotated))

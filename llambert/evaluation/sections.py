@@ -10,13 +10,14 @@ from llambert.corpora.checks import warnings
 from llambert.corpora.gold import NUM_UNKNOWN_GOLD
 from llambert.corpora.rows import HIDDEN_FILES
 from llambert.evaluation import plots
-from llambert.evaluation.costs_section import STAGE_NAMES, costs_section
+from llambert.evaluation.costs_section import costs_section
 from llambert.evaluation.document import Block, Details, Document, Figure, Section, Table, Verbatim
 from llambert.evaluation.evidence import TRAINING_RECORD, Evidence
 from llambert.evaluation.findings import Findings, answer, interval, percent, points
 from llambert.evaluation.metrics import ClassFigures, Estimate
 from llambert.evaluation.quality import Drift, Judged
 from llambert.recipe import dump_recipe
+from llambert.tables import BY_NAME
 
 NEEDS_GOLD = "needs gold labels"
 _SUSPECTS_SHOWN = 10
@@ -80,7 +81,7 @@ def _counts(findings: Findings) -> Section:
     rows = []
     for table, manifest in evidence.manifests.items():
         rejected = ", ".join(f"{num:,} {reason}" for reason, num in manifest.num_rejected.items() if num) or "none"
-        rows.append([STAGE_NAMES[table], f"{manifest.num_in:,}", f"{manifest.num_kept:,}", rejected])
+        rows.append([BY_NAME[table].stage, f"{manifest.num_in:,}", f"{manifest.num_kept:,}", rejected])
     answers, records = evidence.answers, evidence.records
     finished = ", ".join(f"{num:,} {reason}" for reason, num in answers.finish_reasons.items()) or "none"
     facts = [
@@ -316,7 +317,7 @@ def _provenance(findings: Findings) -> Section:
         model = " ".join(part for part in (manifest.model, manifest.model_identity) if part) or "-"
         rows.append(
             [
-                STAGE_NAMES[table],
+                BY_NAME[table].stage,
                 manifest.fingerprint,
                 manifest.code_version,
                 manifest.completed_at[:16].replace("T", " "),
