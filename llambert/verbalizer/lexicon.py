@@ -131,10 +131,11 @@ _PHRASES_OF_ROLE: dict[Role, str] = {
     "doubt": """
         opposite of, contrary to, lack of, absence of, devoid of, free of, free from, short of, at first, on the
         surface, used to, other than, apart from, aside from, not without, can't help, cannot help, in spite of, too
-        early, stop short, close to, might have been, would have been, could have been, at first glance, first
-        glance, not sure, by itself, in itself, on its own, not certain, not clear, hard to, tries to, try to,
-        attempts to, meant to, claims to, said to be, a few, not exactly, rules out, rule out, not even, might seem,
-        may seem, could seem, mistaken for, confused with, out of""",
+        early, stop short, close to, might have been, should have been, would have been, could have been, at first
+        glance, first glance, not sure, by itself, in itself, on its own, not certain, not clear, hard to, tries to,
+        try to, attempts to, tried to, attempted to, meant to, claims to, said to be, a few, not
+        exactly, rules out, rule out, not even, might seem, may seem, could seem, mistaken for, confused with, out
+        of""",
     "wrong": """
         ruled out, out of the question, not applicable, far off, n a, off the table, off the mark""",
     "frame": """

@@ -64,11 +64,13 @@ _TYPOGRAPHY = str.maketrans(
      "﹘": "–", "⁃": "-", "＆": "&"}
     | dict.fromkeys("\u200b\ufeff\u00ad\u2060\u200e\u200f\u202a\u202b\u202c\u202d\u202e\ufe0f")
 )  # fmt: skip
+_NUMBERED = re.compile(r"\bno\.\s*(?=\d)")  # "No. 2 in the list" says no "no"
 _PREFIX = re.compile(r"\b(un|in|im|ir|il|dis)-(?=[^\W\d_])")  # "in-formal" is "informal"
 _BREAKS = {
     **dict.fromkeys(",،、", ","),
     **dict.fromkeys("?؟", "?"),
-    **dict.fromkeys(":=→|", ":"),
+    **dict.fromkeys(":=→", ":"),
+    "|": "|",
     **dict.fromkeys("()[]{}<>", "("),
     **dict.fromkeys("–—−-", "-"),
     **dict.fromkeys(".!;。।", "."),
@@ -138,6 +140,7 @@ class Tokenizer:
                     raise InputError(f"category {category!r}: answer word {word!r} has neither letter nor digit")
                 if self._owner.setdefault(phrase, category) != category:
                     raise InputError(f"answer word {word!r} of {category!r} reads like one of {self._owner[phrase]!r}")
+        self._knows_no = ("no",) in self._owner
         self._longest = max(map(len, self._owner))
         self._numbers = {float(p[0]): p[0] for p in self._owner if len(p) == 1 and _is_decimal(p[0])}
         self._starting: dict[str, list[tuple[tuple[str, ...], Token]]] = defaultdict(list)
@@ -170,6 +173,8 @@ class Tokenizer:
         """Words, phrases, numbers and breaks of a normalised text, in order."""
         if self._numbers:
             text = without_other_numbers(text, max(self._numbers))
+        if self._knows_no and "no." in text:
+            text = _NUMBERED.sub("number ", text)
         pieces = self._pieces(text)
         known = self._tokens
         if len(pieces) <= 2 * self._longest and (token := self._whole_misspelt(pieces)):

@@ -11,8 +11,8 @@ _REPLY_ROLES = frozenset({"frame", "quoting", "negation", "joint", "doubt", "hed
 _OPPOSING = ("but", "yet")
 _REACHING_ROLES = frozenset({"if", "inability", "negation", "foreign_negation"})  # beyond their clause
 _MAX_WORDS_UNSAYING = 5
-_VALUE_BREAKS = frozenset(":(-")
-_HEADING_BREAKS = frozenset(":-\n,")
+_VALUE_BREAKS = frozenset(":(-|")
+_HEADING_BREAKS = frozenset(":-\n,|")
 
 
 _NONE: frozenset[str] = frozenset()
