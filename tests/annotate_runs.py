@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+from tiny_encoder import save_tiny_encoder
 
 from llambert import schema
 from llambert.corpus_recipe import CorpusRecipe
@@ -25,13 +26,14 @@ def open_run(folder: Path, llm: Path | str, gold: bool = False, parse: dict | No
     source.write_text("text\n")
     settings = {"mode": "score", "dtype": "float32", "records_per_part": 8, "prompt": "completion", **annotator}
     columns = {"gold_label": "gold", "split": "split", "keep": ("country",)} if gold else {}
+    encoder = str(llm) if Path(llm).is_dir() else save_tiny_encoder(folder / "encoder")
     recipe = Recipe(
         name="test",
         task="reviews",
         corpus=CorpusRecipe(path=str(source), columns=columns),
         annotator=AnnotatorRecipe(model=str(llm), **settings),
         parse=parse or {},
-        classifier=ClassifierRecipe(model=str(llm)),
+        classifier=ClassifierRecipe(model=encoder),
         storage=str(folder / "run"),
     )
     run = Run(recipe, load_task("reviews"))

@@ -143,7 +143,7 @@ def test_a_gguf_model_becomes_a_folder_that_is_made_once(tmp_path, monkeypatch):
     changed = (folder / "model.safetensors").stat().st_mtime_ns
     assert model_location(recipe()) == str(folder)
     assert (folder / "model.safetensors").stat().st_mtime_ns == changed
-    assert [path.name for path in tmp_path.iterdir()] == [folder.name]
+    assert {path.name for path in tmp_path.iterdir()} <= {folder.name, "identities"}
     prompt = "Review: fine. <|im_end|>"
     assert AutoTokenizer.from_pretrained(folder)(prompt).input_ids
 
