@@ -30,7 +30,7 @@ def read(content: str, max_new_tokens: int = 10):
         ([{"type": "image_url", "image_url": {}}, "Fresh"], "Fresh"),
         ([{"type": "reasoning", "reasoning": "Rotten?"}], ""),
         ([], ""),
-        ("half an emoji \ud83c", "half an emoji ?"),
+        ("half an emoji \ud83c", "half an emoji \ufffd"),
     ],
 )  # fmt: skip
 def test_the_text_parts_are_the_response_and_thoughts_are_not(content, expected):
@@ -44,7 +44,13 @@ def test_the_text_parts_are_the_response_and_thoughts_are_not(content, expected)
         ({"content": None, "reasoning": "Rotten?"}, "max_tokens", "length"),
         ({"role": "assistant"}, "MAX_TOKENS", "length"),
         (None, "length", "length"),
-        ({"content": None, "reasoning": "Rotten?"}, "stop", "stop"),
+        ({"content": None, "reasoning": "Rotten?"}, "stop", "length"),
+        ({"content": "", "reasoning_content": "Rotten?"}, "stop", "length"),
+        ({"content": [{"type": "thinking", "thinking": [{"type": "text", "text": "Rotten?"}]}]}, "stop", "length"),
+        ({"content": None, "thinking": "Rotten?"}, "stop", "length"),
+        ({"content": None, "reasoning_content": "", "reasoning": None}, "stop", "stop"),
+        ({"content": ""}, {"type": "length", "length": 7}, "length"),
+        ({"content": ""}, {"type": "stop", "matched": 2}, "stop"),
         ({"content": None, "tool_calls": [{"id": "1"}]}, "tool_calls", "stop"),
         ({"content": None}, "eos_token", "stop"),
     ],

@@ -13,6 +13,7 @@ _REFUSALS = (
 )  # fmt: skip
 _LENGTHS = ("length", "max_tokens", "max_output_tokens", "model_length", "error_limit", "max_length")
 _FAILURES = ("error", "abort", "cancelled", "network_error")
+_THOUGHTS = ("reasoning_content", "reasoning", "reasoning_details", "thinking", "thinking_blocks")
 _TEXT_PARTS = ("text", "output_text")
 
 
@@ -38,7 +39,7 @@ def read_reply(content: str, max_new_tokens: int) -> Reply:
     choice = choices[0] if isinstance(choices, list) and choices else None
     if not isinstance(choice, dict):
         return _without_choice(body, content)
-    finish_reason = str(choice.get("finish_reason") or "").lower()
+    finish_reason = _finish_reason(choice.get("finish_reason"))
     if choice.get("error") or any(finish_reason == failure for failure in _FAILURES):
         raise _error_in_reply(json.dumps(choice.get("error") or choice))
     message = choice.get("message")
@@ -50,9 +51,17 @@ def read_reply(content: str, max_new_tokens: int) -> Reply:
         refusal = finish_reason
     num_prompt, num_response = _usage(body)
     is_cut = finish_reason in _LENGTHS or (not finish_reason and num_response >= max_new_tokens)
+    # Thoughts alone: the response ended inside them, whatever the endpoint makes of that.
+    is_cut |= not text and not message.get("tool_calls") and _has_thoughts(message)
     if not message and "text" not in choice and not refusal and not is_cut:
         raise _malformed(content, "a choice without a message")
     return Reply(text, refusal or None, "length" if is_cut else "stop", num_prompt, num_response)
+
+
+def _finish_reason(value: Any) -> str:
+    """In lower case; empty where there is none. SGLang's own API says more than a word."""
+    value = value.get("type") if isinstance(value, dict) else value
+    return value.lower() if isinstance(value, str) else ""
 
 
 def _decode(content: str) -> Any:
@@ -120,7 +129,7 @@ def _text(value: Any, content: str) -> str:
     if value is None:
         return ""
     if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode()  # half an emoji, cut by the limit of tokens
+        return whole_characters(value)
     parts = value if isinstance(value, list) else [value]
     if not all(isinstance(part, dict | str) for part in parts):
         raise _malformed(content, "a content that is no text")
@@ -128,8 +137,19 @@ def _text(value: Any, content: str) -> str:
     return "".join(_text(text, content) for text in texts)
 
 
+def whole_characters(text: str) -> str:
+    """The text with U+FFFD for half a character, as the limit of tokens may cut an emoji."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def _is_text(part: Any) -> bool:
     return isinstance(part, str) or part.get("type", "text") in _TEXT_PARTS
+
+
+def _has_thoughts(message: dict[str, Any]) -> bool:
+    parts = message.get("content")
+    kinds = [part.get("type") for part in parts if isinstance(part, dict)] if isinstance(parts, list) else []
+    return any(message.get(field) for field in _THOUGHTS) or any(kind in _THOUGHTS for kind in kinds)
 
 
 def _refusal_part(value: Any) -> str | None:
