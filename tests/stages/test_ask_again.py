@@ -10,6 +10,7 @@ import pytest
 import ray
 from annotate_runs import NUM_RECORDS, open_run
 from openai_endpoint import Endpoint, chat, error, only_for, serve
+from tiny_encoder import save_tiny_encoder
 
 from llambert import schema
 from llambert.engines import StoppedEarly
@@ -64,8 +65,7 @@ def in_process(monkeypatch):
 
 @pytest.fixture
 def make_run(tmp_path, endpoint):
-    (tmp_path / "model").mkdir()
-    (tmp_path / "model" / "config.json").write_text("{}")
+    save_tiny_encoder(tmp_path / "model")
 
     def make(num_records=NUM_RECORDS, limits=None, **parse_recipe):
         settings = {
@@ -211,6 +211,17 @@ def test_records_beyond_the_recipes_sample_are_not_asked_again(make_run, endpoin
     assert asked(endpoint) == sorted(inside)
     annotate(make_run())
     assert asked(endpoint) == ["26", "7", "8"]
+
+
+def test_a_smaller_sample_whose_records_are_all_answered_has_its_table(make_run, endpoint, in_process):
+    endpoint.otherwise = chat()
+    annotate(make_run())
+    endpoint.requests.clear()
+    small = make_run(num_records=NUM_SAMPLED)
+    annotate(small)
+    parse(small)
+    assert endpoint.requests == []
+    assert responses_findings(small) == []
 
 
 def test_answers_that_were_committed_before_a_kill_are_not_asked_for_again(make_run, endpoint, in_process, monkeypatch):
