@@ -74,7 +74,7 @@ def annotate(run: Run) -> Manifest:
         if stored.missing or (wants_content_free and not content_free.part_names()):
             raise
         num = f"{work.num_again:,}"
-        print(f"annotate: records that failed before ({num}) could not be asked again: {error}", flush=True)
+        print(f"annotate: not all records that failed before ({num}) could be asked again: {error}", flush=True)
     if wants_content_free:
         content_free.write_manifest(_content_free_manifest(run))
     return _complete(run, work, is_first_answer=bool(units))
