@@ -215,11 +215,12 @@ def _check_part(table: TableDirectory, part: Part, with_ids: bool) -> _Checked:
         names = parquet.schema_arrow.names
         columns = [schema.RECORD_ID] if schema.RECORD_ID in names else []
         rows = parquet.read(columns)
-    except (pa.ArrowException, OSError) as error:
-        return _Checked([*problems, f"it is no whole Parquet file: {str(error).splitlines()[0]}"])
+        counts = stored_counts(parquet)
+    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: a damaged name or count is no UTF-8 or JSON
+        return _Checked([*problems, f"it is no whole Parquet file: {str(error).partition(chr(10))[0]}"])
     if rows.num_rows != part.num_rows:
         problems.append(f"it has {rows.num_rows:,} rows, the manifest says {part.num_rows:,}")
-    if stored_counts(parquet) != part.counts:
+    if counts != part.counts:
         problems.append("its own counts differ from those in the manifest")
     arrow_schema = parquet.schema_arrow.remove_metadata()
     problems += _schema_problems(arrow_schema, table.schema)

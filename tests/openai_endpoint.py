@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from llambert.tasks import Category, Task
 
+HANGS_UP = 0  # as a status: the connection ends without a reply
 KEY = "sk-canary-4242424242"
 SHOTS = ({"text": "Dull.", "label": "bad"},)
 TASK = Task(
@@ -88,6 +89,9 @@ def serve(endpoint: Endpoint):
             self.send(*endpoint.reply_to({"path": self.path, **body}))
 
         def send(self, status, body, headers):
+            if status == HANGS_UP:
+                self.close_connection = True
+                return
             content = body if isinstance(body, bytes) else json.dumps(body).encode()
             try:
                 self.send_response(status)

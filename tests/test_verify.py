@@ -117,6 +117,14 @@ def test_one_flipped_bit_anywhere_in_a_part_is_found(run, position):
     assert any(line.startswith(f"labels/{FIRST}: its content was altered") for line in findings(run))
 
 
+def test_a_flipped_bit_in_a_columns_name_is_found(run):
+    responses = run.table("responses")
+    content = bytearray(responses.filesystem.cat_file(responses.path(FIRST)))
+    content[content.rindex(b"record_id")] ^= 0x80  # no UTF-8 any more
+    responses.filesystem.pipe_file(responses.path(FIRST), bytes(content))
+    assert any(line.startswith(f"responses/{FIRST}: its content was altered") for line in findings(run))
+
+
 @pytest.mark.parametrize("num_bytes", [0, 4, 500])
 def test_a_part_cut_short_is_found(run, num_bytes):
     labels = run.table("labels")

@@ -51,7 +51,9 @@ def annotate(run: Run) -> Manifest:
     responses, content_free = run.table("responses"), run.table("content_free")
     wants_content_free = run.recipe.parse.prior_correction == "contextual" and not content_free.read_manifest()
     manifest = responses.read_manifest()
-    if not wants_content_free and _is_final(manifest, annotator.num_records):
+    # A smaller sample than was answered about has a table too, which may not be there yet.
+    has_sample = run.table("sample").read_manifest() is not None
+    if has_sample and not wants_content_free and _is_final(manifest, annotator.num_records):
         return manifest
     require_encoder(run)  # before money is spent on answers that it could not learn from
     sample = draw_sample(run)
@@ -72,7 +74,7 @@ def annotate(run: Run) -> Manifest:
         if stored.missing or (wants_content_free and not content_free.part_names()):
             raise
         num = f"{work.num_again:,}"
-        print(f"annotate: records that failed before ({num}) could not be asked again: {error}", flush=True)
+        print(f"annotate: not all records that failed before ({num}) could be asked again: {error}", flush=True)
     if wants_content_free:
         content_free.write_manifest(_content_free_manifest(run))
     return _complete(run, work, is_first_answer=bool(units))

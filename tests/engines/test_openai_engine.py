@@ -5,7 +5,7 @@ import logging
 import time
 
 import pytest
-from openai_endpoint import KEY, TASK, chat, error
+from openai_endpoint import KEY, TASK, chat, error, only_for
 
 from llambert.engines import StoppedEarly, check
 from llambert.errors import InputError
@@ -115,27 +115,34 @@ def test_a_fault_that_stays_costs_that_record_alone(endpoint, make_engine, fault
     ],
 )
 def test_a_refusal_is_an_error_of_its_own_kind(endpoint, make_engine, reply):
-    endpoint.otherwise = reply
-    (answer,) = make_engine().annotate(["x"])
+    endpoint.otherwise = only_for("evil", reply)
+    (answer,) = make_engine().annotate(["evil"])
     assert (answer.response, answer.finish_reason) == (None, "error")
     assert answer.error.startswith("Refused: ")
     assert answer.error_kind == "refused"
-    assert len(endpoint.requests) == 1
+    assert len(endpoint.requests) == 2  # and a harmless text, as nothing was answered before
 
 
 @pytest.mark.parametrize("finish_reason", ["stop", "length"])
-def test_a_null_content_is_an_empty_response_that_ended_or_was_cut(endpoint, make_engine, finish_reason):
+def test_thoughts_without_a_content_are_an_empty_response_that_was_cut(endpoint, make_engine, finish_reason):
     endpoint.otherwise = chat(None, finish_reason)
     endpoint.otherwise["choices"][0]["message"]["reasoning_content"] = "positive?"
     (answer,) = make_engine().annotate(["x"])
-    assert (answer.response, answer.finish_reason, answer.num_response_tokens) == ("", finish_reason, 2)
+    assert (answer.response, answer.finish_reason, answer.num_response_tokens) == ("", "length", 2)
+
+
+def test_a_response_that_the_endpoint_threw_away_for_its_length_was_cut(endpoint, make_engine):
+    endpoint.otherwise = error(400, None, "Could not finish the message because max_tokens was reached.")
+    (answer,) = make_engine().annotate(["x"])
+    assert (answer.response, answer.finish_reason, answer.error_kind) == ("", "length", None)
+    assert len(endpoint.requests) == 1
 
 
 def test_half_a_character_in_a_response_becomes_a_replacement_character(endpoint, make_engine):
     endpoint.otherwise = chat("Positive \ud83d")
     (answer,) = make_engine().annotate(["x"])
     assert answer.response == "Positive \ufffd"
-    endpoint.otherwise = chat(None, refusal="no \ud83d")
+    endpoint.script += [chat(None, refusal="no \ud83d")]
     (answer,) = make_engine().annotate(["x"])
     assert answer.error.encode().endswith("no \ufffd".encode())
 
@@ -171,8 +178,10 @@ def test_a_text_too_long_for_the_endpoint_is_cut_and_flagged(endpoint, make_engi
 
 
 def test_a_prompt_that_is_too_long_without_a_text_is_over_length(endpoint, make_engine):
-    endpoint.otherwise = context_of(10, with_numbers=True)
-    (answer,) = make_engine().annotate(["some text"])
+    endpoint.otherwise = lambda request: (
+        context_of(10, with_numbers=True)(request) if len(endpoint.requests) > 1 else chat()
+    )
+    _, answer = make_engine(limits={"concurrency": 1}).annotate(["some text"] * 2)
     assert answer.error.startswith("OverLength: ")
     assert answer.error_kind == "over_length"
 
@@ -192,7 +201,7 @@ def test_a_text_is_cut_by_the_numbers_of_a_server_that_answers_422(endpoint, mak
 
 def test_a_prompt_too_long_for_any_text_stops_the_run(endpoint, make_engine):
     endpoint.otherwise = context_of(10, with_numbers=True)
-    with pytest.raises(StoppedEarly, match=r"no answer for 10 records in a row: .*context"):
+    with pytest.raises(StoppedEarly, match=r"no answer, .* nor for a harmless text: .*context"):
         make_engine(limits={"concurrency": 1}).annotate(["some text"] * 40)
 
 
@@ -282,7 +291,7 @@ def test_what_no_patience_mends_stops_with_the_answers_so_far(endpoint, make_eng
 def test_nothing_but_failures_are_the_endpoints_and_make_no_rejects(endpoint, make_engine):
     endpoint.script += [chat(), chat()]
     endpoint.otherwise = error(400, "unsupported_parameter", "temperature is not supported")
-    with pytest.raises(StoppedEarly, match=r"no answer for 10 records in a row: .*temperature is not") as stop:
+    with pytest.raises(StoppedEarly, match=r"no answer, .*\(10\) nor .*temperature is not") as stop:
         make_engine(limits={"concurrency": 1}).annotate(["x"] * 40)
     assert [answer.response for answer in stop.value.answers] == ["Positive", "Positive"]
 
@@ -307,10 +316,11 @@ def test_a_server_of_ones_own_wants_none(endpoint, make_engine, monkeypatch):
 def test_the_key_goes_into_requests_and_nowhere_else(endpoint, make_engine, caplog, capfd):
     caplog.set_level(logging.DEBUG)
     echo = f"Incorrect API key provided: {KEY}"
-    endpoint.script += [error(400, None, echo), error(400, "content_filter", echo), chat(None, refusal=echo)]
+    filtered = f"Content filter: {KEY}"
+    endpoint.script += [chat(), error(400, None, KEY), error(400, "content_filter", filtered), chat(None, refusal=echo)]
     endpoint.otherwise = error(401, "invalid_api_key", echo)
     engine = make_engine(limits={"concurrency": 1})
-    answers = engine.annotate(["a", "b", "c"])
+    answers = engine.annotate(["a", "a", "b", "c"])[1:]
     with pytest.raises(StoppedEarly) as stop:
         engine.annotate(["d"])
     assert endpoint.keys[0] == f"Bearer {KEY}"

@@ -133,6 +133,12 @@ DEFAULTS = Decoding(top_k=0)
         (400, {"message": "unknown field: parameter 'seed' is not a valid field"}, "seed"),
         (400, {"error": {"message": "temperature is deprecated for this model"}}, "temperature"),
         (404, {"error": {"message": "No endpoints found that support the parameter: seed"}}, "seed"),
+        (400, {"error": {"message": "Unsupported parameter: 'seed'. Supported are: model, messages, "
+         "max_completion_tokens, temperature, top_p, stop."}}, "seed"),
+        (400, {"error": {"message": "`temperature` may only be set to 1 when thinking is enabled."}}, "temperature"),
+        (400, {"error": {"message": "temperature is fixed at 1 for this model"}}, "temperature"),
+        (400, {"error": {"message": "No.", "param": "seed", "code": "invalid_value"}}, "seed"),
+        (501, {"error": {"message": "seed is not implemented"}}, "seed"),
     ],
 )  # fmt: skip
 def test_a_refused_parameter_is_known_in_the_words_of_many_servers(status, body, name):

@@ -158,7 +158,7 @@ def test_a_complete_table_stays_complete_where_nothing_can_be_asked_again(
         run = make_run(limits={"budget_tokens": 1})
     endpoint.otherwise = chat()
     assert annotate(run) == first
-    assert "records that failed before (3) could not be asked again" in capsys.readouterr().out
+    assert "not all records that failed before (3) could be asked again" in capsys.readouterr().out
     assert annotate(make_run()).counts["num_passing"] == (3 if fault != "budget" else 0)
 
 
@@ -177,7 +177,7 @@ def test_the_first_answers_complete_the_table_where_the_rest_cannot_be_asked_aga
 
     endpoint.otherwise = denied
     assert annotate(run).num_in == len(answers(run))
-    assert "could not be asked again" in capsys.readouterr().out
+    assert "could be asked again" in capsys.readouterr().out
 
 
 def no_engine():
@@ -211,6 +211,17 @@ def test_records_beyond_the_recipes_sample_are_not_asked_again(make_run, endpoin
     assert asked(endpoint) == sorted(inside)
     annotate(make_run())
     assert asked(endpoint) == ["26", "7", "8"]
+
+
+def test_a_smaller_sample_whose_records_are_all_answered_has_its_table(make_run, endpoint, in_process):
+    endpoint.otherwise = chat()
+    annotate(make_run())
+    endpoint.requests.clear()
+    small = make_run(num_records=NUM_SAMPLED)
+    annotate(small)
+    parse(small)
+    assert endpoint.requests == []
+    assert responses_findings(small) == []
 
 
 def test_answers_that_were_committed_before_a_kill_are_not_asked_for_again(make_run, endpoint, in_process, monkeypatch):

@@ -35,11 +35,13 @@ from llambert.tasks import Task
 
 _OPENAI_URL = "https://api.openai.com/v1"
 _KEY = "OPENAI_API_KEY"
+_UNREACHABLE = openai.APIConnectionError.__name__  # the name of such a fault; that of a time-out is another
 _FIRST_DELAY_S = 1.0
 _LONGEST_DELAY_S = 60.0
 # An endpoint that asks for more patience than this is down for the day.
 _LONGEST_HOLD_S = 900.0
-# So many records in a row without an answer are the endpoint's fault, unless it answers a harmless text.
+# So many records in a row without an answer are the endpoint's fault, unless it answers a harmless text; the first one
+# is, if no other answer has come.
 _MAX_FAILURES_IN_A_ROW = 10
 # A token of a byte-level vocabulary is a byte at least; a chat template adds a few around each message.
 _MAX_TOKENS_AROUND_MESSAGE = 16
@@ -130,10 +132,10 @@ class OpenAIEngine:
         """
         try:
             self._client.models.with_raw_response.list()  # whatever it is: nothing of it is read
-        except (openai.AuthenticationError, openai.APIConnectionError) as error:
-            if not isinstance(error, openai.APITimeoutError):
-                raise InputError(self._describe(_fault_of(error))) from None
         except openai.APIError as error:
+            fault = _fault_of(error)
+            if fault.name == _UNREACHABLE or self._meaning(fault) is Meaning.BAD_KEY:
+                raise InputError(self._describe(fault)) from None
             logger.debug("%s: no list of models: %s", self._url, self._clean(str(error)))
 
     # One record
@@ -147,7 +149,7 @@ class OpenAIEngine:
                 reply = self._request(prompt)
             except EndpointError as error:
                 fault = error.fault
-                kind = _KIND.get(meaning(fault, self._recipe.decoding.max_new_tokens), "failed")
+                kind = _KIND.get(self._meaning(fault), "failed")
                 if kind != "over_length":
                     return self._failed(prompt, fault, kind)
                 if not text:
@@ -178,7 +180,7 @@ class OpenAIEngine:
                     self._count_failure(error.fault)
                 raise
             if reply.refusal:
-                self._count_failure(Fault("Refused", None, reply.refusal))
+                self._count_failure(Fault("Refused", 400, reply.refusal, frozenset({"content_filter"})))
             else:
                 self._count_answer()
             return reply
@@ -190,7 +192,7 @@ class OpenAIEngine:
             try:
                 reply = self._attempt(prompt, parameters)
             except EndpointError as error:
-                found = meaning(error.fault, self._recipe.decoding.max_new_tokens)
+                found = self._meaning(error.fault)
                 try:
                     if found not in _MAYBE_PARAMETERS or not self._parameters.learn(error.fault, parameters):
                         raise
@@ -217,8 +219,11 @@ class OpenAIEngine:
             self._pace.correct(sum(spent) - num_expected)
             return reply
         except EndpointError as error:
-            if not error.is_free:
+            is_truncated = self._meaning(error.fault) is Meaning.TRUNCATED
+            if is_truncated or not error.is_free:
                 spent = reserved  # it may have been answered, and billed, on the other side
+            if is_truncated:
+                return Reply("", None, "length", 0, 0)
             raise
         finally:
             self._budget.settle(reserved, spent)
@@ -275,12 +280,12 @@ class OpenAIEngine:
 
     # What an error means
 
-    def _judge(self, fault: Fault, num_answered: int) -> Meaning:
-        """What an error means for its record; stop where it means something for all.
+    def _meaning(self, fault: Fault) -> Meaning:
+        return meaning(fault, self._recipe.decoding.max_new_tokens)
 
-        ``num_answered``: how many records the endpoint had answered when this one was sent.
-        """
-        found = meaning(fault, self._recipe.decoding.max_new_tokens)
+    def _judge(self, fault: Fault, num_answered: int) -> Meaning:
+        """What an error means for its record, sent after ``num_answered`` answers; stop where it means all records."""
+        found = self._meaning(fault)
         if found is Meaning.DENIED:
             other = self._meaning_of_harmless(num_answered)
             if other in (Meaning.DENIED, Meaning.REFUSED, Meaning.BAD_KEY):
@@ -305,7 +310,7 @@ class OpenAIEngine:
             try:
                 reply = self._taken(self._render(_HARMLESS))
             except EndpointError as error:
-                return meaning(error.fault, self._recipe.decoding.max_new_tokens)
+                return self._meaning(error.fault)
             if reply.refusal:
                 return Meaning.REFUSED
             self._count_answer()
@@ -317,16 +322,23 @@ class OpenAIEngine:
             self._num_failures_in_a_row = 0
 
     def _count_failure(self, fault: Fault) -> None:
-        if fault.name == openai.APIConnectionError.__name__:
-            self._stop(self._describe(fault))
+        is_passing, is_unreachable = self._meaning(fault) is Meaning.PASSING, fault.name == _UNREACHABLE
         with self._lock:
             self._num_failures_in_a_row += 1
-            is_endpoint, num_answered = self._num_failures_in_a_row >= _MAX_FAILURES_IN_A_ROW, self._num_answered
-        if is_endpoint and self._meaning_of_harmless(num_answered):
-            self._stop(
-                f"{self._url}: no answer for {_MAX_FAILURES_IN_A_ROW} records in a row: {self._clean(fault.message)} "
-                "(nor for a harmless text)"
-            )
+            num, num_answered = self._num_failures_in_a_row, self._num_answered
+        is_doubtful = num >= _MAX_FAILURES_IN_A_ROW or is_unreachable
+        # Whether it answers at all is asked early: each record that it refuses meanwhile is lost for good.
+        if not is_doubtful and (is_passing or num_answered):
+            return
+        other = self._meaning_of_harmless(num_answered)
+        if other is None or (not is_doubtful and other is Meaning.PASSING):
+            return
+        if is_unreachable:
+            self._stop(self._describe(fault))
+        self._stop(
+            f"{self._url}: no answer, neither for the last records asked about ({num}) nor for a harmless text: "
+            f"{self._clean(fault.message)}"
+        )
 
     def _delay(self, attempt: int, error: EndpointError) -> float:
         """Seconds before the next attempt: what the endpoint asks for, or a random share of a doubling limit."""
@@ -340,9 +352,9 @@ class OpenAIEngine:
 
     def _describe(self, fault: Fault) -> str:
         message = self._clean(fault.message)
-        if fault.status == 404 and "model" not in f"{fault.codes} {fault.message}".lower():
+        if fault.status in (404, 405) and "model" not in f"{fault.codes} {fault.message}".lower():
             return f"annotator.base_url: {self._url} has no such address; is it right, with its /v1? {message}"
-        if fault.status == 404:
+        if self._meaning(fault) is Meaning.NO_MODEL:
             return f"annotator.model: {self._recipe.model!r} is not at {self._url}: {message}"
         if fault.status is not None:
             what = f"the key in {_KEY}" if self._secret else f"requests without a key; set {_KEY}"

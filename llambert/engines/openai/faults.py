@@ -29,6 +29,8 @@ class Meaning(Enum):
     NO_QUOTA = auto()
     PASSING = auto()
     """The same request may succeed a little later."""
+    TRUNCATED = auto()
+    """The response did not fit ``max_new_tokens``, and the endpoint has thrown it away."""
     FAILED = auto()
     """Nothing else is known: the record's fault, unless all others fail too."""
 
@@ -68,14 +70,14 @@ _TITLE = re.compile(r"<title>(.*?)</title>", re.I | re.S)
 _MODERATED_CODES = frozenset({
     "content_filter", "content_policy_violation", "responsibleaipolicyviolation", "moderation_blocked", "safety",
     "prohibited_content", "blocklist", "spii", "data_inspection_failed", "datainspectionfailed", "sensitive",
-    "content_filtered", "contentfilter", "invalid_prompt", "input_moderation",
+    "content_filtered", "contentfilter", "invalid_prompt", "input_moderation", "1301",
 })  # fmt: skip
 _MODERATED = re.compile(
     r"content[ _-]?(?:management )?(?:filter|policy|moderation)|responsible ?ai|requires moderation|moderation\b"
     r"|\bflagged\b|safety (?:system|filter|polic|setting)|blocked (?:by|due to|because of)\b.*"
     r"(?:safety|polic|content|prohibited)|violat\w+ (?:of )?(?:our |the )?(?:\w+ )?(?:usage |content )?polic"
-    r"|usage polic|inappropriate content|prohibited[ _]content|exists risk|sensitive (?:content|words?)"
-    r"|ContentPolicyViolation",
+    r"|usage (?:polic|guideline)|inappropriate content|prohibited[ _]content|exists risk"
+    r"|sensitive[ _]?(?:content|words?|information)|ContentPolicyViolation|guardrail|prompt guard|jailbreak|敏感内容",
     re.I,
 )
 _QUOTA_CODES = frozenset({
@@ -86,6 +88,16 @@ _QUOTA = re.compile(
     r"credit balance is too low|insufficient (?:balance|credits?|funds)|account (?:is )?in arrears", re.I
 )
 
+_KEY_CODES = frozenset({"invalid_api_key", "api_key_invalid", "wrong_api_key", "authentication_error"})
+_KEY = re.compile(r"(?:incorrect|invalid) api[ _]key|api[ _]key (?:is )?(?:not valid|invalid|expired)", re.I)
+_MODEL_CODES = frozenset({"model_not_found", "invalid_model", "unknown_model"})
+_MODEL = re.compile(r"not a valid model|model \S+ (?:does not exist|(?:is|was)? ?not found)", re.I)
+_ADDRESS = re.compile(r"unexpected endpoint or method", re.I)  # LM Studio says so with status 200
+# Passing, beside 5xx: misdirected, locked, a dependency's failure, too early; no capacity (Groq), gone client (nginx).
+_PASSING_STATUS = frozenset({408, 409, 421, 423, 424, 425, 429, 498, 499})
+_PASSING = re.compile(r"model has crashed|model unloaded|no models? (?:is |are )?loaded|still loading", re.I)
+_TRUNCATED = re.compile(r"could not finish the message because max_\w*tokens", re.I)
+
 _OVER_LENGTH_CODES = frozenset({
     "context_length_exceeded", "exceed_context_size_error", "string_above_max_length", "tokens_limit_reached",
     "request_too_large", "model_max_prompt_tokens_exceeded", "context_window_exceeded", "max_length_exceeded",
@@ -94,18 +106,22 @@ _OVER_LENGTH = re.compile(
     r"(?:maximum|model(?:'s)?) (?:\w+ )?(?:context|prompt|input|sequence|model)[ _](?:length|window|size)"
     r"|maximum (?:model |input |prompt |allowed )?length (?:of|is)|(?:exceed|overflow)\w*.{0,60}context|context\w*"
     r"[ _](?:length|window|size|limit).{0,40}exceed|context the overflows|longer than the (?:model|maximum)"
-    r"|(?:prompt|input|messages?|request)\b[^.]{0,40}\b(?:is|are) too (?:long|large)|too many (?:input )?tokens"
+    r"|(?:prompt|input|messages?|request)\b(?:[^.]{0,40}\b(?:is|are))? too (?:long|large)|too many (?:input )?tokens"
     r"|request (?:body )?too large|request entity too large|input tokens? exceeds?|(?:input |prompt )?token count"
     r"|tokens?\b.{0,20}too large for model|string too long|reduce the (?:length|number of tokens)"
-    r"|exceeded model token limit|shorter input|prompt tokens? .{0,30}exceed"
-    r"|inputs`? (?:tokens|must have less than)|range of input length|(?:input|prompt) length\b.{0,30}exceed",
+    r"|exceeded model token limit|shorter input|inputs`? (?:tokens|must have less than)|range of input length"
+    r"|(?:input|prompt|sequence)[ _](?:tokens?|length)\b.{0,40}(?:exceed|greater|larger|longer|>)"
+    r"|exceed\w*(?: the)? max(?:imum)?[ _](?:\w+[ _])?len|exceed\w* max_\w+|payload size exceeds"
+    r"|(?:number of (?:\w+ )?tokens\b|\d tokens\b).{0,40}(?:exceed|more than|larger than|greater than)"
+    r"|must be at least 1, got (?:0\b|-\d)",
     re.I,
 )
+_NOTHING_LEFT = re.compile(r"must be at least 1, got")  # what the prompt leaves of the context; more was asked for
 # Errors about how many response tokens are asked for, which speak of lengths as well.
 _LIMIT_VALUE = re.compile(
-    r"max_(?:completion_|new_|output_)?tokens[`'\"]?\s*(?::|is too|must|should|cannot|exceeds|value|has to|>|<)"
+    r"max_?(?:completion_|new_|output_?)?tokens[`'\"]?\s*(?::|is too|must|should|cannot|exceeds|value|has to|>|<)"
     r"|range of max_\w*tokens|(?:invalid|unsupported) (?:value for |value: )[`'\"]?max_\w*tokens"
-    r"|at most \d+ (?:completion|output) tokens",
+    r"|at most \d+ (?:completion|output) tokens|maximum tokens you requested",
     re.I,
 )
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}\b)")
@@ -128,7 +144,8 @@ _LIMIT_FIRST = (
     (re.compile(r"expected max\w*: (\d+), actual: (\d+)", re.I), False),
 )
 _LENGTH_FIRST = re.compile(
-    r"(\d+)(?:\D+0 draft)?\D*?(?:exceed|longer|too large|overflow|supports|while limit|maximum|tokens > )\D*?(\d+)",
+    r"(\d+)(?:\D+0 draft)?\D*?(?:exceed|longer|too large|overflow|supports|while limit|maximum|>"
+    r"|(?:greater|larger|more) than)\D*?(\d+)",
     re.I | re.S,
 )
 # TGI, Anthropic and vLLM tell prompt and response apart: where the limit, the prompt and the response stand.
@@ -136,6 +153,7 @@ _THREE_NUMBERS = (
     (re.compile(r"must be <= (\d+)\. Given: (\d+) `?inputs`? tokens and (\d+)", re.I), (1, 2, 3)),
     (re.compile(r"exceed context limit: (\d+) \+ (\d+) > (\d+)", re.I), (3, 1, 2)),
     (re.compile(r"context length is (\d+) tokens.*?request has (\d+) input tokens \((\d+) >", re.I), (1, 2, 3)),
+    (re.compile(r"passed (\d+) input characters and requested (\d+).*?at most (\d+) char", re.I | re.S), (3, 1, 2)),
     (re.compile(r"passed (\d+) input tokens and requested (\d+) output.*?only (\d+) tokens", re.I | re.S), (3, 1, 2)),
 )
 _AT_LEAST = re.compile(r"at least \d")  # a lower bound of the length, by which no text can be cut
@@ -171,6 +189,8 @@ def _told_status(codes: set[str], message: str) -> int:
         return told[0]
     if any("rate_limit" in code for code in codes):
         return 429
+    if _ADDRESS.search(message):
+        return 404
     is_request = codes & (_MODERATED_CODES | {"invalid_request_error", "bad_request", "invalid_argument", "validation"})
     return 400 if is_request or _MODERATED.search(message) else 500
 
@@ -203,18 +223,22 @@ def meaning(fault: Fault, max_new_tokens: int) -> Meaning:
         return Meaning.PASSING
     if status == 402 or codes & _QUOTA_CODES or (status in (400, 403, 429) and _QUOTA.search(text)):
         return Meaning.NO_QUOTA
-    if status == 401:
+    if status == 401 or (status in (400, 403) and (codes & _KEY_CODES or _KEY.search(text))):
         return Meaning.BAD_KEY
-    if status in (400, 403, 422, 451) and (codes & _MODERATED_CODES or _MODERATED.search(text)):
+    words = f"{text} {' '.join(codes)}"
+    if status in (400, 403, 422, 451) and (codes & _MODERATED_CODES or _MODERATED.search(words)):
         return Meaning.REFUSED
     if status == 403:
         return Meaning.DENIED
+    if status == 400 and _TRUNCATED.search(text):
+        return Meaning.TRUNCATED
     is_too_long = _is_about_length(fault)
     if is_too_long or (status in (400, 422) and _LIMIT_VALUE.search(text)):
         return _meaning_of_length(fault, is_too_long, max_new_tokens)
-    if status == 404:
+    if status in (404, 405) or (status == 400 and (codes & _MODEL_CODES or _MODEL.search(text))):
         return Meaning.NO_MODEL
-    return Meaning.PASSING if status in (408, 409, 425, 429) or status >= 500 else Meaning.FAILED
+    is_passing = status in _PASSING_STATUS or status == 500 or status > 501  # 501: not implemented, today or later
+    return Meaning.PASSING if is_passing or (status == 400 and _PASSING.search(text)) else Meaning.FAILED
 
 
 def _is_about_length(fault: Fault) -> bool:
@@ -233,7 +257,8 @@ def _meaning_of_length(fault: Fault, is_too_long: bool, max_new_tokens: int) -> 
         limit, _, num_response = numbers
         is_text = limit >= (max_new_tokens if num_response is None else num_response)
         return Meaning.OVER_LENGTH if is_text else Meaning.BAD_LIMIT
-    return Meaning.BAD_LIMIT if _LIMIT_VALUE.search(fault.message) and fault.status != 413 else Meaning.OVER_LENGTH
+    is_value = fault.status != 413 and not _NOTHING_LEFT.search(fault.message) and _LIMIT_VALUE.search(fault.message)
+    return Meaning.BAD_LIMIT if is_value else Meaning.OVER_LENGTH
 
 
 def limit_and_length(fault: Fault) -> tuple[int, int] | None:

@@ -24,9 +24,11 @@ _REFUSING = re.compile(
     r"support|unrecogni[sz]ed|unknown|not (?:permitted|allowed|available|a valid|accepted|valid)|extra(?:neous)?\b"
     r"|deprecated|cannot (?:both )?be (?:specified|used|set)|only the default"
     r"|must be (?:strictly |> ?|< ?|positive|1)|does(?: not|n't) (?:accept|allow|take|know)"
-    r"|cannot find field|unexpected|invalid|use only one",
+    r"|cannot find field|unexpected|invalid|use only one"
+    r"|(?:may|can) only be|only \S+ is|fixed|disabled|not implemented|must not|may not",
     re.I,
 )
+_ONE_OF = re.compile(r"\bboth\b|only one", re.I)
 _REFUSING_STATUS = (400, 404, 422, 501)
 
 
@@ -107,13 +109,15 @@ def _refused_parameter(fault: Fault, sent: dict[str, Any]) -> str | None:
     """Which of the parameters ``sent`` the endpoint will not have."""
     if fault.status not in _REFUSING_STATUS:
         return None
-    if not fault.codes & _REFUSING_CODES and not _REFUSING.search(fault.message):
-        return None
     names = [name for name in (*_LIMITS, *_OPTIONAL) if name in sent]
-    if named := [name for name in names if name in fault.params]:
+    is_refusing = bool(fault.codes & _REFUSING_CODES or _REFUSING.search(fault.message))
+    if named := [name for name in names if name in fault.params and (is_refusing or name in _OPTIONAL)]:
         return named[0]
-    mentioned = [name for name in names if _mention(name).search(fault.message)]
-    return mentioned[0] if mentioned else None
+    found = {name: mention.start() for name in names if (mention := _mention(name).search(fault.message))}
+    if not is_refusing or not found:
+        return None
+    # The first that it names: those behind it are what it takes, unless it takes one of several.
+    return next(iter(found)) if _ONE_OF.search(fault.message) else min(found, key=found.__getitem__)
 
 
 def _mention(name: str) -> re.Pattern[str]:

@@ -14,6 +14,7 @@ _REFUSALS = (
 )  # fmt: skip
 _LENGTHS = ("length", "max_tokens", "max_output_tokens", "model_length", "error_limit", "max_length")
 _FAILURES = ("error", "abort", "cancelled", "network_error")
+_THOUGHTS = ("reasoning_content", "reasoning", "reasoning_details", "thinking", "thinking_blocks")
 _TEXT_PARTS = ("text", "output_text")
 
 
@@ -39,7 +40,7 @@ def read_reply(content: str, max_new_tokens: int) -> Reply:
     choice = choices[0] if isinstance(choices, list) and choices else None
     if not isinstance(choice, dict):
         return _without_choice(body, content)
-    finish_reason = str(choice.get("finish_reason") or "").lower()
+    finish_reason = _finish_reason(choice.get("finish_reason"))
     if choice.get("error") or any(finish_reason == failure for failure in _FAILURES):
         raise _error_in_reply(json.dumps(choice.get("error") or choice))
     message = choice.get("message")
@@ -51,9 +52,17 @@ def read_reply(content: str, max_new_tokens: int) -> Reply:
         refusal = finish_reason
     num_prompt, num_response = _usage(body)
     is_cut = finish_reason in _LENGTHS or (not finish_reason and num_response >= max_new_tokens)
+    # Thoughts alone: the response ended inside them, whatever the endpoint makes of that.
+    is_cut |= not text and not message.get("tool_calls") and _has_thoughts(message)
     if not message and "text" not in choice and not refusal and not is_cut:
         raise _malformed(content, "a choice without a message")
     return Reply(text, refusal or None, "length" if is_cut else "stop", num_prompt, num_response)
+
+
+def _finish_reason(value: Any) -> str:
+    """In lower case; empty where there is none. SGLang's own API says more than a word."""
+    value = value.get("type") if isinstance(value, dict) else value
+    return value.lower() if isinstance(value, str) else ""
 
 
 def _decode(content: str) -> Any:
@@ -131,6 +140,12 @@ def _text(value: Any, content: str) -> str:
 
 def _is_text(part: Any) -> bool:
     return isinstance(part, str) or part.get("type", "text") in _TEXT_PARTS
+
+
+def _has_thoughts(message: dict[str, Any]) -> bool:
+    parts = message.get("content")
+    kinds = [part.get("type") for part in parts if isinstance(part, dict)] if isinstance(parts, list) else []
+    return any(message.get(field) for field in _THOUGHTS) or any(kind in _THOUGHTS for kind in kinds)
 
 
 def _refusal_part(value: Any) -> str | None:
