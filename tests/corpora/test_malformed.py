@@ -160,7 +160,7 @@ CASES = [
     Case("byte-order mark, text", {"x.txt": b"\xef\xbb\xbfa\n"}, ["a"]),
     Case("only a byte-order mark", {"x.csv": b"\xef\xbb\xbf"}, error="is empty"),
     Case("UTF-16", {"x.csv": ROWS.decode().encode("utf-16")}, ["good", "fine"]),
-    Case("UTF-16 without a mark", {"x.csv": ROWS.decode().encode("utf-16-le")}, error="is no UTF-8 text"),
+    Case("UTF-16 without a mark", {"x.csv": ROWS.decode().encode("utf-16-le")}, error="is not UTF-8 text"),
     Case("Latin-1", {"x.csv": b"text\ncaf\xe9\n"}, ["caf\ufffd"], counts={"num_encoding_faults": 1}),
     Case("Latin-1 in JSON", {"x.jsonl": b'{"text": "caf\xe9"}\n'}, ["caf\ufffd"], counts={"num_encoding_faults": 1}),
     Case("GBK", {"x.csv": CHINESE}, error="2 of the corpus' 2 rows are not text in UTF-8"),
