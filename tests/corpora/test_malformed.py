@@ -440,10 +440,11 @@ def test_gold_values_none_of_which_is_a_label_end_ingest_in_one_line(tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_a_gold_column_without_values_is_no_fault(tmp_path):
+def test_a_gold_column_without_values_is_no_fault_and_is_said(tmp_path):
     gold, run = gold_of(tmp_path, {"x.csv": b"text,y\na,\nb,\n"}, {})
     assert gold == [None, None]
-    assert checks.warnings(run.table("corpus").require_manifest().counts, run.recipe.corpus) == []
+    [warning] = checks.warnings(run.table("corpus").require_manifest().counts, run.recipe.corpus)
+    assert warning.startswith("No gold label was found: column 'y' is empty")
 
 
 def test_gold_values_of_rows_that_are_no_records_are_not_counted(tmp_path):
