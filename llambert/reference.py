@@ -57,8 +57,8 @@ def resolve(reference: str) -> Resolved:
         return Resolved(str(_inside_package(reference)), "local")
     if "://" in reference:
         return Resolved(reference, "remote")
-    path = Path(reference).expanduser()
-    if path.exists():
+    path = reference if os.path.lexists(reference) else os.path.expanduser(reference)
+    if os.path.exists(path):
         return Resolved(os.path.abspath(path), "local")  # a link keeps its name: its ending says what it is
     if not reference.startswith((".", "/", "~")) and _HUB_NAME.match(reference):
         return Resolved(reference, "hub")
@@ -240,7 +240,8 @@ def is_hidden(inside: str, pattern: str = "") -> bool:
 def _local_size(name: str) -> int:
     if not os.path.isfile(name):
         leads_to = "a folder, which is not followed" if os.path.isdir(name) else "nothing that is a file"
-        raise InputError(f"{name} is a link to {leads_to}; delete it or name what you mean")
+        what = f"a link to {leads_to}" if os.path.islink(name) else "neither a file nor a folder"
+        raise InputError(f"{name} is {what}; delete it or name what you mean")
     return os.path.getsize(name)
 
 

@@ -45,7 +45,7 @@ def read_text(path: str | Path) -> str:
 def parse_yaml(text: str, path: str | Path) -> dict[str, Any]:
     """A YAML mapping; ``InputError`` naming the line otherwise."""
     try:
-        values = yaml.load(text, _Loader)
+        values = _load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f":{mark.line + 1}" if mark else ""
@@ -56,11 +56,39 @@ def parse_yaml(text: str, path: str | Path) -> dict[str, Any]:
 
 
 def parse_value(text: str, source: str) -> Any:
-    """One YAML value of a command line, read like one of a file; ``InputError`` that begins with ``source``."""
+    """One YAML value of a command line, read like one of a file; ``InputError`` that begins with ``source``.
+
+    All of it is the value: what YAML takes for a comment, or for the start of a block, would be lost.
+    """
     try:
-        return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
+        value, node = _load(text), yaml.compose(text, _Loader)
+        if node is not None and not _is_whole(node, text):
+            problem = f"YAML does not read all of {text.strip()!r} as the value: put it in quotes"
+            raise _Misread(None, None, problem)
+    except _Misread as error:
         raise InputError(f"{source}: {_yaml_fault(error)}") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"{source}: {_yaml_fault(error)}; if the value is a text, put it in quotes") from error
+    return value
+
+
+def _is_whole(node: yaml.Node, text: str) -> bool:
+    """Whether ``text`` is this node and nothing else."""
+    if isinstance(node, yaml.ScalarNode) and not node.style and not text.lstrip().startswith(("!", "&")):
+        return bool(node.value == text.strip())
+    return not text[node.end_mark.index :].strip() and getattr(node, "style", None) not in ("|", ">")
+
+
+def _load(text: str) -> Any:
+    """The value of a YAML document; ``YAMLError`` for whatever is wrong with it."""
+    try:
+        value = yaml.load(text, _Loader)
+        json.dumps(value)
+    except RecursionError as error:
+        raise _Misread(None, None, "its lists and mappings are nested too deeply") from error
+    except ValueError as error:  # of json.dumps, for a circular reference
+        raise _Misread(None, None, "a value contains itself by an alias (*…): write it out") from error
+    return value
 
 
 class _Misread(yaml.constructor.ConstructorError):
@@ -68,18 +96,22 @@ class _Misread(yaml.constructor.ConstructorError):
 
 
 def _yaml_fault(error: yaml.YAMLError) -> str:
+    if isinstance(error, yaml.reader.ReaderError):
+        return f"not YAML: the character {chr(error.character)!a} cannot be part of it"
     problem = str(getattr(error, "problem", None) or error)
     return problem if isinstance(error, _Misread) else f"not YAML: {problem}"
 
 
 _STRING = "tag:yaml.org,2002:str"
 _INTEGER = "tag:yaml.org,2002:int"
+_MERGE = "tag:yaml.org,2002:merge"
+_DATE = "tag:yaml.org,2002:timestamp"
 # Every key of our files is text. YAML 1.1 takes these plain words for something else (PyYAML's implicit resolvers).
 _READ_AS = {
     "tag:yaml.org,2002:bool": "a truth value",
     "tag:yaml.org,2002:null": "null",
     "tag:yaml.org,2002:float": "a floating-point number",
-    "tag:yaml.org,2002:timestamp": "a date",
+    _DATE: "a date",
     _INTEGER: "another number",
 }
 
@@ -88,10 +120,14 @@ class _Loader(yaml.SafeLoader):
     """YAML without three traps: a duplicate key, of which the first value would be lost; a key that YAML does not
     read as the text it is (``no``, ``012``, ``1.10``); and a date where no file of ours has one."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """A mapping with texts as keys, each once; checked here, so that one merged (``<<``) is no exception."""
+        node = super().compose_mapping_node(anchor)
         keys: set[str] = set()
         for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode) or key.tag == "tag:yaml.org,2002:merge":
+            if not isinstance(key, yaml.ScalarNode):
+                raise _Misread(None, None, "a key is a list or a mapping, not a text: put it in quotes", key.start_mark)
+            if key.tag == _MERGE:
                 continue
             if not self._is_text(key):
                 what = _READ_AS.get(key.tag, "something else than text")
@@ -99,19 +135,31 @@ class _Loader(yaml.SafeLoader):
             if key.value in keys:
                 raise _Misread(None, None, f"not YAML: the key {key.value!r} is a duplicate", key.start_mark)
             keys.add(key.value)
-        return super().construct_mapping(node, deep)
+        return node
 
     def _is_text(self, key: yaml.ScalarNode) -> bool:
         """Whether the key is read as it is written; a plain decimal integer is."""
         return key.tag == _STRING or (key.tag == _INTEGER and str(self.construct_object(key)) == key.value)
 
-    def construct_yaml_timestamp(self, node: yaml.ScalarNode) -> Any:
-        """Refused: JSON, and so every section, has no dates."""
-        problem = f"{node.value} is read as a date, neither text, number, list nor mapping: put it in quotes"
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """As in YAML; a value that is not what its tag says (``!!int abc``) is refused."""
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, LookupError) as error:
+            what = f"{node.value!r}" if isinstance(node, yaml.ScalarNode) else "a value"
+            problem = f"{what} cannot be read as {node.tag.rpartition(':')[2]}: put it in quotes"
+            raise _Misread(None, None, problem, node.start_mark) from error
+
+    def refuse_value(self, node: yaml.Node) -> Any:
+        """Refused: JSON, and so every section, has no such values."""
+        is_date = isinstance(node, yaml.ScalarNode) and node.tag == _DATE
+        what = f"{node.value} is read as a date" if is_date else f"a value is read as {node.tag.rpartition(':')[2]}"
+        problem = f"{what}, neither text, number, list nor mapping: put it in quotes"
         raise _Misread(None, None, problem, node.start_mark)
 
 
-_Loader.add_constructor("tag:yaml.org,2002:timestamp", _Loader.construct_yaml_timestamp)
+for _tag in (_DATE, *(f"tag:yaml.org,2002:{name}" for name in ("binary", "set", "omap", "pairs"))):
+    _Loader.add_constructor(_tag, _Loader.refuse_value)
 
 
 def inconsistent(message: str, *location: str | int) -> PydanticCustomError:

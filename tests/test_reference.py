@@ -1,3 +1,5 @@
+import os
+
 import pytest
 
 from llambert.errors import InputError
@@ -225,3 +227,21 @@ def test_a_path_for_libraries_that_glob_is_a_link_without_wildcards(tmp_path, mo
         assert stream.read() == "models [7b]/config.json"
     assert plain_path(str(tmp_path)) == str(tmp_path)
     assert plain_path("org/model") == "org/model"
+
+
+def test_a_tilde_is_a_home_unless_a_path_has_that_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"~nobody-here/x\.csv: no such file or folder"):
+        resolve("~nobody-here/x.csv")
+    (tmp_path / "~nobody-here").mkdir()
+    (tmp_path / "~nobody-here" / "x.csv").touch()
+    assert resolve("~nobody-here/x.csv").location == str(tmp_path / "~nobody-here" / "x.csv")
+    monkeypatch.setenv("HOME", str(tmp_path / "~nobody-here"))
+    assert resolve("~/x.csv").location == str(tmp_path / "~nobody-here" / "x.csv")
+
+
+def test_what_is_neither_a_file_nor_a_folder_is_refused(tmp_path):
+    (tmp_path / "a.csv").touch()
+    os.mkfifo(tmp_path / "b.csv")
+    with pytest.raises(InputError, match=r"b\.csv is neither a file nor a folder"):
+        find_files(str(tmp_path))

@@ -98,3 +98,55 @@ def test_a_value_that_should_be_text_is_refused_the_same_way(tmp_path, value, fo
 
 def test_a_date_is_refused_with_its_line():
     assert refusal("a: b\nname: 2020-01-31\n").startswith("x.yaml:2: 2020-01-31 is read as a date")
+
+
+@pytest.mark.parametrize("merged", ["{yes: positive}", "[{a: negative}, {012: positive}]"])
+def test_a_key_of_a_mapping_that_is_merged_in_place_is_looked_at_too(merged):
+    message = refusal(f"labels:\n  <<: {merged}\n  b: negative\n")
+    assert message.startswith("x.yaml:2: the key ")
+    assert message.endswith(": put it in quotes")
+
+
+@pytest.mark.parametrize("key", ["[1, 2]", "{a: b}", "? [a]\n "])
+def test_a_key_that_is_no_scalar_is_refused_with_its_line(key):
+    assert refusal(f"labels:\n  {key}: positive\n").startswith("x.yaml:2: a key is a list or a mapping")
+
+
+@pytest.mark.parametrize(
+    ("value", "fault"),
+    [
+        ("!!int abc", "x.yaml:2: 'abc' cannot be read as int: put it in quotes"),
+        ("!!float ''", "x.yaml:2: '' cannot be read as float: put it in quotes"),
+        ("!!bool maybe", "x.yaml:2: 'maybe' cannot be read as bool: put it in quotes"),
+        ("!!binary aGk=", "x.yaml:2: a value is read as binary, neither text, number, list nor mapping"),
+        ("!!set {a, b}", "x.yaml:2: a value is read as set, neither text, number, list nor mapping"),
+        ("&a [*a]", "x.yaml: a value contains itself by an alias"),
+        ("&a {b: *a}", "x.yaml: a value contains itself by an alias"),
+        ("[" * 3000 + "]" * 3000, "x.yaml: its lists and mappings are nested too deeply"),
+        ('"\x7f"', "x.yaml: not YAML: the character '\\x7f' cannot be part of it"),
+    ],
+)
+def test_a_value_that_no_section_can_hold_is_refused_in_one_line(value, fault):
+    message = refusal(f"labels:\n  k: {value}\n")
+    assert message.startswith(fault)
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("text", ["films #2.csv", "|", ">", "one\n two", "---", "'films' # all", "[a, b] # both"])
+def test_a_setting_of_which_yaml_would_drop_a_part_is_refused(text):
+    with pytest.raises(InputError, match=r"does not read all of .* as the value: put it in quotes"):
+        parse_value(text, "--set corpus.path=…")
+
+
+@pytest.mark.parametrize("text", ["*.csv", "[old].csv", "{a}.csv", "%a.csv", "&a.csv", "!a.csv", "@a"])
+def test_a_setting_that_is_not_yaml_says_how_to_write_it(text):
+    with pytest.raises(InputError, match="if the value is a text, put it in quotes"):
+        parse_value(text, "--set corpus.path=…")
+    assert parse_value(f'"{text}"', "--set corpus.path=…") == text
+
+
+@pytest.mark.parametrize(
+    "text", ["films.csv", " films.csv ", "a#b", "a, b", "", "[a, b]", "{a: b}", "1", "null", "'a #b'"]
+)
+def test_a_setting_that_is_one_value_is_read(text):
+    parse_value(text, "--set corpus.path=…")

@@ -107,6 +107,9 @@ def warnings(counts: Counts, corpus: CorpusRecipe) -> list[str]:
     found: list[str] = []
     if about_gold := unmatched_gold(counts, corpus):
         found.append(about_gold)
+    elif corpus.columns.gold_label and counts.get(NUM_GOLD) == 0:
+        column = corpus.columns.gold_label
+        found.append(f"No gold label was found: column {column!r} is empty, or mapped to null, in every record.")
     if num := counts.get(UNDECODABLE, 0):
         found.append(
             f"Rows with bytes that are not text in the encoding of their file: {num:,}; these bytes became U+FFFD. If "

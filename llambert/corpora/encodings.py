@@ -16,6 +16,11 @@ _ESCAPE = "llambert-escape"
 _UNDECODABLE = re.compile("[\udc80-\udcff]")
 _MAX_SAMPLE_CHARS = 2000
 _MIN_SCORE = 0.6
+_MAX_ZERO_SHARE = 0.2
+_MAX_PLANE = 0x10
+_MIN_NARROW_BYTES = 32  # so many without a zero that are UTF-8 are not UTF-16
+_MIN_UTF8_EXCESS = 8  # bytes more than characters
+_ESCAPE_SEQUENCES = {b"\x1b$B": "iso2022_jp", b"\x1b$@": "iso2022_jp", b"\x1b$)C": "iso2022_kr"}
 
 # ``surrogateescape`` takes single bytes from 0x80 on alone, which is not what a faulty code unit of UTF-16 is.
 codecs.register_error(_ESCAPE, lambda error: ("\udcff", error.end))  # type: ignore[attr-defined]
@@ -48,6 +53,39 @@ def _byte_order(start: bytes) -> str:
     return "be" if start[0::2].count(0) > start[1::2].count(0) else "le"
 
 
+def other_encoding(start: bytes, codec: str) -> str | None:
+    """The encoding that a text without a byte-order mark has, where its start says that it is not ``codec``.
+
+    Zeros between the bytes are UTF-16 or UTF-32, the escape sequences of ISO 2022 are that. What is not UTF-8 is
+    hardly ever valid UTF-8 as well, beyond a few characters.
+    """
+    if escape := next((name for sequence, name in _ESCAPE_SEQUENCES.items() if sequence in start), None):
+        return None if codec.startswith("iso2022") else escape
+    if start.count(0) > _MAX_ZERO_SHARE * len(start):
+        wide = _wide(start)
+        return None if wide == codec else wide
+    if codec == "utf-8":
+        return None
+    try:
+        text = codecs.getincrementaldecoder("utf-8")().decode(start)  # the last character may be cut
+    except UnicodeDecodeError:
+        return None
+    if not is_wide(codec):
+        return "utf-8" if len(start) - len(text) >= _MIN_UTF8_EXCESS else None
+    # The upper bytes of some scripts in UTF-16 are control characters.
+    num_controls = sum(character < " " for character in text)
+    return "utf-8" if len(start) >= _MIN_NARROW_BYTES and 4 * num_controls < len(text) else None
+
+
+def _wide(start: bytes) -> str:
+    """UTF-16 or UTF-32, told by the zeros: no code point is above U+10FFFF."""
+    if start[3::4].count(0) == len(start) // 4 and max(start[2::4], default=0) <= _MAX_PLANE:
+        return "utf-32-le"
+    if start[0::4].count(0) == -(-len(start) // 4) and max(start[1::4], default=0) <= _MAX_PLANE:
+        return "utf-32-be"
+    return f"utf-16-{_byte_order(start)}"
+
+
 def error_handler(codec: str) -> str:
     """What makes lone surrogates from U+DC80 to U+DCFF of the bytes that are no characters of ``codec``."""
     return "surrogateescape" if codec == "utf-8" else _ESCAPE
@@ -71,7 +109,7 @@ def likely_encodings(sample: bytes) -> list[str]:
     characters beyond ASCII are usual ones of the languages it was made for.
     """
     if b"\0" in sample:
-        return [f"utf-16-{_byte_order(sample)}"]
+        return [_wide(sample)]
     scores: dict[str, float] = {}
     for name, judge in _CANDIDATES.items():
         scores[name] = judge(sample.decode(name, errors="replace")[:_MAX_SAMPLE_CHARS])

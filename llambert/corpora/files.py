@@ -187,7 +187,9 @@ def _open_parquet(uri: str) -> Iterator[pq.ParquetFile]:
     try:
         with (
             open_binary(uri) as stream,
-            pq.ParquetFile(stream, pre_buffer=False, buffer_size=_BUFFER_BYTES) as parquet,
+            pq.ParquetFile(
+                stream, pre_buffer=False, buffer_size=_BUFFER_BYTES, page_checksum_verification=True
+            ) as parquet,
         ):
             yield parquet
     except InputError:

@@ -6,7 +6,7 @@ from typing import IO
 
 import pyarrow as pa
 
-from llambert.corpora.encodings import codec_of, error_handler, is_wide, likely_encodings
+from llambert.corpora.encodings import codec_of, error_handler, other_encoding
 from llambert.corpora.rows import Malformed
 from llambert.errors import InputError, one_line
 from llambert.locations import open_binary
@@ -23,7 +23,6 @@ _SIGNATURES = {
     b"\xfd7zXZ\x00": "xz-compressed",
     b"PK\x03\x04": "a zip archive or a spreadsheet",
 }
-_MAX_NUL_SHARE = 0.2
 _HEAD_BYTES = 4096
 # Of a file that is not UTF-8: enough lines to tell its language by, searched for in so much of it.
 _SAMPLE_BYTES = 16 << 10
@@ -84,10 +83,10 @@ def open_text(uri: str, encoding: str | None = None) -> io.TextIOWrapper:
         for signature, kind in _SIGNATURES.items():
             if start.startswith(signature):
                 raise InputError(f"{uri}: its content is {kind}, which its name does not say")
-        if start.count(0) > _MAX_NUL_SHARE * len(start) and not is_wide(codec):
+        if other := other_encoding(start, codec):
+            advice = "remove corpus.encoding" if other == "utf-8" else "set corpus.encoding"
             raise InputError(
-                f"{uri}: is no {codec.upper()} text: {start.count(0)} of its first {len(start)} bytes are zero; "
-                f"if it is text, it is probably {likely_encodings(start)[0].upper()}: set corpus.encoding"
+                f"{uri}: is not {codec.upper()} text; if it is text, it is probably {other}: {advice}, or convert it"
             )
     stream.read(num_mark_bytes)
     return io.TextIOWrapper(stream, encoding=codec, errors=error_handler(codec), newline="")

@@ -12,7 +12,7 @@ from typing import Any
 import fsspec
 
 from llambert import schema
-from llambert.corpora.encodings import decode
+from llambert.corpora.encodings import codec_of, decode, other_encoding
 from llambert.corpora.opening import COMPRESSIONS, open_bytes
 from llambert.corpora.rows import Malformed, Row, Rows, SourceFile, Sources, batched, require_columns
 from llambert.corpus_recipe import CorpusRecipe
@@ -25,6 +25,7 @@ COLUMNS = [schema.RECORD_ID, schema.TEXT, "folder"]
 _FILES_PER_UNIT = 2000
 _BYTES_PER_UNIT = 64 << 20
 _REMOTE_READERS = 32
+_HEAD_BYTES = 4096
 
 
 def find(corpus: CorpusRecipe) -> Sources:
@@ -67,6 +68,11 @@ def _rows(source: SourceFile, corpus: CorpusRecipe, columns: list[str]) -> Itera
     for member, content in read_members(source, corpus):
         if isinstance(content, Malformed):
             yield content
+            continue
+        codec, num_mark = codec_of(content[:_HEAD_BYTES], corpus.encoding)
+        if not num_mark and other_encoding(content[:_HEAD_BYTES], codec):
+            shown = content[:_HEAD_BYTES].decode("ascii", errors="surrogateescape").replace("\0", "\udc80")
+            yield Malformed(None, shown, "other_encoding", f"{source.uri}/{member}")
             continue
         text, name = decode(content, corpus.encoding), escaped(member)
         values = dict(zip(COLUMNS, (name, text, name.rpartition("/")[0].rpartition("/")[2]), strict=True))

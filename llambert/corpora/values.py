@@ -17,7 +17,7 @@ from llambert.corpora.rows import ENCODING_FAULTS, UNDECODABLE, Rows
 from llambert.corpus_recipe import Columns
 from llambert.errors import InputError, one_line
 
-# Integers that a floating-point type holds without a gap; beyond, one value stands for several integers.
+# Integers that a floating-point type holds without a gap; from there on, one value stands for several integers.
 _EXACT_BITS = {pa.float16(): 11, pa.float32(): 24, pa.float64(): 53}
 _MAX_DIGITS = 100  # of a JSON number; a longer one stays as it is written
 
@@ -94,7 +94,7 @@ def _require_identifying(column: pa.ChunkedArray, name: str, columns: Columns, u
         )
     if pa.types.is_floating(column.type):
         size = pc.abs(pc.cast(column, pa.float64()))
-        inexact = column.filter(pc.greater(size, 2 ** _EXACT_BITS[column.type]))
+        inexact = column.filter(pc.greater_equal(size, 2 ** _EXACT_BITS[column.type]))
         if len(inexact):
             raise InputError(
                 f"{uri}: corpus.columns.record_id: column {name!r} holds floating-point numbers too large to be exact, "

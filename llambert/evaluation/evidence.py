@@ -37,6 +37,9 @@ class Records:
 
     gold: Codes
     has_gold: Mask
+    """The first record with a text has, if it has no gold label itself, that of the first copy that has one."""
+    num_gold: int
+    """Records that have a gold label themselves."""
     label: Codes
     has_label: Mask
     score: NDArray[np.float32]
@@ -52,14 +55,11 @@ class Records:
     """The gold label of a record with this text may have been learned from: no judge of the classifier any more."""
     is_seen: Mask
     """A record with this text was annotated, shown to the annotator as a shot, or trained on with its gold label."""
+    is_judged: Mask
+    """Labelled, with gold, each text once: the first copy that has both."""
 
     def __len__(self) -> int:
         return len(self.label)
-
-    @property
-    def is_judged(self) -> Mask:
-        """Labelled, with gold, each text once."""
-        return self.has_gold & self.has_label & ~self.is_duplicate
 
     @property
     def is_unseen(self) -> Mask:
@@ -195,7 +195,29 @@ def _read_records(run: Run, categories: list[str], annotated: NDArray) -> tuple[
     annotated_hashes, first_copy = whole.pop("hashes"), whole.pop("first_copy")
     for name in ("is_trained_on_gold", "is_seen"):  # what is true of one copy of a text is true of all
         whole[name] = np.isin(first_copy, first_copy[whole[name]])
-    return Records(splits=list(splits), **whole), annotated_hashes
+    whole["is_judged"] = _once(whole["has_gold"] & whole["has_label"], whole["is_duplicate"], first_copy)
+    num_gold = int(whole["has_gold"].sum())
+    _lend_gold(whole, first_copy)
+    return Records(splits=list(splits), num_gold=num_gold, **whole), annotated_hashes
+
+
+def _once(chosen: Mask, is_duplicate: Mask, first_copy: NDArray[np.uint64]) -> Mask:
+    """Of the chosen records one for each text: that which is no duplicate, or else the first duplicate."""
+    once = chosen & ~is_duplicate
+    places = np.flatnonzero(chosen & ~np.isin(first_copy, first_copy[once]))
+    once[places[np.unique(first_copy[places], return_index=True)[1]]] = True
+    return once
+
+
+def _lend_gold(whole: dict[str, NDArray], first_copy: NDArray[np.uint64]) -> None:
+    """Give the first record of a text, which is the one that is annotated, the gold label of a copy if it has none."""
+    is_duplicate, has_gold = whole["is_duplicate"], whole["has_gold"]
+    lenders = np.flatnonzero(_once(has_gold, is_duplicate, first_copy) & is_duplicate)
+    lenders = lenders[np.argsort(first_copy[lenders])]
+    firsts = np.flatnonzero(~is_duplicate & ~has_gold)
+    found, places = _find(first_copy[lenders], first_copy[firsts])
+    whole["gold"][firsts[found]] = whole["gold"][lenders[places[found]]] if len(lenders) else 0
+    has_gold[firsts[found]] = True
 
 
 def _read_labels(run: Run, categories: list[str]) -> tuple[NDArray[np.uint64], Codes, NDArray[np.float32]]:

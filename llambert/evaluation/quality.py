@@ -134,7 +134,7 @@ def assess(evidence: Evidence) -> Quality:
     right = records.label[unseen] == records.gold[unseen]
     score = records.score[unseen].astype(np.float64)
     return Quality(
-        num_gold=int(records.has_gold.sum()),
+        num_gold=records.num_gold,
         num_unseen=int(unseen.sum()),
         silver=silver,
         unseen=judged_unseen,

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llambert import markdown, schema
+from llambert.duplicates import each_text_once, first_copies
 from llambert.errors import InputError
 from llambert.recipe import digest
 from llambert.run import Run
@@ -196,50 +197,45 @@ def _disagreements(run: Run, reference: Reference, split: str | None) -> pa.Tabl
 
 
 def _references(run: Run, reference: Reference, split: str | None) -> pa.Table:
-    """record_id, text and reference label of every record that has one and is no duplicate.
+    """record_id, text and reference label of the records that have one, each text once.
 
     Gold labels that were learned from are no judges: records of split ``train`` are left out, unless that is asked for,
     and so are records of other splits with the text of one of these.
     """
-    duplicates = run.table("duplicates").read([schema.RECORD_ID])[schema.RECORD_ID].combine_chunks()
     of_silver = None
     if reference == "silver":
         silver = run.table("silver").read([schema.RECORD_ID, schema.LABEL])
         of_silver = silver[schema.RECORD_ID].combine_chunks(), silver[schema.LABEL].combine_chunks()
     learned = reference == "gold" and run.recipe.classifier.regime in ("gold", "combined")
-    copied = _learned_in_another_copy(run) if learned else pa.array([], pa.string())
+    learned_texts = _learned_texts(run) if learned else np.array([], dtype=object)
     found = []
     for part in run.table("corpus").iter_tables([schema.RECORD_ID, schema.TEXT, schema.SPLIT, schema.GOLD_LABEL]):
         label = part[schema.GOLD_LABEL]
         if of_silver is not None:
             label = of_silver[1].take(pc.index_in(part[schema.RECORD_ID], value_set=of_silver[0]))
-        kept = pc.and_(pc.is_valid(label), pc.invert(pc.is_in(part[schema.RECORD_ID], value_set=duplicates)))
+        is_train = pc.equal(part[schema.SPLIT], TRAIN)
+        kept = pc.is_valid(label)
         if split is not None:
             kept = pc.and_(kept, pc.equal(part[schema.SPLIT], split))
         elif learned:
-            kept = pc.and_(kept, pc.not_equal(part[schema.SPLIT], TRAIN))
-        kept = pc.and_(kept, pc.or_(pc.equal(part[schema.SPLIT], TRAIN), pc.invert(_is_in(part, copied))))
-        columns = {schema.RECORD_ID: part[schema.RECORD_ID], schema.TEXT: part[schema.TEXT], "reference": label}
-        found.append(pa.table(columns).filter(kept))
-    return pa.concat_tables(found)
+            kept = pc.and_(kept, pc.invert(is_train))
+        columns = [part[schema.RECORD_ID], part[schema.TEXT], label, is_train]
+        rows = pa.table(columns, [schema.RECORD_ID, schema.TEXT, "reference", "is_train"]).filter(kept)
+        first = pa.array(first_copies(run, rows[schema.RECORD_ID]), pa.string())
+        is_open = pc.or_(rows["is_train"], pc.invert(pc.is_in(first, pa.array(learned_texts, pa.string()))))
+        found.append(rows.append_column("first", first).filter(is_open))
+    rows = pa.concat_tables(found)
+    once = each_text_once(rows[schema.RECORD_ID], rows["first"])
+    return rows.take(once).select([schema.RECORD_ID, schema.TEXT, "reference"])
 
 
-def _learned_in_another_copy(run: Run) -> pa.Array:
-    """Ids of the records whose text a duplicate has that is of split ``train`` and has a gold label."""
-    found = [pa.array([], pa.string())]
-    for duplicates in run.table("duplicates").iter_tables():
-        learned = [pa.array([], pa.string())]
-        ids = duplicates[schema.RECORD_ID].combine_chunks()
-        for part in run.table("corpus").iter_tables([schema.RECORD_ID, schema.SPLIT, schema.GOLD_LABEL]):
-            is_learned = pc.and_(pc.equal(part[schema.SPLIT], TRAIN), pc.is_valid(part[schema.GOLD_LABEL]))
-            learned.append(part.filter(pc.and_(is_learned, _is_in(part, ids)))[schema.RECORD_ID].combine_chunks())
-        rows = duplicates.filter(_is_in(duplicates, pa.concat_arrays(learned)))
-        found.append(rows[schema.DUPLICATE_OF].combine_chunks())
-    return pa.concat_arrays(found)
-
-
-def _is_in(rows: pa.Table, ids: pa.Array) -> pa.ChunkedArray:
-    return pc.is_in(rows[schema.RECORD_ID], value_set=ids)
+def _learned_texts(run: Run) -> np.ndarray:
+    """Ids of the first records with the texts of the records of split ``train`` that have a gold label."""
+    found = [np.array([], dtype=object)]
+    for part in run.table("corpus").iter_tables([schema.RECORD_ID, schema.SPLIT, schema.GOLD_LABEL]):
+        is_learned = pc.and_(pc.equal(part[schema.SPLIT], TRAIN), pc.is_valid(part[schema.GOLD_LABEL]))
+        found.append(first_copies(run, part[schema.RECORD_ID].filter(is_learned)))
+    return np.concatenate(found)
 
 
 # The key

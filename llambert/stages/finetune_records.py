@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llambert import schema
+from llambert.duplicates import first_copies
 from llambert.errors import InputError
 from llambert.responses import ANSWERS
 from llambert.run import Run
@@ -90,21 +91,8 @@ def _gold_rows(run: Run) -> tuple[pa.Table, int]:
         wanted = pc.and_(pc.equal(part[schema.SPLIT], TRAIN), pc.is_valid(part[schema.GOLD_LABEL]))
         found.append(part.filter(wanted).select(columns).cast(found[0].schema))
     rows = pa.concat_tables(found)
-    first_of_each = np.sort(np.unique(_first_copies(run, rows[schema.RECORD_ID]), return_index=True)[1])
+    first_of_each = np.sort(np.unique(first_copies(run, rows[schema.RECORD_ID]), return_index=True)[1])
     return rows.take(pa.array(first_of_each)), rows.num_rows - len(first_of_each)
-
-
-def _first_copies(run: Run, ids: pa.ChunkedArray) -> np.ndarray:
-    """For each record the id of the first record with its text: its own, where it is no duplicate."""
-    first = np.array(ids.to_pylist(), dtype=object)
-    duplicates = run.table("duplicates")
-    if duplicates.read_manifest() is None:  # a corpus that ingest did not write
-        return first
-    for part in duplicates.iter_tables():
-        place = pc.index_in(ids, value_set=part[schema.RECORD_ID].combine_chunks())
-        known = pc.is_valid(place).to_numpy()
-        first[known] = part[schema.DUPLICATE_OF].take(place.drop_null()).to_pylist()
-    return first
 
 
 def phases(run: Run, selected: dict[str, Selected]) -> list[Phase]:

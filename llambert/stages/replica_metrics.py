@@ -31,7 +31,9 @@ class ReplicaMetrics:
     def __init__(self, run: str, stage: str, num_gpus: float = 0.0) -> None:
         context = ray.get_runtime_context() if ray.is_initialized() else None
         self.replica = (context.get_actor_id() or "") if context else ""
-        self._tags = {"run": run, "stage": stage, "replica": self.replica}
+        # Ray takes ASCII alone, and a run is also the URI of any folder.
+        named = run.encode("ascii", errors="backslashreplace").decode()
+        self._tags = {"run": named, "stage": stage, "replica": self.replica}
         self._num_gpus, self._counted_until = num_gpus, time.monotonic()
         self._counters: dict[str, Counter] = {}
         self._gauges: dict[str, Gauge] = {}

@@ -50,6 +50,7 @@ def draw_sample(run: Run) -> Manifest:
     started = time.monotonic()
     annotator = run.recipe.annotator
     eligible = _count_eligible(run)
+    eligible.require_some()
     selection = _select(run, eligible)
     num_selected = len(selection)
     if num_selected < annotator.num_records:
@@ -114,6 +115,16 @@ class _Eligible:
     num_other_split: int
     num_duplicates: int
     num_shots: int
+
+    def require_some(self) -> None:
+        """``InputError`` if there is no record that can be annotated."""
+        if self.num:
+            return
+        raise InputError(
+            "annotator.num_records: no record can be annotated: of the corpus' records, "
+            f"{self.num_other_split:,} are of splits that annotator.splits does not name, "
+            f"{self.num_duplicates:,} have the text of an earlier record and {self.num_shots:,} are shots"
+        )
 
 
 def _count_eligible(run: Run) -> _Eligible:

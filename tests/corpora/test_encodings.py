@@ -7,7 +7,8 @@ import json
 import pytest
 
 from llambert.corpora import find_source_files, read_rows
-from llambert.corpora.encodings import codec_of, decode, is_undecodable, likely_encodings
+from llambert.corpora.checks import require_decodable
+from llambert.corpora.encodings import codec_of, decode, is_undecodable, likely_encodings, other_encoding
 from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError
 
@@ -130,7 +131,7 @@ def test_a_file_that_is_a_record_is_read_in_other_encodings(tmp_path, encoding, 
 
 def test_a_file_without_a_mark_and_an_encoding_is_named_for_what_it_is(tmp_path):
     (tmp_path / "x.csv").write_bytes("id,text\n1,fine\n".encode("utf-16-be"))
-    with pytest.raises(InputError, match=r"x\.csv: is no UTF-8 text: .* probably UTF-16-BE: set corpus\.encoding"):
+    with pytest.raises(InputError, match=r"x\.csv: is not UTF-8 text; .* probably utf-16-be: set corpus\.encoding"):
         read(tmp_path / "x.csv", ["text"])
 
 
@@ -139,3 +140,65 @@ def test_a_header_in_another_encoding_is_named_for_what_it_is(tmp_path):
     with pytest.raises(InputError, match=r"no column '文本'; it has .* not text in the expected encoding: set corpus"):
         read(tmp_path / "x.csv", ["文本"])
     assert read(tmp_path / "x.csv", ["文本"], encoding="gbk") == [{"文本": "好"}]
+
+
+CYRILLIC, DEVANAGARI, CHINESE = (
+    "Достопримечательностями",
+    "\u0939\u0928\u0926\u0916" * 9,
+    "这部电影非常好看我很喜欢" * 3,
+)
+
+
+@pytest.mark.parametrize("codec", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+@pytest.mark.parametrize("text", ["It never comes alive, not once.", CYRILLIC, DEVANAGARI, CHINESE, "1 这部电影"])
+def test_a_text_of_wide_characters_is_what_the_recipe_says(text, codec):
+    assert other_encoding(text.encode(codec), codec) is None
+
+
+@pytest.mark.parametrize("codec", ["utf-8", "cp1252", "gb18030", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+@pytest.mark.parametrize("written", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+def test_zeros_contradict_the_recipe(codec, written):
+    expected = None if codec == written else written
+    assert other_encoding("It never comes alive.\n".encode(written), codec) == expected
+
+
+@pytest.mark.parametrize("codec", ["cp1252", "gb18030", "shift_jis", "utf-16-le", "utf-32-be"])
+def test_utf_8_contradicts_a_recipe_that_says_otherwise(codec):
+    start = "Les élèves ont adoré ce livre, hélas trop épais, très long et même répété".encode()
+    assert other_encoding(start, codec) == "utf-8"
+    assert other_encoding(start + b"\xc3", codec) == "utf-8"  # cut within a character
+
+
+@pytest.mark.parametrize("encoding", TEXTS)
+def test_a_text_in_the_encoding_of_the_recipe_contradicts_nothing(encoding):
+    assert other_encoding("\n".join(TEXTS[encoding]).encode(encoding), encoding) is None
+
+
+def test_escape_sequences_of_iso_2022_are_no_utf_8():
+    start = "子どもたち".encode("iso2022_jp")
+    assert other_encoding(start, "utf-8") == "iso2022_jp"
+    assert other_encoding(start, "iso2022_jp") is None
+
+
+@pytest.mark.parametrize(
+    ("written", "named", "likely"),
+    [("utf-16-le", None, "utf-16-le"), ("utf-32-be", None, "utf-32-be"), ("utf-16-be", "utf-16-le", "utf-16-be")],
+)
+def test_files_of_wide_ascii_characters_without_a_mark_are_not_taken_for_text(tmp_path, written, named, likely):
+    for number in range(3):
+        (tmp_path / f"{number}.txt").write_bytes(f"It never comes alive {number}".encode(written))
+    corpus = CorpusRecipe(path=str(tmp_path), format="text_files", encoding=named)
+    sources = find_source_files(corpus)
+    rows = [rows for source in sources for rows in read_rows(source, corpus, ["text"])]
+    assert sum(len(one.records) for one in rows) == 0
+    assert [reason for one in rows for reason in one.malformed["reject_reason"].to_pylist()] == ["other_encoding"] * 3
+    with pytest.raises(InputError, match=f"3 of the corpus' 3 rows are not text .* probably {likely}"):
+        require_decodable({"num_undecodable": 3, "num_read": 3}, corpus, sources)
+
+
+def test_a_utf_8_file_among_those_of_another_encoding_is_refused(tmp_path):
+    (tmp_path / "a.csv").write_bytes("text\n孩子们很喜欢这本书\n".encode("gb18030"))
+    (tmp_path / "b.csv").write_text("text\n可惜结尾太长了，没有意思\n", encoding="utf-8")
+    corpus = CorpusRecipe(path=str(tmp_path), encoding="gb18030")
+    with pytest.raises(InputError, match=r"b\.csv: is not GB18030 text; .* probably utf-8: remove corpus\.encoding"):
+        [rows for source in find_source_files(corpus) for rows in read_rows(source, corpus, ["text"])]

@@ -67,7 +67,7 @@ def test_a_file_of_any_name_is_read(tmp_path, name):
     [source] = find_source_files(corpus)
     assert read(folder) == [{"id": "a", "text": "one"}, {"id": "b", "text": None}]
     made = separate(source, next(read_chunks(source, corpus, source_columns(corpus))), corpus, ["positive"])
-    assert made.rejects["reject_reason"].to_pylist() == ["null_text"]
+    assert made.rejects["reject_reason"].to_pylist() == ["garbled_record_id"]
 
 
 @pytest.mark.parametrize("query", ["", "?token=1&x=[2]"])

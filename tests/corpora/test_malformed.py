@@ -160,7 +160,7 @@ CASES = [
     Case("byte-order mark, text", {"x.txt": b"\xef\xbb\xbfa\n"}, ["a"]),
     Case("only a byte-order mark", {"x.csv": b"\xef\xbb\xbf"}, error="is empty"),
     Case("UTF-16", {"x.csv": ROWS.decode().encode("utf-16")}, ["good", "fine"]),
-    Case("UTF-16 without a mark", {"x.csv": ROWS.decode().encode("utf-16-le")}, error="is no UTF-8 text"),
+    Case("UTF-16 without a mark", {"x.csv": ROWS.decode().encode("utf-16-le")}, error="is not UTF-8 text"),
     Case("Latin-1", {"x.csv": b"text\ncaf\xe9\n"}, ["caf\ufffd"], counts={"num_encoding_faults": 1}),
     Case("Latin-1 in JSON", {"x.jsonl": b'{"text": "caf\xe9"}\n'}, ["caf\ufffd"], counts={"num_encoding_faults": 1}),
     Case("GBK", {"x.csv": CHINESE}, error="2 of the corpus' 2 rows are not text in UTF-8"),
@@ -440,10 +440,11 @@ def test_gold_values_none_of_which_is_a_label_end_ingest_in_one_line(tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_a_gold_column_without_values_is_no_fault(tmp_path):
+def test_a_gold_column_without_values_is_no_fault_and_is_said(tmp_path):
     gold, run = gold_of(tmp_path, {"x.csv": b"text,y\na,\nb,\n"}, {})
     assert gold == [None, None]
-    assert checks.warnings(run.table("corpus").require_manifest().counts, run.recipe.corpus) == []
+    [warning] = checks.warnings(run.table("corpus").require_manifest().counts, run.recipe.corpus)
+    assert warning.startswith("No gold label was found: column 'y' is empty")
 
 
 def test_gold_values_of_rows_that_are_no_records_are_not_counted(tmp_path):

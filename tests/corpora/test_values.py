@@ -54,10 +54,11 @@ EXACT = [
     ("nanoseconds", pa.array([1577836800000000001], pa.timestamp("ns")), ["2020-01-01 00:00:00.000000001"]),
     ("time of day", pa.array([datetime.time(1, 2, 3)]), ["01:02:03.000000"]),
     ("truth values", pa.array([True, False]), ["true", "false"]),
-    ("floats that are integers", pa.array([1.0, -0.0, 1.2e15, 2.0**53]), ["1", "0", "1200000000000000", str(2**53)]),
+    ("floats that are integers", pa.array([1.0, -0.0, 1.2e15, 2.0**53 - 1]),
+     ["1", "0", "1200000000000000", str(2**53 - 1)]),
     ("floats", pa.array([1.5, 0.1, 0.1 + 0.2, 1e-7]), ["1.5", "0.1", "0.30000000000000004", "1e-7"]),
     ("single precision", pa.array([1.0, 123456.0, 0.1], pa.float32()), ["1", "123456", "0.1"]),
-    ("half precision", pa.array([1.0, 2048.0], pa.float16()), ["1", "2048"]),
+    ("half precision", pa.array([1.0, 2047.0], pa.float16()), ["1", "2047"]),
     ("nulls", pa.array([None, 1], pa.int64()), [None, "1"]),
     ("not a number", pa.array([float("nan"), 2.0]), [None, "2"]),
     ("dictionary of integers", pa.array([7, 8]).dictionary_encode(), ["7", "8"]),
@@ -85,6 +86,8 @@ def test_a_dictionary_of_uuids_is_read_like_uuids(tmp_path):
         (pa.array([{"a": 1}]), "a record ID must be a single value"),
         (pa.array([[("a", 1)]], pa.map_(pa.string(), pa.int64())), "a record ID must be a single value"),
         (pa.array([1.0, 2.0**53 + 2]), "floating-point numbers too large to be exact, for example 9007199254740994.0"),
+        (pa.array([float(2**53 + 1)]), "floating-point numbers too large"),  # which is stored as 2**53
+        (pa.array([2**24 + 1], pa.int64()).cast(pa.float32(), safe=False), "floating-point numbers too large"),
         (pa.array([float("inf")]), "floating-point numbers too large"),
         (pa.array([2.0**24 + 2], pa.float32()), "floating-point numbers too large"),
         (pa.array([b"a", b"\xff"]), "bytes that are not UTF-8 text"),
@@ -166,3 +169,13 @@ def test_structures_are_json_with_their_numbers():
     assert reason is None
     assert json.loads(text_of(row["a"])) == {"b": [1.0, 2, 0.1]}
     assert text_of(row["c"]) == "1"
+
+
+def test_a_page_that_differs_from_its_checksum_is_refused(tmp_path):
+    path = tmp_path / "x.parquet"
+    table = pa.table({"v": ["1"] * 200, "text": [f"text number {number}" for number in range(200)]})
+    pq.write_table(table, path, compression="none", use_dictionary=False, write_page_checksum=True)
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"text number 77", b"text numbes 77"))
+    with pytest.raises(InputError, match=r"x\.parquet: cannot be read: .*checksum"):
+        values(path, Columns())

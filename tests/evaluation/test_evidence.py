@@ -109,3 +109,42 @@ def test_suspected_labels_are_judged_by_gold_that_was_not_learned_from(tmp_path)
     rows = evidence.silver.row
     num_open = int((~evidence.records.is_trained_on_gold[rows]).sum())
     assert find_suspects(run, evidence).base.num == num_open < len(rows)
+
+
+def test_a_text_whose_first_copy_has_no_gold_label_is_judged_by_the_copy_that_has(tmp_path):
+    run = write_run(tmp_path, plan((TRAIN + 30, TEST), (EXTRA + 60, TEST)))
+    before = read_evidence(run)
+    assert before.records.is_judged[TEST]
+    _take_gold(run, TEST)
+    after = read_evidence(run)
+    assert not after.records.is_judged[TEST]
+    assert after.records.is_judged[TRAIN + 30]
+    assert not after.records.is_judged[EXTRA + 60]
+    assert after.records.gold[TEST] == after.records.gold[TRAIN + 30]
+    assert after.records.num_gold == before.records.num_gold - 1
+    assert assess(after).whole.accuracy.num == assess(before).whole.accuracy.num
+
+
+def test_a_silver_label_is_judged_by_the_gold_label_of_a_copy(tmp_path):
+    run = write_run(tmp_path, plan())
+    annotated, other = (int(np.flatnonzero(mask)[0]) for mask in _annotated_and_unseen(run))
+    complete(run, "duplicates", pa.table([[f"r{other:05d}"], [f"r{annotated:05d}"]], schema=schema.DUPLICATES))
+    before = assess(read_evidence(run))
+    _take_gold(run, annotated)
+    assert assess(read_evidence(run)).silver.accuracy.num == before.silver.accuracy.num
+
+
+def _annotated_and_unseen(run):
+    records = read_evidence(run).records
+    silver = np.zeros(len(records), bool)
+    silver[read_evidence(run).silver.row] = True
+    return silver, records.is_unseen
+
+
+def _take_gold(run, place: int) -> None:
+    """Take a record's gold label away."""
+    table = run.table("corpus").read()
+    gold = table[schema.GOLD_LABEL].to_pylist()
+    gold[place] = None
+    index = table.column_names.index(schema.GOLD_LABEL)
+    complete(run, "corpus", table.set_column(index, schema.GOLD_LABEL, pa.array(gold, pa.string())))

@@ -135,6 +135,25 @@ def test_records_whose_text_was_learned_from_in_another_split_are_not_reviewed(t
     assert reviewed(tmp_path / "twice", copies=copies) == alone - {"r00301", "r00331"}
 
 
+@pytest.mark.parametrize("regime", ["silver", "combined"])
+def test_a_text_whose_first_copy_has_no_gold_label_is_reviewed_in_the_copy_that_has(tmp_path, regime):
+    made = Plan(num=600, splits=("extra", "test"), num_duplicates=0, classifier_accuracy=0.0, regime=regime)
+    run = write_run(tmp_path, Plan(**{**vars(made), "copies": ((331, 300), (333, 300))}))
+    table, corpus = run.table("corpus").read(), run.table("corpus")
+    gold = [
+        None if split == "extra" else label
+        for split, label in zip(table["split"].to_pylist(), table["gold_label"].to_pylist(), strict=True)
+    ]
+    for name in corpus.part_names():
+        corpus.filesystem.rm_file(corpus.path(name))
+    place = table.column_names.index("gold_label")
+    part = corpus.commit_part("part-00000.parquet", table.set_column(place, "gold_label", pa.array(gold, pa.string())))
+    manifest = corpus.require_manifest().model_copy(update={"parts": [part]})
+    corpus.filesystem.pipe_file(corpus.path("manifest.json"), manifest.model_dump_json().encode())
+    reviewed = {row["record_id"] for row in key_of(run, draw(run, 10_000)).values()}
+    assert reviewed == {f"r{n:05d}" for n in range(1, 600, 2)} - {"r00333"}
+
+
 def test_hardest_first_begins_with_the_least_sure_label(run):
     drawn = draw(run, 30, "hardest")
     scores = [key_of(run, drawn)[item]["score"] for item in drawn.items]

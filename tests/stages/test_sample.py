@@ -113,6 +113,20 @@ def test_shots_of_a_split_that_is_not_annotated_are_counted_with_it(make_run):
     assert not set(run.table("shots").read()[schema.RECORD_ID].to_pylist()) & set(sampled_ids(run))
 
 
+def test_a_sample_without_one_record_is_refused_with_the_reasons(make_run):
+    run = make_run(gold=True, num_records=5, splits=("test",))
+    test = [record_id for record_id in IDS if record_id not in TRAIN]
+    rows = pa.table([test, [TRAIN[0]] * len(test)], schema=schema.DUPLICATES)
+    duplicates = run.table("duplicates")
+    part = duplicates.commit_part("part-00001.parquet", rows)
+    manifest = duplicates.require_manifest().model_copy(
+        update={"num_in": len(test), "num_kept": len(test), "parts": [part]}
+    )
+    duplicates.filesystem.pipe_file(duplicates.path("manifest.json"), manifest.model_dump_json().encode())
+    with pytest.raises(InputError, match=r"no record can be annotated: .* 40 are of splits .* 20 have the text of an"):
+        draw_sample(run)
+
+
 def test_a_split_that_is_not_there_is_refused_in_one_line_that_names_those_that_are(make_run):
     for splits in (("trian",), ("Train", "test"), ("train ", "train")):
         run = make_run(gold=True, num_records=5, splits=splits, gold_shots={}, num_shots=2)
