@@ -62,10 +62,10 @@ def test_a_file_of_any_name_is_read(tmp_path, name):
     folder = tmp_path / "x [1]"
     folder.mkdir()
     with open(os.fsencode(folder) + b"/" + name, "wb") as stream:
-        stream.write(b"id,text\na,one\nb,\n")
+        stream.write(b"id,text\na,one\n\xe9,\n")
     corpus = CorpusRecipe(path=str(folder), columns=Columns(record_id="id"))
     [source] = find_source_files(corpus)
-    assert read(folder) == [{"id": "a", "text": "one"}, {"id": "b", "text": None}]
+    assert read(folder) == [{"id": "a", "text": "one"}, {"id": "\ufffd", "text": None}]
     made = separate(source, next(read_chunks(source, corpus, source_columns(corpus))), corpus, ["positive"])
     assert made.rejects["reject_reason"].to_pylist() == ["garbled_record_id"]
 
