@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterable, Mapping
 
 from llambert.corpora import SourceFile, files
+from llambert.corpora.chunks import read_chunks
 from llambert.corpora.encodings import likely_encodings
 from llambert.corpora.gold import NUM_GOLD, NUM_UNKNOWN_GOLD, UNKNOWN_GOLD, unknown_values
 from llambert.corpora.opening import undecodable_sample
@@ -16,13 +17,17 @@ _ALSO_CALLED = {"gb18030": "GBK", "cp949": "EUC-KR", "cp1252": "Latin-1", "shift
 _EXAMPLES_SHOWN = 5
 _MAX_SAMPLED_FILES = 100
 _MAX_EARLY_FILES = 20
+_HEAD_ROWS = 1_000
 _NAMES_COLUMNS = {"parquet", "csv", "tsv", "text"}  # formats
 
 
-def require_decodable(counts: Counts, corpus: CorpusRecipe, undecodable: Iterable[SourceFile]) -> None:
+def require_decodable(
+    counts: Counts, corpus: CorpusRecipe, undecodable: Iterable[SourceFile], rows: str = "the corpus'"
+) -> None:
     """``InputError`` if more rows than the recipe allows, and more than one, hold bytes that are not text.
 
-    ``undecodable``: the units of work that have such rows, opened again to say what their encoding may be.
+    ``undecodable``: the units of work that have such rows, opened again to say what their encoding may be. ``rows``:
+    whose rows ``counts`` are of.
     """
     num, num_rows = counts.get(UNDECODABLE, 0), counts.get("num_read", 0)
     if num <= max(1, corpus.max_undecodable_share * num_rows):  # one row may be damaged, however few there are
@@ -37,9 +42,18 @@ def require_decodable(counts: Counts, corpus: CorpusRecipe, undecodable: Iterabl
     else:
         advice = "set corpus.encoding to the one they have" if corpus.encoding is None else "change corpus.encoding"
     raise InputError(
-        f"{source.uri}: {num:,} of the corpus' {num_rows:,} rows are not text in {corpus.encoding or 'UTF-8'}, "
+        f"{source.uri}: {num:,} of {rows} {num_rows:,} rows are not text in {corpus.encoding or 'UTF-8'}, "
         f"which is more than corpus.max_undecodable_share ({corpus.max_undecodable_share:.1%}); {advice}"
     )
+
+
+def require_decodable_head(source: SourceFile, corpus: CorpusRecipe, columns: list[str]) -> None:
+    """``InputError`` if most of the first thousand rows of a file are not text: known before a row is labelled."""
+    head = corpus.model_copy(update={"rows_per_part": _HEAD_ROWS})
+    chunk = next(read_chunks(source, head, columns), None)
+    if chunk is not None and chunk.counts.get(UNDECODABLE, 0) > chunk.num_rows / 2:
+        counts = {UNDECODABLE: chunk.counts[UNDECODABLE], "num_read": chunk.num_rows}
+        require_decodable(counts, corpus, [source], "its first")
 
 
 def _likely(source: SourceFile) -> list[str]:

@@ -80,7 +80,7 @@ def row_group_spans(uri: str) -> list[tuple[int, int]]:
 def _format_of(name: str, corpus: CorpusRecipe) -> str:
     if corpus.format != "auto":
         return corpus.format
-    bare = name
+    bare = name.lower()
     for ending in COMPRESSIONS:
         bare = bare.removesuffix(ending)
     for ending, known in _FORMATS.items():

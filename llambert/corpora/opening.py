@@ -59,7 +59,7 @@ def unreadable(uri: str, error: Exception) -> InputError:
 
 def open_bytes(uri: str) -> io.BufferedReader:
     """The file's content, decompressed as its ending says; ``InputError`` where it cannot be read."""
-    compression = next((name for ending, name in COMPRESSIONS.items() if uri.endswith(ending)), None)
+    compression = next((name for ending, name in COMPRESSIONS.items() if uri.lower().endswith(ending)), None)
     try:
         # fsspec knows zstd only from Python 3.14 on; Arrow always does.
         stream = open_binary(uri, None if compression == "zstd" else compression)

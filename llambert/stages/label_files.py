@@ -53,6 +53,7 @@ def label_files(checkpoint: str, corpus: CorpusRecipe, output: str, recipe: Labe
     corpus = corpus.model_copy(update={"columns": corpus.columns.model_copy(update={"keep": recipe.keep})})
     sources = find_sources(corpus)
     checks.require_columns_early(sources.units, corpus, source_columns(corpus))
+    checks.require_decodable_head(sources.units[0], corpus, source_columns(corpus))
     units = [asdict(source) for source in sources.units]
     labels.write_progress({"fingerprint": fingerprint})
     parts: list[Part] = []

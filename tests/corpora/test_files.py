@@ -164,3 +164,9 @@ def test_the_classes_of_an_integer_column_are_known_by_what_parquet_says_of_them
     found = [rows for source in find_source_files(corpus) for rows in read_rows(source, corpus, ["text", "y"])]
     assert [rows.class_names for rows in found] == [{"y": ["bad", "good"]}, {}, {}]
     assert {tuple(rows.records["y"].to_pylist()) for rows in found} == {("1", "0")}
+
+
+def test_endings_in_upper_case_are_known_too(tmp_path):
+    (tmp_path / "A.CSV").write_text("id,text\na,one\n")
+    (tmp_path / "B.CSV.GZ").write_bytes(gzip.compress(b"id,text\nb,two\n"))
+    assert read(tmp_path) == [{"id": "a", "text": "one"}, {"id": "b", "text": "two"}]

@@ -118,7 +118,7 @@ def test_a_source_of_which_too_much_cannot_be_read_is_refused_and_what_is_labell
 def test_a_file_in_another_encoding_is_refused_and_read_as_the_caller_says(tmp_path, checkpoint):
     (tmp_path / "in.csv").write_bytes("text\n很好看的书\n没有意思\n".encode("gbk"))
     corpus = CorpusRecipe(path=str(tmp_path / "in.csv"))
-    with pytest.raises(InputError, match=r"2 of the corpus' 2 rows are not text in UTF-8.*probably gb18030"):
+    with pytest.raises(InputError, match=r"2 of its first 2 rows are not text in UTF-8.*probably gb18030"):
         label_files(checkpoint, corpus, str(tmp_path / "out"))
     corpus = corpus.model_copy(update={"encoding": "gbk"})
     manifest = label_files(checkpoint, corpus, str(tmp_path / "out2"), LabelRecipe(keep=("text",)))
