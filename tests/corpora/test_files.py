@@ -169,4 +169,5 @@ def test_the_classes_of_an_integer_column_are_known_by_what_parquet_says_of_them
 def test_endings_in_upper_case_are_known_too(tmp_path):
     (tmp_path / "A.CSV").write_text("id,text\na,one\n")
     (tmp_path / "B.CSV.GZ").write_bytes(gzip.compress(b"id,text\nb,two\n"))
-    assert read(tmp_path) == [{"id": "a", "text": "one"}, {"id": "b", "text": "two"}]
+    assert read(tmp_path / "A.CSV") == [{"id": "a", "text": "one"}]
+    assert read(tmp_path / "B.CSV.GZ") == [{"id": "b", "text": "two"}]
