@@ -148,11 +148,11 @@ def max_positions(model: PreTrainedModel) -> int | None:
     weight = getattr(getattr(embeddings, "position_embeddings", None), "weight", None)
     if isinstance(weight, torch.Tensor):
         padding_index = position_padding_index(model)
-        limit = weight.shape[0] - (0 if padding_index is None else padding_index + 1)
+        num = weight.shape[0] - (0 if padding_index is None else padding_index + 1)
         numbers = getattr(embeddings, "position_ids", None)  # some families have more embeddings than positions
-        return min(limit, numbers.shape[-1]) if isinstance(numbers, torch.Tensor) else limit
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return limit if isinstance(limit, int) and limit > 0 else None
+        return min(num, numbers.shape[-1]) if isinstance(numbers, torch.Tensor) else num
+    stated = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return stated if isinstance(stated, int) and stated > 0 else None
 
 
 def position_padding_index(model: PreTrainedModel) -> int | None:

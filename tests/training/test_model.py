@@ -318,7 +318,7 @@ def test_a_length_that_a_model_has_no_positions_for_is_refused_when_it_is_tried(
     encoder = load_encoder(recipe(str(tmp_path), max_length=30), CATEGORIES)
     assert encoder.max_length == 20
     require_length(encoder.model, encoder.tokenizer, encoder.input_format, 20)
-    with pytest.raises(InputError, match="^GPT2ForSequenceClassification fails on a text of 30 tokens: IndexError"):
+    with pytest.raises(InputError, match=r"^GPT2.* fails on a text of 30 tokens: IndexError"):
         require_length(encoder.model, encoder.tokenizer, encoder.input_format, 30)
 
 
