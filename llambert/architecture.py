@@ -12,7 +12,10 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
 from llambert.batching import pad
 from llambert.errors import InputError, described
@@ -25,10 +28,14 @@ NO_TOKEN = -1
 
 FLOAT16_ON_A_CPU = "label.dtype: float16 needs a GPU; on a CPU use float32, or bfloat16 where the chip has it"
 
-_SHORT, _LONG = 5, 11  # tokens of the texts that are tried
+# Tokens of the texts that are tried. Several, since a single text may lie where a model answers the same to anything.
+_LENGTHS = (5, 3, 4, 7, 9, 11)
 _TOLERANCE, _REDUCED_TOLERANCE = 1e-4, 0.3  # of float32; of bfloat16 and float16, in which small logits are noise
-FAULTS = (RuntimeError, ValueError, TypeError, AttributeError, LookupError)
+FAULTS = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, AssertionError)
 """What a model raises on input that is not for it."""
+
+LOADING_FAULTS = (*FAULTS, OSError, ImportError, NameError, SyntaxError, SafetensorError, StrictDataclassError)
+"""What transformers raises on a folder, or a model's own code, that it cannot load."""
 
 
 @dataclass(frozen=True)
@@ -80,9 +87,9 @@ class InputFormat:
 
 
 def find_input_format(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> InputFormat:
-    """How ``model``, in evaluation mode, wants its input; half a dozen passes over a few tokens.
+    """How ``model``, in evaluation mode, wants its input; a dozen passes over a few tokens.
 
-    ``InputError`` where the model fails on any text.
+    ``InputError`` where the model fails on any text, or answers with what is no number.
     """
     tried = _Trial(model, tokenizer)
     found = tried.with_end(InputFormat(tried.padding_id, takes_mask=tried.takes("attention_mask")))
@@ -91,8 +98,20 @@ def find_input_format(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
     return tried.without_mask(found)
 
 
+def require_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, form: InputFormat, length: int) -> None:
+    """``InputError`` where ``model`` fails on a text of ``length`` tokens, or answers with what is no number."""
+    trial = _Trial(model, tokenizer)
+    try:
+        is_finite = bool(trial.answer(form, [trial.text(length)]).isfinite().all())
+        reason = "" if is_finite else "its answer is no finite number"
+    except FAULTS as error:
+        reason = described(error)
+    if reason:
+        raise InputError(f"{type(model).__name__} fails on a text of {length} tokens: {reason}")
+
+
 def trial_texts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, form: InputFormat) -> list[np.ndarray]:
-    """Token ids of two texts of different lengths that may be in one batch."""
+    """Token ids of a few texts of different lengths that may be in one batch."""
     texts = _Trial(model, tokenizer).texts
     return [form.completed(ids, len(ids)) for ids in texts] if form.padding_side else texts[:1] * 2
 
@@ -108,19 +127,42 @@ def _difference(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found - expected).abs().max() / (expected.abs().max() + 1e-6))
 
 
+def length_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Tokens of a text, special ones included, that both take; ``NO_LIMIT`` or more where neither states a limit."""
+    stated = tokenizer.model_max_length
+    is_limit = isinstance(stated, int | float) and stated > 0  # -1 and null stand for "none"
+    return min(int(stated) if is_limit else NO_LIMIT, max_positions(model) or NO_LIMIT)
+
+
+def require_room(tokenizer: PreTrainedTokenizerBase, max_length: int, setting: str) -> None:
+    """``InputError`` where texts of at most ``max_length`` tokens, as ``setting`` says, are special tokens alone."""
+    if max_length <= (num_special := tokenizer.num_special_tokens_to_add()):
+        raise InputError(
+            f"{setting}: {max_length} leaves no room for a text beside the {num_special} special tokens of each"
+        )
+
+
 def max_positions(model: PreTrainedModel) -> int | None:
     """Tokens of a text that the model has positions for; None: no limit (relative positions, as T5's and XLNet's)."""
-    positions = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
-    if isinstance(positions, torch.nn.Embedding):
-        return positions.num_embeddings - (0 if positions.padding_idx is None else positions.padding_idx + 1)
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return limit if isinstance(limit, int) and limit > 0 else None
+    embeddings = getattr(model.base_model, "embeddings", None)
+    weight = getattr(getattr(embeddings, "position_embeddings", None), "weight", None)
+    if isinstance(weight, torch.Tensor):
+        padding_index = position_padding_index(model)
+        num = weight.shape[0] - (0 if padding_index is None else padding_index + 1)
+        numbers = getattr(embeddings, "position_ids", None)  # some families have more embeddings than positions
+        return min(num, numbers.shape[-1]) if isinstance(numbers, torch.Tensor) else num
+    stated = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return stated if isinstance(stated, int) and stated > 0 else None
 
 
 def position_padding_index(model: PreTrainedModel) -> int | None:
-    """The padding id of a model that counts positions from its ids, as RoBERTa does; None: they are 0, 1, 2, …"""
-    positions = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
-    return getattr(positions, "padding_idx", None)
+    """The padding id of a model that counts positions from its ids, as RoBERTa does; None: they are 0, 1, 2, …
+
+    It may be -1: no token has it. PyTorch makes the last row of it, the embeddings as a whole keep it.
+    """
+    embeddings = getattr(model.base_model, "embeddings", None)
+    index = getattr(getattr(embeddings, "position_embeddings", None), "padding_idx", None)
+    return None if index is None else getattr(embeddings, "padding_idx", index)
 
 
 def num_embeddings(model: PreTrainedModel) -> int:
@@ -133,6 +175,14 @@ def num_embeddings(model: PreTrainedModel) -> int:
 def has_vocabulary(tokenizer: PreTrainedTokenizerBase) -> bool:
     """False where transformers made up a tokenizer of special tokens alone, since the folder holds none."""
     return len(tokenizer.get_vocab()) > len(tokenizer.all_special_tokens)
+
+
+def without_classifier(config: PreTrainedConfig) -> str:
+    """Why no model of this configuration's type classifies texts; empty: one does."""
+    own_code = getattr(config, "auto_map", None) or {}
+    if type(config) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING or "AutoModelForSequenceClassification" in own_code:
+        return ""
+    return f"transformers has no classifier of texts of model type {config.model_type!r}; name an encoder of texts"
 
 
 def settle(config: PreTrainedConfig) -> None:
@@ -165,7 +215,7 @@ def settle_end_of_text(model: PreTrainedModel) -> None:
 
 
 class _Trial:
-    """Two texts of random tokens, and what a model says of them."""
+    """A few texts of random tokens, and what a model says of them."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         self.model, self.tokenizer = model, tokenizer
@@ -174,12 +224,15 @@ class _Trial:
         num_tokens = num_embeddings(model)
         usable = [number for number in given if isinstance(number, int) and 0 <= number < num_tokens]
         self.padding_id, self.end_id = next(iter(usable), 0), config.eos_token_id
-        limit = max_positions(model) or _LONG
+        limit = max_positions(model) or max(_LENGTHS)
         special = {*tokenizer.all_special_ids, self.padding_id, self.end_id}
         ordinary = [number for number in range(min(num_tokens, 1000 + len(special))) if number not in special]
-        random = np.random.default_rng(0)
-        lengths = [max(2, min(length, limit - 2)) for length in (_SHORT, _LONG)]
-        self.texts = [random.choice(ordinary or [0], length).astype(np.int64) for length in lengths]
+        self._ordinary, self._random = ordinary or [0], np.random.default_rng(0)
+        self.texts = [self.text(max(2, min(length, limit - 2))) for length in _LENGTHS]
+
+    def text(self, length: int) -> np.ndarray:
+        """Random tokens, none of them special."""
+        return self._random.choice(self._ordinary, length).astype(np.int64)
 
     def takes(self, argument: str) -> bool:
         return argument in inspect.signature(self.model.forward).parameters
@@ -191,7 +244,8 @@ class _Trial:
             del given["attention_mask"]
         device = next(self.model.parameters()).device
         with torch.no_grad():
-            return self.model(**{name: value.to(device) for name, value in given.items()}).logits.float()
+            on_device = {name: value if value is None else value.to(device) for name, value in given.items()}
+            return self.model(**on_device).logits.float()
 
     def with_end(self, form: InputFormat) -> InputFormat:
         """With the ``end_id`` of a model that cannot read a text without: BART and T5 answer at that token."""
@@ -220,13 +274,15 @@ class _Trial:
 
     def with_padding(self, form: InputFormat) -> InputFormat:
         """Padded on the side where that leaves the answer alone; on the right if both do."""
-        alone = self.answer(form, self.texts[:1])
+        alone = torch.cat([self.answer(form, [text]) for text in self.texts[:-1]])
+        if not alone.isfinite().all():
+            raise InputError(f"{type(self.model).__name__} answers with what is no finite number")
         found: list[tuple[float, InputFormat]] = []
         sides: tuple[Literal["right", "left"], ...] = ("right", "left")
         for side in sides if form.takes_mask else ():
             padded = replace(form, padding_side=side)
             with contextlib.suppress(*FAULTS):
-                answer = self.answer(padded, self.texts)[:1]
+                answer = self.answer(padded, self.texts)[:-1]
                 if answers_alike(self.model, answer, alone):
                     found.append((round(_difference(answer, alone), 2), padded))
         return min(found, key=lambda one: one[0])[1] if found else replace(form, padding_side=None)
@@ -235,7 +291,7 @@ class _Trial:
         """Without a mask where none is needed, unless the model then takes padding tokens of a text for padding."""
         if not form.takes_mask:
             return form
-        text = self.texts[1].copy()
+        text = self.texts[-1].copy()
         text[[1, -1]] = form.padding_id
         try:
             masked, bare = (self.answer(form, [text], with_mask=mask) for mask in (True, False))

@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -15,11 +14,21 @@ from transformers import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
-from llambert.architecture import NO_LIMIT, cast_parameters, has_vocabulary, max_positions, settle, settle_end_of_text
+from llambert.architecture import (
+    LOADING_FAULTS,
+    NO_LIMIT,
+    cast_parameters,
+    has_vocabulary,
+    length_limit,
+    num_embeddings,
+    require_room,
+    settle,
+    settle_end_of_text,
+    without_classifier,
+)
 from llambert.errors import InputError, loading_fault
 from llambert.reference import local_copy
 
-_FAULTS = (OSError, ValueError, TypeError, AttributeError, LookupError, RuntimeError, ImportError, SafetensorError)
 _LENGTH_WITHOUT_LIMIT = 4096
 _CLASSIFIERS = frozenset(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.values())
 
@@ -39,15 +48,25 @@ def load_checkpoint(
             config=config,
             dtype=dtype,
             use_safetensors=True,
+            ignore_mismatched_sizes=True,  # they are refused below, in words
             output_loading_info=True,
             trust_remote_code=trust_remote_code,
         )
-    except _FAULTS as error:
+    except LOADING_FAULTS as error:
         reason = loading_fault(error, "label")
         raise InputError(f"{checkpoint}: no classifier can be loaded from it: {reason}") from error
     if report["missing_keys"]:
         missing = ", ".join(sorted(report["missing_keys"])[:3])
         raise InputError(f"{checkpoint}: it lacks the weights {missing}: a model that was not fine-tuned to classify")
+    for name, stored, stated in sorted(report["mismatched_keys"]):
+        raise InputError(
+            f"{checkpoint}: its weights {name} have the shape {tuple(stored)}, and its config.json (id2label names "
+            f"{config.num_labels} outputs) asks for {tuple(stated)}"
+        )
+    if tokenizer.vocab_size > (num_known := num_embeddings(model)):
+        raise InputError(
+            f"{checkpoint}: its tokenizer has {tokenizer.vocab_size} tokens, its model has embeddings for {num_known}"
+        )
     cast_parameters(model, dtype)
     settle_end_of_text(model)
     return model.eval(), tokenizer
@@ -63,14 +82,14 @@ def check_checkpoint(
     location = local_copy(checkpoint)
     try:
         config = AutoConfig.from_pretrained(location, trust_remote_code=trust_remote_code)
-    except _FAULTS as error:
+    except LOADING_FAULTS as error:
         reason = loading_fault(error, "label")
         raise InputError(f"{checkpoint}: no classifier can be loaded from it: {reason}") from error
     if fault := _not_a_classifier(config):
         raise InputError(f"{checkpoint}: {fault}")
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(location, trust_remote_code=trust_remote_code)
-    except _FAULTS as error:
+    except LOADING_FAULTS as error:
         reason = loading_fault(error, "label")
         raise InputError(f"{checkpoint}: no tokenizer can be loaded from it: {reason}") from error
     if not tokenizer.is_fast:
@@ -82,13 +101,19 @@ def check_checkpoint(
 
 
 def longest(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> int:
-    """Tokens of a text that model and tokenizer take, special ones included; 4,096 where neither has a limit."""
-    limit = min(tokenizer.model_max_length, max_positions(model) or NO_LIMIT)
+    """Tokens of a text that model and tokenizer take, special ones included; 4,096 where neither has a limit.
+
+    ``InputError``: so few that no text has room.
+    """
+    limit = length_limit(model, tokenizer)
+    require_room(tokenizer, limit, "model_max_length in its tokenizer_config.json")
     return limit if limit < NO_LIMIT else _LENGTH_WITHOUT_LIMIT
 
 
 def _not_a_classifier(config: PreTrainedConfig) -> str:
     """Why a model of this configuration cannot give a text one of several categories; empty: it can."""
+    if reason := without_classifier(config):
+        return reason
     others = [name for name in config.architectures or [] if hasattr(transformers, name) and name not in _CLASSIFIERS]
     if others:
         return f"it is a {others[0]}, a model that was not fine-tuned to classify texts"

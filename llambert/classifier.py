@@ -117,8 +117,8 @@ class Classifier:
         model, tokenizer = load_checkpoint(checkpoint, _DTYPES[dtype], trust_remote_code)
         torch.nn.Module.to(model, self.device)
         self.categories: list[str] = [name for _, name in sorted((model.config.id2label or {}).items())]
-        self.max_length = longest(model, tokenizer)
         try:
+            self.max_length = longest(model, tokenizer)
             self._format = find_input_format(model, tokenizer)
         except InputError as error:
             raise InputError(f"{checkpoint}: {error}") from error

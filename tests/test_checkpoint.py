@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 from own_code import add_own_code
+from safetensors.torch import load_file, save_file
 from tiny_classifier import save_tiny_classifier, tiny_texts
 from transformers import (
     AutoModelForSequenceClassification,
@@ -81,6 +82,13 @@ def changed(checkpoint, folder, **values):
     return str(folder)
 
 
+def with_tokenizer_values(checkpoint, folder, **values):
+    shutil.copytree(checkpoint, folder)
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+    return str(folder)
+
+
 def named(*names):
     return {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
 
@@ -96,13 +104,18 @@ def named(*names):
         ({"id2label": {"0": "good", "1": "bad", "2": "bad"}}, "gives the name 'bad' to several outputs"),
         ({"id2label": {"0": "good", "1": "", "2": "bad"}}, "gives no name to output 1"),
         ({"id2label": {"0": "good", "1": None, "2": "bad"}}, "gives no name to output 1"),
-        (named("good", "bad"), "no classifier can be loaded"),
-        ({"id2label": None, "label2id": None}, "no classifier can be loaded"),
-        (named("a", "b", "c", "d"), "no classifier can be loaded"),
+        (named("good", "bad"), r"have the shape \(3,.*\), and its config.json \(id2label names 2 outputs"),
+        (
+            {"id2label": None, "label2id": None},
+            r"have the shape \(3,.*\), and its config.json \(id2label names 2 outputs",
+        ),
+        (named("a", "b", "c", "d"), r"have the shape \(3,.*\), and its config.json \(id2label names 4 outputs"),
         (
             {"architectures": ["BertForTokenClassification"]},
             "BertForTokenClassification, .* not fine-tuned to classify",
         ),
+        ({"pad_token_id": 999}, "no classifier can be loaded from it: AssertionError"),
+        ({"model_type": "mamba"}, "transformers has no classifier of texts of model type 'mamba'"),
         ({"architectures": ["BertForMaskedLM"]}, "BertForMaskedLM, .* not fine-tuned to classify"),
     ],
 )
@@ -126,6 +139,38 @@ def test_a_checkpoint_without_its_tokenizer_is_refused(checkpoint, tmp_path):
         file.unlink()
     with pytest.raises(InputError, match="its tokenizer knows no token"):
         check_checkpoint(folder)
+
+
+@pytest.mark.parametrize("stated", [-1, 0, None, 1e30])
+def test_a_tokenizer_that_states_no_limit_leaves_it_to_the_positions(checkpoint, tmp_path, stated):
+    folder = with_tokenizer_values(checkpoint, tmp_path / "changed", model_max_length=stated)
+    expected = load_checkpoint(str(checkpoint), torch.float32)[0].config.max_position_embeddings
+    assert Classifier(folder, device="cpu").max_length == expected
+
+
+def test_a_limit_that_the_special_tokens_fill_is_refused(checkpoint, tmp_path):
+    folder = with_tokenizer_values(checkpoint, tmp_path / "changed", model_max_length=2)
+    with pytest.raises(InputError, match=r"model_max_length in its tokenizer_config\.json: 2 leaves no room"):
+        Classifier(folder, device="cpu")
+
+
+def test_a_tokenizer_of_more_tokens_than_the_model_is_refused(checkpoint, tmp_path):
+    shutil.copytree(checkpoint, tmp_path / "changed")
+    description = json.loads((tmp_path / "changed" / "tokenizer.json").read_text())
+    vocabulary = description["model"]["vocab"]
+    vocabulary |= {f"more{number}": len(vocabulary) + number for number in range(50)}
+    (tmp_path / "changed" / "tokenizer.json").write_text(json.dumps(description))
+    with pytest.raises(InputError, match=r"its tokenizer has \d+ tokens, its model has embeddings for \d+"):
+        Classifier(str(tmp_path / "changed"), device="cpu")
+
+
+def test_weights_that_give_no_number_are_refused(checkpoint, tmp_path):
+    shutil.copytree(checkpoint, tmp_path / "changed")
+    weights = load_file(tmp_path / "changed" / "model.safetensors")
+    weights["classifier.bias"][:] = float("nan")
+    save_file(weights, tmp_path / "changed" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InputError, match="changed: BertForSequenceClassification answers with what is no finite"):
+        Classifier(str(tmp_path / "changed"), device="cpu")
 
 
 def test_twelve_categories_keep_the_order_of_their_numbers(tmp_path):

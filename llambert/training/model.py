@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
@@ -20,15 +20,19 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from llambert.architecture import (
+    FAULTS,
     FLOAT16_ON_A_CPU,
-    NO_LIMIT,
+    LOADING_FAULTS,
     InputFormat,
     find_input_format,
     has_vocabulary,
-    max_positions,
+    length_limit,
     num_embeddings,
+    require_length,
+    require_room,
     settle,
     trial_texts,
+    without_classifier,
 )
 from llambert.errors import InputError, described, loading_fault
 from llambert.recipe import ClassifierRecipe, LabelRecipe
@@ -48,7 +52,8 @@ _DROPOUTS = (
 _TEXTS_PER_CALL = 1000  # bounds the tokenizer's own objects, which take far more memory than the ids
 _CHECKED_WHOLE_BELOW_BYTES = 4 << 30  # of weights in float32: a driver's node may be small
 _MAX_MISSING_SHARE = 0.25  # of the encoder's weights; a pooler, which belongs to another task's head, is far less
-_FAULTS = (OSError, ValueError, TypeError, AttributeError, LookupError, RuntimeError, ImportError, SafetensorError)
+_TRIED_AT_ITS_LIMIT = 2 * 10**11
+"""Parameters times tokens of a text that is tried at its full length: some seconds of a core."""
 
 
 @dataclass(frozen=True)
@@ -85,9 +90,10 @@ class Encoder:
 def check_encoder(recipe: ClassifierRecipe, categories: list[str], label: LabelRecipe | None = None) -> None:
     """Refuse, before anything is spent, an encoder that could not be trained or whose checkpoint could not label.
 
-    It is loaded as for training and tried forwards and backwards on two short texts, and forwards in the type that
-    ``label`` computes in. One of more than 4 GiB of weights is not loaded: its configuration, tokenizer, layers and the
-    names of its weights are checked. ``InputError``: one line that says what is wrong.
+    It is loaded as for training and tried forwards and backwards on a few short texts, forwards on one of the full
+    length, and forwards in the type that ``label`` computes in. One of more than 4 GiB of weights is not loaded: its
+    configuration, tokenizer, layers and the names of its weights are checked. ``InputError``: one line that says what
+    is wrong.
     """
     with _quiet_loading():
         with _refusals(recipe):
@@ -99,6 +105,8 @@ def check_encoder(recipe: ClassifierRecipe, categories: list[str], label: LabelR
         num_parameters = sum(parameter.numel() for parameter in built.parameters())
         if num_parameters * torch.float32.itemsize <= _CHECKED_WHOLE_BELOW_BYTES:
             encoder = load_encoder(recipe, categories)
+            if num_parameters * encoder.max_length <= _TRIED_AT_ITS_LIMIT:
+                _check_length(encoder, recipe)
             if label is not None:
                 _check_labelling(encoder, recipe, label)
         else:
@@ -143,10 +151,19 @@ def load_encoder(recipe: ClassifierRecipe, categories: list[str]) -> Encoder:
             freeze_encoder(model)
         if recipe.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        max_length = min(recipe.max_length, _longest(model, tokenizer))
+        max_length = min(recipe.max_length, length_limit(model, tokenizer))
+        require_room(tokenizer, max_length, "classifier.max_length")
         input_format = find_input_format(model.eval(), tokenizer)
         _try_training(model, tokenizer, input_format)
     return Encoder(model, tokenizer, max_length, input_format)
+
+
+def _check_length(encoder: Encoder, recipe: ClassifierRecipe) -> None:
+    """Refuse a length that the encoder has no positions for, whatever it states."""
+    try:
+        require_length(encoder.model, encoder.tokenizer, encoder.input_format, encoder.max_length)
+    except InputError as error:
+        raise InputError(f"classifier.max_length: {recipe.model}: {error}; lower it") from error
 
 
 def _check_labelling(encoder: Encoder, recipe: ClassifierRecipe, label: LabelRecipe) -> None:
@@ -169,7 +186,7 @@ def _refusals(recipe: ClassifierRecipe) -> Iterator[None]:
         message = str(error)
         named = message.startswith("classifier.") or recipe.model in message
         raise InputError(message if named else f"classifier.model: {recipe.model}: {message}") from error
-    except _FAULTS as error:
+    except LOADING_FAULTS as error:
         reason = loading_fault(error, "classifier")
         hint = "; classifier.pickled_weights: true takes pickled ones, if you trust them" * ("safetensors" in reason)
         raise InputError(f"classifier.model: {recipe.model} cannot be loaded: {reason}{hint}") from error
@@ -182,7 +199,11 @@ def _source(recipe: ClassifierRecipe) -> dict[str, Any]:
 def _read(recipe: ClassifierRecipe, categories: list[str]) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
     """The configuration, with a head for ``categories``, and the tokenizer."""
     location = local_copy(recipe.model)
+    if Path(location).is_file():
+        raise InputError("it is a file; name the folder that holds config.json, weights and tokenizer")
     config = AutoConfig.from_pretrained(location, **_source(recipe))
+    if reason := without_classifier(config):
+        raise InputError(reason)
     _refuse_other_categories(config, categories, recipe.model)
     config.id2label = dict(enumerate(categories))
     config.label2id = {category: code for code, category in enumerate(categories)}
@@ -236,12 +257,12 @@ def _try_training(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, in
     Workers that train together would wait for the gradients of such weights (XLNet's mask embedding).
     """
     largest = max(tokenizer.get_vocab().values(), default=0)
-    if tokenizer.vocab_size > (num_known := num_embeddings(model)):
+    if largest >= (num_known := num_embeddings(model)):
         raise InputError(f"its tokenizer has token {largest}, its model has embeddings for {num_known} tokens")
     try:
         given: Any = input_format.arguments(trial_texts(model, tokenizer, input_format))
         model(**given).logits.float().logsumexp(dim=-1).sum().backward()
-    except _FAULTS as error:
+    except FAULTS as error:
         raise InputError(f"{type(model).__name__} cannot be trained: {described(error)}") from error
     for parameter in model.parameters():
         parameter.requires_grad = parameter.requires_grad and parameter.grad is not None
@@ -269,11 +290,6 @@ def freeze_encoder(model: PreTrainedModel) -> None:
     """Leave only the head to train; a pooler, which belongs to the head's task, is trained with it."""
     for name, parameter in model.base_model.named_parameters():
         parameter.requires_grad = name.startswith("pooler.")
-
-
-def _longest(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Tokens that model and tokenizer take; ``NO_LIMIT`` where both take any number."""
-    return min(tokenizer.model_max_length, max_positions(model) or NO_LIMIT)
 
 
 def _refuse_other_categories(config: PreTrainedConfig, categories: list[str], reference: str) -> None:

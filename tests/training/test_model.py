@@ -7,9 +7,10 @@ import pytest
 import torch
 from encoder_families import configuration, save_family, save_tokenizer
 from own_code import add_own_code
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tiny_encoder import NEGATIVE, POSITIVE, save_tiny_encoder
 from transformers import (
+    AutoConfig,
     AutoModel,
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -25,6 +26,7 @@ from transformers import (
     T5EncoderModel,
 )
 
+from llambert.architecture import require_length
 from llambert.checkpoint import load_checkpoint
 from llambert.errors import InputError
 from llambert.recipe import ClassifierRecipe, LabelRecipe
@@ -36,6 +38,11 @@ from llambert.training.records import TrainingSet
 CATEGORIES = ["negative", "positive"]
 BERT_SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 DISTIL_SHAPE = {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64}
+
+
+def rewrite(file, **values):
+    """Other values in a JSON file."""
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
 
 
 @pytest.fixture(scope="module", params=["distilbert", "bert", "roberta"])
@@ -240,7 +247,11 @@ def test_big_bird_attends_to_everything_so_that_no_text_depends_on_those_before_
         ("other shapes", "its weights do not have the shapes that its config.json states"),
         ("no tokenizer", "its tokenizer knows no token"),
         ("more tokens than embeddings", "its tokenizer has token 17, its model has embeddings for 10 tokens"),
-        ("no classifier of its kind", "cannot be loaded"),
+        ("no classifier of its kind", "transformers has no classifier of texts of model type 'clip_text_model'"),
+        ("a token added beyond the embeddings", "its tokenizer has token 18, its model has embeddings for 18 tokens"),
+        ("weights that are no number", "BertForSequenceClassification answers with what is no finite number"),
+        ("a value of the wrong type", "cannot be loaded: .*classifier_dropout"),
+        ("a padding token beyond the embeddings", "cannot be loaded: AssertionError"),
     ],
 )
 def test_an_encoder_that_cannot_be_trained_is_refused_in_one_line(fault, says, tmp_path):
@@ -262,9 +273,71 @@ def test_an_encoder_that_cannot_be_trained_is_refused_in_one_line(fault, says, t
             BertModel(BertConfig(vocab_size=10, **BERT_SHAPE)).save_pretrained(folder)
         case "no classifier of its kind":
             CLIPTextModel(CLIPTextConfig(vocab_size=18, **BERT_SHAPE)).save_pretrained(folder)
+        case "a token added beyond the embeddings":
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+            tokenizer.add_tokens(["new"])
+            tokenizer.save_pretrained(folder)
+        case "weights that are no number":
+            weights_by_name = load_file(weights)
+            weights_by_name["embeddings.LayerNorm.weight"][0] = float("nan")
+            save_file(weights_by_name, weights, {"format": "pt"})
+        case "a value of the wrong type":
+            rewrite(tmp_path / "config.json", model_type="led", classifier_dropout=None)
+        case "a padding token beyond the embeddings":
+            rewrite(tmp_path / "config.json", pad_token_id=99)
     with pytest.raises(InputError, match=rf"^classifier.model: {folder}:? {says}") as refusal:
         check_encoder(recipe(folder), CATEGORIES)
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("stated", [-1, 0, None, 10**30])
+def test_a_tokenizer_that_states_no_limit_leaves_it_to_the_positions(stated, tmp_path):
+    folder = save_tiny_encoder(tmp_path)
+    rewrite(tmp_path / "tokenizer_config.json", model_max_length=stated)
+    encoder = load_encoder(recipe(folder, max_length=100), CATEGORIES)
+    assert encoder.max_length == 64
+    assert [len(ids) for ids in encoder.tokenize(["film " * 200])] == [64]
+
+
+@pytest.mark.parametrize("family", ["ibert", "mra", "yoso"])
+def test_positions_are_counted_where_a_family_has_more_embeddings_than_positions(family, tmp_path):
+    save_tokenizer(tmp_path, family)
+    positions = {"max_position_embeddings": 130}
+    config = AutoConfig.for_model(family, vocab_size=24, bos_token_id=0, pad_token_id=1, **BERT_SHAPE, **positions)
+    AutoModel.from_config(config).save_pretrained(tmp_path)
+    settings = recipe(str(tmp_path), max_length=512)
+    check_encoder(settings, CATEGORIES)
+    encoder = load_encoder(settings, CATEGORIES)
+    assert encoder.max_length == (128 if family == "ibert" else 130)
+    encoder.model(**encoder.input_format.arguments(encoder.tokenize(["film " * 200])))
+
+
+def test_a_length_that_a_model_has_no_positions_for_is_refused_when_it_is_tried(tmp_path):
+    save_tokenizer(tmp_path, "gpt2")
+    AutoModel.from_config(configuration("gpt2", n_positions=20)).save_pretrained(tmp_path)
+    encoder = load_encoder(recipe(str(tmp_path), max_length=30), CATEGORIES)
+    assert encoder.max_length == 20
+    require_length(encoder.model, encoder.tokenizer, encoder.input_format, 20)
+    with pytest.raises(InputError, match=r"^GPT2.* fails on a text of 30 tokens: IndexError"):
+        require_length(encoder.model, encoder.tokenizer, encoder.input_format, 30)
+
+
+@pytest.mark.parametrize("max_length", [1, 2])
+def test_a_length_that_the_special_tokens_fill_is_refused(max_length, tmp_path):
+    with pytest.raises(InputError, match=f"^classifier.max_length: {max_length} leaves no room for a text"):
+        check_encoder(recipe(save_tiny_encoder(tmp_path), max_length=max_length), CATEGORIES)
+
+
+def test_a_family_that_cannot_be_trained_is_refused_in_one_line(tmp_path):
+    """Reformer takes no gradient outside of training, and says so by an assertion."""
+    save_tokenizer(tmp_path, "reformer")
+    shape = {"attn_layers": ["local", "local"], "attention_head_size": 16, "hidden_size": 32, "feed_forward_size": 64}
+    axes = {"axial_pos_shape": [8, 8], "axial_pos_embds_dim": [16, 16], "is_decoder": False}
+    tokens = {"vocab_size": 24, "pad_token_id": 1, "eos_token_id": 2}
+    config = AutoConfig.for_model("reformer", **tokens, num_attention_heads=2, **shape, **axes)
+    AutoModel.from_config(config).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="ReformerForSequenceClassification cannot be trained: AssertionError"):
+        check_encoder(recipe(str(tmp_path)), CATEGORIES)
 
 
 def test_a_large_encoder_is_checked_without_loading_its_weights(tmp_path, monkeypatch):
