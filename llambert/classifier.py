@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,8 +24,9 @@ import torch
 from llambert.acceleration import accelerated
 from llambert.architecture import FLOAT16_ON_A_CPU, find_input_format, position_padding_index, trial_texts
 from llambert.batching import MAX_PADDING_WASTE, Batch, packed, plan_batches, plan_packs
-from llambert.checkpoint import load_checkpoint, longest
+from llambert.checkpoint import check_checkpoint, load_checkpoint, longest
 from llambert.errors import InputError
+from llambert.reference import local_copy
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +45,7 @@ _CHARS_PER_TOKEN = 32
 _MAX_CHARS_PER_TOKEN = 512
 _WHOLE_TEXT_CHARS = 1 << 30
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_TRIED_BELOW_BYTES = 1 << 30
 _NON_SPACE = re.compile(r"\S")
 
 
@@ -317,6 +320,17 @@ class Classifier:
             for name, value in batch.arguments.items()
         }
         return self._model(**arguments).logits.float().softmax(dim=-1)
+
+
+def try_checkpoint(checkpoint: str, trust_remote_code: bool = False) -> None:
+    """Refuse a checkpoint that cannot label before anything is started.
+
+    Configuration and tokenizer are read, and up to 1 GiB of weights: some faults only the weights show.
+    """
+    check_checkpoint(checkpoint, trust_remote_code)
+    folder = Path(local_copy(checkpoint))
+    if sum(file.stat().st_size for file in folder.glob("*.safetensors")) <= _TRIED_BELOW_BYTES:
+        Classifier(checkpoint, device="cpu", trust_remote_code=trust_remote_code)
 
 
 def _one_threaded(num_threads: int) -> ThreadPoolExecutor:

@@ -21,8 +21,7 @@ from pydantic import Field, PositiveInt
 from ray import serve
 from ray.util.metrics import Counter, Histogram
 
-from llambert.checkpoint import check_checkpoint
-from llambert.classifier import Classifier
+from llambert.classifier import Classifier, try_checkpoint
 from llambert.errors import InputError
 from llambert.placement import node_claim
 from llambert.recipe import LabelRecipe
@@ -128,7 +127,7 @@ def build(options: ServeOptions) -> serve.Application:
 def check(options: ServeOptions) -> tuple[str, LabelRecipe]:
     """The checkpoint and how it labels; ``InputError`` if there is none, or if it is no classifier. Needs no Ray."""
     checkpoint, label = find_checkpoint(options.run, list(options.settings))
-    check_checkpoint(checkpoint, label.trust_remote_code)
+    try_checkpoint(checkpoint, label.trust_remote_code)
     return checkpoint, label
 
 

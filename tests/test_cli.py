@@ -1,6 +1,8 @@
+import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from tiny_classifier import save_tiny_classifier
@@ -94,6 +96,20 @@ def test_a_regression_head_is_refused_before_ray_starts(command, tmp_path):
     assert "its head has one output" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["label", "serve"])
+def test_a_checkpoint_that_only_its_weights_give_away_is_refused_before_ray_starts(command, tmp_path):
+    checkpoint = Path(save_tiny_classifier(tmp_path / "classifier", ("negative", "positive")))
+    config = json.loads((checkpoint / "config.json").read_text())
+    config["id2label"] = {"0": "a", "1": "b", "2": "c"}
+    (checkpoint / "config.json").write_text(json.dumps({**config, "label2id": {"a": 0, "b": 1, "c": 2}}))
+    (tmp_path / "in.csv").write_text("text\ngood film\n")
+    options = ["--checkpoint", checkpoint, "--input", tmp_path / "in.csv", "--output", tmp_path / "out"]
+    done = llambert(command, *(options if command == "label" else [checkpoint]), RAY_ADDRESS="127.0.0.1:9")
+    assert done.returncode == 2
+    assert "have the shape (2, " in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
 
 
 def test_a_missing_recipe_is_named():

@@ -14,8 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llambert import corpora, schema
-from llambert.checkpoint import check_checkpoint
-from llambert.classifier import WINDOW_RECORDS
+from llambert.classifier import WINDOW_RECORDS, try_checkpoint
 from llambert.corpora import READING, SourceFile, checks, find_sources
 from llambert.corpora.chunks import Chunk, read_chunks
 from llambert.corpora.records import source_columns
@@ -42,7 +41,7 @@ def label_files(checkpoint: str, corpus: CorpusRecipe, output: str, recipe: Labe
     settings, or if more rows are malformed than ``corpus.max_malformed_share``; what is labelled is kept then.
     """
     recipe = recipe or LabelRecipe()
-    check_checkpoint(checkpoint, recipe.trust_remote_code)
+    try_checkpoint(checkpoint, recipe.trust_remote_code)
     identity = content_identity(checkpoint)
     fields = [result_fields(corpus), result_fields(recipe)]
     fingerprint = digest(DEFAULTS_VERSION, corpora.identity(corpus), identity, fields, READING)
