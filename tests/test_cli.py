@@ -108,7 +108,7 @@ def test_a_checkpoint_that_only_its_weights_give_away_is_refused_before_ray_star
     options = ["--checkpoint", checkpoint, "--input", tmp_path / "in.csv", "--output", tmp_path / "out"]
     done = llambert(command, *(options if command == "label" else [checkpoint]), RAY_ADDRESS="127.0.0.1:9")
     assert done.returncode == 2
-    assert "have the shape (2, " in done.stderr.splitlines()[-1]
+    assert "have the shape (2,), and its config.json" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
 
 
