@@ -39,7 +39,7 @@ def load_checkpoint(
     """The model, its weights in ``dtype``, and its tokenizer; weights are read from safetensors alone.
 
     Attention is PyTorch's fused one where the model's family has it. ``InputError``: not there, not fine-tuned to
-    give each text one of several categories, no Rust tokenizer, or code of its own that is not trusted.
+    give each text one of several categories, no Rust tokenizer, or custom code that is not trusted.
     """
     config, tokenizer = check_checkpoint(checkpoint, trust_remote_code)
     try:

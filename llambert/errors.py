@@ -40,7 +40,7 @@ def last_line(error: BaseException) -> str:
 def loading_fault(error: BaseException, section: str) -> str:
     """Why a model cannot be loaded, and the field of the recipe's ``section`` that allows what was refused."""
     if "custom code" in str(error):  # transformers' words; it names an argument that no recipe has
-        return f"it comes with code of its own; {section}.trust_remote_code: true runs it, if you trust it"
+        return f"it comes with custom code; {section}.trust_remote_code: true runs it, if you trust it"
     return one_line(error) if isinstance(error, (OSError, ValueError)) else described(error)
 
 

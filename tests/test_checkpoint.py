@@ -60,7 +60,7 @@ def test_code_that_comes_with_a_checkpoint_is_run_only_if_it_is_trusted(checkpoi
     folder = tmp_path / "own"
     shutil.copytree(checkpoint, folder)
     mark = add_own_code(folder, "AutoModelForSequenceClassification", "BertForSequenceClassification")
-    with pytest.raises(InputError, match=r"^[^\n]*code of its own; label.trust_remote_code: true runs it[^\n]*$"):
+    with pytest.raises(InputError, match=r"^[^\n]*custom code; label.trust_remote_code: true runs it[^\n]*$"):
         Classifier(str(folder))
     assert not mark.exists()
     texts = tiny_texts(50)

@@ -101,7 +101,7 @@ def _counts(findings: Findings) -> Section:
     if evidence.manifests["corpus"].counts.get(HIDDEN_FILES):
         facts.append(["hidden files beside the corpus, which are not read", _counted(evidence, "corpus", HIDDEN_FILES)])
     blocks: list[Block] = [
-        "Every stage's records in and out; what was left out is kept in a table of its own, with its reason.",
+        "Every stage's records in and out; what was left out is kept in a separate table, with its reason.",
         *warnings(evidence.manifests["corpus"].counts, findings.run.recipe.corpus),
         Table(["stage", "in", "kept", "left out, by reason"], rows, left=frozenset({3})),
         Table(["count", "records"], facts),

@@ -49,7 +49,7 @@ def finetune(run: Run) -> Manifest:
     A killed worker resumes from the last training checkpoint, at most ``classifier.max_failures`` times; a
     killed driver does when it is started again. ``InputError``: labels that cannot be learned from, an encoder
     that cannot be used, a loss that is no longer finite. ``RuntimeError``: the workers failed too often, or of a
-    fault that would come again.
+    fault that would recur.
     """
     checkpoint = run.table("checkpoint")
     if manifest := checkpoint.read_manifest():

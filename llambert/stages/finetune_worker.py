@@ -43,7 +43,7 @@ def train(config: dict[str, Any]) -> dict[str, Any]:
     """Ray Train's function: ``config`` holds ``run`` and the driver's ``queue``.
 
     Rank 0 has uploaded the result by the time it returns. What a user must fix is returned as ``refusal``, and a
-    fault that would come again as ``fault``: for an exception Ray would start the worker anew.
+    fault that would recur as ``fault``: for an exception Ray would start the worker anew.
     """
     faults: Faults = config["faults"]
     if fault := faults.found():

@@ -1,4 +1,4 @@
-"""Faults that would come again, so that no worker is started anew for them."""
+"""Faults that would recur, so that no worker is started anew for them."""
 
 import json
 import traceback
@@ -38,14 +38,14 @@ class Fault:
 class Faults:
     """What failed in the workers of one stage, in Ray's own store, which outlives them.
 
-    A fault would come again if its type says so (a ``TypeError`` is no lost machine), or if it came again: the same
+    A fault would recur if its type says so (a ``TypeError`` is no lost machine), or if it recurred: the same
     exception at the same place of the same worker. A fault of storage, network or Ray never does.
     """
 
     prefix: str = field(default_factory=lambda: f"llambert-faults-{uuid.uuid4().hex}-")
 
     def add(self, error: Exception, worker: int, place: int) -> Fault | None:
-        """Note that ``worker`` failed at ``place`` of its work; the fault if it would come again."""
+        """Note that ``worker`` failed at ``place`` of its work; the fault if it would recur."""
         if isinstance(error, _OF_THE_SURROUNDINGS):
             return None
         fault = Fault(described(error), "".join(traceback.format_exception(error)))
@@ -57,7 +57,7 @@ class Faults:
         return fault
 
     def found(self) -> Fault | None:
-        """A fault that would come again, of whichever worker."""
+        """A fault that would recur, of whichever worker."""
         stored = _internal_kv_get(f"{self.prefix}found".encode())
         return Fault(**json.loads(stored)) if stored else None
 
