@@ -45,7 +45,7 @@ RULES_VERSION = 2
 """Part of the fingerprint of what is read: a response that the rules read otherwise than before is another table."""
 
 # An LLM's short responses are a few dozen strings over and over; long ones are not worth keeping.
-_MAX_CHARS_REMEMBERED = 64
+_MAX_CHARS_REMEMBERED = 24
 _LETTER_OR_DIGIT = re.compile(r"[^\W_]")
 _INABILITY = re.compile(
     r"\bi (?:cannot|can not|can't|could not|couldn't|won't|will not|am unable|am not able|don't feel|do not feel)\b"
@@ -79,7 +79,7 @@ class Verbalizer:
         self._read_as = {category: Reading(category) for category in self.categories}
         self._tokenizer = Tokenizer(answer_words)
         self._json = JsonReader(self._tokenizer.whole, lambda text: self._weigh(normalise(text), False))
-        self._read_remembered = lru_cache(maxsize=65_536)(self._read)
+        self._read_remembered = lru_cache(maxsize=4_096)(self._read)
 
     def read(self, response: str | None, finish_reason: str = "stop") -> Reading:
         """The category of a response, or why it has none. ``finish_reason`` ``length``: it was cut off."""

@@ -15,7 +15,7 @@ from llambert.verbalizer.spelling import is_slip
 
 _MIN_LETTERS_MISSPELT = 6  # of an answer word that is misspelt inside a longer response
 _MIN_LETTERS_BROKEN_OFF = 3
-_MAX_TOKENS_REMEMBERED = 65_536
+_MAX_TOKENS_REMEMBERED = 16_384
 
 
 class Token(NamedTuple):

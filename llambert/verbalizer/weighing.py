@@ -48,7 +48,7 @@ def weigh(tokens: list[Token], is_cut_off: bool) -> Evidence:
             _mark_contradiction(clause, following)
     if "number" in roles:
         _decide_shares(clauses)
-    if not roles.isdisjoint(_REACHING_ROLES):
+    if roles and not roles.isdisjoint(_REACHING_ROLES):
         _ignore_sentences(clauses)
     kept = _after_retraction(clauses) if "retraction" in roles else clauses
     evidence = _best(kept)
