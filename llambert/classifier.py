@@ -327,10 +327,11 @@ def try_checkpoint(checkpoint: str, trust_remote_code: bool = False) -> None:
 
     Configuration and tokenizer are read, and up to 1 GiB of weights: some faults only the weights show.
     """
-    check_checkpoint(checkpoint, trust_remote_code)
     folder = Path(local_copy(checkpoint))
     if sum(file.stat().st_size for file in folder.glob("*.safetensors")) <= _TRIED_BELOW_BYTES:
-        Classifier(checkpoint, device="cpu", trust_remote_code=trust_remote_code)
+        Classifier(checkpoint, device="cpu", trust_remote_code=trust_remote_code)  # which checks the rest first
+    else:
+        check_checkpoint(checkpoint, trust_remote_code)
 
 
 def _one_threaded(num_threads: int) -> ThreadPoolExecutor:

@@ -86,12 +86,17 @@ def test_an_encoder_that_cannot_be_trained_is_refused_before_ray_starts(recipe, 
     assert not list((tmp_path / "run").glob("*/*"))
 
 
+def without_ray(command, checkpoint, folder):
+    """``label`` or ``serve`` with a checkpoint, where no Ray can be reached."""
+    (folder / "in.csv").write_text("text\ngood film\n")
+    options = ["--checkpoint", checkpoint, "--input", folder / "in.csv", "--output", folder / "out"]
+    return llambert(command, *(options if command == "label" else [checkpoint]), RAY_ADDRESS="127.0.0.1:9")
+
+
 @pytest.mark.parametrize("command", ["label", "serve"])
 def test_a_regression_head_is_refused_before_ray_starts(command, tmp_path):
     checkpoint = save_tiny_classifier(tmp_path / "score", ("score",))
-    (tmp_path / "in.csv").write_text("text\ngood film\n")
-    options = ["--checkpoint", checkpoint, "--input", tmp_path / "in.csv", "--output", tmp_path / "out"]
-    done = llambert(command, *(options if command == "label" else [checkpoint]), RAY_ADDRESS="127.0.0.1:9")
+    done = without_ray(command, checkpoint, tmp_path)
     assert done.returncode == 2
     assert "its head has one output" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
@@ -104,9 +109,7 @@ def test_a_checkpoint_that_only_its_weights_give_away_is_refused_before_ray_star
     config = json.loads((checkpoint / "config.json").read_text())
     config["id2label"] = {"0": "a", "1": "b", "2": "c"}
     (checkpoint / "config.json").write_text(json.dumps({**config, "label2id": {"a": 0, "b": 1, "c": 2}}))
-    (tmp_path / "in.csv").write_text("text\ngood film\n")
-    options = ["--checkpoint", checkpoint, "--input", tmp_path / "in.csv", "--output", tmp_path / "out"]
-    done = llambert(command, *(options if command == "label" else [checkpoint]), RAY_ADDRESS="127.0.0.1:9")
+    done = without_ray(command, checkpoint, tmp_path)
     assert done.returncode == 2
     assert "have the shape (2,), and its config.json" in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr

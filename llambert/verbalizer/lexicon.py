@@ -106,11 +106,10 @@ BARE_REPLIES = frozenset(
     map(tuple, map(str.split, ("it is", "it does", "it was", "they are", "this is", "that is so")))
 )
 NO_REPLIES = words("non nor without less than")  # negations that no reply is made of
-# A bare "no" or "yes" after a category is its value.
+# A bare "no" after a category is its value.
 DENYING_VALUES = frozenset({"n a"}) | words(
     "false no nope n ❌ absent wrong incorrect untrue na never none not nil zero"
 )
-AFFIRMING_VALUES = words("true yes y ✅ correct present right")
 _RETRACTIONS = words("wait correction scratch oops")
 
 # Negations of languages in which no rule knows what they govern: whole sentences with them say nothing.
@@ -196,11 +195,6 @@ def role_of(word: str) -> Role:
     if word.startswith("n'") and len(word) > 2:  # French: n'est
         return "foreign_negation"
     return "frame" if word.endswith("ly") and len(word) > 4 else "other"
-
-
-def is_undoing(word: str) -> bool:
-    """Whether a word right behind a negation takes it back or makes another sense of it."""
-    return word in _UNDOINGS
 
 
 def is_agreement(word: str) -> bool:
