@@ -243,7 +243,7 @@ def serve(
 ) -> None:
     """Label by HTTP: POST /v1/label, GET /healthz, /docs. A token in LLAMBERT_SERVE_TOKEN is asked for."""
     from llambert import serving
-    from llambert.stages.parts import connect
+    from llambert.execution.ray_executor import connect
 
     most = max(replicas, max_replicas)
     placed = {"min_replicas": replicas, "max_replicas": most, "cpus_per_replica": cpus, "listen": (host, port)}

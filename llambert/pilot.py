@@ -28,7 +28,7 @@ from llambert.stages.ingest import ingest
 from llambert.stages.label import label
 from llambert.stages.learning_curve import learning_curve
 from llambert.stages.parse import parse
-from llambert.stages.parts import connect
+from llambert.execution.ray_executor import connect
 from llambert.stages.sample import draw_sample
 
 # Records labelled: a classifier does them in seconds, and fewer say little about its rate.

@@ -1,6 +1,8 @@
 """The whole method, from a corpus to its labels and a report: LlamBERT (arXiv 2403.15938), step by step."""
 
 from llambert.evaluation.report import report
+from llambert.execution import Executor
+from llambert.execution.ray_executor import RAY
 from llambert.run import Run
 from llambert.splits import require_learnable
 from llambert.stages.annotate import annotate
@@ -11,13 +13,13 @@ from llambert.stages.label import label
 from llambert.stages.parse import parse
 
 
-def pipeline(run: Run) -> None:
+def pipeline(run: Run, executor: Executor = RAY) -> None:
     """Every step skips what is complete, resumes what is half done, and writes its manifest last."""
     require_encoder(run)  # an encoder that cannot be used is refused before anything is spent
-    ingest(run)  #    the corpus as records
+    ingest(run, executor)  #    the corpus as records
     require_learnable(run)  # refused before anything is paid for
-    annotate(run)  #  (i)   an LLM annotates a random subset from a plain-language prompt
+    annotate(run, executor)  #  (i)   an LLM annotates a random subset from a plain-language prompt
     parse(run)  #     (ii)  its responses become categories; (iii) what does not is discarded, with a reason
     finetune(run)  #  (iv)  a small encoder is fine-tuned on these silver labels
-    label(run)  #     (v)   and labels the whole corpus
+    label(run, executor)  #     (v)   and labels the whole corpus
     report(run)  #    how good, how fast, at what cost

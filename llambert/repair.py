@@ -8,6 +8,8 @@ seconds, whole; a checkpoint whole, since weights cannot be mended.
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 
+from llambert.execution import Executor
+from llambert.execution.ray_executor import RAY
 from llambert.locations import move_file
 from llambert.pipeline import pipeline
 from llambert.responses import amended_part
@@ -17,7 +19,7 @@ from llambert.tables import BY_NAME, together
 from llambert.verify import Finding, verify
 
 
-def repair(run: Run) -> Iterator[Finding]:
+def repair(run: Run, executor: Executor = RAY) -> Iterator[Finding]:
     """Set aside what is damaged and make it again, until verify finds nothing; what it found, as it is found.
 
     ``RuntimeError`` naming what is left if a round mended nothing of what the round before it found.
@@ -29,7 +31,7 @@ def repair(run: Run) -> Iterator[Finding]:
             raise RuntimeError(f"repair: made again, and still {len(problems)} findings, the first: {problems[0]}")
         yield from findings
         set_aside(run, findings)
-        pipeline(run)
+        pipeline(run, executor)
         before = problems
 
 

@@ -14,7 +14,8 @@ from ray.util import placement_group_table
 from llambert.errors import InputError
 from llambert.placement import ReplicaGroups
 from llambert.run_directory import Part
-from llambert.stages.parts import Outcome, Pool, run_units
+from llambert.execution import Outcome, Pool
+from llambert.execution.ray_executor import RAY
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 FOUR_GPUS = {"num_gpus": 4.0, "num_cpus": 0.1}
@@ -67,7 +68,7 @@ class Scripted:
 
 
 class Running(threading.Thread):
-    """``run_units`` beside the test, so that the test can look at the cluster meanwhile."""
+    """``RAY.run`` beside the test, so that the test can look at the cluster meanwhile."""
 
     def __init__(self, folder, num_units, pool):
         super().__init__(daemon=True)
@@ -78,7 +79,7 @@ class Running(threading.Thread):
     def run(self):
         try:
             units = [{"n": n} for n in range(self.num_units)]
-            for outcome in run_units("annotate", Scripted, (str(self.folder),), units, self.pool):
+            for outcome in RAY.run("annotate", Scripted, (str(self.folder),), units, self.pool):
                 self.done.append(int(outcome.parts[0].name))
         except Exception as error:
             self.error = error
@@ -132,14 +133,14 @@ def test_groups_are_gone_however_the_stage_ends(cluster, tmp_path):
     node = add_node(cluster)
     pool = Pool(num_gpus=4, num_cpus=0.1)
     with pytest.raises(InputError, match="not there"):
-        list(run_units("refused", Scripted, (str(tmp_path), True), [{"n": 0}], pool))
+        list(RAY.run("refused", Scripted, (str(tmp_path), True), [{"n": 0}], pool))
     assert groups() == []
     (tmp_path / "go").touch()
-    outcomes = run_units("given up", Scripted, (str(tmp_path),), [{"n": n} for n in range(4)], pool)
+    outcomes = RAY.run("given up", Scripted, (str(tmp_path),), [{"n": n} for n in range(4)], pool)
     next(outcomes)
     outcomes.close()
     assert groups() == []
-    assert len(list(run_units("again", Scripted, (str(tmp_path),), [{"n": 0}], pool))) == 1
+    assert len(list(RAY.run("again", Scripted, (str(tmp_path),), [{"n": 0}], pool))) == 1
     cluster.remove_node(node)
 
 

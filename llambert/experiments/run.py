@@ -14,7 +14,7 @@ from llambert.experiments.sources import Labels
 from llambert.experiments.training import train_cell
 from llambert.progress import Progress
 from llambert.recipe import ClassifierRecipe
-from llambert.stages.parts import connect
+from llambert.execution.ray_executor import connect
 from llambert.training.model import check_encoder
 
 

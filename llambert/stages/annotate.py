@@ -14,12 +14,14 @@ from llambert import schema
 from llambert.calibration import CONTENT_FREE_TEXTS
 from llambert.engines import Answer, StoppedEarly, check, create_engine
 from llambert.errors import InputError, last_line
+from llambert.execution import Executor, Outcome, Pool
+from llambert.execution.ray_executor import RAY
+from llambert.execution.spans import Span
 from llambert.progress import Progress
 from llambert.responses import AMENDMENTS, amended_part, by_part
 from llambert.run import Run
 from llambert.run_directory import Manifest, Part
 from llambert.stages.encoder import require_encoder
-from llambert.stages.parts import Outcome, Pool, Span, run_units
 from llambert.stages.progress_file import ProgressFile
 from llambert.stages.ranks import part_name, ranks
 from llambert.stages.replica_metrics import ReplicaMetrics
@@ -37,7 +39,7 @@ _CONTENT_FREE = {"content_free": True}  # the unit of work beside the ranges of 
 _CONTENT_FREE_PART = "part-0.parquet"
 
 
-def annotate(run: Run) -> Manifest:
+def annotate(run: Run, executor: Executor = RAY) -> Manifest:
     """Ask the LLM about ``annotator.num_records`` records; only about those without a final answer.
 
     Returns the manifest of ``responses`` (columns ``schema.RESPONSES``). A record the engine failed on is a
@@ -68,7 +70,7 @@ def annotate(run: Run) -> Manifest:
     content_free_units = [_CONTENT_FREE] if wants_content_free else []
     work = _Work(stored, sum(unit["num_records"] for unit in again))
     try:
-        _ask(run, work, [*content_free_units, *units, *again])
+        _ask(run, executor, work, [*content_free_units, *units, *again])
     except InputError as error:
         stored.read()
         if stored.missing or (wants_content_free and not content_free.part_names()):
@@ -116,7 +118,7 @@ def _complete(run: Run, work: "_Work", is_first_answer: bool) -> Manifest:
     )
 
 
-def _ask(run: Run, work: "_Work", units: list[dict[str, Any]]) -> None:
+def _ask(run: Run, executor: Executor, work: "_Work", units: list[dict[str, Any]]) -> None:
     """Have ``units`` answered, and note in progress.json how far that is or what stopped it."""
     if not units:
         return
@@ -134,7 +136,7 @@ def _ask(run: Run, work: "_Work", units: list[dict[str, Any]]) -> None:
         print(f"annotate: records that failed before ({work.num_again:,}) are asked again", flush=True)
     try:
         with Progress("annotate", total=work.num_total, done=work.num_done) as progress:
-            for outcome in run_units("annotate", AnnotatePart, (run, work.num_tokens), units, pool):
+            for outcome in executor.run("annotate", AnnotatePart, (run, work.num_tokens), units, pool):
                 for note in work.add(outcome):
                     print(f"annotate: {note}", flush=True)
                 progress.advance(work.num_done - progress.done)

@@ -12,10 +12,11 @@ import pyarrow.compute as pc
 
 from llambert import schema
 from llambert.errors import InputError
+from llambert.execution import Executor, Outcome, Pool
+from llambert.execution.ray_executor import RAY
 from llambert.progress import Progress
 from llambert.run import Run
 from llambert.run_directory import Manifest
-from llambert.stages.parts import Outcome, Pool, run_units
 
 _MAX_NAME_BYTES = 255
 _FOLDER = "data"  # of nothing but Parquet: the manifest stands beside it
@@ -37,7 +38,7 @@ def _folder(label: str) -> str:
     return f"{schema.LABEL}={quote(label, safe='')}"
 
 
-def publish_by_label(run: Run) -> Manifest:
+def publish_by_label(run: Run, executor: Executor = RAY) -> Manifest:
     """Copy the complete ``labels`` table; skipped when that is done."""
     published, labels = run.table("labels_by_label"), run.table("labels").require_manifest()
     if manifest := published.read_manifest():
@@ -46,7 +47,7 @@ def publish_by_label(run: Run) -> Manifest:
     units = [{"name": part.name} for part in labels.parts]
     parts = []
     with Progress("by label", total=len(units), unit="parts") as bar:
-        for outcome in run_units(
+        for outcome in executor.run(
             "publish by label", PublishPart, (run,), units, Pool(max_actors=run.recipe.label.max_actors)
         ):
             parts += outcome.parts

@@ -37,7 +37,7 @@ from llambert.stages.finetune_records import (
     upstream,
 )
 from llambert.stages.finetune_worker import Told, train
-from llambert.stages.parts import connect
+from llambert.execution.ray_executor import connect
 from llambert.stages.progress_file import ProgressFile
 from llambert.stages.training_faults import Faults
 from llambert.training.records import Selected

@@ -21,16 +21,17 @@ from llambert.corpora.records import separate, source_columns
 from llambert.corpora.rows import ENCODING_FAULTS, HIDDEN_FILES, UNDECODABLE, hidden_files_skipped
 from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError
+from llambert.execution import Executor, Outcome, Pool
+from llambert.execution.ray_executor import RAY
 from llambert.progress import Progress
 from llambert.run import Run
 from llambert.run_directory import Manifest, TableDirectory
-from llambert.stages.parts import Outcome, Pool, run_units
 from llambert.stages.replica_metrics import ReplicaMetrics
 
 _COUNTS = ("num_truncated", gold.NUM_UNKNOWN_GOLD, "num_malformed", ENCODING_FAULTS, HIDDEN_FILES)
 
 
-def ingest(run: Run) -> Manifest:
+def ingest(run: Run, executor: Executor = RAY) -> Manifest:
     """Read the corpus' files into the ``corpus`` table; skipped when it is complete."""
     if manifest := run.table("corpus").read_manifest():
         _warn(run, manifest)
@@ -45,7 +46,7 @@ def ingest(run: Run) -> Manifest:
     units = [asdict(source) for source in sources.units]
     outcomes: list[Outcome] = []
     with Progress("ingest", total=len(units), unit="files") as progress:
-        for outcome in run_units("ingest", IngestFile, worker_arguments(run), units, Pool(max_actors=4)):
+        for outcome in executor.run("ingest", IngestFile, worker_arguments(run), units, Pool(max_actors=4)):
             outcomes.append(outcome)
             progress.advance()
     manifest = complete(run, sources, outcomes, time.monotonic() - started)

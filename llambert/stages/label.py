@@ -13,33 +13,35 @@ from typing import Any
 from llambert import schema
 from llambert.dataset_card import dataset_card
 from llambert.errors import InputError, last_line
+from llambert.execution import Executor, Outcome, Pool
+from llambert.execution.ray_executor import RAY
+from llambert.execution.spans import Span
 from llambert.labelling import REJECTED, PartLabeller, num_in, read_windows, work_counts
 from llambert.progress import Progress
 from llambert.reference import content_identity
 from llambert.run import Run
 from llambert.run_directory import Manifest, Part, TableDirectory, write_whole
 from llambert.stages.by_label import check, publish_by_label
-from llambert.stages.parts import Outcome, Pool, Span, run_units
 from llambert.stages.progress_file import ProgressFile
 from llambert.stages.replica_metrics import ReplicaMetrics
 
 _PART_READERS = 8
 
 
-def label(run: Run) -> Manifest:
+def label(run: Run, executor: Executor = RAY) -> Manifest:
     """Label every record of the corpus; skipped, without starting Ray, when the table is complete.
 
     Raises ``InputError`` for a missing checkpoint or column, or a category that ``by_label`` has no folder for,
     ``RuntimeError`` naming the parts that could not be labelled; then a new start does those alone.
     """
     check(run)
-    manifest = run.table("labels").read_manifest() or _label(run)
+    manifest = run.table("labels").read_manifest() or _label(run, executor)
     if run.recipe.label.by_label:
-        publish_by_label(run)
+        publish_by_label(run, executor)
     return manifest
 
 
-def _label(run: Run) -> Manifest:
+def _label(run: Run, executor: Executor) -> Manifest:
     labels, recipe, checkpoint = run.table("labels"), run.recipe.label, run.table("checkpoint")
     checkpoint_manifest = checkpoint.require_manifest()
     corpus_parts = run.table("corpus").require_manifest().parts
@@ -56,7 +58,7 @@ def _label(run: Run) -> Manifest:
     )
     try:
         with Progress("label", total=work.num_total, done=work.num_done) as bar:
-            for outcome in run_units("label", LabelPart, (run,), units, pool):
+            for outcome in executor.run("label", LabelPart, (run,), units, pool):
                 before = work.num_done
                 work.add(outcome)
                 bar.advance(work.num_done - before)

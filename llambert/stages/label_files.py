@@ -21,17 +21,24 @@ from llambert.corpora.records import source_columns
 from llambert.corpora.rows import HIDDEN_FILES, LACKING
 from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError
+from llambert.execution import Executor, Outcome, Pool
+from llambert.execution.ray_executor import RAY
 from llambert.labelling import MALFORMED, REJECTED, PartLabeller, num_in, work_counts
 from llambert.names import escaped
 from llambert.progress import Progress
 from llambert.recipe import DEFAULTS_VERSION, LabelRecipe, digest, result_fields
 from llambert.reference import content_identity
 from llambert.run_directory import Manifest, Part, TableDirectory
-from llambert.stages.parts import Outcome, Pool, run_units
 from llambert.stages.replica_metrics import ReplicaMetrics
 
 
-def label_files(checkpoint: str, corpus: CorpusRecipe, output: str, recipe: LabelRecipe | None = None) -> Manifest:
+def label_files(
+    checkpoint: str,
+    corpus: CorpusRecipe,
+    output: str,
+    recipe: LabelRecipe | None = None,
+    executor: Executor = RAY,
+) -> Manifest:
     """Label every row of the files of ``corpus`` (its ``path``, ``format``, ``columns``, ``rows_per_part``).
 
     A row's id is that of ``columns.record_id``; without one, or where it is null, ``<file>-<row>``, both
@@ -60,7 +67,7 @@ def label_files(checkpoint: str, corpus: CorpusRecipe, output: str, recipe: Labe
     pool = Pool(recipe.min_actors, recipe.max_actors, recipe.cpus_per_actor, recipe.gpus_per_actor, recipe.max_attempts)
     arguments = (recipe, checkpoint, corpus, labels, rejects)
     with Progress("label", total=len(units), unit="files") as bar:
-        for outcome in run_units("label files", LabelFile, arguments, units, pool):
+        for outcome in executor.run("label files", LabelFile, arguments, units, pool):
             parts += outcome.parts
             busy_seconds += outcome.busy_seconds
             bar.advance()

@@ -28,7 +28,8 @@ from label_runs import filled_run
 from ray.util import placement_group_table
 
 from llambert.stages.label import label
-from llambert.stages.parts import Outcome, Pool, run_units
+from llambert.execution import Outcome, Pool
+from llambert.execution.ray_executor import RAY
 
 IDLE_MINUTES = 0.1
 HEAD = "ray.head.default"  # what the pretended cloud says of its head
@@ -51,7 +52,7 @@ def drill(folder: Path) -> int:
     try:
         ray.init(address=(folder / "address").read_text(), log_to_driver=False)
         with Watch() as watch:
-            gang = list(run_units("annotate", Gang, (), [{"n": 0}], Pool(1, 1, 0.5, 4, 3, "annotator")))
+            gang = list(RAY.run("annotate", Gang, (), [{"n": 0}], Pool(1, 1, 0.5, 4, 3, "annotator")))
             during_annotate = watch.most()
             watch.wait_until_gone()
             run = filled_run(folder / "run", 60, node_resource="encoder", cpus_per_actor=0.5)

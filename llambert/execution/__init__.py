@@ -1,0 +1,78 @@
+"""Where the work of a stage is done: a stage names units and a worker, and an ``Executor`` has them done.
+
+A unit of work is a bounded slice of a table with a fixed name. A worker reads it, works, and commits its part under
+that name; the caller sees only small outcomes. Losing a process loses the units in flight, which are done again; a
+new start leaves out the units whose parts are committed.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol, Self
+
+from llambert.run_directory import Part
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one unit came to: its committed parts and the seconds the worker's model or reader was busy.
+
+    ``replica``: who did it, for shares by replica. ``notes``: what the user should know of how it was done.
+    """
+
+    parts: list[Part]
+    busy_seconds: float = 0.0
+    measures: dict[str, float] = field(default_factory=dict)
+    replica: str = ""
+    notes: list[str] = field(default_factory=list)
+
+    def to_json(self) -> str:
+        """For the way from an actor to the driver: Arrow would pickle the object itself."""
+        return json.dumps({**asdict(self), "parts": [part.model_dump() for part in self.parts]})
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The outcome that ``to_json`` wrote."""
+        values = json.loads(text)
+        return cls(**{**values, "parts": [Part(**part) for part in values["parts"]]})
+
+
+class Worker(Protocol):
+    """Made once per replica (loading its model), then called with one unit after another.
+
+    Where the pool has several units in flight, threads call one worker at once.
+    """
+
+    def __call__(self, unit: dict[str, Any]) -> Outcome:
+        """Do one unit and commit its parts."""
+        ...
+
+
+@dataclass(frozen=True)
+class Pool:
+    """How many replicas of a worker there are, what each holds, and how many units each is given at once.
+
+    Whole GPUs are on one node, in a placement group of the replica's own. ``max_attempts``: how often a unit is begun
+    before it is given up, because its process was lost each time.
+    """
+
+    min_actors: int = 1
+    max_actors: int = 1
+    num_cpus: float = 1.0
+    num_gpus: float = 0.0
+    max_attempts: int = 3
+    node_resource: str | None = None
+    units_in_flight: int = 1
+
+
+class Executor(Protocol):
+    """Has units of work done, on a cluster or in this process."""
+
+    def run(
+        self, stage: str, worker: type[Worker], arguments: tuple[Any, ...], units: list[dict[str, Any]], pool: Pool
+    ) -> Iterator[Outcome]:
+        """Outcomes of ``worker(*arguments)(unit)`` for every unit, as they come, each unit at least once.
+
+        No worker is made where there are no units. A worker's ``InputError`` comes out as itself and stops the stage.
+        """
+        ...
