@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import ray
 
 from llambert import schema
+from llambert.execution.ray_executor import connect
 from llambert.forecast import PILOT_FILE, CurvePoint, Measured, Pilot, pilot_table, relative_deviation
 from llambert.locations import remove_folder
 from llambert.recipe import ClassifierRecipe
@@ -28,7 +29,6 @@ from llambert.stages.ingest import ingest
 from llambert.stages.label import label
 from llambert.stages.learning_curve import learning_curve
 from llambert.stages.parse import parse
-from llambert.execution.ray_executor import connect
 from llambert.stages.sample import draw_sample
 
 # Records labelled: a classifier does them in seconds, and fewer say little about its rate.

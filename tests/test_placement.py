@@ -12,10 +12,10 @@ from ray.cluster_utils import Cluster
 from ray.util import placement_group_table
 
 from llambert.errors import InputError
-from llambert.placement import ReplicaGroups
-from llambert.run_directory import Part
 from llambert.execution import Outcome, Pool
 from llambert.execution.ray_executor import RAY
+from llambert.placement import ReplicaGroups
+from llambert.run_directory import Part
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 FOUR_GPUS = {"num_gpus": 4.0, "num_cpus": 0.1}

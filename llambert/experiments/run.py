@@ -8,13 +8,13 @@ import torch
 import transformers
 
 from llambert.errors import InputError, last_line
+from llambert.execution.ray_executor import connect
 from llambert.experiments.cells import Cell, CellStore
 from llambert.experiments.recipe import Trainings
 from llambert.experiments.sources import Labels
 from llambert.experiments.training import train_cell
 from llambert.progress import Progress
 from llambert.recipe import ClassifierRecipe
-from llambert.execution.ray_executor import connect
 from llambert.training.model import check_encoder
 
 

@@ -20,6 +20,7 @@ from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from llambert.errors import InputError, last_line
+from llambert.execution.ray_executor import connect
 from llambert.locations import is_local, move_file, remove_folder
 from llambert.placement import node_claim
 from llambert.progress import Progress
@@ -37,7 +38,6 @@ from llambert.stages.finetune_records import (
     upstream,
 )
 from llambert.stages.finetune_worker import Told, train
-from llambert.execution.ray_executor import connect
 from llambert.stages.progress_file import ProgressFile
 from llambert.stages.training_faults import Faults
 from llambert.training.records import Selected

@@ -7,9 +7,9 @@ import ray
 import torch
 import transformers
 
+from llambert.execution.ray_executor import connect
 from llambert.run import Run
 from llambert.stages.finetune_records import silver_rows
-from llambert.execution.ray_executor import connect
 from llambert.training.loop import FineTuning, Phase
 from llambert.training.model import load_encoder
 from llambert.training.records import TrainingSet, select_silver

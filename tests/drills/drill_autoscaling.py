@@ -27,9 +27,9 @@ import ray
 from label_runs import filled_run
 from ray.util import placement_group_table
 
-from llambert.stages.label import label
 from llambert.execution import Outcome, Pool
 from llambert.execution.ray_executor import RAY
+from llambert.stages.label import label
 
 IDLE_MINUTES = 0.1
 HEAD = "ray.head.default"  # what the pretended cloud says of its head

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 from label_runs import ROWS_PER_PART, fill, filled_run, make_run
+from llambert.stages.parts import Outcome
 from ray_metrics import scrape_when
 from s3_server import running_server
 from tiny_classifier import save_tiny_classifier, tiny_texts
@@ -22,7 +23,6 @@ from llambert.run import Run
 from llambert.stages import label as module
 from llambert.stages import progress_file
 from llambert.stages.label import LabelPart, label
-from llambert.stages.parts import Outcome
 from llambert.verify import verify
 
 
