@@ -5,13 +5,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llambert import schema
-from llambert.run import Run
+from llambert.run_directory import TableDirectory
 
 
-def first_copies(run: Run, ids: pa.ChunkedArray) -> np.ndarray:
-    """For each record the id of the first record with its text: its own, where it is no duplicate."""
+def first_copies(duplicates: TableDirectory, ids: pa.ChunkedArray) -> np.ndarray:
+    """For each record the id of the first record with its text (its own, where it is no duplicate), by ``duplicates``."""
     first = np.array(ids.to_pylist(), dtype=object)
-    duplicates = run.table("duplicates")
     if duplicates.read_manifest() is None:  # a corpus that ingest did not write
         return first
     for part in duplicates.iter_tables():

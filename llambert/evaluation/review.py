@@ -221,7 +221,7 @@ def _references(run: Run, reference: Reference, split: str | None) -> pa.Table:
             kept = pc.and_(kept, pc.invert(is_train))
         columns = [part[schema.RECORD_ID], part[schema.TEXT], label, is_train]
         rows = pa.table(columns, [schema.RECORD_ID, schema.TEXT, "reference", "is_train"]).filter(kept)
-        first = pa.array(first_copies(run, rows[schema.RECORD_ID]), pa.string())
+        first = pa.array(first_copies(run.table("duplicates"), rows[schema.RECORD_ID]), pa.string())
         is_open = pc.or_(rows["is_train"], pc.invert(pc.is_in(first, pa.array(learned_texts, pa.string()))))
         found.append(rows.append_column("first", first).filter(is_open))
     rows = pa.concat_tables(found)
@@ -234,7 +234,7 @@ def _learned_texts(run: Run) -> np.ndarray:
     found = [np.array([], dtype=object)]
     for part in run.table("corpus").iter_tables([schema.RECORD_ID, schema.SPLIT, schema.GOLD_LABEL]):
         is_learned = pc.and_(pc.equal(part[schema.SPLIT], TRAIN), pc.is_valid(part[schema.GOLD_LABEL]))
-        found.append(first_copies(run, part[schema.RECORD_ID].filter(is_learned)))
+        found.append(first_copies(run.table("duplicates"), part[schema.RECORD_ID].filter(is_learned)))
     return np.concatenate(found)
 
 

@@ -91,7 +91,9 @@ def _gold_rows(run: Run) -> tuple[pa.Table, int]:
         wanted = pc.and_(pc.equal(part[schema.SPLIT], TRAIN), pc.is_valid(part[schema.GOLD_LABEL]))
         found.append(part.filter(wanted).select(columns).cast(found[0].schema))
     rows = pa.concat_tables(found)
-    first_of_each = np.sort(np.unique(first_copies(run, rows[schema.RECORD_ID]), return_index=True)[1])
+    first_of_each = np.sort(
+        np.unique(first_copies(run.table("duplicates"), rows[schema.RECORD_ID]), return_index=True)[1]
+    )
     return rows.take(pa.array(first_of_each)), rows.num_rows - len(first_of_each)
 
 
