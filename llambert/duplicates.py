@@ -9,7 +9,7 @@ from llambert.run_directory import TableDirectory
 
 
 def first_copies(duplicates: TableDirectory, ids: pa.ChunkedArray) -> np.ndarray:
-    """For each record the id of the first record with its text (its own, where it is no duplicate), by ``duplicates``."""
+    """For each record the id of the first record with its text (its own, if it is no duplicate)."""
     first = np.array(ids.to_pylist(), dtype=object)
     if duplicates.read_manifest() is None:  # a corpus that ingest did not write
         return first
