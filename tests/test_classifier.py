@@ -5,7 +5,6 @@ import threading
 import numpy as np
 import pytest
 import torch
-from tiny_classifier import MAX_LENGTH, save_tiny_classifier, tiny_texts
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from llambert import classifier as module
@@ -13,6 +12,7 @@ from llambert import onednn
 from llambert.batching import MAX_PADDING_WASTE
 from llambert.classifier import Classifier, windows
 from llambert.errors import InputError
+from tests.fixtures.tiny_classifier import MAX_LENGTH, save_tiny_classifier, tiny_texts
 
 
 @pytest.fixture(scope="module")

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from tiny_classifier import MAX_LENGTH, VOCABULARY, save_tiny_classifier, tiny_texts
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from llambert.classifier import Classifier
 from llambert.packing import _FAMILIES
+from tests.fixtures.tiny_classifier import MAX_LENGTH, VOCABULARY, save_tiny_classifier, tiny_texts
 
 CATEGORIES = {0: "positive", 1: "negative", 2: "neutral"}
 

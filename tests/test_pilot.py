@@ -1,8 +1,5 @@
 """What the pilot counts and draws, without a cluster; the pilot itself is run by test_plan.py."""
 
-import sys
-from pathlib import Path
-
 import pyarrow as pa
 import pytest
 
@@ -10,9 +7,7 @@ from llambert import pilot, schema
 from llambert.recipe import ClassifierRecipe
 from llambert.run import Run
 from llambert.run_directory import Manifest
-
-sys.path.append(str(Path(__file__).parent / "evaluation"))
-from synthetic_run import Plan, write_run
+from tests.fixtures.synthetic_run import Plan, write_run
 
 
 def trained(**counts) -> Manifest:

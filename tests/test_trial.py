@@ -1,12 +1,12 @@
 import pyarrow as pa
 import pytest
-from tiny_llm import save_tiny_llm
 from typer.testing import CliRunner
 
 from llambert import trial
 from llambert.cli import app
 from llambert.errors import InputError
 from llambert.sampling import Selection
+from tests.fixtures.tiny_llm import save_tiny_llm
 
 RECIPE = """
 name: films

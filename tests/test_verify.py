@@ -5,7 +5,6 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from label_runs import complete, filled_run, make_run
 
 from llambert import schema
 from llambert import verify as module
@@ -16,6 +15,7 @@ from llambert.run_directory import TableDirectory
 from llambert.stages import label as label_stage
 from llambert.stages.label import label
 from llambert.verify import verify, verify_directory
+from tests.fixtures.label_runs import complete, filled_run, make_run
 
 FIRST, SECOND = "part-00000-000000.parquet", "part-00000-000001.parquet"
 

@@ -2,14 +2,14 @@ import gzip
 
 import numpy as np
 import pytest
-import umls_sample as sample
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from umls_sample import write
 
 from llambert.corpora import rrf
 from llambert.corpora.rrf import RrfRows, concept_ids, find_tables, read_blocks
 from llambert.errors import InputError
+from tests.fixtures import umls_sample as sample
+from tests.fixtures.umls_sample import write
 
 
 def concepts(folder, table="MRCONSO"):

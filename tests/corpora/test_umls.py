@@ -3,13 +3,13 @@ import re
 from collections import Counter
 
 import pytest
-import umls_sample as sample
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from umls_sample import relation, semantic_type, term, write
 
 from llambert.corpora import identity, rrf, umls
 from llambert.errors import InputError
+from tests.fixtures import umls_sample as sample
+from tests.fixtures.umls_sample import relation, semantic_type, term, write
 
 COLUMNS = ["record_id", "text"]
 

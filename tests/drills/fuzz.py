@@ -1,6 +1,6 @@
 """Hostile input: whatever a user or a model hands over ends in a record, a counted reject or one clear error.
 
-    python tests/drills/fuzz.py [--targets recipe csv ...] [--minutes 1] [--seed 0]
+    python -m tests.drills.fuzz [--targets recipe csv ...] [--minutes 1] [--seed 0]
 
 Each target changes a valid input at random (hypothesis: bytes cut out, put in, doubled, exchanged for what is known to
 hurt) and hands it to the code that reads it. Anything but ``InputError`` that comes out, a record that is in no count,
@@ -17,16 +17,11 @@ from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parents[1] / "corpora"))
-
 import pyarrow as pa
 import pyarrow.parquet as pq
-import umls_sample
 from hypothesis import HealthCheck, given, settings
 from hypothesis import seed as seeded
 from hypothesis import strategies as st
-from tiny_llm import CHATML, tiny_tokenizer
 
 from llambert.corpora import find_sources
 from llambert.errors import InputError, OverLength
@@ -36,6 +31,8 @@ from llambert.run import Run
 from llambert.stages.ingest import IngestFile, complete, worker_arguments
 from llambert.tasks import load_task
 from llambert.verbalizer import Verbalizer
+from tests.fixtures import umls_sample
+from tests.fixtures.tiny_llm import CHATML, tiny_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 CSV = b'record_id,text,gold\n1,good,a\n2,"a, ""b""\nc",b\n3,,a\n'

@@ -17,13 +17,13 @@ from typing import Any
 
 import psutil
 import pytest
-from drilled_run import ROWS_PER_FILE, Drivers, open_drilled, scripted_annotator, write_recipe
-from faulty_proxy import FaultyProxy, faulty_proxy
-from nodes import Nodes
-from processes import kill_family
-from s3_server import S3Server, running_server
 
 from llambert.run import Run
+from tests.drills.drilled_run import ROWS_PER_FILE, Drivers, open_drilled, scripted_annotator, write_recipe
+from tests.drills.nodes import Nodes
+from tests.fixtures.faulty_proxy import FaultyProxy, faulty_proxy
+from tests.fixtures.processes import kill_family
+from tests.fixtures.s3_server import S3Server, running_server
 
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
@@ -115,7 +115,7 @@ def prepared(num_cpus: int = 2, rows_per_file: int = ROWS_PER_FILE, is_warm: boo
     ``is_warm``: Ray's workers are forked where their imports are done (warm_workers.py).
     """
     tests = Path(__file__).resolve().parents[1]
-    paths = [str(tests.parent), str(tests), str(tests / "drills"), os.environ.get("PYTHONPATH", "")]
+    paths = [str(tests.parent), os.environ.get("PYTHONPATH", "")]
     with contextlib.ExitStack() as stack:
         # Short: a socket's path has 107 characters.
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="d", ignore_cleanup_errors=True)))

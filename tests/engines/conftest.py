@@ -1,10 +1,10 @@
 """An endpoint on loopback, and engines that ask it."""
 
 import pytest
-from openai_endpoint import KEY, TASK, Endpoint, serve
 
 from llambert.engines import create_engine
 from llambert.recipe import AnnotatorRecipe, EndpointLimits
+from tests.fixtures.openai_endpoint import KEY, TASK, Endpoint, serve
 
 
 @pytest.fixture

@@ -3,8 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from own_code import add_own_code
-from tiny_llm import CHATML, save_tiny_llm, tiny_tokenizer
 from transformers import AutoModelForCausalLM
 
 from llambert.engines import create_engine
@@ -15,6 +13,8 @@ from llambert.prompts import Prompt, Shot
 from llambert.recipe import AnnotatorRecipe, Decoding
 from llambert.reference import resolve
 from llambert.tasks import Category, Task, load_task
+from tests.fixtures.own_code import add_own_code
+from tests.fixtures.tiny_llm import CHATML, save_tiny_llm, tiny_tokenizer
 
 TEXTS = [
     "A dull, lifeless mess.",

@@ -18,9 +18,6 @@ import ray
 import torch
 import yaml
 from ray.train.torch import TorchTrainer
-from s3_server import running_server
-from tensorboard_events import scalars
-from tiny_encoder import NEGATIVE, NEUTRAL, POSITIVE, save_tiny_encoder
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from llambert import schema
@@ -31,6 +28,9 @@ from llambert.stages.finetune import finetune
 from llambert.stages.finetune_records import select
 from llambert.stages.finetune_worker import store_file
 from llambert.training.card import CURVES
+from tests.fixtures.s3_server import running_server
+from tests.fixtures.tensorboard_events import scalars
+from tests.fixtures.tiny_encoder import NEGATIVE, NEUTRAL, POSITIVE, save_tiny_encoder
 
 NUM_RECORDS = 600
 TASK = {

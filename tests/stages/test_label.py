@@ -8,11 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
-from label_runs import ROWS_PER_PART, fill, filled_run, make_run
 from llambert.stages.parts import Outcome
-from ray_metrics import scrape_when
-from s3_server import running_server
-from tiny_classifier import save_tiny_classifier, tiny_texts
 
 from llambert import labelling, schema
 from llambert.classifier import Classifier
@@ -24,6 +20,10 @@ from llambert.stages import label as module
 from llambert.stages import progress_file
 from llambert.stages.label import LabelPart, label
 from llambert.verify import verify
+from tests.fixtures.label_runs import ROWS_PER_PART, fill, filled_run, make_run
+from tests.fixtures.ray_metrics import scrape_when
+from tests.fixtures.s3_server import running_server
+from tests.fixtures.tiny_classifier import save_tiny_classifier, tiny_texts
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ from collections import Counter
 import numpy as np
 import pyarrow as pa
 import pytest
-from annotate_runs import DUPLICATES, IDS, NUM_RECORDS, eligible_in_hash_order
 
 from llambert import schema
 from llambert.errors import InputError
@@ -15,6 +14,7 @@ from llambert.run import Run
 from llambert.sampling import Selection
 from llambert.stages.annotate import AnnotatePart
 from llambert.stages.sample import draw_sample, draw_shots, prompted_task, warn_of_unlearned
+from tests.fixtures.annotate_runs import DUPLICATES, IDS, NUM_RECORDS, eligible_in_hash_order
 
 TRAIN = [record_id for n, record_id in enumerate(IDS) if n % 3]
 COUNTRY = dict(zip(IDS, [None] * 6 + ["fr"] * 18 + ["us"] * 36, strict=True))
