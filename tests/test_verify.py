@@ -266,7 +266,7 @@ def test_the_result_does_not_depend_on_the_number_of_buckets(run, monkeypatch):
     rewrite(labels, FIRST, pa.concat_tables([rows.slice(1), rows.slice(5, 1)]))
     expected = findings(run)
     assert len(expected) == 2
-    monkeypatch.setattr(module, "_HASHES_PER_BUCKET", 8)
+    monkeypatch.setattr(module, "HASHES_PER_BUCKET", 8)
     assert findings(run) == expected
 
 

@@ -46,7 +46,7 @@ def asked(endpoint: Endpoint) -> list[str]:
 @pytest.fixture
 def endpoint(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "x")
-    monkeypatch.setattr("llambert.engines.openai.engine._FIRST_DELAY_S", 0.01)
+    monkeypatch.setattr("llambert.engines.openai.engine.FIRST_DELAY_S", 0.01)
     with serve(Endpoint()) as served:
         yield served
 

@@ -362,10 +362,13 @@ def test_workers_that_always_fail_end_the_stage_with_what_to_do(tmp_path, encode
     part = next(Path(run.table("silver").path()).glob("*.parquet"))
     content = part.read_bytes()
 
-    def lose(recipe):  # after the driver has read its records, before the workers do
-        part.unlink()
+    fit = TorchTrainer.fit
 
-    monkeypatch.setattr("llambert.stages.finetune._require_resources", lose)
+    def lose(trainer):  # after the driver has read its records, before the workers do
+        part.unlink(missing_ok=True)
+        return fit(trainer)
+
+    monkeypatch.setattr(TorchTrainer, "fit", lose)
     with pytest.raises(RuntimeError, match=r"workers failed more than 0 times .*run the job again") as failure:
         finetune(run)
     assert "\n" not in str(failure.value)

@@ -242,7 +242,7 @@ def test_windows_of_a_part_are_bounded_and_hold_every_row_in_order(tmp_path, mon
     assert [window.num_rows for window in windows] == [2048, 2048, 904]
     assert pa.concat_tables(windows)["text"].to_pylist() == texts
     assert windows[0].column_names == ["record_id", "text"]
-    monkeypatch.setattr(labelling, "_WINDOW_BYTES", 30_000)
+    monkeypatch.setattr(labelling, "WINDOW_BYTES", 30_000)
     assert max(window.num_rows for window in read_windows(corpus, "part-0.parquet", ["record_id", "text"])) == 1024
 
 

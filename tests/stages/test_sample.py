@@ -43,7 +43,7 @@ def test_sample_larger_than_the_corpus_takes_all_and_says_how_many_are_missing(m
 
 
 def test_sample_of_many_windows_is_the_same(make_run, monkeypatch):
-    monkeypatch.setattr("llambert.stages.sample._MIN_PARTS_PER_WINDOW", 1)
+    monkeypatch.setattr("llambert.stages.sample.MIN_PARTS_PER_WINDOW", 1)
     run = make_run(num_records=50)
     draw_sample(run)
     assert run.table("sample").read([schema.RECORD_ID])[0].to_pylist() == eligible_in_hash_order()[:50]
