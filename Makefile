@@ -29,26 +29,28 @@ check: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python tests/supply.py check
+	$(BIN)/python .ci/supply.py check
 
 audit: $(VENV)/installed
-	$(BIN)/python tests/supply.py audit
+	$(BIN)/python .ci/supply.py audit
 
 # N=200: so many seeded drills of the whole pipeline, SEED=0 their seed; without N, a drill of each stage and of the cluster.
 SEED ?= 0
+DRILLS = $(basename $(notdir $(wildcard tests/drills/drill_*.py)))
 drills: $(VENV)/installed
 ifdef N
-	$(BIN)/python tests/drills/drill.py --drills $(N) --seed $(SEED)
+	$(BIN)/python -m tests.drills.drill --drills $(N) --seed $(SEED)
 else
-	set -e; for drill in tests/drills/drill_*.py; do echo "== $$drill"; $(BIN)/python $$drill; done
+	set -e; for drill in $(DRILLS); do echo "== $$drill"; $(BIN)/python -m tests.drills.$$drill; done
 endif
 
 MINUTES ?= 1
 fuzz: $(VENV)/installed
-	$(BIN)/python tests/drills/fuzz.py --minutes $(MINUTES)
+	$(BIN)/python -m tests.drills.fuzz --minutes $(MINUTES)
 
+BENCHES = $(basename $(notdir $(wildcard tests/benchmarks/bench_*.py)))
 bench: $(VENV)/installed
-	set -e; for bench in tests/benchmarks/bench_*.py; do echo "== $$bench"; $(BIN)/python $$bench; done
+	set -e; for bench in $(BENCHES); do echo "== $$bench"; $(BIN)/python -m tests.benchmarks.$$bench; done
 
 # The locks hold every package of the tree, so pip resolves nothing: --no-deps keeps torchvision and its kin,
 # whose registry builds want CUDA, away from the CPU build of torch.

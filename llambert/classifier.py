@@ -35,7 +35,7 @@ TIE_MARGIN = 1e-4
 bits depend on the batch (up to 5e-7 were measured), and so would a label, between batches, parts and requests."""
 
 WINDOW_RECORDS = 8192
-_WINDOW_CHARS = 32 << 20
+WINDOW_CHARS = 32 << 20
 _WINDOWS_AHEAD = 1
 _TEXTS_PER_ENCODING = 256  # an Encoding takes about 100 bytes a token: only ids outlive a call
 # Where texts cannot be packed. Sixteen reviews at a time: 260 records/s at 0.03, 315 at 0.15, 309 at 0.3.
@@ -126,9 +126,9 @@ class Classifier:
         except InputError as error:
             raise InputError(f"{checkpoint}: {error}") from error
         self._padding_index = position_padding_index(model)
-        self._tokenizer = tokenizer.backend_tokenizer
-        self._tokenizer.no_padding()
-        self._tokenizer.enable_truncation(self.max_length, direction=tokenizer.truncation_side)
+        self.tokenizer = tokenizer.backend_tokenizer
+        self.tokenizer.no_padding()
+        self.tokenizer.enable_truncation(self.max_length, direction=tokenizer.truncation_side)
         # A text cut at its start must be read to its end.
         reads_whole_texts = tokenizer.truncation_side == "left"
         self.max_text_chars = _WHOLE_TEXT_CHARS if reads_whole_texts else _MAX_CHARS_PER_TOKEN * self.max_length
@@ -140,7 +140,7 @@ class Classifier:
             model, self._is_packed = accelerated(model, self._format, texts, few_texts, lambda: reload()[0])
         self._num_cores = torch.get_num_threads() if self.device.type == "cpu" else 1
         self._cores = _one_threaded(self._num_cores) if self._num_cores > 1 else None
-        self._model = torch.compile(model, dynamic=True) if compile else model
+        self.model = torch.compile(model, dynamic=True) if compile else model
 
     def predict(self, texts: Sequence[str]) -> Predictions:
         """Labels and probabilities of ``texts``, in their order; a text that fails is in ``failures``."""
@@ -195,7 +195,7 @@ class Classifier:
             try:
                 return [
                     (np.array(encoding.ids, dtype=np.int32), bool(encoding.overflowing))
-                    for encoding in self._tokenizer.encode_batch_fast(texts)
+                    for encoding in self.tokenizer.encode_batch_fast(texts)
                 ]
             except (TypeError, ValueError):  # one of them: find out which
                 pass
@@ -219,7 +219,7 @@ class Classifier:
                 words = prefix.rsplit(maxsplit=1)
                 prefix = words[0] if len(words) == 2 else ""
             try:
-                encoding = self._tokenizer.encode_batch_fast([_without_lone_surrogates(prefix)])[0]
+                encoding = self.tokenizer.encode_batch_fast([_without_lone_surrogates(prefix)])[0]
             except (TypeError, ValueError) as error:
                 log.warning("the tokenizer failed on a text of %d characters: %s", len(text), type(error).__name__)
                 return None
@@ -319,7 +319,7 @@ class Classifier:
             name: value.to(self.device, non_blocking=True) if isinstance(value, torch.Tensor) else value
             for name, value in batch.arguments.items()
         }
-        return self._model(**arguments).logits.float().softmax(dim=-1)
+        return self.model(**arguments).logits.float().softmax(dim=-1)
 
 
 def try_checkpoint(checkpoint: str, trust_remote_code: bool = False) -> None:
@@ -357,7 +357,7 @@ def windows(texts: Iterable[str]) -> Iterator[list[str]]:
     num_chars = 0
     for text in texts:
         size = len(text) if isinstance(text, str) else 0
-        if window and (len(window) == WINDOW_RECORDS or num_chars + size > _WINDOW_CHARS):
+        if window and (len(window) == WINDOW_RECORDS or num_chars + size > WINDOW_CHARS):
             yield window
             window, num_chars = [], 0
         window.append(text)

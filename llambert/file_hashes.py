@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import IO
 
 # Larger files are hashed in blocks, by several threads: one core would take minutes for a corpus of 100 GB.
-_BLOCKS_ABOVE_BYTES = 1 << 30
-_BLOCK_BYTES = 64 << 20
-_CHUNK_BYTES = 1 << 20
+BLOCKS_ABOVE_BYTES = 1 << 30
+BLOCK_BYTES = 64 << 20
+CHUNK_BYTES = 1 << 20
 _MAX_THREADS = 16
 # Less than this is hashed in the time that it takes to find out what it came to before.
-_REMEMBER_FROM_BYTES = 64 << 20
+REMEMBER_FROM_BYTES = 64 << 20
 # A change within a tick of the filesystem's clock leaves no trace in a file's times; FAT's tick is two seconds.
-_SETTLED_AFTER_S = 3.0
+SETTLED_AFTER_S = 3.0
 
 
 def cache_folder() -> Path:
@@ -29,25 +29,25 @@ def add_content(file: Path, digest: "hashlib._Hash") -> None:
     """Add a file's whole content to a hash: its bytes, or, of a large file, the hashes of its blocks."""
     size = file.stat().st_size
     with file.open("rb") as stream:
-        if size <= _BLOCKS_ABOVE_BYTES:
+        if size <= BLOCKS_ABOVE_BYTES:
             add_stream(stream, digest)
             return
         with ThreadPoolExecutor(min(os.cpu_count() or 1, _MAX_THREADS)) as readers:
-            starts = range(0, size, _BLOCK_BYTES)
+            starts = range(0, size, BLOCK_BYTES)
             for block in readers.map(lambda start: _block_digest(stream.fileno(), start), starts):
                 digest.update(block)
 
 
 def add_stream(stream: IO[bytes], digest: "hashlib._Hash") -> None:
     """Add a stream's bytes to a hash."""
-    while chunk := stream.read(_CHUNK_BYTES):
+    while chunk := stream.read(CHUNK_BYTES):
         digest.update(chunk)
 
 
 def _block_digest(descriptor: int, start: int) -> bytes:
     digest = hashlib.blake2b(digest_size=32)
-    place, end = start, start + _BLOCK_BYTES
-    while place < end and (chunk := os.pread(descriptor, min(_CHUNK_BYTES, end - place), place)):
+    place, end = start, start + BLOCK_BYTES
+    while place < end and (chunk := os.pread(descriptor, min(CHUNK_BYTES, end - place), place)):
         digest.update(chunk)
         place += len(chunk)
     return digest.digest()
@@ -60,7 +60,7 @@ def remembered(names: Sequence[str], num_bytes: int, identity: Callable[[], str]
     of the inode (``ctime``), which no program can set: an edit that keeps a file's size and restores its time of
     modification is found. (Not on a mount that has no such time, as some of FUSE.)
     """
-    if num_bytes < _REMEMBER_FROM_BYTES:
+    if num_bytes < REMEMBER_FROM_BYTES:
         return identity()
     started = time.time()
     key, latest = _state(names)
@@ -69,7 +69,7 @@ def remembered(names: Sequence[str], num_bytes: int, identity: Callable[[], str]
         if (stored := place.read_text()).endswith("\n"):  # a lost write leaves an empty file
             return stored.strip()
     found = identity()
-    is_settled = latest < started - _SETTLED_AFTER_S and _state(names)[0] == key
+    is_settled = latest < started - SETTLED_AFTER_S and _state(names)[0] == key
     if is_settled:
         with suppress(OSError):  # a cache that cannot be written costs time alone
             _store(place, f"{found}\n")

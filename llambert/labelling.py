@@ -26,7 +26,7 @@ MALFORMED = "num_malformed"
 """The count of rejected rows that could not be read."""
 
 _ROWS_PER_READ = 1024
-_WINDOW_BYTES = 32 << 20
+WINDOW_BYTES = 32 << 20
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def read_windows(corpus: TableDirectory, name: str, columns: list[str]) -> Itera
         for batch in parquet.iter_batches(batch_size=_ROWS_PER_READ, columns=columns):
             table = pa.Table.from_batches([batch]).select(columns)
             size = pc.sum(pc.binary_length(table[schema.TEXT])).as_py() or 0
-            if waiting and (num_rows + table.num_rows > WINDOW_RECORDS or num_bytes + size > _WINDOW_BYTES):
+            if waiting and (num_rows + table.num_rows > WINDOW_RECORDS or num_bytes + size > WINDOW_BYTES):
                 yield pa.concat_tables(waiting)
                 waiting, num_rows, num_bytes = [], 0, 0
             waiting.append(table)

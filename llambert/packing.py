@@ -12,12 +12,12 @@ from transformers import AttentionInterface, PreTrainedModel
 
 _ATTENTION = "llambert_packed"
 # Absolute positions, an `encoder` whose arguments reach attention, and a head that reads a text's first token.
-_FAMILIES = frozenset({"bert", "roberta", "xlm-roberta", "camembert", "electra"})
+PACKABLE_FAMILIES = frozenset({"bert", "roberta", "xlm-roberta", "camembert", "electra"})
 
 
 def is_packable(model: PreTrainedModel) -> bool:
     """Whether ``pack`` knows this kind of model."""
-    return model.config.model_type in _FAMILIES
+    return model.config.model_type in PACKABLE_FAMILIES
 
 
 def pack(model: PreTrainedModel) -> None:

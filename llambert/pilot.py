@@ -32,7 +32,7 @@ from llambert.stages.parse import parse
 from llambert.stages.sample import draw_sample
 
 # Records labelled: a classifier does them in seconds, and fewer say little about its rate.
-_NUM_LABELLED = 2_000
+NUM_LABELLED = 2_000
 # Optimizer steps: enough to see past the first ones, which are slow.
 _MIN_STEPS = 40
 _REGIMES_WITHOUT_SILVER = ("gold",)
@@ -52,7 +52,7 @@ def pilot(run: Run, num_records: int, with_curve: bool) -> Pilot:
     stages = {"ingest": _measured_whole(corpus)}
     sample = draw_sample(run)
     stages["sample"] = _measured_whole(sample)
-    few = _with(run, num_records=min(num_records, sample.num_kept))
+    few = with_num_records(run, num_records=min(num_records, sample.num_kept))
     stages["annotate"] = _annotate(few)
     silver = parse(_parsed(few))
     num_few = few.recipe.annotator.num_records
@@ -65,8 +65,8 @@ def pilot(run: Run, num_records: int, with_curve: bool) -> Pilot:
         stages["label"] = _measured_labelling(small, labelled, relative_deviation(lengths))
         curve = learning_curve(small) if with_curve and _learns_from_silver(run) else {}
         num_learned = trained.counts.get("num_silver_train", 0) + trained.counts.get("num_silver_held_out", 0)
-        scales = {"silver": sample.num_kept / num_few, "gold": _num_gold(run) / max(_num_gold(small), 1)}
-        num_steps = _num_steps(run.recipe.classifier, trained, scales)
+        scales = {"silver": sample.num_kept / num_few, "gold": num_gold_records(run) / max(num_gold_records(small), 1)}
+        num_steps = num_training_steps(run.recipe.classifier, trained, scales)
     found = Pilot(
         num_pilot_records=num_few,
         num_corpus=corpus.num_kept,
@@ -123,7 +123,8 @@ def _measured_whole(manifest: Manifest) -> Measured:
 # Annotate
 
 
-def _with(run: Run, num_records: int, **changes: Any) -> Run:
+def with_num_records(run: Run, num_records: int, **changes: Any) -> Run:
+    """The run that annotates ``num_records``; ``changes`` are other fields of its ``annotator`` section."""
     annotator = run.recipe.annotator.model_copy(update={"num_records": num_records, **changes})
     return Run(run.recipe.model_copy(update={"annotator": annotator}), run.task)
 
@@ -183,7 +184,7 @@ def _small_run(run: Run, few: Run) -> Iterator[Run]:
     remove_folder(filesystem, path)  # of a pilot that was killed
     try:
         _complete(small.table("silver"), "parse", [few.table("silver").read()])
-        _complete(small.table("corpus"), "ingest", _corpus_parts(run, small))
+        _complete(small.table("corpus"), "ingest", small_corpus(run, small))
         yield small
     finally:
         remove_folder(filesystem, path)
@@ -198,14 +199,14 @@ def _complete(table: TableDirectory, stage: str, rows: list[pa.Table]) -> None:
     )
 
 
-def _corpus_parts(run: Run, small: Run) -> list[pa.Table]:
+def small_corpus(run: Run, small: Run) -> list[pa.Table]:
     """Random records of the corpus, those annotated first, in parts as the label stage will meet them."""
     corpus = run.table("corpus").require_manifest()
     distinct = corpus.num_kept - corpus.counts.get("num_duplicates", 0)
-    num = max(min(_NUM_LABELLED, distinct), small.recipe.annotator.num_records)
-    wanted = _sampled_ids(_with(run, num, splits=None))  # every split is labelled, whichever are annotated
+    num = max(min(NUM_LABELLED, distinct), small.recipe.annotator.num_records)
+    wanted = _sampled_ids(with_num_records(run, num, splits=None))  # every split is labelled, whichever are annotated
     if run.recipe.annotator.splits is not None:
-        annotated = _sampled_ids(_with(run, small.recipe.annotator.num_records))
+        annotated = _sampled_ids(with_num_records(run, small.recipe.annotator.num_records))
         others = wanted.filter(pc.invert(pc.is_in(wanted, value_set=annotated)))
         wanted = pa.concat_arrays([annotated, others[: max(num - len(annotated), 0)]])
     found = []
@@ -229,7 +230,7 @@ def _some_gold(run: Run, taken: pa.Array) -> Iterator[pa.Table]:
     num = _MIN_STEPS * run.recipe.classifier.batch_size
     for part in run.table("corpus").iter_tables():
         is_new = pc.invert(pc.is_in(part[schema.RECORD_ID], value_set=taken))
-        rows = part.filter(pc.and_(_is_learned_gold(part), is_new)).slice(0, num)
+        rows = part.filter(pc.and_(is_learned_gold(part), is_new)).slice(0, num)
         num -= rows.num_rows
         yield rows
 
@@ -260,7 +261,7 @@ def _measured_labelling(small: Run, manifest: Manifest, deviation: float) -> Mea
     )
 
 
-def _num_steps(recipe: ClassifierRecipe, trained: Manifest, scales: dict[str, float]) -> int:
+def num_training_steps(recipe: ClassifierRecipe, trained: Manifest, scales: dict[str, float]) -> int:
     """Optimizer steps of the whole fine-tuning: as large a share of the records is learned from as in the pilot.
 
     ``scales``: how many times the pilot's records the run has, silver and gold.
@@ -276,13 +277,14 @@ def _num_steps(recipe: ClassifierRecipe, trained: Manifest, scales: dict[str, fl
     return steps * recipe.soup_members
 
 
-def _num_gold(run: Run) -> int:
+def num_gold_records(run: Run) -> int:
     """Gold records that a regime may learn from; 0 where it learns from none: they are not looked at then."""
     if run.recipe.classifier.regime not in _REGIMES_WITH_GOLD:
         return 0
     parts = run.table("corpus").iter_tables([schema.SPLIT, schema.GOLD_LABEL])
-    return sum(pc.sum(_is_learned_gold(part)).as_py() or 0 for part in parts)
+    return sum(pc.sum(is_learned_gold(part)).as_py() or 0 for part in parts)
 
 
-def _is_learned_gold(part: pa.Table) -> pa.ChunkedArray:
+def is_learned_gold(part: pa.Table) -> pa.ChunkedArray:
+    """For each record whether its gold label may be learned from."""
     return pc.and_(pc.equal(part[schema.SPLIT], TRAIN), pc.is_valid(part[schema.GOLD_LABEL]))

@@ -26,7 +26,7 @@ def node_claim(node_resource: str | None) -> dict[str, float]:
 
 
 # A group handed out this recently may have no actor yet: Ray Data starts it right after.
-_STARTING_S = 10.0
+STARTING_S = 10.0
 
 
 class ReplicaGroups:
@@ -80,7 +80,7 @@ class ReplicaGroups:
         """Remove the groups of replicas that are gone, so that their GPUs serve others or their node leaves."""
         with self._lock:
             for name in list(self._groups):
-                if time.monotonic() - self._handed_out[name] > _STARTING_S and not _is_there(name):
+                if time.monotonic() - self._handed_out[name] > STARTING_S and not _is_there(name):
                     self._remove(name)
 
     def _remove(self, name: str) -> None:

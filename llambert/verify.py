@@ -33,7 +33,7 @@ from llambert.tasks import load_task
 
 # The amendments of the responses, which hold some of their records once more, are looked at as a table beside it.
 _AMENDED, _AMENDMENTS = "responses", "responses (asked again)"
-_HASHES_PER_BUCKET = 4 << 20
+HASHES_PER_BUCKET = 4 << 20
 _PART_READERS = 4
 _NUM_EXAMPLES = 3
 _MAX_SUSPECTS = 10_000
@@ -98,7 +98,7 @@ def verify(run: Run) -> list[Finding]:
             findings += _check_unfinished(run, name)
     num_rows = sum(part.num_rows for manifest in manifests.values() for part in manifest.parts)
     with tempfile.TemporaryDirectory(prefix="llambert-verify-") as folder:
-        ids = _IdFiles(Path(folder), 1 + num_rows // _HASHES_PER_BUCKET)
+        ids = _IdFiles(Path(folder), 1 + num_rows // HASHES_PER_BUCKET)
         for name, manifest in manifests.items():
             check = _check_files if name == "checkpoint" else _check_table
             findings += check(name, run.table(name), manifest, ids)

@@ -5,9 +5,7 @@ import shutil
 
 import pytest
 import torch
-from own_code import add_own_code
 from safetensors.torch import load_file, save_file
-from tiny_classifier import save_tiny_classifier, tiny_texts
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -19,6 +17,8 @@ from transformers import (
 from llambert.checkpoint import check_checkpoint, load_checkpoint
 from llambert.classifier import Classifier
 from llambert.errors import InputError
+from tests.fixtures.own_code import add_own_code
+from tests.fixtures.tiny_classifier import save_tiny_classifier, tiny_texts
 
 
 @pytest.fixture(scope="module")

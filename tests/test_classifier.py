@@ -5,7 +5,6 @@ import threading
 import numpy as np
 import pytest
 import torch
-from tiny_classifier import MAX_LENGTH, save_tiny_classifier, tiny_texts
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from llambert import classifier as module
@@ -13,6 +12,7 @@ from llambert import onednn
 from llambert.batching import MAX_PADDING_WASTE
 from llambert.classifier import Classifier, windows
 from llambert.errors import InputError
+from tests.fixtures.tiny_classifier import MAX_LENGTH, save_tiny_classifier, tiny_texts
 
 
 @pytest.fixture(scope="module")
@@ -132,14 +132,14 @@ def test_what_is_no_text_is_reported_alone(classifier):
 
 def test_a_text_the_model_fails_on_costs_itself_alone(checkpoint):
     classifier = Classifier(str(checkpoint), device="cpu")
-    inner, dull = classifier._model, classifier._tokenizer.token_to_id("dull")
+    inner, dull = classifier.model, classifier.tokenizer.token_to_id("dull")
 
     def fails_on_dull(input_ids, attention_mask):
         if (input_ids == dull).any():
             raise RuntimeError("out of memory")
         return inner(input_ids=input_ids, attention_mask=attention_mask)
 
-    classifier._model = fails_on_dull
+    classifier.model = fails_on_dull
     texts = ["good film", "dull film", "bad film", "great film"]
     predictions = classifier.predict(texts)
     assert predictions.failures == {1: "model_error"}
@@ -153,7 +153,7 @@ def test_a_model_that_fails_on_every_text_raises_instead_of_rejecting_the_corpus
     def broken(input_ids, attention_mask):
         raise RuntimeError("CUDA error: device-side assert triggered")
 
-    classifier._model = broken
+    classifier.model = broken
     with pytest.raises(RuntimeError, match="device-side assert"):
         classifier.predict(["good film", "dull film"])
 
@@ -161,7 +161,7 @@ def test_a_model_that_fails_on_every_text_raises_instead_of_rejecting_the_corpus
 def test_an_answer_that_is_not_finite_is_a_failure_not_a_label(checkpoint):
     classifier = Classifier(str(checkpoint), device="cpu")
     with torch.no_grad():
-        classifier._model.bert.embeddings.word_embeddings.weight[classifier._tokenizer.token_to_id("dull")] = torch.nan
+        classifier.model.bert.embeddings.word_embeddings.weight[classifier.tokenizer.token_to_id("dull")] = torch.nan
     predictions = classifier.predict(["good film", "dull film"])
     assert predictions.failures == {1: "not_finite"}
     assert predictions.labels[0] is not None
@@ -204,7 +204,7 @@ def test_a_fault_in_reading_the_texts_reaches_the_caller(classifier):
 
 def test_windows_are_bounded_by_records_and_by_characters(monkeypatch):
     monkeypatch.setattr(module, "WINDOW_RECORDS", 3)
-    monkeypatch.setattr(module, "_WINDOW_CHARS", 10)
+    monkeypatch.setattr(module, "WINDOW_CHARS", 10)
     texts = ["a", "b", "c", "d", "x" * 30, "eeeeee", "ffffff"]
     assert list(windows(texts)) == [["a", "b", "c"], ["d"], ["x" * 30], ["eeeeee"], ["ffffff"]]
 
@@ -219,7 +219,7 @@ def test_bfloat16_stays_close_to_float32(checkpoint, classifier):
 def test_onednn_is_in_this_build_of_pytorch_and_replaces_every_linear_layer(classifier):
     # Without it the classifier still works, at half the speed: an upgrade must not lose it unseen.
     assert onednn.available()
-    kinds = [type(layer).__name__ for layer in classifier._model.modules()]
+    kinds = [type(layer).__name__ for layer in classifier.model.modules()]
     assert "Linear" not in kinds
     assert kinds.count("PackedLinear") == 2 * 6 + 2
 

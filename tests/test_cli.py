@@ -5,8 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_classifier import save_tiny_classifier
-from tiny_encoder import save_tiny_encoder
+
+from tests.fixtures.tiny_classifier import save_tiny_classifier
+from tests.fixtures.tiny_encoder import save_tiny_encoder
 
 RECIPE = """\
 name: films

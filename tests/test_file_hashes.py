@@ -12,11 +12,11 @@ from llambert.reference import content_identity
 @pytest.fixture(autouse=True)
 def small_limits(tmp_path, monkeypatch):
     monkeypatch.setenv("LLAMBERT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(file_hashes, "_BLOCKS_ABOVE_BYTES", 1 << 12)
-    monkeypatch.setattr(file_hashes, "_BLOCK_BYTES", 1 << 10)
-    monkeypatch.setattr(file_hashes, "_CHUNK_BYTES", 300)
-    monkeypatch.setattr(file_hashes, "_REMEMBER_FROM_BYTES", 1 << 11)
-    monkeypatch.setattr(file_hashes, "_SETTLED_AFTER_S", -1.0)
+    monkeypatch.setattr(file_hashes, "BLOCKS_ABOVE_BYTES", 1 << 12)
+    monkeypatch.setattr(file_hashes, "BLOCK_BYTES", 1 << 10)
+    monkeypatch.setattr(file_hashes, "CHUNK_BYTES", 300)
+    monkeypatch.setattr(file_hashes, "REMEMBER_FROM_BYTES", 1 << 11)
+    monkeypatch.setattr(file_hashes, "SETTLED_AFTER_S", -1.0)
 
 
 def edit(path, place: int) -> None:
@@ -72,7 +72,7 @@ def test_what_has_not_changed_is_not_read_again(tmp_path, monkeypatch):
 
 
 def test_a_file_that_was_just_written_is_not_remembered(tmp_path, monkeypatch):
-    monkeypatch.setattr(file_hashes, "_SETTLED_AFTER_S", 60.0)
+    monkeypatch.setattr(file_hashes, "SETTLED_AFTER_S", 60.0)
     (tmp_path / "corpus").write_bytes(os.urandom(8_000))
     content_identity(str(tmp_path / "corpus"))
     assert not (tmp_path / "cache").exists()

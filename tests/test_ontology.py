@@ -2,7 +2,6 @@ import networkx as nx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from corpora import umls_sample as sample
 
 from llambert import schema
 from llambert.cli import app
@@ -10,6 +9,7 @@ from llambert.errors import InputError
 from llambert.ontology import ontology
 from llambert.run import Run, open_run, record_recipe
 from llambert.run_directory import Manifest
+from tests.fixtures import umls_sample as sample
 
 LABELS = {"C0000001": "yes", "C0000002": "yes", "C0000003": "no", "C0000008": "yes", "C0000009": "yes"}
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from tiny_encoder import save_tiny_encoder
-from tiny_llm import save_tiny_llm
 
 from llambert.run import open_run
 from llambert.verify import verify
+from tests.fixtures.tiny_encoder import save_tiny_encoder
+from tests.fixtures.tiny_llm import save_tiny_llm
 
 pytestmark = pytest.mark.slow
 

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from tiny_classifier import MAX_LENGTH, VOCABULARY, save_tiny_classifier, tiny_texts
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from llambert.classifier import Classifier
-from llambert.packing import _FAMILIES
+from llambert.packing import PACKABLE_FAMILIES
+from tests.fixtures.tiny_classifier import MAX_LENGTH, VOCABULARY, save_tiny_classifier, tiny_texts
 
 CATEGORIES = {0: "positive", 1: "negative", 2: "neutral"}
 
@@ -40,7 +40,7 @@ def checkpoint_of(family, bert, folder):
     return folder
 
 
-@pytest.mark.parametrize("family", sorted(_FAMILIES))
+@pytest.mark.parametrize("family", sorted(PACKABLE_FAMILIES))
 @pytest.mark.parametrize("num_threads", [1, 2])
 def test_packed_texts_have_the_probabilities_of_padded_ones(family, num_threads, bert, tmp_path):
     checkpoint = str(bert if family == "bert" else checkpoint_of(family, bert, tmp_path))

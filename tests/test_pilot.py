@@ -1,8 +1,5 @@
 """What the pilot counts and draws, without a cluster; the pilot itself is run by test_plan.py."""
 
-import sys
-from pathlib import Path
-
 import pyarrow as pa
 import pytest
 
@@ -10,9 +7,7 @@ from llambert import pilot, schema
 from llambert.recipe import ClassifierRecipe
 from llambert.run import Run
 from llambert.run_directory import Manifest
-
-sys.path.append(str(Path(__file__).parent / "evaluation"))
-from synthetic_run import Plan, write_run
+from tests.fixtures.synthetic_run import Plan, write_run
 
 
 def trained(**counts) -> Manifest:
@@ -41,40 +36,40 @@ def trained(**counts) -> Manifest:
 )
 def test_steps_of_the_whole_training_follow_from_the_pilots(settings, manifest, num_steps):
     recipe = ClassifierRecipe(model="encoder", **settings)
-    assert pilot._num_steps(recipe, manifest, {"silver": 10.0, "gold": 4.0}) == num_steps
+    assert pilot.num_training_steps(recipe, manifest, {"silver": 10.0, "gold": 4.0}) == num_steps
 
 
 def test_the_small_corpus_begins_with_the_annotated_records_and_adds_rare_gold(tmp_path, monkeypatch):
     run = write_run(tmp_path, Plan(num=400, gold=0.1, regime="combined", splits=("train", "test")))
-    monkeypatch.setattr(pilot, "_NUM_LABELLED", 50)
-    few = pilot._with(run, 30)
+    monkeypatch.setattr(pilot, "NUM_LABELLED", 50)
+    few = pilot.with_num_records(run, 30)
     pilot.draw_sample(few)
-    rows = pa.concat_tables(pilot._corpus_parts(run, few))
+    rows = pa.concat_tables(pilot.small_corpus(run, few))
     ids = rows[schema.RECORD_ID].to_pylist()
     assert ids[:30] == few.table("sample").read()[schema.RECORD_ID].to_pylist()
     assert len(set(ids)) == len(ids)
     corpus = pa.concat_tables(list(run.table("corpus").iter_tables()))
-    gold = corpus.filter(pilot._is_learned_gold(corpus))[schema.RECORD_ID].to_pylist()
+    gold = corpus.filter(pilot.is_learned_gold(corpus))[schema.RECORD_ID].to_pylist()
     assert 0 < len(gold) < 40
     assert set(gold) <= set(ids)
-    assert pilot._num_gold(run) == len(gold)
+    assert pilot.num_gold_records(run) == len(gold)
 
 
 def test_the_small_corpus_comes_in_parts_for_every_label_actor(tmp_path):
     run = write_run(tmp_path, Plan(num=400))
     recipe = run.recipe.model_copy(update={"label": run.recipe.label.model_copy(update={"max_actors": 4})})
-    parts = pilot._corpus_parts(Run(recipe, run.task), pilot._with(run, 30))
+    parts = pilot.small_corpus(Run(recipe, run.task), pilot.with_num_records(run, 30))
     assert len(parts) == 4
     assert sum(part.num_rows for part in parts) == 390  # ten are duplicates
 
 
 def test_the_small_corpus_has_every_split_though_some_alone_are_annotated(tmp_path, monkeypatch):
-    monkeypatch.setattr(pilot, "_NUM_LABELLED", 120)
+    monkeypatch.setattr(pilot, "NUM_LABELLED", 120)
     settings = {"splits": ("train",)}
     run = write_run(tmp_path, Plan(num=400, splits=("train", "test"), num_annotated=100, annotator=settings))
-    few = pilot._with(run, 30)
+    few = pilot.with_num_records(run, 30)
     pilot.draw_sample(few)
-    rows = pa.concat_tables(pilot._corpus_parts(run, few))
+    rows = pa.concat_tables(pilot.small_corpus(run, few))
     ids = rows[schema.RECORD_ID].to_pylist()
     assert ids[:30] == few.table("sample").read()[schema.RECORD_ID].to_pylist()
     assert len(ids) == len(set(ids)) == 120

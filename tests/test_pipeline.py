@@ -8,14 +8,14 @@ import time
 from pathlib import Path
 
 import pytest
-from encoder_families import save_family
-from processes import kill_group, wait_for_commit
-from tiny_classifier import save_tiny_classifier
-from tiny_llm import save_tiny_llm
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from llambert.run import Run, open_run
 from llambert.verify import verify
+from tests.fixtures.encoder_families import save_family
+from tests.fixtures.processes import kill_group, wait_for_commit
+from tests.fixtures.tiny_classifier import save_tiny_classifier
+from tests.fixtures.tiny_llm import save_tiny_llm
 
 pytestmark = pytest.mark.slow
 

@@ -156,7 +156,7 @@ def test_asking_again_before_an_actor_starts_makes_no_second_group(cluster, caps
 
 def test_a_replica_that_is_gone_gives_its_group_back_and_its_place_to_the_next(cluster, monkeypatch):
     node = add_node(cluster)
-    monkeypatch.setattr("llambert.placement._STARTING_S", 0.0)
+    monkeypatch.setattr("llambert.placement.STARTING_S", 0.0)
 
     @ray.remote(num_gpus=4, num_cpus=0.1)
     class Replica:

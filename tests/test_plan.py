@@ -7,8 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_classifier import save_tiny_classifier
-from tiny_llm import save_tiny_llm
 
 from llambert.costs import load_prices
 from llambert.evaluation.report import report
@@ -16,6 +14,8 @@ from llambert.forecast import STAGES, CurvePoint, Pilot, forecast, pilot_table, 
 from llambert.plan import Plan, advice_of, plan_by_rates, render
 from llambert.run import open_run
 from llambert.verify import verify
+from tests.fixtures.tiny_classifier import save_tiny_classifier
+from tests.fixtures.tiny_llm import save_tiny_llm
 
 ROOT = Path(__file__).resolve().parents[1]
 NUM_ROWS, NUM_ANNOTATED, NUM_PILOT = 300, 160, 80
@@ -122,7 +122,7 @@ def test_advice_is_in_annotations_of_which_a_part_cannot_be_learned_from():
 
 def plan_of(pilot: Pilot) -> Plan:
     """The plan of a stored pilot: nothing is run."""
-    from test_forecast import make_recipe
+    from tests.test_forecast import make_recipe
 
     advice = advice_of(pilot, 0.005)
     return Plan(make_recipe(), pilot, forecast(make_recipe(), pilot), load_prices(), advice, 0.005)
@@ -162,10 +162,9 @@ def test_faults_of_the_options_are_one_line(tmp_path, options, message):
 
 
 def test_steps_of_training_follow_from_the_recipe():
-    from test_forecast import make_recipe
-
     from llambert.costs import load_prices
     from llambert.forecast import Measured
+    from tests.test_forecast import make_recipe
 
     recipe = make_recipe(classifier={"epochs": 3, "batch_size": 32, "held_out_share": 0.02, "soup_members": 2})
     planned = plan_by_rates(recipe, {"finetune": Measured(num=1, work_seconds=1)}, 8_000, load_prices())

@@ -4,10 +4,10 @@ import json
 import re
 
 import pytest
-from tiny_llm import CHATML, tiny_tokenizer
 
 from llambert.errors import InputError
 from llambert.prompts import Prompt, Renderer, Shot, chat_messages, completion_text, llama2_text
+from tests.fixtures.tiny_llm import CHATML, tiny_tokenizer
 
 ANSWERS = {"positive": "positive", "negative": "negative"}
 SHOTS = (Shot(text="A dull mess.", label="negative"), Shot(text="Moving.", label="positive"))

@@ -198,7 +198,12 @@ def test_a_store_that_says_nothing_of_a_files_content_is_read(monkeypatch):
 
     memory = fsspec.filesystem("memory")
     memory.store.clear()
-    monkeypatch.setattr("llambert.reference._MARKS", ("ETag",))
+    find = type(memory).find
+
+    def sizes_alone(*given, **named):
+        return {name: {key: info[key] for key in ("size", "type")} for name, info in find(*given, **named).items()}
+
+    monkeypatch.setattr(type(memory), "find", sizes_alone)
     memory.pipe({"/d/x.csv": b"text"})
     before = content_identity("memory://d")
     memory.pipe({"/d/x.csv": b"Text"})

@@ -9,8 +9,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import ray
-from tiny_classifier import save_tiny_classifier
-from tiny_llm import save_tiny_llm
 
 from llambert import schema
 from llambert.pipeline import pipeline
@@ -20,6 +18,8 @@ from llambert.run import Run, record_recipe
 from llambert.run_directory import MANIFEST, TableDirectory
 from llambert.tasks import load_task
 from llambert.verify import Finding, verify
+from tests.fixtures.tiny_classifier import save_tiny_classifier
+from tests.fixtures.tiny_llm import save_tiny_llm
 
 pytestmark = pytest.mark.slow
 

@@ -1,7 +1,8 @@
 """Fingerprints: what changes a draw changes the tables it decides, and no others."""
 
 import pytest
-from test_splits import open_films
+
+from tests.test_splits import open_films
 
 UPSTREAM = ("sample", "responses", "silver", "checkpoint", "labels")
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import fsspec
 import pyarrow as pa
 import pytest
-from s3_server import LIMITED_KEY, S3Server, running_server
 
 from llambert import schema
 from llambert.errors import InputError
 from llambert.locations import remove_folder
 from llambert.reference import content_identity
 from llambert.run_directory import Manifest, RunDirectory, TableDirectory, create_whole, open_filesystem, write_whole
+from tests.fixtures.s3_server import LIMITED_KEY, S3Server, running_server
 
 NAME = "part-00000.parquet"
 

@@ -12,9 +12,10 @@ from pathlib import Path
 import fsspec
 import pyarrow.parquet as pq
 import pytest
-from openai_endpoint import Endpoint, chat, serve
-from s3_server import SECRET_KEY, running_server
-from tiny_classifier import save_tiny_classifier
+
+from tests.fixtures.openai_endpoint import Endpoint, chat, serve
+from tests.fixtures.s3_server import SECRET_KEY, running_server
+from tests.fixtures.tiny_classifier import save_tiny_classifier
 
 pytest.importorskip("openai", reason="needs the openai extra")
 pytestmark = [pytest.mark.slow, pytest.mark.s3]

@@ -19,8 +19,6 @@ import pandas
 import psutil
 import pytest
 import torch
-from label_runs import filled_run
-from tiny_classifier import tiny_texts
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from llambert.classifier import Classifier
@@ -29,6 +27,8 @@ from llambert.reference import resolve
 from llambert.serving import app, find_checkpoint, options, serve_until_stopped
 from llambert.serving_endpoint import TOKEN_VARIABLE
 from llambert.stages.label import LabelPart
+from tests.fixtures.label_runs import filled_run
+from tests.fixtures.tiny_classifier import tiny_texts
 
 NUM_TEXTS = 60
 TOKEN = "the token of a test"

@@ -2,11 +2,10 @@
 
 from datetime import UTC, datetime, timedelta
 
-from label_runs import make_run
-
 from llambert import schema
 from llambert.run_directory import Manifest
 from llambert.status import render, status, table_status
+from tests.fixtures.label_runs import make_run
 
 
 def progress(age_s: float = 0, **values) -> dict:

@@ -1,12 +1,12 @@
 import pyarrow as pa
 import pytest
-from tiny_llm import save_tiny_llm
 from typer.testing import CliRunner
 
 from llambert import trial
 from llambert.cli import app
 from llambert.errors import InputError
 from llambert.sampling import Selection
+from tests.fixtures.tiny_llm import save_tiny_llm
 
 RECIPE = """
 name: films
@@ -127,7 +127,7 @@ def test_gold_values_are_judged_as_ingest_judges_them(tmp_path, capsys, monkeypa
     none = films(tmp_path, HEAD + b"1,a,good\n2,b,bad\n")
     with pytest.raises(InputError, match="none of the 2 values of column 'stars' is a category"):
         trial.first_records(none, 2)
-    monkeypatch.setattr(trial, "_HEAD_RECORDS", 1)  # of a part of the corpus nothing final can be said
+    monkeypatch.setattr(trial, "HEAD_RECORDS", 1)  # of a part of the corpus nothing final can be said
     trial.first_records(none, 1)
     assert capsys.readouterr().err.startswith("corpus: of its first records: 1 of 1 gold values (100.0%)")
 

@@ -5,7 +5,6 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from label_runs import complete, filled_run, make_run
 
 from llambert import schema
 from llambert import verify as module
@@ -16,6 +15,7 @@ from llambert.run_directory import TableDirectory
 from llambert.stages import label as label_stage
 from llambert.stages.label import label
 from llambert.verify import verify, verify_directory
+from tests.fixtures.label_runs import complete, filled_run, make_run
 
 FIRST, SECOND = "part-00000-000000.parquet", "part-00000-000001.parquet"
 
@@ -266,7 +266,7 @@ def test_the_result_does_not_depend_on_the_number_of_buckets(run, monkeypatch):
     rewrite(labels, FIRST, pa.concat_tables([rows.slice(1), rows.slice(5, 1)]))
     expected = findings(run)
     assert len(expected) == 2
-    monkeypatch.setattr(module, "_HASHES_PER_BUCKET", 8)
+    monkeypatch.setattr(module, "HASHES_PER_BUCKET", 8)
     assert findings(run) == expected
 
 

@@ -47,7 +47,7 @@ _FORMATS = {
 _DELIMITERS = {"csv": ",", "tsv": "\t"}
 _ROWS_PER_READ = 1024
 _BUFFER_BYTES = 1 << 20
-_PARQUET_BYTES_PER_UNIT = 256 << 20
+PARQUET_BYTES_PER_UNIT = 256 << 20
 
 
 def find(corpus: CorpusRecipe) -> Sources:
@@ -56,7 +56,7 @@ def find(corpus: CorpusRecipe) -> Sources:
     units: list[SourceFile] = []
     for name in files:
         uri, file_format, size = filesystem.unstrip_protocol(name), _format_of(name, corpus), files[name]["size"] or 0
-        spans = row_group_spans(uri) if file_format == "parquet" and size > _PARQUET_BYTES_PER_UNIT else [None]
+        spans = row_group_spans(uri) if file_format == "parquet" and size > PARQUET_BYTES_PER_UNIT else [None]
         units += [
             SourceFile(len(units) + number, uri, file_format, size // len(spans), span=span)
             for number, span in enumerate(spans)
@@ -71,7 +71,7 @@ def row_group_spans(uri: str) -> list[tuple[int, int]]:
     spans, start, num_bytes = [], 0, 0
     for group, size in enumerate(sizes, start=1):
         num_bytes += size
-        if num_bytes >= _PARQUET_BYTES_PER_UNIT or group == len(sizes):
+        if num_bytes >= PARQUET_BYTES_PER_UNIT or group == len(sizes):
             spans.append((start, group))
             start, num_bytes = group, 0
     return spans

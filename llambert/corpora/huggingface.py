@@ -22,7 +22,7 @@ from llambert.names import SURROGATE, escaped
 from llambert.recipe import digest
 from llambert.reference import find_files, resolve
 
-_ROWS_PER_SHARD = 100_000
+ROWS_PER_SHARD = 100_000
 _ROWS_PER_READ = 1024
 
 
@@ -117,5 +117,5 @@ def _plain_folder(location: str) -> str:
 def _iterable(split: Any) -> Any:
     """Also a data set on disk as one that streams: memory-mapped, in shards of a fixed size."""
     if hasattr(split, "to_iterable_dataset"):
-        return split.to_iterable_dataset(num_shards=max(1, -(-split.num_rows // _ROWS_PER_SHARD)))
+        return split.to_iterable_dataset(num_shards=max(1, -(-split.num_rows // ROWS_PER_SHARD)))
     return split

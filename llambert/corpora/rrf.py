@@ -71,8 +71,8 @@ FIELDS = {
 _FIRST_CODE = np.cumsum([0, 0, *(10**digits for digits in range(1, 7))])
 NUM_CODES = int(_FIRST_CODE[7]) + 10**7
 
-_BLOCK_BYTES = 2 << 20  # stays in a core's cache
-_MAX_LINE_BYTES = 64 << 20
+BLOCK_BYTES = 2 << 20  # stays in a core's cache
+MAX_LINE_BYTES = 64 << 20
 _ID_WIDTH = 8  # of "C" and seven digits
 _NEWLINE = b"\n"[0]
 _AFTER_LAST_BAR = "after the last bar"  # an empty column: every field is ended, not separated
@@ -142,7 +142,7 @@ def read_blocks(table: RrfTable) -> Iterator[Block]:
             cut = chunk.rfind(b"\n") + 1
             if not cut:
                 rest += chunk
-                if len(rest) > _MAX_LINE_BYTES:
+                if len(rest) > MAX_LINE_BYTES:
                     raise InputError(f"{table.label}:{line}: a line of more than 64 MiB: this is no RRF file")
                 continue
             data, rest = b"".join([rest, memoryview(chunk)[:cut]]), chunk[cut:]
@@ -167,7 +167,7 @@ def _unpacked(table: RrfTable) -> Iterator[bytes]:
 def _raw(uris: Iterable[str]) -> Iterator[bytes]:
     for uri in uris:
         with open_binary(uri) as stream:
-            while chunk := stream.read(_BLOCK_BYTES):
+            while chunk := stream.read(BLOCK_BYTES):
                 yield chunk
 
 
@@ -180,9 +180,9 @@ def _gunzipped(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
         while packed or is_full:
             if member.eof:
                 member = zlib.decompressobj(wbits=31)
-            unpacked = member.decompress(packed, _BLOCK_BYTES)
+            unpacked = member.decompress(packed, BLOCK_BYTES)
             yield unpacked
-            is_full = len(unpacked) == _BLOCK_BYTES and not member.eof
+            is_full = len(unpacked) == BLOCK_BYTES and not member.eof
             packed = member.unused_data.lstrip(b"\0") if member.eof else member.unconsumed_tail
         packed = next(rest, None)
     if not member.eof:

@@ -22,7 +22,7 @@ from llambert.names import escaped
 from llambert.reference import find_files
 
 COLUMNS = [schema.RECORD_ID, schema.TEXT, "folder"]
-_FILES_PER_UNIT = 2000
+FILES_PER_UNIT = 2000
 _BYTES_PER_UNIT = 64 << 20
 _REMOTE_READERS = 32
 _HEAD_BYTES = 4096
@@ -50,7 +50,7 @@ def units_of(
     for name, info in files.items():
         members.append(name.removeprefix(root).lstrip("/"))
         num_bytes += info["size"] or 0
-        if len(members) == _FILES_PER_UNIT or num_bytes >= _BYTES_PER_UNIT:
+        if len(members) == FILES_PER_UNIT or num_bytes >= _BYTES_PER_UNIT:
             close()
             members, num_bytes = [], 0
     if members:

@@ -48,7 +48,7 @@ COLUMNS = [schema.RECORD_ID, schema.TEXT, schema.SPLIT, schema.GOLD_LABEL, SEMAN
 _SEPARATOR = "; "
 _ESCAPED_BAR = r"(?i)&#x7c;"  # how a release writes "|" inside a term
 _NO_GOLD_SPLIT = "all"
-_CODES_PER_RANGE = 1 << 17  # some hundred thousand terms: sorted in memory, a few ranges at a time
+CODES_PER_RANGE = 1 << 17  # some hundred thousand terms: sorted in memory, a few ranges at a time
 _ROWS_PER_READ = 8192
 _Gold = tuple[str | None, str | None]  # label, split
 _TERMS = pa.schema([("code", pa.int64()), ("term", pa.string())])
@@ -239,8 +239,8 @@ class _TermRanges:
     def add(self, terms: pa.Table) -> None:
         """Store terms that are in the order of their concepts."""
         codes = terms["code"].to_numpy()
-        ranges, starts = np.unique(codes // _CODES_PER_RANGE, return_index=True)
-        ends = np.searchsorted(codes, (ranges + 1) * _CODES_PER_RANGE)
+        ranges, starts = np.unique(codes // CODES_PER_RANGE, return_index=True)
+        ends = np.searchsorted(codes, (ranges + 1) * CODES_PER_RANGE)
         for number, start, end in zip(ranges.tolist(), starts, ends, strict=True):
             if number not in self._writers:
                 self._writers[number] = pa.ipc.new_stream(self._folder / str(number), _TERMS)
@@ -250,7 +250,7 @@ class _TermRanges:
         """The texts of the concepts where ``kept`` holds, range by range."""
         for writer in self._writers.values():
             writer.close()
-        numbers = sorted({*self._writers, *np.unique(np.flatnonzero(kept) // _CODES_PER_RANGE).tolist()})
+        numbers = sorted({*self._writers, *np.unique(np.flatnonzero(kept) // CODES_PER_RANGE).tolist()})
         yield from in_threads(lambda number: self._texts_of_range(number, kept), numbers, num_threads)
 
     def _texts_of_range(self, number: int, kept: np.ndarray) -> _Texts:
@@ -258,13 +258,13 @@ class _TermRanges:
         if number in self._writers:
             with pa.OSFile(str(self._folder / str(number))) as file:
                 stored = pa.ipc.open_stream(file).read_all()
-        first = number * _CODES_PER_RANGE
-        codes = first + np.flatnonzero(kept[first : first + _CODES_PER_RANGE])
+        first = number * CODES_PER_RANGE
+        codes = first + np.flatnonzero(kept[first : first + CODES_PER_RANGE])
         wanted = stored.filter(pa.array(kept[stored["code"].to_numpy()]))
         distinct = wanted.group_by(["code", "term"], use_threads=False).aggregate([])
         distinct = distinct.append_column("length", pc.utf8_length(distinct["term"]))
         distinct = distinct.sort_by([(name, "ascending") for name in ("code", "length", "term")])
-        offsets = np.searchsorted(distinct["code"].to_numpy(), np.append(codes, first + _CODES_PER_RANGE))
+        offsets = np.searchsorted(distinct["code"].to_numpy(), np.append(codes, first + CODES_PER_RANGE))
         terms = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), distinct["term"].combine_chunks())
         counts = {
             "num_terms_isolated": stored.num_rows - wanted.num_rows,

@@ -43,7 +43,8 @@ class Pace:
 class Budget:
     """Tokens or dollars that are never passed: what a request may cost at most is set aside before it is sent.
 
-    ``num_tokens_before``: prompt and response tokens that were paid already.
+    ``num_tokens_before``: prompt and response tokens that were paid already. ``waiting``: calls of ``reserve`` that
+    are not yet decided, first come first.
     """
 
     def __init__(self, limits: EndpointLimits, num_tokens_before: tuple[int, int]) -> None:
@@ -59,7 +60,7 @@ class Budget:
         self._spent = num_tokens_before
         self._reserved = (0, 0)
         self._num_reserved = 0
-        self._queue: deque[object] = deque()
+        self.waiting: deque[object] = deque()
         self._changed = threading.Condition()
 
     def reserve(self, num_tokens: tuple[int, int]) -> bool:
@@ -70,11 +71,11 @@ class Budget:
         """
         with self._changed:
             ticket = object()
-            self._queue.append(ticket)
+            self.waiting.append(ticket)
             self._changed.wait_for(
-                lambda: self._queue[0] is ticket and (self._fits(num_tokens) or self._num_reserved == 0)
+                lambda: self.waiting[0] is ticket and (self._fits(num_tokens) or self._num_reserved == 0)
             )
-            self._queue.popleft()
+            self.waiting.popleft()
             is_granted = self._fits(num_tokens)
             if is_granted:
                 self._reserved = _add(self._reserved, num_tokens)

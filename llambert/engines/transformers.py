@@ -90,10 +90,10 @@ class TransformersEngine:
         self._sequences = answer_sequences(self.tokenizer, task) if annotator.mode != "generate" else None
         context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         self._max_prompt_tokens = room_for_prompt(annotator, self._renderer, self._sequences, context)
-        self._shared_ids = self._common_beginning()
+        self.shared_ids = self._common_beginning()
         try:
             with torch.inference_mode():
-                self._shared_states = self._states_of(self._shared_ids)
+                self._shared_states = self._states_of(self.shared_ids)
         except RuntimeError as error:
             raise InputError(f"annotator.model: {annotator.model} cannot run here: {described(error)}") from error
 
@@ -128,8 +128,8 @@ class TransformersEngine:
 
     def _request(self, index: int, text: str) -> _Request:
         prompt = self._renderer.encode(text, self._max_prompt_tokens, self._annotator.truncation)
-        num_shared = len(self._shared_ids)
-        shares = len(prompt.token_ids) > num_shared and prompt.token_ids[:num_shared] == self._shared_ids
+        num_shared = len(self.shared_ids)
+        shares = len(prompt.token_ids) > num_shared and prompt.token_ids[:num_shared] == self.shared_ids
         return _Request(index, text, prompt, num_shared if shares else 0)
 
     def _common_beginning(self) -> list[int]:
@@ -206,7 +206,7 @@ class TransformersEngine:
 
     def _generate(self, batch: list[_Request]) -> list[Answer]:
         inputs = self._inputs(batch)
-        shared = self._shared_ids[: batch[0].num_shared]
+        shared = self.shared_ids[: batch[0].num_shared]
         ids = inputs.pop("input_ids")
         del inputs["position_ids"]  # generate() derives the same ones from the mask
         ids = torch.cat([ids.new_tensor(shared).expand(len(batch), -1), ids], dim=1)

@@ -29,7 +29,7 @@ from llambert.tasks import Task
 # While the sample is put in order at most this many windows of it are files on the driver's disk, and one is in
 # its memory: a 64th of the sample's texts, or 16 parts where that is more.
 _MAX_WINDOWS = 64
-_MIN_PARTS_PER_WINDOW = 16
+MIN_PARTS_PER_WINDOW = 16
 
 logger = logging.getLogger(__name__)
 
@@ -311,7 +311,7 @@ def _write_sample(run: Run, selection: Selection) -> tuple[list[Part], dict[str,
     Returns them, and of a corpus with splits ``split.<name>`` -> its sampled records.
     """
     size, num = run.recipe.annotator.records_per_part, len(selection)
-    per_window = max(-(-num // (_MAX_WINDOWS * size)), _MIN_PARTS_PER_WINDOW) * size
+    per_window = max(-(-num // (_MAX_WINDOWS * size)), MIN_PARTS_PER_WINDOW) * size
     parts = []
     with tempfile.TemporaryDirectory(prefix="llambert-sample-") as folder:
         per_split = _spill(run.table("corpus"), selection, per_window, Path(folder))

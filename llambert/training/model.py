@@ -50,7 +50,7 @@ _DROPOUTS = (
     "dropout",
 )
 _TEXTS_PER_CALL = 1000  # bounds the tokenizer's own objects, which take far more memory than the ids
-_CHECKED_WHOLE_BELOW_BYTES = 4 << 30  # of weights in float32: a driver's node may be small
+CHECKED_WHOLE_BELOW_BYTES = 4 << 30  # of weights in float32: a driver's node may be small
 _MAX_MISSING_SHARE = 0.25  # of the encoder's weights; a pooler, which belongs to another task's head, is far less
 _TRIED_AT_ITS_LIMIT = 2 * 10**11
 """Parameters times tokens of a text that is tried at its full length: some seconds of a core."""
@@ -103,7 +103,7 @@ def check_encoder(recipe: ClassifierRecipe, categories: list[str], label: LabelR
                     config, trust_remote_code=recipe.trust_remote_code
                 )
         num_parameters = sum(parameter.numel() for parameter in built.parameters())
-        if num_parameters * torch.float32.itemsize <= _CHECKED_WHOLE_BELOW_BYTES:
+        if num_parameters * torch.float32.itemsize <= CHECKED_WHOLE_BELOW_BYTES:
             encoder = load_encoder(recipe, categories)
             if num_parameters * encoder.max_length <= _TRIED_AT_ITS_LIMIT:
                 _check_length(encoder, recipe)

@@ -1,6 +1,6 @@
 """The annotate stage against a bare loop over its engine, and the engine against the reference's way of asking.
 
-    python tests/benchmarks/bench_annotate.py [--records 1000] [--generate-records 60]
+    python -m tests.benchmarks.bench_annotate [--records 1000] [--generate-records 60]
 
 Film reviews, SmolLM2-135M, the demo's recipe. The bare loop is one engine, in a process of its own without Ray, with
 as many threads as the stage's replicas have together. Prints both sides and the ratio; exit status 1 below the floors:

@@ -1,6 +1,6 @@
 """Memory of annotate's driver and of its replica with ten times the prompts.
 
-    python tests/benchmarks/bench_annotate_memory.py [--records 10000 100000]
+    python -m tests.benchmarks.bench_annotate_memory [--records 10000 100000]
 
 A tiny language model answers, so that the time goes by. Each number of records is a run of its own in a process
 of its own; every second its processes are asked for their resident memory (RSS less what they share with files:
@@ -17,15 +17,14 @@ import time
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import psutil
 import yaml
-from tiny_llm import save_tiny_llm
 
 from llambert.run import open_run
 from llambert.stages.annotate import annotate
 from llambert.stages.ingest import ingest
+from tests.fixtures.tiny_llm import save_tiny_llm
 
 SLACK_MIB, GROWTH_CEILING = 50, 1.1
 
@@ -59,7 +58,9 @@ def main() -> int:
 
 def measure(recipe: Path) -> dict[str, float]:
     """Peak memory in MiB of the driver and of the replica's process while they annotate."""
-    driver = subprocess.Popen([sys.executable, __file__, "--annotate", str(recipe)])
+    driver = subprocess.Popen(
+        [sys.executable, "-m", "tests.benchmarks.bench_annotate_memory", "--annotate", str(recipe)]
+    )
     peaks = {"driver": 0.0, "replica": 0.0}
     while driver.poll() is None:
         process = psutil.Process(driver.pid)

@@ -1,6 +1,6 @@
 """The classifier core against the reference's loop and transformers' pipeline, on the same texts in one run.
 
-    python tests/benchmarks/bench_classifier.py --threads 2 --reviews 2000 --imdb-length 300
+    python -m tests.benchmarks.bench_classifier --threads 2 --reviews 2000 --imdb-length 300
 
 Two sets of texts: the reviews of the demo (mean 27 tokens), and reviews joined to the lengths of IMDb's (log-normal,
 mean 270 tokens before the cut at 512). The reference's loop is batches of 16 in corpus order, padded to the

@@ -1,7 +1,7 @@
 """The training core against a plain Hugging Face ``Trainer``: same encoder, data, batch size, epochs, schedule.
 
-    python tests/benchmarks/bench_finetune.py [--seeds 0 1 2] [--records 2000] [--epochs 2] [--threads 2]
-    python tests/benchmarks/bench_finetune.py --curves --seeds 0 1 2
+    python -m tests.benchmarks.bench_finetune [--seeds 0 1 2] [--records 2000] [--epochs 2] [--threads 2]
+    python -m tests.benchmarks.bench_finetune --curves --seeds 0 1 2
 
 UMLS regions, labels of Llama-2-70b-chat, MiniLM. Both pad to the longest text of a batch; ours buckets by
 length and, where the chip multiplies bfloat16, autocasts (also shown without: ``float32``). Accuracy is on the
@@ -25,7 +25,6 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np
 import torch
-import umls_regions
 from scipy import stats
 from transformers import DataCollatorWithPadding, Trainer, TrainingArguments, logging
 
@@ -35,6 +34,7 @@ from llambert.recipe import ClassifierRecipe
 from llambert.training.loop import FineTuning, History, Phase
 from llambert.training.model import Encoder, load_encoder
 from llambert.training.records import TrainingSet, select_silver
+from tests.benchmarks import umls_regions
 
 CEILING = 0.6
 APART_CEILING = 1.2

@@ -1,6 +1,6 @@
 """The training core on a GPU: roberta-large's shape with random weights; steps/s and share of the chip's peak.
 
-    python tests/benchmarks/bench_finetune_gpu.py [--steps 100] [--compile] [--small]
+    python -m tests.benchmarks.bench_finetune_gpu [--steps 100] [--compile] [--small]
 
 Batch 16 x 512 tokens, and batches of 16 bucketed on IMDb-like lengths (log-normal, median 226 tokens, cut at
 512), beside unbucketed ones. Neither Ray nor vLLM nor a download is needed. Peak: dense bfloat16 of the chip's

@@ -1,7 +1,7 @@
 """Every option of fine-tuning against plain silver training, and gold labels as the ceiling.
 
-    python tests/benchmarks/bench_finetune_options.py umls [--seeds 0 1 2 3 4] [--records 2000] [--options ema gce]
-    python tests/benchmarks/bench_finetune_options.py runs/reviews [...]
+    python -m tests.benchmarks.bench_finetune_options umls [--seeds 0 1 2 3 4] [--records 2000] [--options ema gce]
+    python -m tests.benchmarks.bench_finetune_options runs/reviews [...]
 
 Data: the UMLS regions (hard labels), or a finished run (``make demo``: with probabilities; judged on the gold
 labels of records never annotated). Each option alone on top of plain training; accuracy as mean and 95 % interval
@@ -17,7 +17,6 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np
 import torch
-import umls_regions
 from transformers import logging
 
 from llambert import schema
@@ -27,6 +26,7 @@ from llambert.experiments.results import mean_over_seeds
 from llambert.experiments.sources import Labels, read_labels
 from llambert.experiments.training import train_cell
 from llambert.recipe import ClassifierRecipe
+from tests.benchmarks import umls_regions
 
 OPTIONS: dict[str, dict] = {
     "soft": {"loss": "soft"},

@@ -1,6 +1,6 @@
 """Ingest of an archive in the shape of aclImdb and of the folder it unpacks to: rows/s, MB/s and peak memory.
 
-``python tests/benchmarks/bench_ingest.py`` from the repository. Each source is ingested in a process of its own, in
+``python -m tests.benchmarks.bench_ingest`` from the repository. Each source is ingested in a process of its own, in
 one worker without Ray, half of the files and all of them: memory has to stay flat. Exit status 1 where it does not,
 or where the two layouts differ.
 """
@@ -17,7 +17,7 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from imdb_archive import write_archive
+from tests.benchmarks.imdb_archive import write_archive
 
 MAX_GROWTH = 1.15  # of the peak memory, from half of the files to all of them
 IMDB_COLUMNS = {"text": "text", "record_id": "record_id", "split": "split", "gold_label": "label", "keep": ("rating",)}
@@ -45,7 +45,7 @@ def main() -> None:
             with tarfile.open(folder / "aclImdb_v1.tar.gz") as archive:
                 archive.extractall(folder / "unpacked", filter="data")
             for kind, path in {"archive": folder / "aclImdb_v1.tar.gz", "folder": folder / "unpacked"}.items():
-                command = [sys.executable, __file__, "--ingest", str(path)]
+                command = [sys.executable, "-m", "tests.benchmarks.bench_ingest", "--ingest", str(path)]
                 done = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
                 peaks[kind].append(done["peak_mib"])
                 digests.setdefault(num_files, set()).add(done["digest"])

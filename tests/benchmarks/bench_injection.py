@@ -1,6 +1,6 @@
 """Texts that give the annotator orders: how often they get their way, with and without ``fence``.
 
-    python tests/benchmarks/bench_injection.py [--records 150]
+    python -m tests.benchmarks.bench_injection [--records 150]
 
 Film reviews, SmolLM2-135M, the demo's prompt. Each review is asked about as it is, and with an order at its end to
 give the other label. *Flipped*: of the reviews whose label was right, those that got the ordered one. Accuracy of

@@ -1,6 +1,6 @@
 """The label stage through Ray against the bare classifier, and two actors of one thread against one.
 
-    python tests/benchmarks/bench_label.py
+    python -m tests.benchmarks.bench_label
 
 Three rates of the stage: of the actors at work, each after its own first part, which is what a long run comes to;
 from the first record of all to the last, in which one actor may still load its model; and of the whole stage with
@@ -17,7 +17,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import ray
-from bench_classifier import ENCODER, review_texts, save_checkpoint
 from transformers import logging
 
 from llambert import schema
@@ -28,6 +27,7 @@ from llambert.run import Run
 from llambert.run_directory import Manifest, TableDirectory
 from llambert.stages.label import label
 from llambert.tasks import load_task
+from tests.benchmarks.bench_classifier import ENCODER, review_texts, save_checkpoint
 
 
 def make_run(storage: str, checkpoint: str, parts: Iterable[list[str]], label_recipe: LabelRecipe) -> Run:
@@ -76,7 +76,17 @@ def _complete(table: TableDirectory, num: int, parts: list) -> None:
 
 def bare_rate(checkpoint: str, texts: list[str], threads: int) -> float:
     """Records per second of ``Classifier.predict`` alone, in a process of its own that has just these threads."""
-    command = [sys.executable, __file__, "--bare", checkpoint, "--records", str(len(texts)), "--threads", str(threads)]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.benchmarks.bench_label",
+        "--bare",
+        checkpoint,
+        "--records",
+        str(len(texts)),
+        "--threads",
+        str(threads),
+    ]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 

@@ -1,6 +1,6 @@
 """A million records labelled from and to a real S3 server: every record once, flat memory, a steady cost per record.
 
-    python tests/benchmarks/bench_label_million.py [--records 100000 1000000] [--folder FOLDER] [--plot memory.png]
+    python -m tests.benchmarks.bench_label_million [--records 100000 1000000] [--folder FOLDER] [--plot memory.png]
 
 Texts have the lengths of film reviews in words; a tiny encoder labels them, so that what is measured is the stage
 and the store. Each number of records is a run of its own, labelled by two actors from a driver in a process of its
@@ -22,21 +22,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import matplotlib.pyplot as plt
 import numpy as np
 import psutil
-from bench_classifier import review_texts
-from bench_label import make_run
-from s3_server import running_server
-from tiny_classifier import WORDS, save_tiny_classifier
 
 from llambert.recipe import LabelRecipe
 from llambert.run import Run
 from llambert.run_directory import Manifest
 from llambert.stages.label import LabelPart, label
 from llambert.verify import verify
+from tests.benchmarks.bench_classifier import review_texts
+from tests.benchmarks.bench_label import make_run
+from tests.fixtures.s3_server import running_server
+from tests.fixtures.tiny_classifier import WORDS, save_tiny_classifier
 
 ROWS_PER_PART = 10_000
 MAX_COST, MAX_GROWTH, SLACK_MIB = 1.1, 1.1, 32
@@ -95,7 +94,15 @@ def measure(folder: Path, num_records: int, server: int) -> tuple[Run, Manifest,
     """Label in a process of its own, watch it, and prove that every record is there once."""
     run = open_bench(folder, num_records)
     started = time.monotonic()
-    command = [sys.executable, __file__, "--folder", str(folder), "--label", str(num_records)]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.benchmarks.bench_label_million",
+        "--folder",
+        str(folder),
+        "--label",
+        str(num_records),
+    ]
     driver = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     samples: Samples = defaultdict(list)
     while driver.poll() is None:

@@ -1,6 +1,6 @@
 """Parsing recorded Llama-2-70b responses: agreement with the reference's labels, and responses a second.
 
-``python tests/benchmarks/bench_parse.py`` from the repository; needs the recorded responses to 25,000 IMDb
+``python -m tests.benchmarks.bench_parse`` from the repository; needs the recorded responses to 25,000 IMDb
 reviews (``--responses``, JSON lines with record_id, response, reference_label).
 """
 

@@ -1,6 +1,6 @@
 """The pipeline's own overhead: time on the clock against time its models and readers worked, from one run.
 
-    python tests/benchmarks/bench_pipeline.py [--recipe R] [--set key=value …]
+    python -m tests.benchmarks.bench_pipeline [--recipe R] [--set key=value …]
 
 Runs the recipe (a complete run is not run again: its manifests are read) and prints, stage by stage and in
 all, seconds on the clock, seconds at work summed over workers, and their ratio.

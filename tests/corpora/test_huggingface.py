@@ -49,7 +49,7 @@ def test_the_splits_asked_for_are_read_alone(saved):
 
 
 def test_a_large_split_is_read_in_shards_that_together_are_all_of_it(saved, monkeypatch):
-    monkeypatch.setattr(huggingface, "_ROWS_PER_SHARD", 2)
+    monkeypatch.setattr(huggingface, "ROWS_PER_SHARD", 2)
     rows, sources = read(saved, splits=("train",))
     assert [tuple(source.span) for source in sources] == [(0, 2), (1, 2)]
     assert [row["text"] for row in rows] == ["a", "b", "c"]

@@ -72,7 +72,7 @@ def test_the_hubs_files_have_the_same_splits_and_labels_but_no_rating(tmp_path):
 
 
 def test_many_small_files_are_few_units_of_bounded_size(tmp_path, monkeypatch):
-    monkeypatch.setattr(text_files, "_FILES_PER_UNIT", 40)
+    monkeypatch.setattr(text_files, "FILES_PER_UNIT", 40)
     folder = tmp_path / "train" / "pos"
     folder.mkdir(parents=True)
     for number in range(100):

@@ -2,14 +2,14 @@ import gzip
 
 import numpy as np
 import pytest
-import umls_sample as sample
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from umls_sample import write
 
 from llambert.corpora import rrf
 from llambert.corpora.rrf import RrfRows, concept_ids, find_tables, read_blocks
 from llambert.errors import InputError
+from tests.fixtures import umls_sample as sample
+from tests.fixtures.umls_sample import write
 
 
 def concepts(folder, table="MRCONSO"):
@@ -38,7 +38,7 @@ def cut(content, *places):
 
 @pytest.mark.parametrize("block_bytes", [100, 8 << 20])
 def test_gzip_is_known_by_its_content(tmp_path, monkeypatch, block_bytes):
-    monkeypatch.setattr(rrf, "_BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(rrf, "BLOCK_BYTES", block_bytes)
     content = (write(tmp_path) / "MRCONSO.RRF").read_bytes()
     replace(tmp_path, "MRCONSO.RRF", {".gz": gzip.compress(content)})
     assert concepts(tmp_path) == WHOLE
@@ -131,8 +131,8 @@ def test_a_damaged_gzip_stream_is_refused_in_one_line(tmp_path, content, message
 
 
 def test_a_file_without_lines_is_refused_before_it_fills_the_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr(rrf, "_BLOCK_BYTES", 1000)
-    monkeypatch.setattr(rrf, "_MAX_LINE_BYTES", 5000)
+    monkeypatch.setattr(rrf, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(rrf, "MAX_LINE_BYTES", 5000)
     (write(tmp_path) / "MRREL.RRF").write_bytes(b"x" * 50_000)
     with pytest.raises(InputError, match=r"MRREL\.RRF:1: a line of more than"):
         list(read_blocks(find_tables(str(tmp_path))["MRREL"]))

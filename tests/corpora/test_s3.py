@@ -8,11 +8,11 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from s3_server import running_server
 
 from llambert.corpora import find_source_files, find_sources, read_rows
 from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError
+from tests.fixtures.s3_server import running_server
 
 BUCKET = "s3://llambert-test"
 

@@ -3,13 +3,13 @@ import re
 from collections import Counter
 
 import pytest
-import umls_sample as sample
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from umls_sample import relation, semantic_type, term, write
 
 from llambert.corpora import identity, rrf, umls
 from llambert.errors import InputError
+from tests.fixtures import umls_sample as sample
+from tests.fixtures.umls_sample import relation, semantic_type, term, write
 
 COLUMNS = ["record_id", "text"]
 
@@ -115,12 +115,12 @@ def test_the_order_of_rows_does_not_matter(tmp_path):
 @pytest.mark.parametrize("block_bytes", [1, 61, 1000])
 @pytest.mark.parametrize("num_threads", [1, 4])
 def test_where_blocks_end_does_not_matter(tmp_path, monkeypatch, block_bytes, num_threads):
-    monkeypatch.setattr(rrf, "_BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(rrf, "BLOCK_BYTES", block_bytes)
     assert texts(write(tmp_path), num_threads=num_threads) == sample.TEXTS
 
 
 def test_concepts_of_many_ranges_come_in_order(tmp_path, monkeypatch):
-    monkeypatch.setattr(umls, "_CODES_PER_RANGE", 2)
+    monkeypatch.setattr(umls, "CODES_PER_RANGE", 2)
     assert list(texts(write(tmp_path)).items()) == list(sample.TEXTS.items())
 
 
@@ -159,7 +159,7 @@ def test_a_malformed_row_is_kept_aside_with_file_and_line_and_changes_no_text(tm
 
 
 def test_all_malformed_rows_at_once_are_each_reported_once_on_their_lines(tmp_path, monkeypatch):
-    monkeypatch.setattr(rrf, "_BLOCK_BYTES", 150)
+    monkeypatch.setattr(rrf, "BLOCK_BYTES", 150)
     tables = {name: [*getattr(sample, name)] for name in ("MRCONSO", "MRSTY", "MRREL")}
     for table, _, row, _ in FAULTS:
         tables[table].append(row)

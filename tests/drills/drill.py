@@ -1,10 +1,10 @@
 """Seeded fault drills of the whole pipeline: a run under faults must end with the undisturbed run's tables.
 
-    python tests/drills/drill.py --drills 10 --seed 0
-    python tests/drills/drill.py --only "kill node" --drills 3
-    python tests/drills/drill.py --replay "annotate+0.4 kill actor; label+0.2 kill s3 for 1.5"
-    python tests/drills/drill.py --drills 200 --minutes 5 --results drills.jsonl     a piece of a long series
-    python tests/drills/drill.py --drills 0 --results drills.jsonl                   the table of all pieces
+    python -m tests.drills.drill --drills 10 --seed 0
+    python -m tests.drills.drill --only "kill node" --drills 3
+    python -m tests.drills.drill --replay "annotate+0.4 kill actor; label+0.2 kill s3 for 1.5"
+    python -m tests.drills.drill --drills 200 --minutes 5 --results drills.jsonl     a piece of a long series
+    python -m tests.drills.drill --drills 0 --results drills.jsonl                   the table of all pieces
 
 Each drill is one schedule, drawn by seed and number: a fault or two, each timed to a stage. The run is that of a small
 recipe with a scripted annotator and a tiny encoder, by `jobs/pipeline.py` on a Ray cluster of a head and two worker
@@ -24,14 +24,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from drilled_run import compare, contents, end_driver
-from ground import Ground, prepared
-from injection import Drilled, faked_time
-from schedule import FAULTS, STAGES, Fault, draw, parse
-
 from llambert.verify import verify
+from tests.drills.drilled_run import compare, contents, end_driver
+from tests.drills.ground import Ground, prepared
+from tests.drills.injection import Drilled, faked_time
+from tests.drills.schedule import FAULTS, STAGES, Fault, draw, parse
 
 MAX_STARTS = 8
 HUNG_AFTER_S = 90.0

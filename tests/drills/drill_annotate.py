@@ -1,6 +1,6 @@
 """SIGKILL of an engine's actor, of another Ray worker and of the driver at random points of annotate.
 
-    python tests/drills/drill_annotate.py [--kills 20] [--seed 0]
+    python -m tests.drills.drill_annotate [--kills 20] [--seed 0]
 
 The annotate stage runs on two replicas of a tiny language model; a driver that was killed is started again, as
 an operator would. When the kills are dealt and the stage has ended, its responses must be those of an
@@ -18,20 +18,19 @@ from collections import Counter
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 import psutil
 import pyarrow as pa
 import yaml
-from annotate_runs import probabilities
-from processes import descendants, kill_group, signal_one, title, wait_for_commit
-from tiny_llm import save_tiny_llm
 
 from llambert import schema
 from llambert.run import Run, open_run
 from llambert.stages.annotate import annotate
 from llambert.stages.ingest import ingest
+from tests.fixtures.annotate_runs import probabilities
+from tests.fixtures.processes import descendants, kill_group, signal_one, title, wait_for_commit
+from tests.fixtures.tiny_llm import save_tiny_llm
 
 NUM_RECORDS, RECORDS_PER_PART = 3_000, 8
 TARGETS = ("actor", "worker", "driver")
@@ -107,7 +106,7 @@ def kill(target: str, driver: subprocess.Popen, dealt: Counter[str], chance: ran
 
 
 def driver_command(recipe: Path, storage: Path) -> list[str]:
-    return [sys.executable, __file__, "--annotate", str(recipe), str(storage)]
+    return [sys.executable, "-m", "tests.drills.drill_annotate", "--annotate", str(recipe), str(storage)]
 
 
 def drive(recipe: str, storage: str) -> None:

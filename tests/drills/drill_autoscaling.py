@@ -1,6 +1,6 @@
 """Nodes come for the stage that needs them and leave after it: Ray's autoscaler over pretended nodes.
 
-    python tests/drills/drill_autoscaling.py
+    python -m tests.drills.drill_autoscaling
 
 The head has one CPU and no node at first. A replica of four GPUs must bring one whole ``annotator`` node and nothing
 else, and the label stage, bound to ``encoder`` nodes by ``label.node_resource``, one of those; both leave when they are
@@ -20,16 +20,15 @@ from collections import Counter
 from pathlib import Path
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import psutil
 import ray
-from label_runs import filled_run
 from ray.util import placement_group_table
 
 from llambert.execution import Outcome, Pool
 from llambert.execution.ray_executor import RAY
 from llambert.stages.label import label
+from tests.fixtures.label_runs import filled_run
 
 IDLE_MINUTES = 0.1
 HEAD = "ray.head.default"  # what the pretended cloud says of its head

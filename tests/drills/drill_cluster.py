@@ -1,6 +1,6 @@
 """The reviews recipe as a submitted job on three nodes and object storage: nodes are killed, the job is stopped.
 
-    python tests/drills/drill_cluster.py [--kill ingest annotate finetune] [--drain label] [--stop annotate]
+    python -m tests.drills.drill_cluster [--kill ingest annotate finetune] [--drain label] [--stop annotate]
 
 Starts an S3 server and a Ray cluster on this machine: a head without CPUs and two worker nodes of one CPU each. Submits
 jobs/pipeline.py exactly as the README does, with tiny models. In each stage of ``--kill`` the worker node on which
@@ -22,22 +22,21 @@ import time
 from pathlib import Path
 
 os.environ |= {"HF_HUB_OFFLINE": "1", "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
-sys.path.insert(0, str(Path(__file__).parents[1]))
 # The job is started with `python`, as from an activated environment.
 os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 
 import yaml
-from chromium import Page
-from nodes import ROOT, Nodes
 from ray.job_submission import JobStatus, JobSubmissionClient
-from ray_jobs import wait_for_job_agent
-from s3_server import running_server
-from tiny_encoder import WORDS, save_tiny_encoder
-from tiny_llm import save_tiny_llm
 
 from llambert.run import Run, open_run
 from llambert.run_directory import open_filesystem
 from llambert.verify import verify
+from tests.drills.nodes import ROOT, Nodes
+from tests.fixtures.chromium import Page
+from tests.fixtures.ray_jobs import wait_for_job_agent
+from tests.fixtures.s3_server import running_server
+from tests.fixtures.tiny_encoder import WORDS, save_tiny_encoder
+from tests.fixtures.tiny_llm import save_tiny_llm
 
 TABLES = {"ingest": "corpus", "annotate": "responses", "finetune": "training", "label": "labels"}
 ENDS = {"ingest": "corpus", "annotate": "responses", "finetune": "checkpoint", "label": "labels"}

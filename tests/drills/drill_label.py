@@ -1,6 +1,6 @@
 """SIGKILL of actor, raylet, driver and S3 server at random points of label; two drivers at once.
 
-    python tests/drills/drill_label.py [--kills 50] [--seed 0]
+    python -m tests.drills.drill_label [--kills 50] [--seed 0]
 
 The label stage runs on two actors with a tiny classifier, from and to a real S3 server; whatever was killed is
 started again, the server after a second or two, the driver as an operator would. When the kills are dealt and the
@@ -22,17 +22,16 @@ from collections import Counter
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import psutil
-from label_runs import fill, make_run
-from processes import descendants, kill_group, signal_one, wait_for_commit
-from s3_server import S3Server, running_server
-from tiny_classifier import tiny_texts
 
 from llambert.run import Run
 from llambert.stages.label import label
 from llambert.verify import verify
+from tests.fixtures.label_runs import fill, make_run
+from tests.fixtures.processes import descendants, kill_group, signal_one, wait_for_commit
+from tests.fixtures.s3_server import S3Server, running_server
+from tests.fixtures.tiny_classifier import tiny_texts
 
 NUM_RECORDS, ROWS_PER_PART = 12_000, 40
 TARGETS = {"actor": 4, "raylet": 2, "driver": 2, "S3 server": 3}  # and how often each is chosen
@@ -105,7 +104,7 @@ def start_driver(folder: Path, run: Run) -> subprocess.Popen:
 
 
 def driver_command(folder: Path, run: Run) -> list[str]:
-    return [sys.executable, __file__, "--label", str(folder), run.recipe.storage]
+    return [sys.executable, "-m", "tests.drills.drill_label", "--label", str(folder), run.recipe.storage]
 
 
 def kill(target: str, driver: subprocess.Popen, server: S3Server, dealt: Counter[str], chance: random.Random) -> None:

@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from openai_endpoint import Endpoint, chat, serve
-from processes import kill_group
-from tiny_encoder import NEGATIVE, POSITIVE, WORDS, save_tiny_encoder
 
 from llambert.cli import main
 from llambert.run import Run, open_run
 from llambert.schema import RECORD_ID
+from tests.fixtures.openai_endpoint import Endpoint, chat, serve
+from tests.fixtures.processes import kill_group
+from tests.fixtures.tiny_encoder import NEGATIVE, POSITIVE, WORDS, save_tiny_encoder
 
 ROOT = Path(__file__).resolve().parents[2]
 # One file, one actor a stage: on two cores a drill is the starts of its processes, one to three seconds each.
@@ -108,7 +108,7 @@ class Drivers:
     context: Any = field(default_factory=lambda: multiprocessing.get_context("forkserver"))
 
     def __post_init__(self) -> None:
-        self.context.set_forkserver_preload(["warm_driver"])
+        self.context.set_forkserver_preload(["tests.drills.warm_driver"])
 
     def start(self, program: str, arguments: list[str], environment: dict[str, str]) -> BaseProcess:
         """`jobs/PROGRAM.py ARGUMENTS`, or `llambert PROGRAM ARGUMENTS` where there is no such job.

@@ -1,6 +1,6 @@
 """Hostile input: whatever a user or a model hands over ends in a record, a counted reject or one clear error.
 
-    python tests/drills/fuzz.py [--targets recipe csv ...] [--minutes 1] [--seed 0]
+    python -m tests.drills.fuzz [--targets recipe csv ...] [--minutes 1] [--seed 0]
 
 Each target changes a valid input at random (hypothesis: bytes cut out, put in, doubled, exchanged for what is known to
 hurt) and hands it to the code that reads it. Anything but ``InputError`` that comes out, a record that is in no count,
@@ -17,16 +17,11 @@ from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-sys.path.insert(0, str(Path(__file__).parents[1] / "corpora"))
-
 import pyarrow as pa
 import pyarrow.parquet as pq
-import umls_sample
 from hypothesis import HealthCheck, given, settings
 from hypothesis import seed as seeded
 from hypothesis import strategies as st
-from tiny_llm import CHATML, tiny_tokenizer
 
 from llambert.corpora import find_sources
 from llambert.errors import InputError, OverLength
@@ -36,6 +31,8 @@ from llambert.run import Run
 from llambert.stages.ingest import IngestFile, complete, worker_arguments
 from llambert.tasks import load_task
 from llambert.verbalizer import Verbalizer
+from tests.fixtures import umls_sample
+from tests.fixtures.tiny_llm import CHATML, tiny_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 CSV = b'record_id,text,gold\n1,good,a\n2,"a, ""b""\nc",b\n3,,a\n'
@@ -119,27 +116,29 @@ def read_response(response: str) -> None:
 
 
 @cache
-def _renderer(form: str) -> tuple[Renderer, list[int]]:
+def _renderer(form: str) -> tuple[Renderer, set[int], list[int]]:
     prompt = Prompt(format=form, system="Judge.", template="Review: {text}", shots=({"text": "Dull.", "label": "bad"},))
-    renderer = Renderer(prompt, {"bad": "negative"}, None, tiny_tokenizer(CHATML if form == "chat" else None))
-    return renderer, controls(renderer, renderer.encode("x", 10_000).token_ids)
+    tokenizer = tiny_tokenizer(CHATML if form == "chat" else None)
+    renderer = Renderer(prompt, {"bad": "negative"}, None, tokenizer)
+    special = set(tokenizer.added_tokens_decoder)
+    return renderer, special, controls(special, renderer.encode("x", 10_000).token_ids)
 
 
-def controls(renderer: Renderer, token_ids: list[int]) -> list[int]:
+def controls(special: set[int], token_ids: list[int]) -> list[int]:
     """The tokens by which a chat template says who speaks, in order."""
-    return [token_id for token_id in token_ids if token_id in renderer._control_ids]
+    return [token_id for token_id in token_ids if token_id in special]
 
 
 def speak(text: str) -> None:
     """Who speaks in a prompt is what the template says, whatever the record's text holds; at any length."""
     for form in ("chat", "llama2"):
-        renderer, expected = _renderer(form)
+        renderer, special, expected = _renderer(form)
         for max_tokens in (10_000, renderer.num_frame_tokens + 5):
             try:
                 rendered = renderer.encode(text, max_tokens, "head_tail")
             except (OverLength, ValueError):
                 continue  # refused, and counted as such
-            assert controls(renderer, rendered.token_ids) == expected, "the text speaks out of turn"
+            assert controls(special, rendered.token_ids) == expected, "the text speaks out of turn"
             if form == "llama2":
                 assert rendered.text.count("[/INST]") == 2, "the text ends the user's turn"
 

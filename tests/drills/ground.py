@@ -17,13 +17,13 @@ from typing import Any
 
 import psutil
 import pytest
-from drilled_run import ROWS_PER_FILE, Drivers, open_drilled, scripted_annotator, write_recipe
-from faulty_proxy import FaultyProxy, faulty_proxy
-from nodes import Nodes
-from processes import kill_family
-from s3_server import S3Server, running_server
 
 from llambert.run import Run
+from tests.drills.drilled_run import ROWS_PER_FILE, Drivers, open_drilled, scripted_annotator, write_recipe
+from tests.drills.nodes import ROOT, Nodes
+from tests.fixtures.faulty_proxy import FaultyProxy, faulty_proxy
+from tests.fixtures.processes import kill_family
+from tests.fixtures.s3_server import S3Server, running_server
 
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
@@ -96,8 +96,7 @@ def warm_workers(folder: Path) -> Iterator[Path]:
     """The process that Ray's workers are forked from, and its folder; the raylets find it by the environment."""
     folder.mkdir()
     os.environ["WARM_WORKERS"] = str(folder / "socket")
-    program = Path(__file__).with_name("warm_workers.py")
-    process = subprocess.Popen([sys.executable, str(program), str(folder)])
+    process = subprocess.Popen([sys.executable, "-m", "tests.drills.warm_workers", str(folder)], cwd=ROOT)
     try:
         while not (folder / "socket").exists():
             assert process.poll() is None, "warm_workers.py did not start"
@@ -114,8 +113,7 @@ def prepared(num_cpus: int = 2, rows_per_file: int = ROWS_PER_FILE, is_warm: boo
 
     ``is_warm``: Ray's workers are forked where their imports are done (warm_workers.py).
     """
-    tests = Path(__file__).resolve().parents[1]
-    paths = [str(tests.parent), str(tests), str(tests / "drills"), os.environ.get("PYTHONPATH", "")]
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     with contextlib.ExitStack() as stack:
         # Short: a socket's path has 107 characters.
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="d", ignore_cleanup_errors=True)))

@@ -8,14 +8,13 @@ import time
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from drilled_run import ENDS, GROWS, TABLES, end_driver
-from faulty_proxy import Disturbance
-from ground import Ground
-from processes import kill_group, signal_one
-from schedule import DAMAGE, Fault
-
 from llambert.run import Run
 from llambert.run_directory import MANIFEST, is_part
+from tests.drills.drilled_run import ENDS, GROWS, TABLES, end_driver
+from tests.drills.ground import Ground
+from tests.drills.schedule import DAMAGE, Fault
+from tests.fixtures.faulty_proxy import Disturbance
+from tests.fixtures.processes import kill_group, signal_one
 
 NOTICED_WITHIN_S = 5.0  # a driver that has not noticed the loss of its cluster by then is ended, as by an operator
 FOUND_WITHIN_S = 3.0

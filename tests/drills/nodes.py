@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from cloud_metadata import cloud_metadata
-from processes import TITLES, descendants, kill_family, title
 from ray.cluster_utils import Cluster
+
+from tests.fixtures.cloud_metadata import cloud_metadata
+from tests.fixtures.processes import TITLES, descendants, kill_family, title
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -1,6 +1,6 @@
 """Continuous labelling on one Ray cluster and one S3 server, a fault a minute: exactly once, and nothing grows?
 
-    python tests/drills/soak.py --minutes 60 [--seed 0] [--fault-every 60] [--plot soak.png]
+    python -m tests.drills.soak --minutes 60 [--seed 0] [--fault-every 60] [--plot soak.png]
 
 A corpus is labelled, compared with the undisturbed labels row for row, its labels are removed, and it is labelled
 again. Every ten seconds the resident memory and the open files of each kind of process are taken. Exit status 1 if a
@@ -19,17 +19,15 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from statistics import median
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
 import psutil
-from drill import undisturbed
-from drilled_run import compare_tables, end_driver
-from ground import Ground, prepared
-from injection import Drilled
-from processes import title
-from schedule import FAULTS, Fault
 
 from llambert.verify import verify
+from tests.drills.drill import undisturbed
+from tests.drills.drilled_run import compare_tables, end_driver
+from tests.drills.ground import Ground, prepared
+from tests.drills.injection import Drilled
+from tests.drills.schedule import FAULTS, Fault
+from tests.fixtures.processes import title
 
 RUN = "undisturbed"
 LABELS = ("labels", "label_rejects")

@@ -2,11 +2,9 @@
 
 import random
 
-import drill
-import drill_annotate
-import drill_label
 import pytest
-import schedule
+
+from tests.drills import drill, drill_annotate, drill_label, schedule
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 

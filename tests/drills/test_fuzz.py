@@ -1,7 +1,8 @@
 """A short piece of the fuzzing, the same inputs every time; ``make fuzz`` goes on for as long as it is told."""
 
 import pytest
-from fuzz import TARGETS, fuzz
+
+from tests.drills.fuzz import TARGETS, fuzz
 
 
 @pytest.mark.parametrize("target", TARGETS)

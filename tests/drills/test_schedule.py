@@ -1,7 +1,8 @@
 """A drill's schedule: the same of the same seed, every fault in turn, and whole after it was printed and read."""
 
 import pytest
-from schedule import FAULTS, STAGES, draw, parse
+
+from tests.drills.schedule import FAULTS, STAGES, draw, parse
 
 
 def test_a_printed_schedule_is_read_back_whole():

@@ -1,6 +1,5 @@
 """What a driver imports before it works; the server that drivers are forked from imports it once."""
 
-import injection  # noqa: F401  # what the drill's own file imports: a forked process imports that again
 import openai  # noqa: F401
 import ray.data
 import ray.train.torch  # noqa: F401
@@ -9,3 +8,4 @@ import transformers  # noqa: F401
 
 import llambert.cli
 import llambert.pipeline  # noqa: F401
+from tests.drills import injection  # noqa: F401  # what the drill's own file imports: a forked process imports that again

@@ -1,6 +1,6 @@
 """Ray workers that are forked where their imports are done, but for Ray's: a cold one takes a core for seconds.
 
-    python tests/drills/warm_workers.py FOLDER
+    python -m tests.drills.warm_workers FOLDER
 
 A raylet starts warm_worker.py instead of Ray's own program; that sends its arguments, environment and output here, and
 what is forked here runs Ray's own program with them. A worker registers, works, is killed and is missed as any other;

@@ -1,16 +1,16 @@
 """An endpoint on loopback, and engines that ask it."""
 
 import pytest
-from openai_endpoint import KEY, TASK, Endpoint, serve
 
 from llambert.engines import create_engine
 from llambert.recipe import AnnotatorRecipe, EndpointLimits
+from tests.fixtures.openai_endpoint import KEY, TASK, Endpoint, serve
 
 
 @pytest.fixture
 def endpoint(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setattr("llambert.engines.openai.engine._FIRST_DELAY_S", 0.01)
+    monkeypatch.setattr("llambert.engines.openai.engine.FIRST_DELAY_S", 0.01)
     with serve(Endpoint()) as served:
         yield served
 

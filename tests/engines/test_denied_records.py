@@ -1,10 +1,10 @@
 """Whose fault an error is: one record's, for which the endpoint answers others, or the endpoint's own."""
 
 import pytest
-from openai_endpoint import HANGS_UP, chat, error, only_for
 
 from llambert.engines import StoppedEarly
 from llambert.errors import InputError
+from tests.fixtures.openai_endpoint import HANGS_UP, chat, error, only_for
 
 pytest.importorskip("openai", reason="needs the openai extra")
 ONE_BY_ONE = {"concurrency": 1, "max_attempts": 1}

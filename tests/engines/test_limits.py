@@ -53,7 +53,7 @@ def test_the_first_to_ask_gets_the_rest_of_the_budget():
     granted: dict[str, bool] = {}
     first = threading.Thread(target=lambda: granted.update(first=budget.reserve((50, 0))))
     first.start()
-    while not budget._queue:
+    while not budget.waiting:
         pass
     second = threading.Thread(target=lambda: granted.update(second=budget.reserve((40, 0))))
     second.start()

@@ -5,11 +5,11 @@ import logging
 import time
 
 import pytest
-from openai_endpoint import KEY, TASK, chat, error, only_for
 
 from llambert.engines import StoppedEarly, check
 from llambert.errors import InputError
 from llambert.recipe import AnnotatorRecipe
+from tests.fixtures.openai_endpoint import KEY, TASK, chat, error, only_for
 
 pytest.importorskip("openai", reason="needs the openai extra")
 PRICES = {"usd_per_million_prompt_tokens": 10.0, "usd_per_million_response_tokens": 30.0}

@@ -3,13 +3,13 @@
 import json
 
 import pytest
-from openai_endpoint import chat, error
 
 from llambert.engines import StoppedEarly
 from llambert.engines.openai.faults import read_fault
 from llambert.engines.openai.parameters import Parameters
 from llambert.errors import InputError
 from llambert.recipe import Decoding
+from tests.fixtures.openai_endpoint import chat, error
 
 pytest.importorskip("openai", reason="needs the openai extra")
 

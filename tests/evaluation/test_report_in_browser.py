@@ -1,8 +1,8 @@
 import pytest
-from chromium import CHROMIUM, Page
-from synthetic_run import Plan, write_run
 
 from llambert.evaluation.report import report
+from tests.fixtures.chromium import CHROMIUM, Page
+from tests.fixtures.synthetic_run import Plan, write_run
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium on the PATH")
 

@@ -8,12 +8,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from synthetic_run import Plan, write_run
 
 from llambert.errors import InputError
 from llambert.evaluation.review import MIXED, cross_table, draw, render
 from llambert.evaluation.review_files import read, write
 from llambert.sampling import Selection
+from tests.fixtures.synthetic_run import Plan, write_run
 
 NUM = 127
 TABLE_3 = json.loads(files("llambert.evaluation").joinpath("paper.json").read_text())["imdb"]["error_analysis"]

@@ -3,13 +3,13 @@ import json
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from synthetic_run import Plan, write_run
 
 from llambert import run as run_module
 from llambert import schema
 from llambert.evaluation.evidence import read_evidence
 from llambert.evaluation.report import report
 from llambert.evaluation.suspects import find_suspects
+from tests.fixtures.synthetic_run import Plan, write_run
 
 
 @pytest.fixture(scope="module")

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from labelled_films import open_experiment
 
 from llambert.experiments.cells import CellStore, Stored, create_cell
 from llambert.experiments.grids import ANNOTATOR, END_TO_END, FROZEN, places
 from llambert.experiments.sources import read_labels
+from tests.fixtures.labelled_films import open_experiment
 
 
 @pytest.fixture(scope="module")

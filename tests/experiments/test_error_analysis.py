@@ -4,7 +4,6 @@ import csv
 
 import pyarrow as pa
 import pytest
-from synthetic_run import Plan, write_run
 
 from llambert.errors import InputError
 from llambert.evaluation.review import draw
@@ -13,6 +12,7 @@ from llambert.experiments.error_analysis import COLUMNS, count_answers, cross_ta
 from llambert.experiments.experiment import run_experiment
 from llambert.experiments.recipe import Answers, ErrorAnalysis, Review
 from llambert.recipe import dump_recipe
+from tests.fixtures.synthetic_run import Plan, write_run
 
 # The paper's silver table: model label, person's label, records.
 PAPER = [

@@ -13,7 +13,6 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 import ray
-from labelled_films import open_experiment, write_experiment
 
 from llambert.errors import InputError
 from llambert.experiments.cells import CellStore
@@ -21,6 +20,7 @@ from llambert.experiments.experiment import run_experiment
 from llambert.experiments.grids import places
 from llambert.experiments.run import run_cells
 from llambert.experiments.sources import read_labels
+from tests.fixtures.labelled_films import open_experiment, write_experiment
 
 JOB = Path(__file__).parents[2] / "jobs" / "experiments.py"
 pytestmark = pytest.mark.slow

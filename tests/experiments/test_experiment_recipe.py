@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
-from labelled_films import open_experiment, write_experiment
 
 from llambert.errors import InputError
 from llambert.experiments.recipe import Llms, Trainings, load_experiment
 from llambert.recipe import load_recipe
+from tests.fixtures.labelled_films import open_experiment, write_experiment
 
 RECIPES = Path(__file__).parents[2] / "jobs" / "recipes" / "experiments"
 

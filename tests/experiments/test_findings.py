@@ -1,12 +1,12 @@
 """The words follow from the numbers: each claim confirmed, contradicted or open, as made-up cells decide."""
 
 import pytest
-from hand_made import results
-from labelled_films import open_experiment
 
 from llambert.evaluation.metrics import Estimate
 from llambert.experiments.findings import CONFIRMED, CONTRADICTED, OPEN, findings, verdict
 from llambert.experiments.grids import ANNOTATOR, END_TO_END, FROZEN
+from tests.fixtures.hand_made import results
+from tests.fixtures.labelled_films import open_experiment
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import pyarrow as pa
 import pytest
 import ray
 import yaml
-from tiny_llm import save_tiny_llm
 
 from llambert import schema
 from llambert.evaluation.metrics import Estimate
@@ -14,6 +13,7 @@ from llambert.experiments.experiment import run_experiment
 from llambert.experiments.llms import COLUMNS, page
 from llambert.experiments.recipe import Llm, Llms
 from llambert.run import open_run
+from tests.fixtures.tiny_llm import save_tiny_llm
 
 
 def test_the_page_has_a_row_for_each_llm_and_number_of_shots_and_the_papers_below():

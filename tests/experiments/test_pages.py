@@ -3,12 +3,12 @@
 import re
 
 import pytest
-from hand_made import results
-from labelled_films import open_experiment
 
 from llambert.experiments.figures import curve, figure
 from llambert.experiments.grids import ANNOTATOR, END_TO_END, FROZEN
 from llambert.experiments.pages import cross_tables, page, paper_cross_tables
+from tests.fixtures.hand_made import results
+from tests.fixtures.labelled_films import open_experiment
 
 
 @pytest.fixture(scope="module")

@@ -1,11 +1,11 @@
 """Means, intervals and differences over seeds, checked against figures worked out by hand."""
 
 import pytest
-from hand_made import results
-from labelled_films import open_experiment
 
 from llambert import schema
 from llambert.experiments.results import mean_over_seeds, metrics_table
+from tests.fixtures.hand_made import results
+from tests.fixtures.labelled_films import open_experiment
 
 
 def test_the_interval_over_seeds_is_students():

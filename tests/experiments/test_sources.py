@@ -5,13 +5,13 @@ import json
 import numpy as np
 import pyarrow as pa
 import pytest
-from labelled_films import open_experiment, write_films
 
 from llambert import schema
 from llambert.errors import InputError
 from llambert.experiments.recipe import LabelledData, Source
 from llambert.experiments.sources import Labels, read_labels
 from llambert.sampling import Selection
+from tests.fixtures.labelled_films import open_experiment, write_films
 
 
 def films(tmp_path, **fields):

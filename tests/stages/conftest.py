@@ -3,8 +3,9 @@
 from functools import partial
 
 import pytest
-from annotate_runs import open_run
-from tiny_llm import save_tiny_llm
+
+from tests.fixtures.annotate_runs import open_run
+from tests.fixtures.tiny_llm import save_tiny_llm
 
 
 @pytest.fixture(scope="module")

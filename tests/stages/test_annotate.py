@@ -5,8 +5,6 @@ import hashlib
 import numpy as np
 import pytest
 import ray
-from annotate_runs import eligible_in_hash_order, probabilities
-from ray_metrics import scrape_when
 
 from llambert import schema
 from llambert.calibration import CONTENT_FREE_TEXTS, contextual_calibration, normalise
@@ -17,6 +15,8 @@ from llambert.stages.annotate import AnnotatePart, annotate
 from llambert.stages.parse import parse
 from llambert.stages.sample import draw_sample
 from llambert.stages.stored_answers import cover
+from tests.fixtures.annotate_runs import eligible_in_hash_order, probabilities
+from tests.fixtures.ray_metrics import scrape_when
 
 
 @pytest.mark.parametrize(

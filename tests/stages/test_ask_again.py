@@ -8,9 +8,6 @@ from pathlib import Path
 
 import pytest
 import ray
-from annotate_runs import NUM_RECORDS, open_run
-from openai_endpoint import Endpoint, chat, error, only_for, serve
-from tiny_encoder import save_tiny_encoder
 
 from llambert import schema
 from llambert.engines import StoppedEarly
@@ -20,6 +17,9 @@ from llambert.stages import annotate as annotate_stage
 from llambert.stages.annotate import AnnotatePart, annotate
 from llambert.stages.parse import parse
 from llambert.verify import verify
+from tests.fixtures.annotate_runs import NUM_RECORDS, open_run
+from tests.fixtures.openai_endpoint import Endpoint, chat, error, only_for, serve
+from tests.fixtures.tiny_encoder import save_tiny_encoder
 
 pytest.importorskip("openai", reason="needs the openai extra")
 NUM_SAMPLED = 21
@@ -46,7 +46,7 @@ def asked(endpoint: Endpoint) -> list[str]:
 @pytest.fixture
 def endpoint(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "x")
-    monkeypatch.setattr("llambert.engines.openai.engine._FIRST_DELAY_S", 0.01)
+    monkeypatch.setattr("llambert.engines.openai.engine.FIRST_DELAY_S", 0.01)
     with serve(Endpoint()) as served:
         yield served
 

@@ -7,8 +7,6 @@ from urllib.parse import unquote
 import pyarrow.compute as pc
 import pyarrow.dataset
 import pytest
-from label_runs import fill, make_run
-from tiny_classifier import save_tiny_classifier, tiny_texts
 
 from llambert.errors import InputError
 from llambert.repair import set_aside
@@ -17,6 +15,8 @@ from llambert.stages import label as label_module
 from llambert.stages.by_label import check
 from llambert.stages.label import label
 from llambert.verify import verify
+from tests.fixtures.label_runs import fill, make_run
+from tests.fixtures.tiny_classifier import save_tiny_classifier, tiny_texts
 
 
 @pytest.fixture(autouse=True)

@@ -18,9 +18,6 @@ import ray
 import torch
 import yaml
 from ray.train.torch import TorchTrainer
-from s3_server import running_server
-from tensorboard_events import scalars
-from tiny_encoder import NEGATIVE, NEUTRAL, POSITIVE, save_tiny_encoder
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from llambert import schema
@@ -31,6 +28,9 @@ from llambert.stages.finetune import finetune
 from llambert.stages.finetune_records import select
 from llambert.stages.finetune_worker import store_file
 from llambert.training.card import CURVES
+from tests.fixtures.s3_server import running_server
+from tests.fixtures.tensorboard_events import scalars
+from tests.fixtures.tiny_encoder import NEGATIVE, NEUTRAL, POSITIVE, save_tiny_encoder
 
 NUM_RECORDS = 600
 TASK = {
@@ -362,10 +362,13 @@ def test_workers_that_always_fail_end_the_stage_with_what_to_do(tmp_path, encode
     part = next(Path(run.table("silver").path()).glob("*.parquet"))
     content = part.read_bytes()
 
-    def lose(recipe):  # after the driver has read its records, before the workers do
-        part.unlink()
+    fit = TorchTrainer.fit
 
-    monkeypatch.setattr("llambert.stages.finetune._require_resources", lose)
+    def lose(trainer):  # after the driver has read its records, before the workers do
+        part.unlink(missing_ok=True)
+        return fit(trainer)
+
+    monkeypatch.setattr(TorchTrainer, "fit", lose)
     with pytest.raises(RuntimeError, match=r"workers failed more than 0 times .*run the job again") as failure:
         finetune(run)
     assert "\n" not in str(failure.value)

@@ -4,9 +4,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from test_finetune import NUM_RECORDS, _complete, records
-from test_finetune import make_run as make_training_run
-from tiny_encoder import save_tiny_encoder
 
 from llambert import schema
 from llambert.errors import InputError
@@ -14,6 +11,9 @@ from llambert.responses import ANSWERS
 from llambert.run_directory import Manifest, write_whole
 from llambert.stages.finetune import finetune
 from llambert.stages.finetune_records import drop_outdated_training, select, silver_rows
+from tests.fixtures.tiny_encoder import save_tiny_encoder
+from tests.stages.test_finetune import NUM_RECORDS, _complete, records
+from tests.stages.test_finetune import make_run as make_training_run
 
 
 @pytest.fixture(scope="module")

@@ -4,8 +4,6 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from benchmarks import umls_release
-from benchmarks.umls_pandas import concept_texts
 
 from llambert.errors import InputError
 from llambert.recipe import load_recipe
@@ -13,6 +11,8 @@ from llambert.run import Run
 from llambert.run_directory import MANIFEST
 from llambert.stages.ingest import ingest
 from llambert.tasks import load_task
+from tests.fixtures import umls_release
+from tests.fixtures.umls_pandas import concept_texts
 
 SHIPPED = Path(__file__).parents[2] / "jobs" / "recipes" / "umls-regions-llama2-70b.yaml"
 

@@ -8,11 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
-from label_runs import ROWS_PER_PART, fill, filled_run, make_run
 from llambert.stages.parts import Outcome
-from ray_metrics import scrape_when
-from s3_server import running_server
-from tiny_classifier import save_tiny_classifier, tiny_texts
 
 from llambert import labelling, schema
 from llambert.classifier import Classifier
@@ -24,6 +20,10 @@ from llambert.stages import label as module
 from llambert.stages import progress_file
 from llambert.stages.label import LabelPart, label
 from llambert.verify import verify
+from tests.fixtures.label_runs import ROWS_PER_PART, fill, filled_run, make_run
+from tests.fixtures.ray_metrics import scrape_when
+from tests.fixtures.s3_server import running_server
+from tests.fixtures.tiny_classifier import save_tiny_classifier, tiny_texts
 
 
 @pytest.fixture
@@ -242,7 +242,7 @@ def test_windows_of_a_part_are_bounded_and_hold_every_row_in_order(tmp_path, mon
     assert [window.num_rows for window in windows] == [2048, 2048, 904]
     assert pa.concat_tables(windows)["text"].to_pylist() == texts
     assert windows[0].column_names == ["record_id", "text"]
-    monkeypatch.setattr(labelling, "_WINDOW_BYTES", 30_000)
+    monkeypatch.setattr(labelling, "WINDOW_BYTES", 30_000)
     assert max(window.num_rows for window in read_windows(corpus, "part-0.parquet", ["record_id", "text"])) == 1024
 
 

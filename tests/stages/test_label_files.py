@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from tiny_classifier import save_tiny_classifier, tiny_texts
 
 from llambert.classifier import Classifier
 from llambert.corpus_recipe import Columns, CorpusRecipe
@@ -12,6 +11,7 @@ from llambert.errors import InputError
 from llambert.recipe import LabelRecipe
 from llambert.stages import label_files as module
 from llambert.stages.label_files import label_files
+from tests.fixtures.tiny_classifier import save_tiny_classifier, tiny_texts
 
 
 @pytest.fixture(autouse=True)

@@ -7,11 +7,11 @@ import sys
 
 import pyarrow as pa
 import pytest
-from tiny_classifier import save_tiny_classifier
 
 from llambert import schema
 from llambert.part_file import PartRows
 from llambert.run_directory import TableDirectory
+from tests.fixtures.tiny_classifier import save_tiny_classifier
 
 # Labels a corpus of one part; says the peak memory (MiB) before it, after a quarter of it and at the end.
 PROGRAM = """

@@ -6,16 +6,16 @@ import threading
 
 import fsspec
 import pytest
-from faulty_proxy import faulty_proxy
-from label_runs import fill, make_run
-from s3_server import LIMITED_KEY, S3Server, running_server
-from tiny_classifier import tiny_texts
 
 from llambert.errors import InputError
 from llambert.run import Run
 from llambert.stages import label as module
 from llambert.stages.label import label
 from llambert.verify import verify
+from tests.fixtures.faulty_proxy import faulty_proxy
+from tests.fixtures.label_runs import fill, make_run
+from tests.fixtures.s3_server import LIMITED_KEY, S3Server, running_server
+from tests.fixtures.tiny_classifier import tiny_texts
 
 NUM_RECORDS = 70
 

@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import pyarrow as pa
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from llambert import schema
 from llambert.corpus_recipe import CorpusRecipe
@@ -303,9 +304,9 @@ def test_silver_that_was_being_made_again_when_it_was_killed_is_made_again_whole
     parse(run)
     amend(run, {1: ("Negative", "stop", None)})
     calls, directory = [], type(run.table("silver"))
-    name = {"a part": "commit_part", "the old parts": "_removed"}.get(place, "write_manifest")
-    if name == "_removed":
-        monkeypatch.setattr("llambert.stages.parse._remove_replaced", lambda *_: killed())
+    name = {"a part": "commit_part", "the old parts": "rm_file"}.get(place, "write_manifest")
+    if name == "rm_file":
+        monkeypatch.setattr(LocalFileSystem, "rm_file", lambda *_: killed())
     else:
         original, wanted = (
             getattr(directory, name),

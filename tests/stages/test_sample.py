@@ -7,7 +7,6 @@ from collections import Counter
 import numpy as np
 import pyarrow as pa
 import pytest
-from annotate_runs import DUPLICATES, IDS, NUM_RECORDS, eligible_in_hash_order
 
 from llambert import schema
 from llambert.errors import InputError
@@ -15,6 +14,7 @@ from llambert.run import Run
 from llambert.sampling import Selection
 from llambert.stages.annotate import AnnotatePart
 from llambert.stages.sample import draw_sample, draw_shots, prompted_task, warn_of_unlearned
+from tests.fixtures.annotate_runs import DUPLICATES, IDS, NUM_RECORDS, eligible_in_hash_order
 
 TRAIN = [record_id for n, record_id in enumerate(IDS) if n % 3]
 COUNTRY = dict(zip(IDS, [None] * 6 + ["fr"] * 18 + ["us"] * 36, strict=True))
@@ -43,7 +43,7 @@ def test_sample_larger_than_the_corpus_takes_all_and_says_how_many_are_missing(m
 
 
 def test_sample_of_many_windows_is_the_same(make_run, monkeypatch):
-    monkeypatch.setattr("llambert.stages.sample._MIN_PARTS_PER_WINDOW", 1)
+    monkeypatch.setattr("llambert.stages.sample.MIN_PARTS_PER_WINDOW", 1)
     run = make_run(num_records=50)
     draw_sample(run)
     assert run.table("sample").read([schema.RECORD_ID])[0].to_pylist() == eligible_in_hash_order()[:50]

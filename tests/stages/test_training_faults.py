@@ -2,11 +2,11 @@
 
 import pytest
 import ray
-from own_code import add_own_code
-from test_finetune import make_run
-from tiny_encoder import save_tiny_encoder
 
 from llambert.stages.finetune import finetune
+from tests.fixtures.own_code import add_own_code
+from tests.fixtures.tiny_encoder import save_tiny_encoder
+from tests.stages.test_finetune import make_run
 
 
 @pytest.fixture(scope="module")

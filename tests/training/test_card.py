@@ -1,12 +1,12 @@
 from pathlib import Path
 
 import pytest
-from tensorboard_events import scalars
 
 from llambert.recipe import load_recipe
 from llambert.tasks import load_task
 from llambert.training.card import Curves, model_card, training_record
 from llambert.training.loop import History, Step
+from tests.fixtures.tensorboard_events import scalars
 
 RECIPE = Path(__file__).parents[2] / "jobs" / "recipes" / "reviews.yaml"
 COUNTS = {"num_silver_train": 7_840, "num_silver_held_out": 160}

@@ -5,8 +5,6 @@ import io
 import numpy as np
 import pytest
 import torch
-from encoder_families import CONFIGURATIONS, save_family, save_family_classifier
-from tiny_encoder import NEGATIVE, NEUTRAL, POSITIVE
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from llambert.architecture import find_input_format
@@ -15,6 +13,8 @@ from llambert.recipe import ClassifierRecipe
 from llambert.training.loop import FineTuning, Observer, Phase
 from llambert.training.model import check_encoder, load_encoder
 from llambert.training.records import TrainingSet
+from tests.fixtures.encoder_families import CONFIGURATIONS, save_family, save_family_classifier
+from tests.fixtures.tiny_encoder import NEGATIVE, NEUTRAL, POSITIVE
 
 CATEGORIES = ["negative", "positive"]
 ODD_TEXTS = [

@@ -8,7 +8,6 @@ import pyarrow as pa
 import pytest
 import torch
 import torch.distributed as dist
-from tiny_encoder import NEGATIVE, NEUTRAL, POSITIVE, save_tiny_encoder
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from llambert import schema
@@ -17,6 +16,7 @@ from llambert.recipe import ClassifierRecipe
 from llambert.training.loop import SOUP, FineTuning, Observer, Phase
 from llambert.training.model import load_encoder
 from llambert.training.records import select_silver
+from tests.fixtures.tiny_encoder import NEGATIVE, NEUTRAL, POSITIVE, save_tiny_encoder
 
 CATEGORIES = ["negative", "positive"]
 

@@ -5,10 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from encoder_families import configuration, save_family, save_tokenizer
-from own_code import add_own_code
 from safetensors.torch import load_file, save_file
-from tiny_encoder import NEGATIVE, POSITIVE, save_tiny_encoder
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -34,6 +31,9 @@ from llambert.training import model as module
 from llambert.training.loop import FineTuning, Phase
 from llambert.training.model import check_encoder, load_encoder
 from llambert.training.records import TrainingSet
+from tests.fixtures.encoder_families import configuration, save_family, save_tokenizer
+from tests.fixtures.own_code import add_own_code
+from tests.fixtures.tiny_encoder import NEGATIVE, POSITIVE, save_tiny_encoder
 
 CATEGORIES = ["negative", "positive"]
 BERT_SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
@@ -341,7 +341,7 @@ def test_a_family_that_cannot_be_trained_is_refused_in_one_line(tmp_path):
 
 
 def test_a_large_encoder_is_checked_without_loading_its_weights(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_CHECKED_WHOLE_BELOW_BYTES", 1000)
+    monkeypatch.setattr(module, "CHECKED_WHOLE_BELOW_BYTES", 1000)
     folder = save_tiny_encoder(tmp_path)
     check_encoder(recipe(folder), CATEGORIES)
     save_file({"layer.weight": torch.zeros(3, 3)}, tmp_path / "model.safetensors", {"format": "pt"})

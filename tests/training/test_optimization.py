@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 import torch
-from tiny_encoder import save_tiny_encoder
 
 from llambert.recipe import ClassifierRecipe
 from llambert.training.model import load_encoder
 from llambert.training.optimization import create_average, create_optimizer, linear_schedule, use_bfloat16
+from tests.fixtures.tiny_encoder import save_tiny_encoder
 
 
 def test_weight_decay_spares_biases_and_normalisation(tmp_path):

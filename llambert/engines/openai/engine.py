@@ -36,7 +36,7 @@ from llambert.tasks import Task
 _OPENAI_URL = "https://api.openai.com/v1"
 _KEY = "OPENAI_API_KEY"
 _UNREACHABLE = openai.APIConnectionError.__name__  # the name of such a fault; that of a time-out is another
-_FIRST_DELAY_S = 1.0
+FIRST_DELAY_S = 1.0
 _LONGEST_DELAY_S = 60.0
 # An endpoint that asks for more patience than this is down for the day.
 _LONGEST_HOLD_S = 900.0
@@ -344,11 +344,11 @@ class OpenAIEngine:
         """Seconds before the next attempt: what the endpoint asks for, or a random share of a doubling limit."""
         asked = error.retry_after_s
         if asked is None:
-            return random.uniform(0, min(_LONGEST_DELAY_S, _FIRST_DELAY_S * 2**attempt))
+            return random.uniform(0, min(_LONGEST_DELAY_S, FIRST_DELAY_S * 2**attempt))
         if asked > _LONGEST_HOLD_S:
             self._stop(f"{self._url}: asks to be left alone for {asked:,.0f} s; start again after that")
         self._pace.hold(asked)
-        return asked + random.uniform(0, min(asked, _FIRST_DELAY_S))
+        return asked + random.uniform(0, min(asked, FIRST_DELAY_S))
 
     def _describe(self, fault: Fault) -> str:
         message = self._clean(fault.message)

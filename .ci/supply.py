@@ -1,6 +1,6 @@
 """What the project is built on: the licence of every locked package, known vulnerabilities where they can be asked.
 
-`python tests/supply.py licences` lists each installed package of the locks with its licence; `check` is the same
+`python .ci/supply.py licences` lists each installed package of the locks with its licence; `check` is the same
 without the list; `audit` runs pip-audit over the locks, and says so where no advisory can be reached. Exit status 1 if
 a licence is not allowed, or pip-audit found something.
 """
@@ -93,7 +93,7 @@ def check_licences(with_list: bool = True) -> int:
         print(f"{name:36} {expression}" + (f" ({READ[name][1]})" if name in READ else ""))
     refused = [name for name in names if not is_allowed(found[name]) and name not in READ]
     for name in refused:
-        print(f"not allowed: {name} is under {found[name]}; leave it out, or read it and enter it in tests/supply.py")
+        print(f"not allowed: {name} is under {found[name]}; leave it out, or read it and enter it in .ci/supply.py")
     print(
         f"{len(names)} of {len(locked())} locked packages are installed here, {len(refused)} under no allowed licence"
     )
