@@ -114,6 +114,7 @@ def audit() -> int:
 
 
 def main() -> int:
+    """What the arguments ask for; the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=("licences", "check", "audit"))
     what = parser.parse_args().what

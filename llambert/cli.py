@@ -15,11 +15,11 @@ import typer
 
 from llambert import __version__, engines
 from llambert.errors import InputError
-from llambert.experiments.recipe import AnyExperiment, load_experiment
-from llambert.names import SURROGATE, visible
+from llambert.experiments.experiment_recipe import AnyExperiment, load_experiment
+from llambert.printable import SURROGATE, visible
 from llambert.run import Run, open_run, record_recipe
-from llambert.run_directory import Manifest
 from llambert.section import validate
+from llambert.storage.run_directory import Manifest
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 review = typer.Typer(no_args_is_help=True, help="Have people look at the records where two labels disagree.")
@@ -87,8 +87,8 @@ def init(
     folder: Annotated[str, typer.Option(help="Where the two files go.")] = ".",
 ) -> None:
     """Write a commented task and recipe for a question of your own; asks for what the flags do not say."""
+    from llambert.authoring.draft import Draft, guess_text_column, parse_categories, parse_shots
     from llambert.corpus_recipe import CorpusRecipe
-    from llambert.task_draft import Draft, guess_text_column, parse_categories, parse_shots
 
     corpus = corpus or _ask("corpus", "Where are the texts (a file, a folder, a glob or s3://…)?")
     source = validate(CorpusRecipe, {"path": corpus, "encoding": encoding}, "", "llambert init")
@@ -113,7 +113,7 @@ def try_(
     settings: Settings = None,
 ) -> None:
     """Show the prompts and the LLM's answers for a few records; writes nothing."""
-    from llambert import trial
+    from llambert.authoring import trial
 
     chosen = trial.choose(recipe, corpus, text, settings)
     records = trial.first_records(chosen, n)
@@ -129,7 +129,9 @@ def plan(
         int, typer.Option(min=50, help="How many records the pilot annotates; they stay annotated.")
     ] = 500,
     gain: Annotated[float, typer.Option(min=0.01, help="Points of accuracy that a doubling has to promise.")] = 0.5,
-    prices: Annotated[str | None, typer.Option(help="A price table of your own, such as llambert/prices.yaml.")] = None,
+    prices: Annotated[
+        str | None, typer.Option(help="A price table of your own, such as llambert/planning/prices.yaml.")
+    ] = None,
     accelerator: Annotated[str | None, typer.Option(help="The GPU of the price table that runs it.")] = None,
     curve: Annotated[bool, typer.Option(help="Train small classifiers, to say how many annotations pay.")] = True,
     measured: Annotated[
@@ -139,9 +141,9 @@ def plan(
     settings: Settings = None,
 ) -> None:
     """Say what a run will take, stage by stage, what the LLM on everything would, and how many annotations pay."""
-    from llambert import plan as planning
-    from llambert.costs import load_prices
-    from llambert.forecast import parse_measured
+    from llambert.planning import plan as planning
+    from llambert.planning.costs import load_prices
+    from llambert.planning.forecast import parse_measured
     from llambert.recipe import load_recipe
 
     table = load_prices(prices)
@@ -172,7 +174,7 @@ def run(recipe: RecipePath, settings: Settings = None) -> None:
 @app.command()
 def status(recipe: RecipePath, settings: Settings = None) -> None:
     """How far each stage is; while the job runs, and after it died."""
-    from llambert.status import render, status
+    from llambert.integrity.status import render, status
 
     print(render(status(open_run(recipe, settings))))
 
@@ -180,7 +182,7 @@ def status(recipe: RecipePath, settings: Settings = None) -> None:
 @app.command()
 def verify(recipe: RecipePath, settings: Settings = None) -> None:
     """Prove that every part is there, whole and unaltered, and every record in exactly once."""
-    from llambert.verify import verify
+    from llambert.integrity.verify import verify
 
     findings = verify(open_run(recipe, settings))
     for finding in findings:
@@ -193,7 +195,7 @@ def verify(recipe: RecipePath, settings: Settings = None) -> None:
 @app.command()
 def repair(recipe: RecipePath, settings: Settings = None) -> None:
     """Set aside what verify finds damaged, and make just that again."""
-    from llambert.repair import repair
+    from llambert.integrity.repair import repair
 
     num = 0
     for num, finding in enumerate(repair(_open(recipe, settings)), 1):  # noqa: B007
@@ -218,7 +220,7 @@ def label(
     from llambert.corpora.rows import HIDDEN_FILES, hidden_files_skipped
     from llambert.corpus_recipe import Columns, CorpusRecipe
     from llambert.recipe import LabelRecipe
-    from llambert.stages.label_files import label_files
+    from llambert.stages.label.user_files import label_files
 
     columns = Columns(text=text, record_id=record_id)
     values = {"path": source, "encoding": encoding, "max_malformed_share": max_malformed_share}
@@ -242,8 +244,8 @@ def serve(
     settings: Settings = None,
 ) -> None:
     """Label by HTTP: POST /v1/label, GET /healthz, /docs. A token in LLAMBERT_SERVE_TOKEN is asked for."""
-    from llambert import serving
     from llambert.execution.ray_executor import connect
+    from llambert.serving import deployment as serving
 
     most = max(replicas, max_replicas)
     placed = {"min_replicas": replicas, "max_replicas": most, "cpus_per_replica": cpus, "listen": (host, port)}
@@ -280,7 +282,7 @@ def report(
     settings: Settings = None,
 ) -> None:
     """Write the report of a finished run if it has none, and print its summary."""
-    from llambert.evaluation.report import report
+    from llambert.report.page import report
 
     _start(_open(recipe, settings), lambda run: report(run, prices))
 
@@ -299,7 +301,8 @@ def review_export(
     settings: Settings = None,
 ) -> None:
     """Write a blind sample of disagreements as CSV and for Label Studio and Argilla."""
-    from llambert.evaluation import review, review_files
+    from llambert.review import disagreements as review
+    from llambert.review import formats as review_files
 
     if order not in ("random", "hardest"):
         raise InputError(f"--order: random or hardest, not {order!r}")
@@ -319,7 +322,8 @@ def review_import(
     settings: Settings = None,
 ) -> None:
     """Read people's answers and print the cross-table of gold, model and person, and how far people agree."""
-    from llambert.evaluation import review, review_files
+    from llambert.review import disagreements as review
+    from llambert.review import formats as review_files
 
     for line in review.render(review.cross_table(open_run(recipe, settings), review_files.read(files))):
         print(line)
@@ -335,7 +339,8 @@ def _ask(flag: str, question: str) -> str:
 def _open(recipe: str, settings: list[str] | None) -> Run:
     """The run, once everything that can be refused without reading a record was looked at."""
     from llambert.corpora import gold
-    from llambert.stages import by_label, parse
+    from llambert.stages import parse
+    from llambert.stages.label import by_label
 
     opened = open_run(recipe, settings)
     gold.check(opened.recipe.corpus, opened.task.category_names)
@@ -352,7 +357,7 @@ def _start(run: Run, step: Callable[[Run], object]) -> None:
     if isinstance(done, Manifest) and done.stage != "report":
         print(_outcome(done))
     elif run.table("report").read_manifest() is not None:
-        from llambert.evaluation.report import summary
+        from llambert.report.page import summary
 
         print(summary(run))
 

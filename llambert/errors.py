@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from llambert.names import visible
+from llambert.printable import visible
 
 ErrorKind = Literal["refused", "over_length", "passing", "failed"]
 """Why a record has no answer. ``refused``: by an endpoint's moderation. ``over_length``: its prompt does not fit,

@@ -34,7 +34,7 @@ from llambert.corpora.rrf import (
 )
 from llambert.errors import InputError, one_line
 from llambert.run import Run
-from llambert.run_directory import open_filesystem, write_whole
+from llambert.storage.run_directory import open_filesystem, write_whole
 
 NODES = pa.schema([(schema.RECORD_ID, pa.string()), (schema.TEXT, pa.string()), (schema.SCORE, pa.float32())])
 EDGES = pa.schema([("parent", pa.string()), ("child", pa.string()), ("num_rows", pa.int64())])

@@ -1,16 +1,16 @@
 """The whole method, from a corpus to its labels and a report: LlamBERT (arXiv 2403.15938), step by step."""
 
-from llambert.evaluation.report import report
+from llambert.annotation.splits import require_learnable
 from llambert.execution import Executor
 from llambert.execution.ray_executor import RAY
+from llambert.report.page import report
 from llambert.run import Run
-from llambert.splits import require_learnable
 from llambert.stages.annotate import annotate
-from llambert.stages.encoder import require_encoder
 from llambert.stages.finetune import finetune
 from llambert.stages.ingest import ingest
 from llambert.stages.label import label
 from llambert.stages.parse import parse
+from llambert.training.encoder_trial import require_encoder
 
 
 def pipeline(run: Run, executor: Executor = RAY) -> None:

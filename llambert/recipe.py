@@ -118,7 +118,7 @@ class AnnotatorRecipe(Section):
 class ParseRecipe(Section):
     """How responses become categories.
 
-    ``prior_correction``, of label probabilities (``score`` and ``choice``; what each does: llambert/calibration.py):
+    ``prior_correction``, of label probabilities (``score`` and ``choice``; what each does: annotation/calibration.py):
     ``none``; ``batch`` (batch calibration, Zhou et al. 2024, arXiv 2309.17249); ``contextual`` (the annotator is
     also asked about texts without content; Zhao et al. 2021, arXiv 2102.09690); ``prior_matching`` (the mean
     corrected probabilities are the ``expected_shares``; Liusie et al. 2023, arXiv 2309.04992); ``gold`` (fitted

@@ -6,14 +6,14 @@ from functools import cache, cached_property
 from pathlib import Path
 
 from llambert import corpora, schema
+from llambert.annotation.sampling import Purpose
+from llambert.annotation.verbalizer import RULES_VERSION
 from llambert.corpora import READING
 from llambert.recipe import DEFAULTS_VERSION, Recipe, digest, dump_recipe, load_recipe, result_fields
-from llambert.reference import content_identity
-from llambert.run_directory import RunDirectory, TableDirectory
-from llambert.sampling import Purpose
+from llambert.storage.reference import content_identity
+from llambert.storage.run_directory import RunDirectory, TableDirectory
 from llambert.tables import BY_NAME
 from llambert.tasks import Task, load_task
-from llambert.verbalizer import RULES_VERSION
 
 
 @dataclass(frozen=True)

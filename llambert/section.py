@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
 from llambert.errors import InputError
-from llambert.names import SURROGATE
+from llambert.printable import SURROGATE
 
 Model = TypeVar("Model", bound=BaseModel)
 

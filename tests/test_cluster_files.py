@@ -15,7 +15,7 @@ from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.serve.schema import ServeDeploySchema
 
 from llambert.recipe import load_recipe
-from llambert.serving import ServeOptions
+from llambert.serving.deployment import ServeOptions
 from tests.fixtures.cloud_metadata import cloud_metadata
 
 ROOT = Path(__file__).parents[1]

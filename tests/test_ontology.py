@@ -8,7 +8,7 @@ from llambert.cli import app
 from llambert.errors import InputError
 from llambert.ontology import ontology
 from llambert.run import Run, open_run, record_recipe
-from llambert.run_directory import Manifest
+from llambert.storage.run_directory import Manifest
 from tests.fixtures import umls_sample as sample
 
 LABELS = {"C0000001": "yes", "C0000002": "yes", "C0000003": "no", "C0000008": "yes", "C0000009": "yes"}

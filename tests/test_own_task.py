@@ -8,8 +8,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from llambert.integrity.verify import verify
 from llambert.run import open_run
-from llambert.verify import verify
 from tests.fixtures.tiny_encoder import save_tiny_encoder
 from tests.fixtures.tiny_llm import save_tiny_llm
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from llambert.integrity.verify import verify
 from llambert.run import Run, open_run
-from llambert.verify import verify
 from tests.fixtures.encoder_families import save_family
 from tests.fixtures.processes import kill_group, wait_for_commit
 from tests.fixtures.tiny_classifier import save_tiny_classifier

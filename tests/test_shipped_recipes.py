@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from llambert.annotation.splits import left_out
 from llambert.engines import check
-from llambert.experiments.recipe import load_experiment
+from llambert.experiments.experiment_recipe import load_experiment
 from llambert.recipe import load_recipe
-from llambert.splits import left_out
 from llambert.tasks import load_task
 
 RECIPES = Path(__file__).parents[1] / "jobs" / "recipes"

@@ -1,7 +1,7 @@
 """The declarations of tables agree with each other and with what a run has."""
 
 from llambert.tables import BY_NAME, REQUIRED, TABLES, together
-from tests.test_splits import open_films
+from tests.annotation.test_splits import open_films
 
 
 def test_every_table_lives_under_a_fingerprint_of_the_run(tmp_path):

@@ -12,7 +12,7 @@ from llambert.corpora import files, huggingface, imdb, text_files, umls
 from llambert.corpora.rows import MALFORMED, Rows, SourceFile, Sources, malformed_rows
 from llambert.corpus_recipe import CorpusRecipe
 from llambert.recipe import digest
-from llambert.reference import content_identity
+from llambert.storage.reference import content_identity
 
 __all__ = [
     "MALFORMED",

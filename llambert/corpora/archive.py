@@ -7,7 +7,7 @@ from typing import Self
 from llambert.corpora.opening import open_bytes
 from llambert.corpora.rows import HIDDEN_FILES, Malformed, Skipped
 from llambert.errors import InputError, one_line
-from llambert.reference import is_hidden
+from llambert.storage.reference import is_hidden
 
 _CHUNK_BYTES = 1 << 20
 

@@ -31,8 +31,8 @@ from llambert.corpora.rows import (
 from llambert.corpora.values import parse_object, rows_of_table, text_of
 from llambert.corpus_recipe import Columns, CorpusRecipe
 from llambert.errors import InputError
-from llambert.locations import open_binary
-from llambert.reference import find_files
+from llambert.storage.locations import open_binary
+from llambert.storage.reference import find_files
 
 _FORMATS = {
     ".parquet": "parquet",

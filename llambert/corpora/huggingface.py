@@ -17,10 +17,10 @@ from llambert.corpora.files import complete
 from llambert.corpora.rows import Rows, SourceFile, Sources, optional_columns, require_columns
 from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError, one_line
-from llambert.file_hashes import cache_folder
-from llambert.names import SURROGATE, escaped
+from llambert.printable import SURROGATE, escaped
 from llambert.recipe import digest
-from llambert.reference import find_files, resolve
+from llambert.storage.file_hashes import cache_folder
+from llambert.storage.reference import find_files, resolve
 
 ROWS_PER_SHARD = 100_000
 _ROWS_PER_READ = 1024

@@ -16,7 +16,7 @@ from llambert.corpora.rows import Malformed, Row, Rows, Skipped, SourceFile, Sou
 from llambert.corpora.text_files import read_members, units_of
 from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError
-from llambert.reference import find_files
+from llambert.storage.reference import find_files
 
 COLUMNS = [schema.RECORD_ID, schema.TEXT, schema.SPLIT, "label", "rating"]
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 from llambert.corpora.encodings import codec_of, error_handler, other_encoding
 from llambert.corpora.rows import Malformed
 from llambert.errors import InputError, one_line
-from llambert.locations import open_binary
+from llambert.storage.locations import open_binary
 
 COMPRESSIONS = {".gz": "gzip", ".tgz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".xz": "xz"}
 MAX_LINE_CHARS = 16 << 20

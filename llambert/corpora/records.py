@@ -13,7 +13,7 @@ from llambert.corpora.chunks import Chunk
 from llambert.corpora.gold import NUM_GOLD, NUM_UNKNOWN_GOLD, UNKNOWN_GOLD, GoldLabels, GoldReader, most_frequent
 from llambert.corpora.rows import SourceFile
 from llambert.corpus_recipe import CorpusRecipe
-from llambert.names import escaped
+from llambert.printable import escaped
 
 _WHOLE = "all"  # the split of a corpus that names none
 

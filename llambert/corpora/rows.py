@@ -12,7 +12,7 @@ from llambert import schema
 from llambert.corpora.encodings import is_undecodable
 from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError
-from llambert.names import escaped
+from llambert.printable import escaped
 
 MALFORMED = pa.schema(
     [

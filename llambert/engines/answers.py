@@ -10,10 +10,10 @@ from typing import Self
 
 import numpy as np
 
+from llambert.annotation.prompts import RenderedPrompt, Renderer
 from llambert.engines import Answer
 from llambert.engines.scoring import AnswerSequences
 from llambert.errors import InputError, OverLength, described
-from llambert.prompts import RenderedPrompt, Renderer
 from llambert.recipe import AnnotatorRecipe, Decoding
 from llambert.tasks import Task
 

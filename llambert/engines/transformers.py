@@ -30,14 +30,14 @@ from transformers import (
 from transformers.cache_utils import DynamicLayer
 from transformers.utils.logging import disable_progress_bar
 
-from llambert import onednn
+from llambert.annotation.prompts import RenderedPrompt, Renderer
+from llambert.classifier import onednn
 from llambert.engines import Answer
 from llambert.engines.answers import Sampling, failed, record_key, room_for_prompt, scored_answer
 from llambert.engines.scoring import Sequence, answer_sequences
 from llambert.errors import InputError, described, loading_fault
-from llambert.prompts import RenderedPrompt, Renderer
 from llambert.recipe import AnnotatorRecipe
-from llambert.reference import local_copy
+from llambert.storage.reference import local_copy
 from llambert.tasks import Task
 
 # What can go wrong with one record: a text no tokenizer takes, a template that refuses it, memory, no finite answer.

@@ -17,11 +17,11 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from llambert import schema
+from llambert.annotation.responses import iter_answers
+from llambert.annotation.splits import TRAIN, is_sampled
 from llambert.errors import InputError
-from llambert.responses import iter_answers
 from llambert.run import Run
-from llambert.run_directory import Manifest, TableDirectory
-from llambert.splits import TRAIN, is_sampled
+from llambert.storage.run_directory import Manifest, TableDirectory
 from llambert.tables import REQUIRED
 
 Mask = NDArray[np.bool_]

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import chi2_contingency, ks_2samp
 
-from llambert.calibration import ReliabilityBin, expected_calibration_error, reliability_bins
+from llambert.annotation.calibration import ReliabilityBin, expected_calibration_error, reliability_bins
 from llambert.evaluation.evidence import Evidence, Records
 from llambert.evaluation.metrics import (
     ClassFigures,

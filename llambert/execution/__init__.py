@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol, Self
 
-from llambert.run_directory import Part
+from llambert.storage.run_directory import Part
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from ray.util.metrics import Counter
 
 from llambert.errors import InputError
 from llambert.execution import Outcome, Pool, Worker
-from llambert.placement import ReplicaGroups, node_claim
+from llambert.execution.placement import ReplicaGroups, node_claim
 
 
 def connect() -> None:

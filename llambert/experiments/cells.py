@@ -18,11 +18,11 @@ from typing import Any, Self
 import numpy as np
 import torch
 
+from llambert.annotation.sampling import Purpose
 from llambert.experiments.sources import Labels
 from llambert.recipe import ClassifierRecipe, GoldPhase, digest, result_fields
-from llambert.reference import content_identity
-from llambert.run_directory import create_whole, open_filesystem, remove_temporaries, write_whole
-from llambert.sampling import Purpose
+from llambert.storage.reference import content_identity
+from llambert.storage.run_directory import create_whole, open_filesystem, remove_temporaries, write_whole
 
 
 @dataclass(frozen=True)

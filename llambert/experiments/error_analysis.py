@@ -4,9 +4,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llambert.errors import InputError
-from llambert.evaluation import review, review_files
-from llambert.experiments.recipe import Answers
+from llambert.experiments.experiment_recipe import Answers
 from llambert.experiments.sources import read_columns
+from llambert.review import disagreements as review
+from llambert.review import formats as review_files
 from llambert.run import open_run
 
 RECORD_ID, GOLD, MODEL, PERSON = "record_id", "gold_label", "model_label", "person_label"

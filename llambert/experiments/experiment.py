@@ -3,14 +3,14 @@
 import pyarrow as pa
 
 from llambert.experiments import error_analysis, llms, pages
+from llambert.experiments.cell_tasks import run_cells
 from llambert.experiments.cells import CellStore
+from llambert.experiments.claims import findings
+from llambert.experiments.experiment_recipe import AnyExperiment, ErrorAnalysis, Llms, Trainings
 from llambert.experiments.figures import figure
-from llambert.experiments.findings import findings
 from llambert.experiments.grids import Place, places
 from llambert.experiments.output import write_results
-from llambert.experiments.recipe import AnyExperiment, ErrorAnalysis, Llms, Trainings
 from llambert.experiments.results import Results, metrics_table
-from llambert.experiments.run import run_cells
 from llambert.experiments.sources import read_labels
 
 

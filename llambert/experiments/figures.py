@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from llambert.evaluation.plots import DARK, LIGHT, shortened
 from llambert.experiments import paper
+from llambert.experiments.experiment_recipe import LabelCount, Mislabel, Trainings
 from llambert.experiments.grids import ANNOTATOR, END_TO_END, FROZEN
-from llambert.experiments.recipe import LabelCount, Mislabel, Trainings
 from llambert.experiments.results import Results
+from llambert.report.plots import DARK, LIGHT, shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from llambert.errors import InputError
 from llambert.experiments.cells import Cell, create_cell
-from llambert.experiments.recipe import LabelCount, Mislabel, Regimes, Trainings
+from llambert.experiments.experiment_recipe import LabelCount, Mislabel, Regimes, Trainings
 from llambert.experiments.sources import Labels
 from llambert.recipe import ClassifierRecipe
 

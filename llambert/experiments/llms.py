@@ -9,8 +9,8 @@ from llambert import engines, markdown, schema
 from llambert.errors import InputError
 from llambert.evaluation.metrics import Estimate
 from llambert.experiments import paper
+from llambert.experiments.experiment_recipe import Llms
 from llambert.experiments.output import experiment_folder
-from llambert.experiments.recipe import Llms
 from llambert.run import Run, open_run
 from llambert.stages import parse as parse_stage
 from llambert.stages.annotate import annotate

@@ -6,8 +6,8 @@ import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
-from llambert.experiments.recipe import Experiment
-from llambert.run_directory import open_filesystem, write_whole
+from llambert.experiments.experiment_recipe import Experiment
+from llambert.storage.run_directory import open_filesystem, write_whole
 
 PAGE = "results.md"
 

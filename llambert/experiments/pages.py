@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 
 from llambert import markdown
-from llambert.costs import format_duration
 from llambert.evaluation.metrics import Estimate
 from llambert.experiments import paper
-from llambert.experiments.findings import Finding
+from llambert.experiments.claims import Finding
+from llambert.experiments.experiment_recipe import LabelCount, Mislabel, Regimes, Trainings
 from llambert.experiments.grids import ANNOTATOR, END_TO_END, FROZEN
-from llambert.experiments.recipe import LabelCount, Mislabel, Regimes, Trainings
 from llambert.experiments.results import Column, Results
+from llambert.planning.costs import format_duration
 
 NOTHING = ""
 _TITLES = {

@@ -1,4 +1,4 @@
-"""The paper's own figures (arXiv 2403.15938), in per cent, from ``llambert/evaluation/paper.json``."""
+"""The paper's own figures (arXiv 2403.15938), in per cent, from ``llambert/experiments/paper.json``."""
 
 import json
 from functools import cache
@@ -14,7 +14,7 @@ _REGIMES = {
 @cache
 def facts() -> dict[str, Any]:
     """The whole file."""
-    return json.loads(files("llambert.evaluation").joinpath("paper.json").read_text(encoding="utf-8"))
+    return json.loads(files("llambert.experiments").joinpath("paper.json").read_text(encoding="utf-8"))
 
 
 def encoder_accuracy(task: str, encoder: str, regime: str) -> tuple[float, float | None] | None:

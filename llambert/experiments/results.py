@@ -9,8 +9,8 @@ from scipy import stats
 from llambert import schema
 from llambert.evaluation.metrics import CONFIDENCE_LEVEL, Estimate
 from llambert.experiments.cells import Stored
+from llambert.experiments.experiment_recipe import Trainings
 from llambert.experiments.grids import Place
-from llambert.experiments.recipe import Trainings
 
 Column = str | int | float
 

@@ -13,15 +13,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llambert import schema
+from llambert.annotation.sampling import Purpose, sampling_hashes
+from llambert.annotation.splits import TEST, TRAIN, not_learned
 from llambert.corpora import find_source_files, read_rows
 from llambert.corpora.rows import require_in_some_row
 from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError
-from llambert.experiments.recipe import LabelledData, Source
+from llambert.experiments.experiment_recipe import LabelledData, Source
 from llambert.run import Run, open_run
-from llambert.sampling import Purpose, sampling_hashes
-from llambert.splits import TEST, TRAIN, not_learned
-from llambert.training.records import TrainingSet
+from llambert.training.training_set import TrainingSet
 
 _COLUMNS = [schema.RECORD_ID, schema.TEXT, schema.SPLIT, schema.GOLD_LABEL]
 

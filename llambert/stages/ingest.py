@@ -22,11 +22,11 @@ from llambert.corpora.rows import ENCODING_FAULTS, HIDDEN_FILES, UNDECODABLE, hi
 from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError
 from llambert.execution import Executor, Outcome, Pool
+from llambert.execution.progress import Progress
 from llambert.execution.ray_executor import RAY
-from llambert.progress import Progress
+from llambert.execution.replica_metrics import ReplicaMetrics
 from llambert.run import Run
-from llambert.run_directory import Manifest, TableDirectory
-from llambert.stages.replica_metrics import ReplicaMetrics
+from llambert.storage.run_directory import Manifest, TableDirectory
 
 _COUNTS = ("num_truncated", gold.NUM_UNKNOWN_GOLD, "num_malformed", ENCODING_FAULTS, HIDDEN_FILES)
 

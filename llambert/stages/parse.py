@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from llambert import schema
-from llambert.calibration import (
+from llambert.annotation.calibration import (
     Correction,
     Floats,
     batch_calibration,
@@ -27,12 +27,12 @@ from llambert.calibration import (
     normalise,
     prior_matching,
 )
+from llambert.annotation.ranks import is_part_name, part_name, ranks
+from llambert.annotation.responses import ANSWERS, answers_version, iter_answers
+from llambert.annotation.verbalizer import RejectReason, Verbalizer
 from llambert.errors import ErrorKind, InputError
-from llambert.responses import ANSWERS, answers_version, iter_answers
 from llambert.run import Run
-from llambert.run_directory import Manifest, Part, TableDirectory
-from llambert.stages.ranks import is_part_name, part_name, ranks
-from llambert.verbalizer import RejectReason, Verbalizer
+from llambert.storage.run_directory import Manifest, Part, TableDirectory
 
 _REPLACED = "replaced"  # in a manifest's upstream: the version of the answers of which it was made before
 _COLUMNS = [

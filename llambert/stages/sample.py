@@ -17,13 +17,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llambert import schema
+from llambert.annotation.prompts import Shot
+from llambert.annotation.ranks import part_name
+from llambert.annotation.sampling import IdSource, Purpose, Selection, sampling_hashes, select, select_stratified
+from llambert.annotation.splits import TEST, TRAIN, is_sampled, left_out
 from llambert.errors import InputError
-from llambert.prompts import Shot
 from llambert.run import Run
-from llambert.run_directory import Manifest, Part, TableDirectory
-from llambert.sampling import IdSource, Purpose, Selection, sampling_hashes, select, select_stratified
-from llambert.splits import TEST, TRAIN, is_sampled, left_out
-from llambert.stages.ranks import part_name
+from llambert.storage.run_directory import Manifest, Part, TableDirectory
 from llambert.tasks import Task
 
 # While the sample is put in order at most this many windows of it are files on the driver's disk, and one is in

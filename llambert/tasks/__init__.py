@@ -9,8 +9,8 @@ from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
+from llambert.annotation.prompts import Prompt, Shot
 from llambert.errors import InputError
-from llambert.prompts import Prompt, Shot
 from llambert.section import Section, inconsistent, parse_yaml, read_text, validate
 
 _SHIPPED = Path(__file__).parent

@@ -17,11 +17,11 @@ from torch import nn
 from llambert.errors import InputError
 from llambert.recipe import ClassifierRecipe
 from llambert.training.batches import micro_batches, plan_epoch, worker_share
+from llambert.training.encoder import Encoder
+from llambert.training.held_out_metrics import held_out_metrics
 from llambert.training.losses import record_losses
-from llambert.training.metrics import held_out_metrics
-from llambert.training.model import Encoder
 from llambert.training.optimization import create_average, create_optimizer, linear_schedule, use_bfloat16
-from llambert.training.records import TrainingSet
+from llambert.training.training_set import TrainingSet
 
 LOOK_EVERY_STEPS = 10
 """Losses are read back from the device, summed over the ranks and checked this often: waiting for each step

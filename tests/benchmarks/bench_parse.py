@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from llambert.verbalizer import Verbalizer
+from llambert.annotation.verbalizer import Verbalizer
 
 RECORDED = Path(__file__).resolve().parents[3] / "shared" / "data" / "imdb" / "responses_llama2_70b_train_25k.jsonl.gz"
 SENTIMENT = {"positive": ["positive"], "negative": ["negative"]}

@@ -12,7 +12,7 @@ import argparse
 import subprocess
 import sys
 
-from llambert.forecast import STAGES, forecast, read_pilot
+from llambert.planning.forecast import STAGES, forecast, read_pilot
 from llambert.run import open_run
 
 TABLES = dict(zip(STAGES, ("corpus", "sample", "responses", "silver", "checkpoint", "labels"), strict=True))

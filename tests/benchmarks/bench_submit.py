@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from ray.cluster_utils import Cluster
 from ray.job_submission import JobSubmissionClient
 
-from llambert.part_file import stored_counts
+from llambert.storage.part_file import stored_counts
 from tests.fixtures.ray_jobs import wait_for_job_agent
 
 ROOT = Path(__file__).resolve().parents[2]

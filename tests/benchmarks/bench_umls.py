@@ -30,8 +30,8 @@ def ingest(folder: str, output: str) -> float:
     from llambert import schema
     from llambert.corpora import find_source_files
     from llambert.corpus_recipe import Columns, CorpusRecipe, UmlsRecipe
-    from llambert.run_directory import TableDirectory
     from llambert.stages.ingest import IngestFile
+    from llambert.storage.run_directory import TableDirectory
 
     corpus = CorpusRecipe(path=folder, format="umls", columns=Columns(record_id="record_id"), umls=UmlsRecipe())
     tables = [

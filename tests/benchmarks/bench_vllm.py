@@ -24,7 +24,7 @@ import pandas as pd
 
 from llambert.engines import Answer, create_engine
 from llambert.recipe import AnnotatorRecipe, Decoding
-from llambert.reference import resolve
+from llambert.storage.reference import resolve
 from llambert.tasks import Task, load_task
 from tests.benchmarks.bench_annotate import generate_loop
 

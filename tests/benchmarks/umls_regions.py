@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from llambert.experiments.recipe import LabelledData, Source
+from llambert.experiments.experiment_recipe import LabelledData, Source
 from llambert.experiments.sources import Labels, read_labels
 
 FOLDER = Path(__file__).resolve().parents[3] / "shared" / "data" / "umls_regions"

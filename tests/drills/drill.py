@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llambert.verify import verify
+from llambert.integrity.verify import verify
 from tests.drills.drilled_run import compare, contents, end_driver
 from tests.drills.ground import Ground, prepared
 from tests.drills.injection import Drilled, faked_time

@@ -28,9 +28,9 @@ os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 import yaml
 from ray.job_submission import JobStatus, JobSubmissionClient
 
+from llambert.integrity.verify import verify
 from llambert.run import Run, open_run
-from llambert.run_directory import open_filesystem
-from llambert.verify import verify
+from llambert.storage.run_directory import open_filesystem
 from tests.drills.nodes import ROOT, Nodes
 from tests.fixtures.chromium import Page
 from tests.fixtures.ray_jobs import wait_for_job_agent

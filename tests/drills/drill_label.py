@@ -25,9 +25,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import psutil
 
+from llambert.integrity.verify import verify
 from llambert.run import Run
 from llambert.stages.label import label
-from llambert.verify import verify
 from tests.fixtures.label_runs import fill, make_run
 from tests.fixtures.processes import descendants, kill_group, signal_one, wait_for_commit
 from tests.fixtures.s3_server import S3Server, running_server

@@ -23,14 +23,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import seed as seeded
 from hypothesis import strategies as st
 
+from llambert.annotation.prompts import Prompt, Renderer
+from llambert.annotation.verbalizer import Verbalizer
 from llambert.corpora import find_sources
 from llambert.errors import InputError, OverLength
-from llambert.prompts import Prompt, Renderer
 from llambert.recipe import Recipe, load_recipe
 from llambert.run import Run
 from llambert.stages.ingest import IngestFile, complete, worker_arguments
 from llambert.tasks import load_task
-from llambert.verbalizer import Verbalizer
 from tests.fixtures import umls_sample
 from tests.fixtures.tiny_llm import CHATML, tiny_tokenizer
 

@@ -21,7 +21,7 @@ from statistics import median
 
 import psutil
 
-from llambert.verify import verify
+from llambert.integrity.verify import verify
 from tests.drills.drill import undisturbed
 from tests.drills.drilled_run import compare_tables, end_driver
 from tests.drills.ground import Ground, prepared

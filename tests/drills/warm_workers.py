@@ -21,10 +21,10 @@ import psutil
 # What stages import, but for Ray itself: its C++ reads a worker's job from the environment when it is loaded.
 PRELOADED = ("pandas", "pyarrow.parquet", "pyarrow.dataset", "s3fs", "openai", "transformers", "tensorboardX")
 PRELOADED += (
-    "llambert.labelling",
+    "llambert.classifier.labelling",
     "llambert.training.loop",
     "llambert.training.card",
-    "llambert.engines.openai.engine",
+    "llambert.engines.openai.http_engine",
 )
 
 

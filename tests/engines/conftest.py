@@ -10,7 +10,7 @@ from tests.fixtures.openai_endpoint import KEY, TASK, Endpoint, serve
 @pytest.fixture
 def endpoint(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setattr("llambert.engines.openai.engine.FIRST_DELAY_S", 0.01)
+    monkeypatch.setattr("llambert.engines.openai.http_engine.FIRST_DELAY_S", 0.01)
     with serve(Endpoint()) as served:
         yield served
 

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
+from llambert.annotation.prompts import Prompt, RenderedPrompt
 from llambert.engines.answers import Sampling, failed, scored_answer
 from llambert.errors import OverLength
-from llambert.prompts import Prompt, RenderedPrompt
 from llambert.recipe import AnnotatorRecipe, Decoding
 from llambert.tasks import Category, Task
 

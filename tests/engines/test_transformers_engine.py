@@ -5,13 +5,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from llambert.annotation.prompts import Prompt, Shot
 from llambert.engines import create_engine
 from llambert.engines.scoring import AnswerSequences, answer_sequences
 from llambert.engines.transformers import TransformersEngine, load_model
 from llambert.errors import InputError
-from llambert.prompts import Prompt, Shot
 from llambert.recipe import AnnotatorRecipe, Decoding
-from llambert.reference import resolve
+from llambert.storage.reference import resolve
 from llambert.tasks import Category, Task, load_task
 from tests.fixtures.own_code import add_own_code
 from tests.fixtures.tiny_llm import CHATML, save_tiny_llm, tiny_tokenizer

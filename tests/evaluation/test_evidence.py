@@ -8,7 +8,7 @@ from llambert import schema
 from llambert.evaluation.evidence import read_evidence
 from llambert.evaluation.quality import assess
 from llambert.evaluation.suspects import find_suspects
-from llambert.run_directory import Manifest
+from llambert.storage.run_directory import Manifest
 from tests.fixtures.synthetic_run import Plan, write_run
 
 # Records take turns: 300 is of split train, 301 of test, 302 of extra, 303 of train again.

@@ -7,8 +7,8 @@ import pytest
 from llambert import run as run_module
 from llambert import schema
 from llambert.evaluation.evidence import read_evidence
-from llambert.evaluation.report import report
 from llambert.evaluation.suspects import find_suspects
+from llambert.report.page import report
 from tests.fixtures.synthetic_run import Plan, write_run
 
 

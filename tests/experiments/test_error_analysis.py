@@ -6,12 +6,12 @@ import pyarrow as pa
 import pytest
 
 from llambert.errors import InputError
-from llambert.evaluation.review import draw
-from llambert.evaluation.review_files import write
 from llambert.experiments.error_analysis import COLUMNS, count_answers, cross_table, read_answers
 from llambert.experiments.experiment import run_experiment
-from llambert.experiments.recipe import Answers, ErrorAnalysis, Review
+from llambert.experiments.experiment_recipe import Answers, ErrorAnalysis, Review
 from llambert.recipe import dump_recipe
+from llambert.review.disagreements import draw
+from llambert.review.formats import write
 from tests.fixtures.synthetic_run import Plan, write_run
 
 # The paper's silver table: model label, person's label, records.

@@ -15,10 +15,10 @@ import pytest
 import ray
 
 from llambert.errors import InputError
+from llambert.experiments.cell_tasks import run_cells
 from llambert.experiments.cells import CellStore
 from llambert.experiments.experiment import run_experiment
 from llambert.experiments.grids import places
-from llambert.experiments.run import run_cells
 from llambert.experiments.sources import read_labels
 from tests.fixtures.labelled_films import open_experiment, write_experiment
 
@@ -68,9 +68,9 @@ def test_a_combined_cell_is_what_one_training_of_both_phases_is(folder):
     (combined,) = [place.cell for place in places(experiment, labels) if place.column == "combined"]
     store = CellStore(str(folder / "experiments/cells"))
     run_cells([combined], labels, store, experiment)
-    from llambert.experiments.training import phases_of
+    from llambert.experiments.cell_training import phases_of
+    from llambert.training.encoder import load_encoder
     from llambert.training.loop import FineTuning
-    from llambert.training.model import load_encoder
 
     encoder = load_encoder(combined.recipe, labels.categories)
     tuning = FineTuning(encoder, phases_of(combined, labels), combined.recipe, labels.categories)
@@ -100,7 +100,7 @@ def test_an_encoder_that_cannot_be_trained_is_refused_before_a_cell_is_begun(fol
     def begin():
         raise AssertionError("Ray was asked for")
 
-    monkeypatch.setattr("llambert.experiments.run.connect", begin)
+    monkeypatch.setattr("llambert.experiments.cell_tasks.connect", begin)
     (folder / "no-encoder").mkdir(exist_ok=True)
     experiment = open_experiment(folder, "regimes", name="no-encoder", seeds=[9])
     labels = read_labels(experiment.data)

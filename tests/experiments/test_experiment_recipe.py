@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from llambert.errors import InputError
-from llambert.experiments.recipe import Llms, Trainings, load_experiment
+from llambert.experiments.experiment_recipe import Llms, Trainings, load_experiment
 from llambert.recipe import load_recipe
 from tests.fixtures.labelled_films import open_experiment, write_experiment
 

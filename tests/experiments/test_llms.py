@@ -10,8 +10,8 @@ import yaml
 from llambert import schema
 from llambert.evaluation.metrics import Estimate
 from llambert.experiments.experiment import run_experiment
+from llambert.experiments.experiment_recipe import Llm, Llms
 from llambert.experiments.llms import COLUMNS, page
-from llambert.experiments.recipe import Llm, Llms
 from llambert.run import open_run
 from tests.fixtures.tiny_llm import save_tiny_llm
 

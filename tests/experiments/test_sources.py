@@ -7,10 +7,10 @@ import pyarrow as pa
 import pytest
 
 from llambert import schema
+from llambert.annotation.sampling import Selection
 from llambert.errors import InputError
-from llambert.experiments.recipe import LabelledData, Source
+from llambert.experiments.experiment_recipe import LabelledData, Source
 from llambert.experiments.sources import Labels, read_labels
-from llambert.sampling import Selection
 from tests.fixtures.labelled_films import open_experiment, write_films
 
 

@@ -6,9 +6,9 @@ from llambert import schema
 from llambert.errors import InputError
 from llambert.recipe import load_recipe
 from llambert.run import Run
-from llambert.run_directory import TableDirectory
 from llambert.stages import ingest as module
 from llambert.stages.ingest import IngestFile, _repeated, ingest
+from llambert.storage.run_directory import TableDirectory
 from llambert.tasks import load_task
 
 CSV = """\

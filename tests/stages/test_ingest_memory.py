@@ -15,7 +15,7 @@ from dataclasses import asdict
 from llambert import schema
 from llambert.corpora import find_source_files
 from llambert.corpus_recipe import Columns, CorpusRecipe
-from llambert.run_directory import TableDirectory
+from llambert.storage.run_directory import TableDirectory
 from llambert.stages.ingest import IngestFile
 
 folder = sys.argv[1]

@@ -8,8 +8,8 @@ import pytest
 from llambert.errors import InputError
 from llambert.recipe import load_recipe
 from llambert.run import Run
-from llambert.run_directory import MANIFEST
 from llambert.stages.ingest import ingest
+from llambert.storage.run_directory import MANIFEST
 from llambert.tasks import load_task
 from tests.fixtures import umls_release
 from tests.fixtures.umls_pandas import concept_texts

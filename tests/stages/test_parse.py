@@ -7,13 +7,13 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 
 from llambert import schema
+from llambert.annotation.responses import amendment_name
 from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError
 from llambert.recipe import AnnotatorRecipe, ClassifierRecipe, ParseRecipe, Recipe
-from llambert.responses import amendment_name
 from llambert.run import Run
-from llambert.run_directory import Manifest
 from llambert.stages.parse import parse
+from llambert.storage.run_directory import Manifest
 from llambert.tasks import Category, Task
 
 TASK = Task(

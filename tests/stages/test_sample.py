@@ -9,9 +9,9 @@ import pyarrow as pa
 import pytest
 
 from llambert import schema
+from llambert.annotation.sampling import Selection
 from llambert.errors import InputError
 from llambert.run import Run
-from llambert.sampling import Selection
 from llambert.stages.annotate import AnnotatePart
 from llambert.stages.sample import draw_sample, draw_shots, prompted_task, warn_of_unlearned
 from tests.fixtures.annotate_runs import DUPLICATES, IDS, NUM_RECORDS, eligible_in_hash_order

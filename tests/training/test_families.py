@@ -7,12 +7,12 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from llambert.architecture import find_input_format
-from llambert.classifier import Classifier
+from llambert.classifier.architecture import find_input_format
+from llambert.classifier.inference import Classifier
 from llambert.recipe import ClassifierRecipe
+from llambert.training.encoder import check_encoder, load_encoder
 from llambert.training.loop import FineTuning, Observer, Phase
-from llambert.training.model import check_encoder, load_encoder
-from llambert.training.records import TrainingSet
+from llambert.training.training_set import TrainingSet
 from tests.fixtures.encoder_families import CONFIGURATIONS, save_family, save_family_classifier
 from tests.fixtures.tiny_encoder import NEGATIVE, NEUTRAL, POSITIVE
 

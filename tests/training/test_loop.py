@@ -13,9 +13,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from llambert import schema
 from llambert.errors import InputError
 from llambert.recipe import ClassifierRecipe
+from llambert.training.encoder import load_encoder
 from llambert.training.loop import SOUP, FineTuning, Observer, Phase
-from llambert.training.model import load_encoder
-from llambert.training.records import select_silver
+from llambert.training.training_set import select_silver
 from tests.fixtures.tiny_encoder import NEGATIVE, NEUTRAL, POSITIVE, save_tiny_encoder
 
 CATEGORIES = ["negative", "positive"]

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from llambert.recipe import ClassifierRecipe
-from llambert.training.model import load_encoder
+from llambert.training.encoder import load_encoder
 from llambert.training.optimization import create_average, create_optimizer, linear_schedule, use_bfloat16
 from tests.fixtures.tiny_encoder import save_tiny_encoder
 

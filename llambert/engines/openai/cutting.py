@@ -1,7 +1,7 @@
 """How long a prompt is, and a text cut so that its prompt fits what an endpoint says of its limits."""
 
+from llambert.annotation.prompts import ELLIPSIS
 from llambert.engines.openai.faults import Fault, limit_and_length
-from llambert.prompts import ELLIPSIS
 
 _MARGIN = 0.95  # of what fits on average is kept: some characters are more tokens than others
 

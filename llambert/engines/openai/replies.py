@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from llambert.engines.openai.faults import EndpointError, Fault, read_fault
-from llambert.names import SURROGATE
+from llambert.printable import SURROGATE
 
 # Words of finish reasons: OpenAI's, Azure's, Gemini's ("content_filter: PROHIBITED_CONTENT"), Anthropic's, Cohere's.
 _REFUSALS = (

@@ -1,0 +1,246 @@
+"""What the clauses of a response say together: questions and their answers, values, conditions, retractions."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+from llambert.annotation.verbalizer import lexicon
+from llambert.annotation.verbalizer.clauses import Clause, read_clause, split
+from llambert.annotation.verbalizer.tokens import Token
+
+_REPLY_ROLES = frozenset({"frame", "quoting", "negation", "joint", "doubt", "hedge", "undoing", "agreement", "wrong"})
+_OPPOSING = ("but", "yet")
+_REACHING_ROLES = frozenset({"if", "inability", "negation", "foreign_negation"})  # beyond their clause
+_MAX_WORDS_UNSAYING = 5
+_VALUE_BREAKS = frozenset(":(-|")
+_HEADING_BREAKS = frozenset(":-\n,|")
+
+
+_NONE: frozenset[str] = frozenset()
+
+
+@dataclass(slots=True)
+class Evidence:
+    """The categories that a response affirms and those that it denies; ``is_taken_back``: it took back what it said."""
+
+    affirmed: frozenset[str] = _NONE
+    denied: frozenset[str] = _NONE
+    is_taken_back: bool = False
+
+
+_NOTHING = Evidence()
+
+
+def weigh(tokens: list[Token], is_cut_off: bool) -> Evidence:
+    """The best evidence of a response: its conclusions, else its verdicts, else whatever it says of a category."""
+    if not [True for token in tokens if token[2]]:
+        return _NOTHING
+    clauses, roles = split(tokens)
+    for clause in clauses:
+        if clause.has_mention:
+            read_clause(clause, is_cut_off and clause is clauses[-1])
+    for clause, following in pairwise(clauses):
+        if clause.has_mention and not following.has_mention:
+            if following.closing or following is clauses[-1]:
+                _take_reply(clause, following)
+        elif clause.closing == ":" and following.is_verdict and following.affirmed - clause.affirmed:
+            clause.forget()  # "To answer your question: suggestion"
+        elif following.turn in _OPPOSING and clause.sentence == following.sentence:
+            _mark_contradiction(clause, following)
+    if "number" in roles:
+        _decide_shares(clauses)
+    if roles and not roles.isdisjoint(_REACHING_ROLES):
+        _ignore_sentences(clauses)
+    kept = _after_retraction(clauses) if "retraction" in roles else clauses
+    evidence = _best(kept)
+    evidence.is_taken_back = kept is not clauses and not (evidence.affirmed or evidence.denied)
+    return evidence
+
+
+def _best(clauses: list[Clause]) -> Evidence:
+    said = [clause for clause in clauses if (clause.affirmed or clause.denied) and not clause.is_question]
+    if len(said) == 1:
+        return Evidence(said[0].affirmed, said[0].denied)
+    if not said:
+        # A question counts only if it is one word, and all there is: "Positive?"
+        is_bare = len(clauses) == 1 and len(clauses[0].tokens) == 1 and clauses[0].is_question
+        return Evidence(clauses[0].affirmed, clauses[0].denied) if is_bare else Evidence()
+    verdicts = [clause for clause in said if clause.is_verdict]
+    if len(verdicts) > 1:
+        conclusive = _conclusive(clauses)
+        if evidence := _sum([clause for clause in verdicts if clause in conclusive], _NONE):
+            return evidence
+    if evidence := _sum(verdicts, _NONE):
+        return evidence
+    # What only denies may need more to decide.
+    denied = _NONE.union(*[clause.denied for clause in verdicts])
+    statements = [clause for clause in said if clause.is_statement and len(clause.affirmed) <= 1]
+    return _sum(statements, denied) or _sum(said, denied) or Evidence(denied=_NONE.union(*[c.denied for c in said]))
+
+
+def _sum(clauses: list[Clause], denied: frozenset[str]) -> Evidence | None:
+    """What some clauses say together, but for what better ones ``denied``; None where they affirm nothing."""
+    affirmed = _NONE.union(*[clause.affirmed for clause in clauses]) - denied
+    return Evidence(affirmed, denied.union(*[clause.denied for clause in clauses])) if affirmed else None
+
+
+def _reply(clause: Clause) -> bool | None:
+    """Whether a clause without a mention is a bare "yes" (True) or a bare "no" (False); None: neither."""
+    num_negations, is_agreement = 0, tuple(token.word for token in clause.tokens) in lexicon.BARE_REPLIES
+    for token in clause.tokens:
+        is_reply = token.role in _REPLY_ROLES and token.role != "doubt" and token.word not in lexicon.NO_REPLIES
+        if token.category or not is_reply:
+            return None
+        num_negations += token.role in ("negation", "wrong")
+        is_agreement |= token.role == "undoing" or lexicon.is_agreement(token.word) or token.role == "agreement"
+    if num_negations:
+        return num_negations % 2 == 0
+    return True if is_agreement else None
+
+
+def _unsays(clause: Clause) -> bool:
+    """Whether a sentence denies the one before it as a whole: "Not!", "This one does not."."""
+    words = [token.word for token in clause.tokens]
+    is_sentence = clause.closing[:1] in (".", "\n", "") and not clause.turn and len(words) < _MAX_WORDS_UNSAYING
+    if words == ["not"] or not is_sentence:
+        return is_sentence
+    is_negation = words[-1].endswith("n't") or (words[-1] == "not" and words[-2] in lexicon.COPULAS)
+    return is_negation and words[0] in lexicon.SPEAKERS
+
+
+def _take_reply(clause: Clause, following: Clause) -> None:
+    """What follows the mention of a category as its value or as the answer: "positive: no", "Positive? Not really."."""
+    if clause.is_question:
+        if following.sentence != clause.sentence and len(clause.affirmed) == 1 and not clause.denied:
+            reply = _reply(following)
+            if reply is not None:
+                clause.is_question = False
+                if not reply:
+                    clause.deny(clause.affirmed)
+        return
+    breaks, words = set(clause.closing), following.tokens
+    if _unsays(following) and not clause.tokens[-1].word.startswith(("no", "un")):
+        clause.forget()  # "Positive. Not!", "Some find it offensive; I do not."
+        return
+    is_number = len(words) == 1 and words[0].role == "number"
+    is_value = breaks <= _VALUE_BREAKS
+    if is_number and ":" not in breaks:  # "Answer: C) 1945"
+        is_value = (is_value or breaks == {","}) and (words[0].share is not None or words[0].number in (0, 1))
+    if not clause.affirmed or following.turn or not is_value:
+        return
+    meaning = [
+        t
+        for t in clause.tokens
+        if t.category or (t.role not in ("frame", "quoting") and t.word not in lexicon.MEASURES)
+    ]
+    last = meaning[-1] if meaning else None
+    if last is None or last.category not in clause.affirmed or last.role == "number":
+        return
+    if is_number:
+        clause.give(frozenset({last.category}), words[0])
+    elif last.role in ("negation", "agreement"):
+        return  # "No (it is not)"
+    elif breaks and (all(token.word in lexicon.DENYING_VALUES for token in words) or _reply(following) is False):
+        clause.deny(frozenset({last.category}))
+
+
+def _decide_shares(clauses: list[Clause]) -> None:
+    """Of several categories with a number the largest is affirmed; one alone needs more than half."""
+    numbers: dict[str, Token] = {}
+    for clause in clauses:
+        if clause.shares:
+            numbers |= clause.shares
+    if not numbers:
+        return
+    if len(numbers) > 1:
+        are_shares = all(number.share is not None for number in numbers.values())
+        values = {c: (n.share if are_shares else n.number) or 0.0 for c, n in numbers.items()}
+        top = max(values.values())
+        best = [category for category, value in values.items() if value == top]
+        denied = frozenset(category for category, value in values.items() if value < top)
+        affirmed = frozenset(best if len(best) == 1 else ())
+    else:
+        ((category, number),) = numbers.items()
+        if number.word.isdigit() and number.word not in ("0", "1"):  # of what, it does not say
+            if not any(number in clause.tokens for clause in clauses if clause.shares):
+                for clause in clauses:
+                    clause.affirmed -= {category}  # "Positive: 8"
+            return
+        share = number.share if number.share is not None else number.number
+        affirmed = frozenset({category} if share is not None and share > 0.5 else ())
+        denied = frozenset({category} if share == 0 else ())
+    for clause in clauses:
+        mentioned = (clause.affirmed | clause.denied) & numbers.keys()
+        clause.affirmed = (clause.affirmed - mentioned) | (mentioned & affirmed)
+        clause.denied = (clause.denied - mentioned) | (mentioned & denied)
+
+
+def _conclusive(clauses: list[Clause]) -> set[Clause]:
+    """The clauses that sum up, or stand under a heading that does: "Final answer: negative"."""
+    found: set[Clause] = set()
+    is_headed = False
+    for clause in clauses:
+        words = {token.word for token in clause.tokens if not token.category}
+        sums_up = clause.tokens[0].word == "so" or not words.isdisjoint(lexicon.CONCLUSIVE)
+        if clause.has_mention:
+            if is_headed or sums_up:
+                found.add(clause)
+            is_headed = False
+        else:
+            is_frame = all(token.role in ("frame", "quoting", "joint", "number") for token in clause.tokens)
+            is_heading = (sums_up and is_frame) or clause.tokens[-1].word in lexicon.CONCLUSIVE
+            is_headed = is_heading and not _HEADING_BREAKS.isdisjoint(clause.closing)
+    return found
+
+
+def _mark_contradiction(clause: Clause, following: Clause) -> None:
+    """What opens with another category behind "but" is an answer too: "No, but yes in some contexts"."""
+    first = next((token for token in following.tokens if token.role != "joint" or token.category), None)
+    if clause.affirmed and first is not None and first.category in following.affirmed - clause.affirmed:
+        following.is_framed = True
+
+
+def _ignore_sentences(clauses: list[Clause]) -> None:
+    """Forget what is said under a condition, by an LLM that cannot say, or where a negation is not understood."""
+    foreign: set[int] = set()
+    unable = dangling = conditional = -1
+    for number, clause in enumerate(clauses):
+        if clause.is_conditional:
+            conditional = clause.sentence
+            if clause.tokens[0].word == "otherwise":  # "If it is …, positive; otherwise negative."
+                for earlier in clauses[max(number - _MAX_WORDS_UNSAYING, 0) : number]:
+                    earlier.forget()
+        for token in clause.tokens:
+            if token.role == "foreign_negation" and not token.category:
+                if token.word in lexicon.CJK_NEGATIONS or " " in token.word:
+                    clause.forget()
+                else:
+                    foreign.add(clause.sentence)
+        if clause.turn or ":" in clause.closing:
+            unable = -1
+        if clause.sentence in (unable, dangling, conditional):
+            clause.forget()
+        if any(token.role == "inability" for token in clause.tokens):
+            unable = clause.sentence
+        if _dangles(clause):
+            dangling = clause.sentence
+    for clause in clauses:
+        if clause.sentence in foreign:
+            clause.forget()
+
+
+def _dangles(clause: Clause) -> bool:
+    """Whether a clause ends in a negation that has met nothing yet: "It is not, in my opinion, …"."""
+    *before, last = clause.tokens
+    if last.role != "negation" or last.category or not clause.closing.startswith(","):
+        return False
+    return last.word.endswith("n't") or any(token.word in lexicon.COPULAS for token in before)
+
+
+def _after_retraction(clauses: list[Clause]) -> list[Clause]:
+    """The clauses from the last one that takes back what was said before; all where nothing was said before it."""
+    for number in range(len(clauses) - 1, 0, -1):
+        tokens = clauses[number].tokens
+        takes_back = tokens[0].role == "retraction" or any(t.role == "retraction" and " " in t.word for t in tokens)
+        if takes_back and any(clause.affirmed or clause.denied for clause in clauses[:number]):
+            return clauses[number:]
+    return clauses

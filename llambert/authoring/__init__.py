@@ -1,0 +1,1 @@
+"""Writing a task and trying it on a few records."""

@@ -1,0 +1,134 @@
+"""A fine-tuned classifier as it is stored: a Hugging Face folder, read without Ray."""
+
+from typing import Any
+
+import torch
+import transformers
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
+
+from llambert.classifier.architecture import (
+    LOADING_FAULTS,
+    NO_LIMIT,
+    cast_parameters,
+    has_vocabulary,
+    length_limit,
+    num_embeddings,
+    require_room,
+    settle,
+    settle_end_of_text,
+    without_classifier,
+)
+from llambert.errors import InputError, loading_fault
+from llambert.storage.reference import local_copy
+
+_LENGTH_WITHOUT_LIMIT = 4096
+_CLASSIFIERS = frozenset(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.values())
+
+
+def load_checkpoint(
+    checkpoint: str, dtype: torch.dtype, trust_remote_code: bool = False
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """The model, its weights in ``dtype``, and its tokenizer; weights are read from safetensors alone.
+
+    Attention is PyTorch's fused one where the model's family has it. ``InputError``: not there, not fine-tuned to
+    give each text one of several categories, no Rust tokenizer, or custom code that is not trusted.
+    """
+    config, tokenizer = check_checkpoint(checkpoint, trust_remote_code)
+    try:
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            local_copy(checkpoint),
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # they are refused below, in words
+            output_loading_info=True,
+            trust_remote_code=trust_remote_code,
+        )
+    except LOADING_FAULTS as error:
+        reason = loading_fault(error, "label")
+        raise InputError(f"{checkpoint}: no classifier can be loaded from it: {reason}") from error
+    if report["missing_keys"]:
+        missing = ", ".join(sorted(report["missing_keys"])[:3])
+        raise InputError(f"{checkpoint}: it lacks the weights {missing}: a model that was not fine-tuned to classify")
+    for name, stored, stated in sorted(report["mismatched_keys"]):
+        raise InputError(
+            f"{checkpoint}: its weights {name} have the shape {tuple(stored)}, and its config.json (id2label names "
+            f"{config.num_labels} outputs) asks for {tuple(stated)}"
+        )
+    if tokenizer.vocab_size > (num_known := num_embeddings(model)):
+        raise InputError(
+            f"{checkpoint}: its tokenizer has {tokenizer.vocab_size} tokens, its model has embeddings for {num_known}"
+        )
+    cast_parameters(model, dtype)
+    settle_end_of_text(model)
+    return model.eval(), tokenizer
+
+
+def check_checkpoint(
+    checkpoint: str, trust_remote_code: bool = False
+) -> tuple[PreTrainedConfig, PreTrainedTokenizerFast]:
+    """Configuration and tokenizer of a checkpoint; ``InputError`` where they are not those of a classifier.
+
+    Cheap enough to be done before Ray starts: no weights are read.
+    """
+    location = local_copy(checkpoint)
+    try:
+        config = AutoConfig.from_pretrained(location, trust_remote_code=trust_remote_code)
+    except LOADING_FAULTS as error:
+        reason = loading_fault(error, "label")
+        raise InputError(f"{checkpoint}: no classifier can be loaded from it: {reason}") from error
+    if fault := _not_a_classifier(config):
+        raise InputError(f"{checkpoint}: {fault}")
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(location, trust_remote_code=trust_remote_code)
+    except LOADING_FAULTS as error:
+        reason = loading_fault(error, "label")
+        raise InputError(f"{checkpoint}: no tokenizer can be loaded from it: {reason}") from error
+    if not tokenizer.is_fast:
+        raise InputError(f"{checkpoint}: its tokenizer has no fast (Rust) form, which llambert needs")
+    if not has_vocabulary(tokenizer):
+        raise InputError(f"{checkpoint}: its tokenizer knows no token; is tokenizer.json (or a vocabulary) missing?")
+    settle(config)
+    return config, tokenizer
+
+
+def longest(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> int:
+    """Tokens of a text that model and tokenizer take, special ones included; 4,096 where neither has a limit.
+
+    ``InputError``: so few that no text has room.
+    """
+    limit = length_limit(model, tokenizer)
+    require_room(tokenizer, limit, "model_max_length in its tokenizer_config.json")
+    return limit if limit < NO_LIMIT else _LENGTH_WITHOUT_LIMIT
+
+
+def _not_a_classifier(config: PreTrainedConfig) -> str:
+    """Why a model of this configuration cannot give a text one of several categories; empty: it can."""
+    if reason := without_classifier(config):
+        return reason
+    others = [name for name in config.architectures or [] if hasattr(transformers, name) and name not in _CLASSIFIERS]
+    if others:
+        return f"it is a {others[0]}, a model that was not fine-tuned to classify texts"
+    if config.problem_type not in (None, "single_label_classification"):
+        return (
+            f"its problem_type is {config.problem_type}, and llambert gives a text one of several categories; "
+            "use a classifier fine-tuned with single_label_classification"
+        )
+    names = config.id2label or {}
+    if len(names) < 2:
+        return "its head has one output (a score or a regression), which gives no label; two categories are needed"
+    if sorted(names) != list(range(len(names))):
+        return f"id2label in its config.json must name the outputs 0 to {len(names) - 1}, and names {sorted(names)}"
+    if unnamed := [number for number, name in names.items() if not isinstance(name, str) or not name.strip()]:
+        return f"id2label in its config.json gives no name to output {unnamed[0]}"
+    if duplicates := [name for name in names.values() if list(names.values()).count(name) > 1]:
+        return f"id2label in its config.json gives the name {duplicates[0]!r} to several outputs"
+    return ""

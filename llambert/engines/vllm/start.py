@@ -1,0 +1,225 @@
+"""What a vLLM engine is started with, and a start that says in one line why it failed."""
+
+import contextlib
+import dataclasses
+import difflib
+import multiprocessing.connection
+import os
+import re
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+# Before vLLM is imported: an engine reports to nobody.
+os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+
+from vllm.engine.arg_utils import EngineArgs
+from vllm.v1.engine.exceptions import EngineDeadError
+from vllm.v1.engine.llm_engine import LLMEngine
+
+from llambert.engines.answers import Sampling
+from llambert.engines.transformers import load_model
+from llambert.errors import InputError, loading_fault
+from llambert.recipe import AnnotatorRecipe
+from llambert.storage.file_hashes import cache_folder
+from llambert.storage.reference import content_identity, local_copy, plain_path
+
+# Arguments that decide how fast an engine is and what it holds, never what it answers.
+_PLACED = frozenset(
+    {
+        "async_scheduling",
+        "block_size",
+        "cpu_offload_gb",
+        "cudagraph_capture_sizes",
+        "disable_custom_all_reduce",
+        "enable_chunked_prefill",
+        "enable_prefix_caching",
+        "enforce_eager",
+        "gpu_memory_utilization",
+        "kv_cache_memory_bytes",
+        "max_num_batched_tokens",
+        "max_num_seqs",
+        "num_gpu_blocks_override",
+    }
+)
+# What the recipe says by fields of its own, and what the engine relies on.
+_OURS = {
+    "model": "model",
+    "tokenizer": "model",
+    "revision": "revision",
+    "tokenizer_revision": "revision",
+    "dtype": "dtype",
+    "trust_remote_code": "trust_remote_code",
+    "max_model_len": "max_model_len",
+    "tensor_parallel_size": "tensor_parallel_size",
+    "seed": "decoding.seed",
+    "logprobs_mode": "mode",
+    "distributed_executor_backend": "tensor_parallel_size",
+    "skip_tokenizer_init": "mode",
+}
+# Shots and template are the same for every record, so their blocks are computed once; long prompts are read
+# in pieces, so that short answers of others do not wait behind them. Pickled weights are refused.
+_DEFAULTS: dict[str, Any] = {
+    "enable_prefix_caching": True,
+    "enable_chunked_prefill": True,
+    "disable_log_stats": True,
+    "load_format": "safetensors",
+}
+# On a CPU vLLM takes 92 % of the memory for keys and values, or does not start; VLLM_CPU_KVCACHE_SPACE (GiB)
+# and the recipe's kv_cache_memory_bytes go before this. With SmolLM2-135M in float32: 11,000 tokens.
+_CPU_CACHE_BYTES = 1 << 30
+_START_FAULTS = (OSError, ValueError, RuntimeError, KeyError, ImportError, TypeError, AssertionError)
+_CAUSE = re.compile(r"(?:^|\s)((?:\w+\.)*\w+(?:Error|Exception): .+)$")
+_NOT_THE_CAUSE = re.compile(r"Engine core initialization failed|WorkerProc initialization failed|root cause")
+
+
+def engine_args(annotator: AnnotatorRecipe, location: str) -> dict[str, Any]:
+    """Arguments of ``vllm.EngineArgs`` for a recipe whose model is at ``location``.
+
+    ``annotator.engine_args`` may hold what never changes an answer, ``annotator.model_args`` the rest;
+    ``InputError`` for an unknown name, or one that stands in the wrong of the two.
+    """
+    known = {field.name for field in dataclasses.fields(EngineArgs)}
+    for section, values in (("engine_args", annotator.engine_args), ("model_args", annotator.model_args)):
+        for name in values:
+            _check(section, name, known)
+    tensor_parallel_size = annotator.tensor_parallel_size
+    if annotator.gpus_per_replica not in (0, tensor_parallel_size):
+        raise InputError(
+            f"annotator.gpus_per_replica: {annotator.gpus_per_replica}, but the model is spread over "
+            f"tensor_parallel_size {tensor_parallel_size}; make them equal"
+        )
+    on_cpu: dict[str, Any] = {}
+    if not annotator.gpus_per_replica:
+        on_cpu = {"kv_cache_memory_bytes": _CPU_CACHE_BYTES}
+        if annotator.mode == "generate" and Sampling.of(annotator.decoding).temperature > 0:
+            # After a piece of a prompt vLLM 0.32 turns a seeded draw's generator back, and dies: a CPU's cannot.
+            on_cpu["enable_chunked_prefill"] = False
+    return {
+        **_DEFAULTS,
+        **on_cpu,
+        **annotator.engine_args,
+        **annotator.model_args,
+        "model": location,
+        "revision": annotator.revision,
+        "tokenizer_revision": annotator.revision,
+        "dtype": annotator.dtype,
+        "trust_remote_code": annotator.trust_remote_code,
+        "max_model_len": annotator.max_model_len,
+        "seed": Sampling.of(annotator.decoding).seed,
+        "tensor_parallel_size": tensor_parallel_size,
+        # Inside a Ray actor vLLM would ask Ray for workers of its own: the replica's actor holds its GPUs.
+        "distributed_executor_backend": "mp" if tensor_parallel_size > 1 else "uni",
+        "logprobs_mode": "raw_logprobs",  # before temperature and penalties
+    }
+
+
+def _check(section: str, name: str, known: set[str]) -> None:
+    where = f"annotator.{section}.{name}"
+    if name in _OURS:
+        raise InputError(f"{where}: is said by annotator.{_OURS[name]}")
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+        raise InputError(
+            f"{where}: vLLM has no such engine argument" + (f"; did you mean {near[0]!r}?" if near else "")
+        )
+    if section == "engine_args" and name not in _PLACED:
+        raise InputError(f"{where}: can change the responses; write it under annotator.model_args")
+    if section == "model_args" and name in _PLACED:
+        raise InputError(f"{where}: cannot change a response; write it under annotator.engine_args")
+
+
+def start_engine(annotator: AnnotatorRecipe, args: dict[str, Any], log: Path) -> LLMEngine:
+    """A running engine; ``InputError`` with the cause in one line if it does not start.
+
+    What the engine's own process prints, now and later, goes to the file ``log``: its first failure is
+    reported there alone.
+    """
+    try:
+        with _output_to(log):
+            engine = LLMEngine.from_engine_args(EngineArgs(**args))
+    except _START_FAULTS as error:
+        reason = cause(log) or loading_fault(error, "annotator")
+        raise InputError(
+            f"annotator.model: vLLM cannot start {annotator.model}: {reason} (all of it: {log})"
+        ) from error
+    _report_death(engine)
+    return engine
+
+
+def _report_death(engine: LLMEngine) -> None:
+    """Make ``step`` raise ``EngineDeadError`` when the engine's process dies: vLLM 0.32 leaves it waiting for ever."""
+    engine.get_supported_tasks()  # asked once and remembered: another question without an answer after a death
+    client: Any = engine.engine_core
+    sentinels = client.resources.engine_manager.sentinels()
+    outputs = client.outputs_queue
+
+    def wait() -> None:
+        multiprocessing.connection.wait(sentinels)
+        outputs.put_nowait(EngineDeadError())
+
+    threading.Thread(target=wait, name="vllm-death", daemon=True).start()
+
+
+def new_log() -> Path:
+    """A file for what an engine's processes print."""
+    descriptor, name = tempfile.mkstemp(prefix="llambert-vllm-", suffix=".log")
+    os.close(descriptor)
+    return Path(name)
+
+
+def cause(log: Path) -> str | None:
+    """The last error in the log that is not just the report of another one."""
+    found = None
+    for line in log.read_text(errors="replace").splitlines():
+        match = _CAUSE.search(line.rstrip())
+        if match and not _NOT_THE_CAUSE.search(line):
+            found = match[1]
+    return found
+
+
+@contextlib.contextmanager
+def _output_to(log: Path) -> Iterator[None]:
+    """Standard output and error of this process and of those it starts go to ``log``, to its end."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = os.dup(1), os.dup(2)
+    file = os.open(log, os.O_WRONLY | os.O_APPEND)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for descriptor, saved in zip((1, 2), kept, strict=True):
+            os.dup2(saved, descriptor)
+            os.close(saved)
+        os.close(file)
+
+
+def model_location(annotator: AnnotatorRecipe) -> str:
+    """Where vLLM finds the recipe's model; a ``.gguf`` file is turned into safetensors once.
+
+    vLLM 0.32 reads no GGUF. The dequantized model and its tokenizer are kept below ``LLAMBERT_CACHE``
+    (default ``~/.cache/llambert``) under the file's content identity, whole before they get their name. vLLM looks
+    for a folder's weights by a pattern, so its path must not hold wildcards.
+    """
+    location = local_copy(annotator.model)
+    if not location.endswith(".gguf"):
+        return plain_path(location)
+    cache = cache_folder()
+    target = cache / f"{content_identity(annotator.model)}-{annotator.dtype}"
+    if not target.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f"{target.name}.", dir=cache) as partial:
+            for saved in load_model(annotator.model_copy(update={"gpus_per_replica": 0}), packed=False):
+                saved.save_pretrained(f"{partial}/model")
+            try:
+                os.rename(f"{partial}/model", target)
+            except OSError:
+                assert target.exists(), f"{partial}/model could not be renamed to {target}"
+    return str(target)

@@ -1,0 +1,100 @@
+"""The cells of an experiment as Ray tasks: in parallel, each stored once, whatever is killed."""
+
+import contextlib
+from typing import Any
+
+import ray
+import torch
+import transformers
+
+from llambert.errors import InputError, last_line
+from llambert.execution.progress import Progress
+from llambert.execution.ray_executor import connect
+from llambert.experiments.cell_training import train_cell
+from llambert.experiments.cells import Cell, CellStore
+from llambert.experiments.experiment_recipe import Trainings
+from llambert.experiments.sources import Labels
+from llambert.recipe import ClassifierRecipe
+from llambert.training.encoder import check_encoder
+
+
+def run_cells(cells: list[Cell], labels: Labels, store: CellStore, experiment: Trainings) -> None:
+    """Train every cell that is not stored, as many at once as the cluster has CPUs (GPUs) for.
+
+    ``InputError``: labels or a model that cannot be learned with. ``RuntimeError``: a cell's process was lost
+    ``max_attempts`` times; cells already stored stay.
+    """
+    different = list({cell.fingerprint: cell for cell in cells}.values())
+    missing = [cell for cell in different if store.get(cell) is None]
+    starts: dict[str, Cell] = {
+        cell.starts_from.fingerprint: cell.starts_from for cell in missing if cell.starts_from is not None
+    }
+    unstarted = [cell for cell in starts.values() if not store.has_weights(cell)]
+    work: dict[str, Cell] = {cell.fingerprint: cell for cell in [*unstarted, *missing]}
+    if not work:
+        return
+    _check_encoders(list(work.values()), labels)
+    connect()
+    shared = ray.put(labels)
+    task = ray.remote(_train).options(
+        num_cpus=experiment.cpus_per_cell,
+        num_gpus=experiment.gpus_per_cell,
+        max_retries=experiment.max_attempts - 1,
+        name=f"experiment {experiment.name}",
+    )
+    settings: dict[str, Any] = {
+        "num_threads": max(1, int(experiment.cpus_per_cell)),
+        "on_gpu": experiment.gpus_per_cell > 0,
+    }
+    settings["store_every_s"] = experiment.store_every_s
+    running: dict[Any, Cell] = {}
+    by_fingerprint: dict[str, Any] = {}
+    # Last those that start from others, so that none holds a core while it waits.
+    for cell in sorted(work.values(), key=lambda cell: cell.starts_from is not None):
+        before = by_fingerprint.get(cell.starts_from.fingerprint) if cell.starts_from else None
+        reference = task.remote(cell, shared, store, {**settings, "keep_weights": cell.fingerprint in starts}, before)
+        running[reference] = cell
+        by_fingerprint[cell.fingerprint] = reference
+    _wait(running, experiment.name)
+    for cell in starts.values():
+        store.remove_weights(cell)
+
+
+def _check_encoders(cells: list[Cell], labels: Labels) -> None:
+    """``InputError`` for the first encoder that cannot be trained, before Ray starts."""
+    fields = ("model", "revision", "max_length", "gradient_checkpointing", "pickled_weights", "trust_remote_code")
+    recipes = [ClassifierRecipe(**{name: getattr(cell.recipe, name) for name in fields}) for cell in cells]
+    for recipe in {recipe.model_dump_json(): recipe for recipe in recipes}.values():
+        check_encoder(recipe, labels.categories)
+
+
+def _wait(running: dict[Any, Cell], name: str) -> None:
+    try:
+        with Progress(name, len(running), "cells") as progress:
+            while running:
+                done, _ = ray.wait(list(running), num_returns=1)
+                cell = running.pop(done[0])
+                try:
+                    refusal = ray.get(done[0])
+                except ray.exceptions.RayError as error:
+                    raise RuntimeError(f"{name}: cell {cell.fingerprint}: {last_line(error)}") from error
+                if refusal:
+                    raise InputError(refusal)
+                progress.advance(1)
+    finally:
+        for reference in running:
+            with contextlib.suppress(ray.exceptions.RayError):
+                ray.cancel(reference, force=True)
+
+
+def _train(cell: Cell, labels: Labels, store: CellStore, settings: dict[str, Any], _before: Any) -> str:
+    """The Ray task; ``_before`` is the outcome of the cell it starts from. What a user must fix is returned."""
+    torch.set_num_threads(settings["num_threads"])
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    device = torch.device("cuda" if settings["on_gpu"] else "cpu")
+    try:
+        train_cell(cell, labels, store, settings["store_every_s"], settings["keep_weights"], device)
+    except InputError as error:
+        return str(error)
+    return ""

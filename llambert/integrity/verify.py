@@ -1,0 +1,357 @@
+"""Proof that a run's tables are whole: every part there and unaltered, every record in exactly once.
+
+Each part is read once. Ids are compared by 64-bit hashes that lie in bucket files on local disk, 32 MiB of
+them in memory at a time, whatever the size of the corpus; what looks wrong by its hash is then looked up by
+its id, so that two ids of one hash are no finding.
+"""
+
+import hashlib
+import io
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from llambert import schema
+from llambert.annotation.sampling import sampling_hashes
+from llambert.errors import InputError
+from llambert.recipe import Recipe
+from llambert.run import Run
+from llambert.section import parse_yaml, validate
+from llambert.storage.locations import is_local
+from llambert.storage.part_file import stored_counts
+from llambert.storage.reference import content_identity
+from llambert.storage.run_directory import Manifest, Part, RunDirectory, TableDirectory, is_part
+from llambert.tables import BY_NAME, TABLES, together
+from llambert.tasks import load_task
+
+# The amendments of the responses, which hold some of their records once more, are looked at as a table beside it.
+_AMENDED, _AMENDMENTS = "responses", "responses (asked again)"
+HASHES_PER_BUCKET = 4 << 20
+_PART_READERS = 4
+_NUM_EXAMPLES = 3
+_MAX_SUSPECTS = 10_000
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong, in words; ``part`` is the part's name, None where it is not one part's fault.
+
+    ``redo``: the (table, part)s that have to be made again; empty: the one named.
+    """
+
+    table: str
+    part: str | None
+    problem: str
+    redo: tuple[tuple[str, str], ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.table}/{self.part}: {self.problem}" if self.part else f"{self.table}: {self.problem}"
+
+
+@dataclass(frozen=True)
+class _Checked:
+    """What one part came to: its ids' hashes, and what is wrong with it."""
+
+    problems: list[str]
+    hashes: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint64))
+    arrow_schema: pa.Schema | None = None
+
+
+def verify_directory(uri: str) -> list[Finding]:
+    """``verify`` for a run known by its directory alone, whose ``recipe.yaml`` says what it was."""
+    text = RunDirectory(uri).read("recipe.yaml")
+    path = f"{uri.rstrip('/')}/recipe.yaml"
+    recipe = validate(Recipe, {**parse_yaml(text, path), "storage": uri}, text, path)
+    return verify(Run(recipe, load_task(recipe.task)))
+
+
+def verify(run: Run) -> list[Finding]:
+    """Everything that is wrong with the tables of ``run``; empty: nothing is.
+
+    Per table: its manifest is there and its sums are right; each of its parts is there, has the bytes, rows,
+    counts and schema the manifest says, and no other part is; no id stands twice. Of a table that is not
+    complete, the parts so far can be read. Across tables: the labels
+    and their rejects are the corpus, the silver labels and theirs the sample, and the checkpoint is the one
+    that made the labels.
+    """
+    findings: list[Finding] = []
+    manifests: dict[str, Manifest] = {}
+    required = [table for table in TABLES if table.is_required]
+    for table in (*required, *(table for table in TABLES if table.is_checked and not table.is_required)):
+        name = table.name
+        try:
+            manifest = run.table(name).read_manifest()
+        except InputError as error:
+            findings.append(Finding(name, None, str(error)))
+            continue
+        if manifest is not None:
+            manifests[name] = manifest
+        elif table.is_required and not (table.is_of_annotation and run.recipe.classifier.regime == "gold"):
+            findings.append(Finding(name, None, "not complete: it has no manifest.json"))
+            findings += _check_unfinished(run, name)
+    num_rows = sum(part.num_rows for manifest in manifests.values() for part in manifest.parts)
+    with tempfile.TemporaryDirectory(prefix="llambert-verify-") as folder:
+        ids = _IdFiles(Path(folder), 1 + num_rows // HASHES_PER_BUCKET)
+        for name, manifest in manifests.items():
+            check = _check_files if name == "checkpoint" else _check_table
+            findings += check(name, run.table(name), manifest, ids)
+        if _AMENDED in manifests:
+            responses = manifests[_AMENDED]
+            manifests[_AMENDMENTS] = responses.model_copy(update={"parts": responses.amendments})
+            findings += _check_foreign(run, [_AMENDMENTS], _AMENDED, manifests, ids)
+        for name in manifests:
+            findings += _check_unique(run, [name], manifests, ids)
+        for table in TABLES:
+            names = [name for name in together(table.name) if BY_NAME[name].has_ids]
+            if table.covers and {*names, table.covers} <= manifests.keys():
+                findings += _check_cover(run, names, table.covers, manifests, ids)
+    return [*findings, *_check_checkpoint(run, manifests)]
+
+
+def _check_unfinished(run: Run, name: str) -> Iterator[Finding]:
+    """The parts committed so far of a table without a manifest, and of those written with it: without its sums."""
+    if name == "checkpoint":
+        return
+    tables = [name, *(table for table in together(name) if BY_NAME[table].is_committed_first)]
+    stored = {table: _stored_parts(run.table(table)) for table in tables}
+    for table, parts in stored.items():
+        for part in sorted(stored[name] - parts):
+            yield Finding(table, part, f"the part is missing, that of {name} is there")
+        for part in sorted(parts):
+            try:
+                run.table(table).committed_part(part)
+            except InputError as error:
+                yield Finding(table, part, str(error))
+
+
+def _check_files(name: str, table: TableDirectory, manifest: Manifest, _: "_IdFiles") -> Iterator[Finding]:
+    """The files of a model folder, whatever they hold; tokenizers of old add some of their own, so more is no fault."""
+    for problem in _manifest_problems(name, table, manifest):
+        yield Finding(name, None, problem)
+    for part in manifest.parts:
+        try:
+            content = table.filesystem.cat_file(table.path(part.name))
+        except FileNotFoundError:
+            yield Finding(name, part.name, "the file is missing")
+            continue
+        if hashlib.sha256(content).hexdigest() != part.sha256:
+            yield Finding(name, part.name, "its content was altered: the checksum is not the manifest's")
+
+
+def _check_table(name: str, table: TableDirectory, manifest: Manifest, ids: "_IdFiles") -> Iterator[Finding]:
+    parts = [*manifest.parts, *manifest.amendments]
+    listed = [part.name for part in parts]
+    there = _stored_parts(table)
+    for problem in _manifest_problems(name, table, manifest):
+        yield Finding(name, None, problem)
+    if not BY_NAME[name].may_hold_more:
+        for part_name in sorted(there - set(listed)):
+            yield Finding(name, part_name, "a part that the manifest does not know")
+    present = []
+    for part in parts:
+        if part.name in there:
+            present.append(part)
+        else:
+            yield Finding(name, part.name, "the part is missing")
+    with_ids = BY_NAME[name].has_ids
+    first_schema: pa.Schema | None = None
+    with ThreadPoolExecutor(_PART_READERS) as readers:
+        for part, checked in zip(present, readers.map(lambda p: _check_part(table, p, with_ids), present), strict=True):
+            problems = list(checked.problems)
+            if checked.arrow_schema is not None:
+                first_schema = first_schema or checked.arrow_schema
+                if not checked.arrow_schema.equals(first_schema):
+                    problems.append(f"its schema differs from that of {present[0].name}")
+            for problem in problems:
+                yield Finding(name, part.name, problem)
+            ids.add(_AMENDMENTS if part in manifest.amendments else name, checked.hashes)
+
+
+def _stored_parts(table: TableDirectory) -> set[str]:
+    """The names of a table's parts, those in folders below it too."""
+    found = table.filesystem.find(table.path())
+    names = (str(path).removeprefix(table.path()).lstrip("/") for path in found)
+    return {name for name in names if is_part(name)}
+
+
+def _manifest_problems(name: str, table: TableDirectory, manifest: Manifest) -> Iterator[str]:
+    """What contradicts itself in a manifest, whatever the parts are."""
+    fingerprint = table.uri.rsplit("/", 1)[-1]
+    if manifest.fingerprint != fingerprint:
+        yield f"the manifest is of fingerprint {manifest.fingerprint}, the folder of {fingerprint}"
+    parts = [*manifest.parts, *manifest.amendments]
+    for part_name, num in Counter(part.name for part in parts).items():
+        if num > 1:
+            yield f"the manifest lists {part_name} {num} times"
+    if name == "checkpoint":
+        return  # its files are the model's: _check_checkpoint
+    num_rows = sum(part.num_rows for part in manifest.parts)
+    expected = manifest.num_in if name == "responses" else manifest.num_kept
+    if num_rows != expected:
+        yield f"the manifest says {expected:,} rows, its parts together {num_rows:,}"
+    totals: Counter[str] = Counter()
+    for part in parts:
+        totals.update(part.counts)
+    per_label = {key for key in manifest.counts.keys() | totals.keys() if key.startswith("label.")}
+    for key in sorted((manifest.counts.keys() & totals.keys()) | (per_label if name == "labels" else set())):
+        if manifest.counts.get(key, 0) != totals[key]:
+            yield f"the manifest counts {manifest.counts.get(key, 0):,} {key}, its parts together {totals[key]:,}"
+
+
+def _check_part(table: TableDirectory, part: Part, with_ids: bool) -> _Checked:
+    content = table.filesystem.cat_file(table.path(part.name))
+    problems = []
+    if hashlib.sha256(content).hexdigest() != part.sha256:
+        problems.append(f"its content was altered: {len(content):,} bytes, of which the checksum is not the manifest's")
+    try:
+        parquet = pq.ParquetFile(io.BytesIO(content))
+        names = parquet.schema_arrow.names
+        columns = [schema.RECORD_ID] if schema.RECORD_ID in names else []
+        rows = parquet.read(columns)
+        counts = stored_counts(parquet)
+    except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: a damaged name or count is no UTF-8 or JSON
+        return _Checked([*problems, f"it is no whole Parquet file: {str(error).partition(chr(10))[0]}"])
+    if rows.num_rows != part.num_rows:
+        problems.append(f"it has {rows.num_rows:,} rows, the manifest says {part.num_rows:,}")
+    if counts != part.counts:
+        problems.append("its own counts differ from those in the manifest")
+    arrow_schema = parquet.schema_arrow.remove_metadata()
+    problems += _schema_problems(arrow_schema, table.schema)
+    if not (with_ids and columns):
+        return _Checked(problems, arrow_schema=arrow_schema)
+    record_ids = rows[schema.RECORD_ID]
+    if record_ids.null_count:
+        problems.append(f"{record_ids.null_count} of its rows have no record_id")
+        record_ids = record_ids.drop_null()
+    return _Checked(problems, sampling_hashes(record_ids, 0), arrow_schema)
+
+
+def _schema_problems(found: pa.Schema, declared: pa.Schema | None) -> Iterator[str]:
+    for position, column in enumerate(declared or []):
+        if position >= len(found) or found.names[position] != column.name:
+            yield f"column {position} should be {column.name!r}; it has {', '.join(found.names)}"
+            return
+        if found.field(position).type != column.type:
+            yield f"column {column.name!r} is {found.field(position).type}, the schema says {column.type}"
+
+
+class _IdFiles:
+    """Id hashes of each table, in files by their last bits: one bucket of all tables fits in memory."""
+
+    def __init__(self, folder: Path, num_buckets: int) -> None:
+        self.folder, self.num_buckets = folder, num_buckets
+
+    def add(self, table: str, hashes: np.ndarray) -> None:
+        """More hashes of ``table``."""
+        bucket_of = hashes % np.uint64(self.num_buckets)
+        for bucket in np.unique(bucket_of):
+            with (self.folder / f"{table}-{bucket}").open("ab") as file:
+                hashes[bucket_of == bucket].tofile(file)
+
+    def buckets(self, *tables: str) -> Iterator[np.ndarray]:
+        """The hashes of ``tables`` together, bucket by bucket; the same bucket of every table at once."""
+        for bucket in range(self.num_buckets):
+            files = [self.folder / f"{table}-{bucket}" for table in tables]
+            hashes = [np.fromfile(file, dtype=np.uint64) for file in files if file.exists()]
+            yield np.concatenate([np.zeros(0, np.uint64), *hashes])
+
+
+def _check_unique(run: Run, names: list[str], manifests: dict[str, Manifest], ids: _IdFiles) -> Iterator[Finding]:
+    """Ids that stand more than once in the tables ``names`` together."""
+    suspects: list[np.ndarray] = []
+    for hashes in ids.buckets(*names):
+        hashes.sort()
+        suspects.append(np.unique(hashes[1:][hashes[1:] == hashes[:-1]]))
+    places = _places(run, names, manifests, np.concatenate(suspects))
+    repeated = {record_id: where for record_id, where in places.items() if len(where) > 1}
+    by_parts: dict[tuple[str, ...], list[str]] = {}
+    for record_id, where in repeated.items():
+        by_parts.setdefault(tuple(sorted({f"{table}/{part}" for table, part in where})), []).append(record_id)
+    for parts, record_ids in sorted(by_parts.items()):
+        table, _, part = parts[0].partition("/")
+        also = f" (also in {', '.join(parts[1:])})" if len(parts) > 1 else ""
+        redo = tuple((where.partition("/")[0], where.partition("/")[2]) for where in parts)
+        yield Finding(table, part, f"{_these(record_ids)} more than once{also}", redo)
+
+
+def _check_cover(
+    run: Run, names: list[str], whole: str, manifests: dict[str, Manifest], ids: _IdFiles
+) -> Iterator[Finding]:
+    """Whether the tables ``names`` hold each id of ``whole`` once between them, and no other."""
+    yield from (finding for finding in _check_unique(run, names, manifests, ids) if "also in" in finding.problem)
+    missing = []
+    for covering, covered in zip(ids.buckets(*names), ids.buckets(whole), strict=True):
+        missing.append(np.setdiff1d(covered, covering))
+    for part, record_ids in _by_part(_places(run, [whole], manifests, np.concatenate(missing))):
+        name = part.partition("/")[2]
+        # The covering part has the name of the one it covers, or its table is made again whole; so is the sample.
+        redo = ((names[0], name), *([(whole, name)] if whole == "sample" else []))
+        yield Finding(whole, name, f"{_these(record_ids)} in neither {' nor '.join(names)}", redo)
+    yield from _check_foreign(run, names, whole, manifests, ids)
+
+
+def _check_foreign(
+    run: Run, names: list[str], whole: str, manifests: dict[str, Manifest], ids: _IdFiles
+) -> Iterator[Finding]:
+    """Ids of the tables ``names`` that ``whole`` does not have."""
+    foreign = []
+    for covering, covered in zip(ids.buckets(*names), ids.buckets(whole), strict=True):
+        foreign.append(np.setdiff1d(covering, covered))
+    for part, record_ids in _by_part(_places(run, names, manifests, np.concatenate(foreign))):
+        table, _, name = part.partition("/")
+        yield Finding(table, name, f"{_these(record_ids)} that {whole} does not have")
+
+
+def _places(
+    run: Run, names: list[str], manifests: dict[str, Manifest], hashes: np.ndarray
+) -> dict[str, list[tuple[str, str]]]:
+    """Id -> the (table, part)s it stands in, for the ids of ``hashes``; reads the tables again if there are any."""
+    places: dict[str, list[tuple[str, str]]] = {}
+    if not len(hashes):
+        return places
+    wanted = np.sort(hashes)[:_MAX_SUSPECTS]
+    for name in names:
+        stored_as = _AMENDED if name == _AMENDMENTS else name
+        table = run.table(stored_as)
+        there = _stored_parts(table)
+        for part in manifests[name].parts:
+            if part.name not in there:
+                continue
+            try:
+                record_ids = table.read_part(part.name, [schema.RECORD_ID])[schema.RECORD_ID].drop_null()
+            except (InputError, OSError):
+                continue  # no whole Parquet file: a finding already
+            for position in np.flatnonzero(np.isin(sampling_hashes(record_ids, 0), wanted)):
+                places.setdefault(record_ids[int(position)].as_py(), []).append((stored_as, part.name))
+    return places
+
+
+def _by_part(places: dict[str, list[tuple[str, str]]]) -> list[tuple[str, list[str]]]:
+    by_part: dict[str, list[str]] = {}
+    for record_id, where in places.items():
+        by_part.setdefault("/".join(where[0]), []).append(record_id)
+    return sorted(by_part.items())
+
+
+def _these(record_ids: list[str]) -> str:
+    """For example ``2 records (r1, r2)``."""
+    examples = ", ".join(sorted(record_ids)[:_NUM_EXAMPLES])
+    more = ", …" if len(record_ids) > _NUM_EXAMPLES else ""
+    return f"{len(record_ids):,} record{'s' if len(record_ids) > 1 else ''} ({examples}{more})"
+
+
+def _check_checkpoint(run: Run, manifests: dict[str, Manifest]) -> Iterator[Finding]:
+    """Whether the checkpoint still is what made the labels (a store's own marks change when it is copied)."""
+    checkpoint, labels = run.table("checkpoint"), manifests.get("labels")
+    if labels is None or "checkpoint" not in manifests or not is_local(checkpoint.filesystem):
+        return
+    if labels.model_identity != content_identity(checkpoint.uri):
+        redo = tuple(("labels", part.name) for part in labels.parts)
+        yield Finding("checkpoint", None, "its files are not those that the labels were made with", redo)

@@ -1,0 +1,1 @@
+"""What a run will take: a pilot, a forecast, a learning curve, costs."""

@@ -1,0 +1,304 @@
+"""What a run will take, from what a pilot of it took: seconds, GPU-hours, dollars, stage by stage.
+
+A stage takes a fixed time (Ray, actors, loading a model) and a time per record or training step, shared by its
+replicas. Only what the pilot measured is stored; the forecast is computed from it and the recipe each time, so other
+prices or more replicas need no new pilot.
+"""
+
+import heapq
+import math
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from llambert.errors import InputError
+from llambert.planning.costs import Prices, TokenPrice
+from llambert.recipe import Recipe, digest
+from llambert.run import Run
+from llambert.storage.run_directory import TableDirectory
+
+PILOT_FILE = "pilot.json"
+STAGES = ("ingest", "sample", "annotate", "parse", "finetune", "label")
+_Z = 1.96
+# Part of every interval: relative deviation of one run from the next on one machine, whatever its pilot said.
+# Measured by tests/benchmarks/bench_plan.py: DECISIONS.md, "Plans".
+_MACHINE_DEVIATION = 0.12
+
+
+class Measured(BaseModel):
+    """What a pilot measured of one stage, or what its manifest says if it is complete.
+
+    ``num`` records (fine-tune: optimizer steps) took ``work_seconds``, summed over replicas; beside them the stage
+    took ``fixed_seconds``. ``deviation`` is the relative standard error of the work per record. ``num_kept`` results
+    are stored for the run and ``spent_seconds`` are on its clock already.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    num: int = Field(gt=0)
+    work_seconds: float = Field(ge=0)
+    fixed_seconds: float = Field(0.0, ge=0)
+    deviation: float = 0.0
+    num_kept: int = 0
+    spent_seconds: float = 0.0
+    num_prompt_tokens: int = 0
+    num_response_tokens: int = 0
+
+    @property
+    def seconds_each(self) -> float:
+        """Work on one record (or step)."""
+        return self.work_seconds / self.num
+
+
+class CurvePoint(BaseModel):
+    """Which of the pilot's records a classifier that learned from ``num_labels`` others labelled unlike the LLM."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    num_labels: int
+    wrong: list[bool]
+
+
+class Pilot(BaseModel):
+    """What a pilot found out. ``num_steps``: optimizer steps of the whole fine-tuning that the recipe asks for.
+
+    ``num_annotatable``: records of the corpus that could be annotated: of the recipe's splits, no duplicate, no shot.
+    ``num_unlearned``: records to be annotated that are of splits the regime does not learn from. ``learned_share``: of
+    the pilot's annotated records, how many it could learn from; the others are of other splits or have no usable
+    answer.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    num_pilot_records: int
+    num_corpus: int
+    num_annotated: int
+    num_annotatable: int
+    num_steps: int
+    num_unlearned: int = 0
+    learned_share: float = Field(1.0, gt=0, le=1)
+    ray_seconds: float = 0.0
+    """To start Ray, or to join it: on the clock of the first stage."""
+    stages: dict[str, Measured]
+    with_curve: bool = False
+    """Whether a learning curve was asked for; of too few records there is none."""
+    curve: list[CurvePoint] = Field(default_factory=list)
+    measured_at: str = ""
+
+
+class Figure(BaseModel):
+    """A forecast and its 95 % interval."""
+
+    model_config = ConfigDict(frozen=True)
+    value: float
+    low: float
+    high: float
+
+    def times(self, factor: float) -> "Figure":
+        """The figure in another unit."""
+        return Figure(value=self.value * factor, low=self.low * factor, high=self.high * factor)
+
+
+class StageForecast(BaseModel):
+    """One stage: time on the clock, over all its starts, and what it holds meanwhile."""
+
+    model_config = ConfigDict(frozen=True)
+    stage: str
+    num: int
+    unit: str
+    seconds: Figure
+    gpus: float
+    cpus: float
+    is_measured: bool
+    """It was done already: a fact, not a forecast."""
+    num_prompt_tokens: float = 0.0
+    num_response_tokens: float = 0.0
+
+    @property
+    def gpu_hours(self) -> Figure:
+        """GPUs are held from a stage's start to its end."""
+        return self.seconds.times(self.gpus / 3600)
+
+    @property
+    def cpu_hours(self) -> Figure:
+        """Cores held from a stage's start to its end."""
+        return self.seconds.times(self.cpus / 3600)
+
+
+class Forecast(BaseModel):
+    """A recipe's stages, in order, and the LLM asked about every record instead (None: it was not measured)."""
+
+    model_config = ConfigDict(frozen=True)
+    stages: list[StageForecast]
+    total: Figure
+    llm_on_everything: StageForecast | None
+
+
+def pilot_table(run: Run) -> TableDirectory:
+    """Where the pilot of this run is kept: under everything that its rates depend on, placement included."""
+    recipe = run.recipe
+    sections = (recipe.annotator, recipe.classifier, recipe.label)
+    key = digest(run.fingerprints["labels"], *(section.model_dump(mode="json") for section in sections))
+    return run.directory.table("plan", key)
+
+
+def read_pilot(run: Run) -> Pilot | None:
+    """The stored pilot of this run, or None."""
+    table = pilot_table(run)
+    if table.read_manifest() is None:
+        return None
+    try:
+        return Pilot.model_validate_json(table.filesystem.cat_file(table.path(PILOT_FILE)))
+    except (FileNotFoundError, ValidationError) as error:
+        raise InputError(
+            f"{table.uri}/{PILOT_FILE} is missing or damaged; delete {table.uri} and plan again"
+        ) from error
+
+
+def forecast(recipe: Recipe, pilot: Pilot) -> Forecast:
+    """Times of every stage that was measured, for this recipe's numbers and widths."""
+    stages = [_stage(recipe, pilot, name) for name in STAGES if name in pilot.stages]
+    # Ray is started once, by the first stage that is not done yet.
+    first = next((n for n, stage in enumerate(stages) if not stage.is_measured and stage.stage in _ON_RAY), None)
+    if first is not None:
+        stages[first] = _longer(stages[first], pilot.ray_seconds)
+    everything = None
+    if annotate := pilot.stages.get("annotate"):
+        alone = annotate.model_copy(update={"num_kept": 0, "spent_seconds": 0.0})
+        everything = _longer(_forecast_stage(recipe, "annotate", alone, pilot.num_corpus), pilot.ray_seconds)
+    return Forecast(stages=stages, total=add([stage.seconds for stage in stages]), llm_on_everything=everything)
+
+
+_ON_RAY = ("ingest", "annotate", "finetune", "label")
+
+
+def _stage(recipe: Recipe, pilot: Pilot, name: str) -> StageForecast:
+    numbers = {
+        "ingest": pilot.stages[name].num,
+        "sample": pilot.num_corpus,
+        "annotate": pilot.num_annotated,
+        "parse": pilot.num_annotated,
+        "finetune": pilot.num_steps,
+        "label": pilot.num_corpus,
+    }
+    return _forecast_stage(recipe, name, pilot.stages[name], numbers[name])
+
+
+def _forecast_stage(recipe: Recipe, name: str, measured: Measured, num: int) -> StageForecast:
+    replicas, records_per_unit, gpus, cpus = _width(recipe, name)
+    is_measured = measured.num_kept >= num
+    remaining = max(num - measured.num_kept, 0)
+    seconds = measured.spent_seconds
+    if remaining:
+        busiest = _busiest(remaining, measured.num_kept, records_per_unit, replicas)
+        seconds += measured.fixed_seconds + busiest * measured.seconds_each
+    deviation = 0.0 if is_measured else math.hypot(measured.deviation, _MACHINE_DEVIATION)
+    return StageForecast(
+        stage=name,
+        num=num,
+        unit="steps" if name == "finetune" else "records",
+        seconds=_with_interval(seconds, deviation),
+        gpus=gpus,
+        cpus=cpus,
+        is_measured=is_measured,
+        num_prompt_tokens=measured.num_prompt_tokens / measured.num * num,
+        num_response_tokens=measured.num_response_tokens / measured.num * num,
+    )
+
+
+def _width(recipe: Recipe, name: str) -> tuple[int, int, float, float]:
+    """Replicas that share the work, records of one unit of it, and the GPUs and cores held by all of them."""
+    annotator, classifier, label = recipe.annotator, recipe.classifier, recipe.label
+    match name:
+        case "annotate":
+            replicas = annotator.max_replicas
+            gpus, cpus = replicas * annotator.gpus_per_replica, replicas * annotator.cpus_per_replica
+            return replicas, annotator.records_per_part, gpus, cpus
+        case "finetune":  # its workers' steps are measured together
+            workers = classifier.num_workers
+            return 1, 1, workers if classifier.use_gpu else 0, workers * classifier.cpus_per_worker
+        case "label":
+            actors = label.max_actors
+            return actors, recipe.corpus.rows_per_part, actors * label.gpus_per_actor, actors * label.cpus_per_actor
+        case _:
+            return 1, 1, 0, 1
+
+
+def _busiest(num: int, first: int, per_unit: int, replicas: int) -> int:
+    """Records that the busiest of the replicas does when each takes the next unit as soon as it is free.
+
+    Units end at multiples of ``per_unit``, ``first`` records being done.
+    """
+    if replicas == 1:
+        return num
+    head = min(num, -first % per_unit)
+    full, rest = divmod(num - head, per_unit)
+    if full > 1000 * replicas:  # the last unit is then less than a thousandth
+        return math.ceil(num / replicas)
+    loads = [0] * replicas
+    for size in [head, *[per_unit] * full, rest]:
+        heapq.heappush(loads, heapq.heappop(loads) + size)
+    return max(loads)
+
+
+def _with_interval(value: float, deviation: float) -> Figure:
+    """Around a time, by its relative standard error: on a log scale, since no time is negative."""
+    factor = math.exp(_Z * deviation)
+    return Figure(value=value, low=value / factor, high=value * factor)
+
+
+def _longer(stage: StageForecast, seconds: float) -> StageForecast:
+    figure = stage.seconds
+    share = (figure.value + seconds) / figure.value if figure.value else 1.0
+    return stage.model_copy(update={"seconds": figure.times(share)})
+
+
+def add(figures: list[Figure]) -> Figure:
+    """Deviations of one machine go the same way in every stage: the bounds are added."""
+    return Figure(**{name: sum(getattr(figure, name) for figure in figures) for name in ("value", "low", "high")})
+
+
+def usd(recipe: Recipe, stage: StageForecast, prices: Prices, accelerator: str | None) -> Figure | None:
+    """Dollars of one stage; None where a price that it needs is unknown."""
+    if stage.gpus:
+        if accelerator is None or accelerator not in prices.accelerators:
+            return None
+        total = stage.gpu_hours.times(prices.accelerators[accelerator])
+    elif prices.cpu_core is None:
+        return None
+    else:  # the cores beside a GPU are in its price
+        total = stage.cpu_hours.times(prices.cpu_core)
+    if stage.stage == "annotate" and recipe.annotator.engine == "openai":
+        if (price := token_price(recipe, prices)) is None:
+            return None
+        tokens = price.prompt * stage.num_prompt_tokens + price.response * stage.num_response_tokens
+        total = add([total, Figure(value=1, low=1, high=1).times(tokens / 1e6)])
+    return total
+
+
+def token_price(recipe: Recipe, prices: Prices) -> TokenPrice | None:
+    """What the recipe says its endpoint takes, or else the price table."""
+    limits = recipe.annotator.limits
+    prompt, response = limits.usd_per_million_prompt_tokens, limits.usd_per_million_response_tokens
+    if prompt is not None and response is not None:
+        return TokenPrice(prompt=prompt, response=response)
+    return prices.tokens.get(recipe.annotator.model)
+
+
+def relative_deviation(values: list[float]) -> float:
+    """Standard error of the mean of ``values``, relative to it; 0 for fewer than two."""
+    if len(values) < 2 or not (mean := sum(values) / len(values)):
+        return 0.0
+    variance = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
+    return math.sqrt(variance / len(values)) / mean
+
+
+def parse_measured(settings: list[str]) -> dict[str, Measured]:
+    """``--measured STAGE=NUM:SECONDS``: rates known from elsewhere, of one replica, without its start."""
+    found: dict[str, Measured] = {}
+    for setting in settings:
+        name, _, figures = setting.partition("=")
+        num, _, seconds = figures.partition(":")
+        try:
+            found[name] = Measured(num=int(num), work_seconds=float(seconds))
+        except (ValueError, ValidationError):
+            raise InputError(f"--measured {setting}: expected STAGE=NUM:SECONDS, such as label=25000:558") from None
+        if name not in ("annotate", "finetune", "label"):
+            raise InputError(f"--measured {setting}: the stage is annotate, finetune (in steps) or label")
+    return found

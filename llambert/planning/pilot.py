@@ -1,0 +1,290 @@
+"""A pilot: the stages of a run, for real, on a few hundred records, to see how fast they are.
+
+What it annotates is stored where the run will look for it. The rest, a small run of its own, is removed.
+"""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import ray
+
+from llambert import schema
+from llambert.annotation.responses import iter_answers
+from llambert.annotation.splits import TRAIN, left_out, require_learnable
+from llambert.execution.ray_executor import connect
+from llambert.planning.forecast import PILOT_FILE, CurvePoint, Measured, Pilot, pilot_table, relative_deviation
+from llambert.planning.half_runs import learning_curve
+from llambert.recipe import ClassifierRecipe
+from llambert.run import Run
+from llambert.stages.annotate import annotate
+from llambert.stages.finetune import finetune
+from llambert.stages.ingest import ingest
+from llambert.stages.label import label
+from llambert.stages.parse import parse
+from llambert.stages.sample import draw_sample
+from llambert.storage.locations import remove_folder
+from llambert.storage.run_directory import Manifest, TableDirectory, write_whole
+from llambert.training.encoder_trial import require_encoder
+
+# Records labelled: a classifier does them in seconds, and fewer say little about its rate.
+NUM_LABELLED = 2_000
+# Optimizer steps: enough to see past the first ones, which are slow.
+_MIN_STEPS = 40
+_REGIMES_WITHOUT_SILVER = ("gold",)
+_REGIMES_WITH_GOLD = ("gold", "combined")
+
+
+def pilot(run: Run, num_records: int, with_curve: bool) -> Pilot:
+    """Run the pilot and store what it measured; ``InputError`` as the stages raise it.
+
+    The corpus is ingested and the sample drawn for good: their times are facts. ``num_records`` are annotated,
+    and stay so. Gold labels are read only where the recipe's regime trains on them.
+    """
+    require_encoder(run)
+    ray_seconds = _start_ray()
+    corpus = ingest(run)
+    require_learnable(run)
+    stages = {"ingest": _measured_whole(corpus)}
+    sample = draw_sample(run)
+    stages["sample"] = _measured_whole(sample)
+    few = with_num_records(run, num_records=min(num_records, sample.num_kept))
+    stages["annotate"] = _annotate(few)
+    silver = parse(_parsed(few))
+    num_few = few.recipe.annotator.num_records
+    stages["parse"] = Measured(num=num_few, work_seconds=silver.wall_seconds)
+    with _small_run(run, _parsed(few)) as small:
+        trained, labelled = finetune(small), label(small)
+        lengths = _lengths(small.table("corpus"))
+        deviation = relative_deviation(lengths[:num_few])
+        stages["finetune"] = _measured_training(trained, deviation)
+        stages["label"] = _measured_labelling(small, labelled, relative_deviation(lengths))
+        curve = learning_curve(small) if with_curve and _learns_from_silver(run) else {}
+        num_learned = trained.counts.get("num_silver_train", 0) + trained.counts.get("num_silver_held_out", 0)
+        scales = {"silver": sample.num_kept / num_few, "gold": num_gold_records(run) / max(num_gold_records(small), 1)}
+        num_steps = num_training_steps(run.recipe.classifier, trained, scales)
+    found = Pilot(
+        num_pilot_records=num_few,
+        num_corpus=corpus.num_kept,
+        num_annotated=sample.num_kept,
+        num_annotatable=sample.num_kept + sample.num_rejected["not_sampled"],
+        num_steps=num_steps,
+        num_unlearned=sum(sample.counts.get(f"split.{name}", 0) for name in left_out(run.recipe)),
+        learned_share=num_learned / num_few if curve else 1.0,
+        ray_seconds=ray_seconds,
+        with_curve=with_curve,
+        stages=stages,
+        curve=[CurvePoint(num_labels=size, wrong=wrong) for size, wrong in curve.items()],
+        measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    _store(run, found)
+    return found
+
+
+def _store(run: Run, found: Pilot) -> None:
+    table = pilot_table(run)
+    write_whole(table.filesystem, table.path(PILOT_FILE), found.model_dump_json(indent=1).encode())
+    table.write_manifest(
+        Manifest(
+            stage="plan",
+            fingerprint=run.fingerprints["labels"],
+            num_in=found.num_pilot_records,
+            num_kept=found.num_pilot_records,
+            wall_seconds=0.0,
+        )
+    )
+
+
+def _learns_from_silver(run: Run) -> bool:
+    return run.recipe.classifier.regime not in _REGIMES_WITHOUT_SILVER
+
+
+def _start_ray() -> float:
+    """Seconds until Ray was there; 0 where it was already."""
+    if ray.is_initialized():
+        return 0.0
+    started = time.monotonic()
+    connect()
+    return time.monotonic() - started
+
+
+def _measured_whole(manifest: Manifest) -> Measured:
+    """A stage that the pilot did for good."""
+    num = max(manifest.num_in, 1)
+    return Measured(
+        num=num, work_seconds=manifest.wall_seconds, num_kept=manifest.num_in, spent_seconds=manifest.wall_seconds
+    )
+
+
+# Annotate
+
+
+def with_num_records(run: Run, num_records: int, **changes: Any) -> Run:
+    """The run that annotates ``num_records``; ``changes`` are other fields of its ``annotator`` section."""
+    annotator = run.recipe.annotator.model_copy(update={"num_records": num_records, **changes})
+    return Run(run.recipe.model_copy(update={"annotator": annotator}), run.task)
+
+
+def _parsed(run: Run) -> Run:
+    """The run with a parse that works on a part of its sample: gold labels given by record may lie outside."""
+    if run.recipe.parse.prior_correction != "gold":
+        return run
+    recipe = run.recipe.parse.model_copy(update={"prior_correction": "none"})
+    return Run(run.recipe.model_copy(update={"parse": recipe}), run.task)
+
+
+def _annotate(few: Run) -> Measured:
+    """Annotate the pilot's records; where a run has annotated as many already, what its manifest says."""
+    responses = few.table("responses")
+    is_first = not responses.part_names()
+    manifest = annotate(few)
+    num, annotator = manifest.num_in, few.recipe.annotator
+    startup = manifest.measures.get("startup_seconds", 0.0)
+    working = max(manifest.wall_seconds - startup, 0.0)
+    busy = min(len(manifest.parts), annotator.max_replicas)
+    # A first start's clock beyond start and work: the other replicas' start, the end of the pool.
+    tail = max(working - manifest.busy_seconds / busy, 0.0) if is_first else 0.0
+    columns = [schema.NUM_PROMPT_TOKENS, schema.NUM_RESPONSE_TOKENS]
+    rows = pa.concat_tables([rows for _, rows in iter_answers(responses, columns)])
+    prompt, response = (rows[name].to_pylist() for name in columns)
+    return Measured(
+        num=num,
+        work_seconds=manifest.busy_seconds,
+        fixed_seconds=startup + tail,
+        deviation=relative_deviation(prompt),
+        num_kept=num,
+        spent_seconds=manifest.wall_seconds,
+        num_prompt_tokens=sum(prompt),
+        num_response_tokens=sum(response),
+    )
+
+
+# Fine-tune and label, in a small run of their own
+
+
+@contextlib.contextmanager
+def _small_run(run: Run, few: Run) -> Iterator[Run]:
+    """A run of the pilot's silver records and a random part of the corpus, in a folder that is removed afterwards."""
+    storage = f"{run.recipe.storage.rstrip('/')}/pilot"
+    classifier = few.recipe.classifier
+    num_silver = few.table("silver").require_manifest().num_kept
+    epochs = -(-_MIN_STEPS // max(1, num_silver // classifier.batch_size))
+    gold = classifier.gold.model_copy(update={"epochs": 1, "num_records": _MIN_STEPS * classifier.batch_size})
+    changes: dict[str, Any] = {"epochs": min(classifier.epochs, epochs), "gold": gold, "soup_members": 1}
+    changes |= {"num_records": None, "early_stop_patience": None}
+    if classifier.regime in _REGIMES_WITHOUT_SILVER:
+        changes["num_records"] = _MIN_STEPS * classifier.batch_size
+    updates = {"storage": storage, "classifier": classifier.model_copy(update=changes)}
+    small = Run(few.recipe.model_copy(update=updates), few.task)
+    filesystem, path = run.table("corpus").filesystem, f"{run.table('corpus').path().rsplit('/', 2)[0]}/pilot"
+    remove_folder(filesystem, path)  # of a pilot that was killed
+    try:
+        _complete(small.table("silver"), "parse", [few.table("silver").read()])
+        _complete(small.table("corpus"), "ingest", small_corpus(run, small))
+        yield small
+    finally:
+        remove_folder(filesystem, path)
+
+
+def _complete(table: TableDirectory, stage: str, rows: list[pa.Table]) -> None:
+    parts = [table.commit_part(f"part-{number:05d}.parquet", part) for number, part in enumerate(rows)]
+    num = sum(part.num_rows for part in parts)
+    fingerprint = table.uri.rsplit("/", 1)[-1]
+    table.write_manifest(
+        Manifest(stage=stage, fingerprint=fingerprint, num_in=num, num_kept=num, wall_seconds=0.0, parts=parts)
+    )
+
+
+def small_corpus(run: Run, small: Run) -> list[pa.Table]:
+    """Random records of the corpus, those annotated first, in parts as the label stage will meet them."""
+    corpus = run.table("corpus").require_manifest()
+    distinct = corpus.num_kept - corpus.counts.get("num_duplicates", 0)
+    num = max(min(NUM_LABELLED, distinct), small.recipe.annotator.num_records)
+    wanted = _sampled_ids(with_num_records(run, num, splits=None))  # every split is labelled, whichever are annotated
+    if run.recipe.annotator.splits is not None:
+        annotated = _sampled_ids(with_num_records(run, small.recipe.annotator.num_records))
+        others = wanted.filter(pc.invert(pc.is_in(wanted, value_set=annotated)))
+        wanted = pa.concat_arrays([annotated, others[: max(num - len(annotated), 0)]])
+    found = []
+    for part in run.table("corpus").iter_tables():
+        rank = pc.index_in(part[schema.RECORD_ID], value_set=wanted)
+        found.append(part.append_column("rank", rank).filter(pc.is_valid(rank)))
+    rows = pa.concat_tables(found).sort_by("rank").drop_columns(["rank"])
+    if run.recipe.classifier.regime in _REGIMES_WITH_GOLD:
+        rows = pa.concat_tables([rows, *_some_gold(run, wanted)])
+    size = min(run.recipe.corpus.rows_per_part, -(-rows.num_rows // run.recipe.label.max_actors))
+    return [rows.slice(start, size) for start in range(0, rows.num_rows, size)]
+
+
+def _sampled_ids(run: Run) -> pa.Array:
+    draw_sample(run)
+    return run.table("sample").read([schema.RECORD_ID])[schema.RECORD_ID].combine_chunks()
+
+
+def _some_gold(run: Run, taken: pa.Array) -> Iterator[pa.Table]:
+    """Gold records beside those taken: gold may be so rare that a random part of the corpus holds none."""
+    num = _MIN_STEPS * run.recipe.classifier.batch_size
+    for part in run.table("corpus").iter_tables():
+        is_new = pc.invert(pc.is_in(part[schema.RECORD_ID], value_set=taken))
+        rows = part.filter(pc.and_(is_learned_gold(part), is_new)).slice(0, num)
+        num -= rows.num_rows
+        yield rows
+
+
+def _lengths(corpus: TableDirectory) -> list[float]:
+    """Characters of every text."""
+    return [n for part in corpus.iter_tables([schema.TEXT]) for n in pc.utf8_length(part[schema.TEXT]).to_pylist()]
+
+
+def _measured_training(manifest: Manifest, deviation: float) -> Measured:
+    num_steps = manifest.counts["num_steps"]
+    each = manifest.measures.get("seconds_per_step", manifest.busy_seconds / num_steps / manifest.counts["num_workers"])
+    return Measured(
+        num=num_steps,
+        work_seconds=each * num_steps,
+        fixed_seconds=max(manifest.wall_seconds - each * num_steps, 0.0),
+        deviation=deviation,
+    )
+
+
+def _measured_labelling(small: Run, manifest: Manifest, deviation: float) -> Measured:
+    num_actors = min(small.recipe.label.max_actors, len(manifest.parts))
+    return Measured(
+        num=manifest.num_in,
+        work_seconds=manifest.busy_seconds,
+        fixed_seconds=max(manifest.wall_seconds - manifest.busy_seconds / num_actors, 0.0),
+        deviation=deviation,
+    )
+
+
+def num_training_steps(recipe: ClassifierRecipe, trained: Manifest, scales: dict[str, float]) -> int:
+    """Optimizer steps of the whole fine-tuning: as large a share of the records is learned from as in the pilot.
+
+    ``scales``: how many times the pilot's records the run has, silver and gold.
+    """
+    plans = dict.fromkeys(("silver", "gold"), (recipe.epochs, recipe.num_records))
+    if recipe.regime == "combined":
+        plans["gold"] = (recipe.gold.epochs, recipe.gold.num_records)
+    steps = 0
+    for phase, (epochs, most) in plans.items():
+        beyond = trained.num_rejected.get(f"{phase}.beyond_num_records", 0)
+        usable = round((trained.counts.get(f"num_{phase}_train", 0) + beyond) * scales[phase])
+        steps += epochs * -(-min(usable, most or usable) // recipe.batch_size)
+    return steps * recipe.soup_members
+
+
+def num_gold_records(run: Run) -> int:
+    """Gold records that a regime may learn from; 0 where it learns from none: they are not looked at then."""
+    if run.recipe.classifier.regime not in _REGIMES_WITH_GOLD:
+        return 0
+    parts = run.table("corpus").iter_tables([schema.SPLIT, schema.GOLD_LABEL])
+    return sum(pc.sum(is_learned_gold(part)).as_py() or 0 for part in parts)
+
+
+def is_learned_gold(part: pa.Table) -> pa.ChunkedArray:
+    """For each record whether its gold label may be learned from."""
+    return pc.and_(pc.equal(part[schema.SPLIT], TRAIN), pc.is_valid(part[schema.GOLD_LABEL]))

@@ -1,0 +1,168 @@
+"""``llambert plan``: what a run will take and how many annotations pay, before it is started."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
+
+import numpy as np
+
+from llambert.planning.costs import Prices, format_duration, format_usd
+from llambert.planning.forecast import Figure, Forecast, Measured, Pilot, StageForecast, add, forecast, read_pilot, usd
+from llambert.planning.learning_curve import Advice, advise
+from llambert.recipe import Recipe
+from llambert.run import Run
+
+_OLD_PRICES_DAYS = 365
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A recipe's forecast, with the prices it is told in. ``advice`` None: there is no learning curve."""
+
+    recipe: Recipe
+    pilot: Pilot
+    forecast: Forecast
+    prices: Prices
+    advice: Advice | None
+    wanted_gain: float = 0.0
+    rates_given: bool = False
+    """The rates were given, not measured by a pilot."""
+
+
+def plan(run: Run, num_records: int, wanted_gain: float, prices: Prices, with_curve: bool = True) -> Plan:
+    """The plan of a run, from its stored pilot or a new one; a stored one of other records is made anew."""
+    found = read_pilot(run)
+    is_other = found is not None and found.num_pilot_records != min(num_records, found.num_annotated)
+    if found is None or is_other or (with_curve and not found.with_curve):
+        from llambert.planning.pilot import pilot
+
+        found = pilot(run, num_records, with_curve)
+    advice = advice_of(found, wanted_gain)
+    return Plan(run.recipe, found, forecast(run.recipe, found), prices, advice, wanted_gain)
+
+
+def advice_of(pilot: Pilot, wanted_gain: float) -> Advice | None:
+    """How many annotations pay by a pilot's learning curve, those included that are not learned from; None without."""
+    if not pilot.curve:
+        return None
+    sizes = np.array([round(point.num_labels / pilot.learned_share) for point in pilot.curve])
+    wrong = np.array([point.wrong for point in pilot.curve])
+    return advise(sizes, wrong, wanted_gain, pilot.num_annotatable)
+
+
+def plan_by_rates(recipe: Recipe, measured: dict[str, Measured], num_corpus: int, prices: Prices) -> Plan:
+    """The plan from rates that are known from elsewhere: nothing is read, nothing is run.
+
+    Every record of the corpus is taken to be annotatable, and every annotated one to be learned from.
+    """
+    classifier, num_annotated = recipe.classifier, min(recipe.annotator.num_records, num_corpus)
+    num_learned = min(round(num_annotated * (1 - classifier.held_out_share)), classifier.num_records or num_annotated)
+    found = Pilot(
+        num_pilot_records=0,
+        num_corpus=num_corpus,
+        num_annotated=num_annotated,
+        num_annotatable=num_corpus,
+        num_steps=classifier.epochs * -(-num_learned // classifier.batch_size) * classifier.soup_members,
+        stages=measured,
+    )
+    return Plan(recipe, found, forecast(recipe, found), prices, None, rates_given=True)
+
+
+def render(plan: Plan, accelerator: str | None = None) -> Iterator[str]:
+    """Lines for a terminal. ``accelerator``: whose price GPU-hours are told in; None: the first of the prices."""
+    stages = plan.forecast.stages
+    pilot, prices = plan.pilot, plan.prices
+    name = accelerator or next(iter(prices.accelerators), None)
+    yield f"{plan.recipe.name}: {pilot.num_corpus:,} records, {pilot.num_annotated:,} of them annotated by the LLM"
+    yield ""
+    yield f"{'':<22}{'':>14}  {'time':>12}  {'95 % interval':<22}{'GPU-hours':>10}{'CPU-hours':>10}{'USD':>12}"
+    for stage in stages:
+        yield _line(stage, stage.stage, usd(plan.recipe, stage, prices, name))
+    total = [usd(plan.recipe, stage, prices, name) for stage in stages]
+    priced = [one for one in total if one is not None]
+    dollars = add(priced) if len(priced) == len(total) else None
+    yield _row("in all", "", plan.forecast.total, _hours(stages, "gpu"), _hours(stages, "cpu"), dollars)
+    if everything := plan.forecast.llm_on_everything:
+        yield _line(everything, "LLM on everything", usd(plan.recipe, everything, prices, name))
+    yield ""
+    yield from _notes(plan, name)
+
+
+def _notes(plan: Plan, accelerator: str | None) -> Iterator[str]:
+    pilot, prices = plan.pilot, plan.prices
+    if annotate := pilot.stages.get("annotate"):
+        prompt, response = annotate.num_prompt_tokens / annotate.num, annotate.num_response_tokens / annotate.num
+        if prompt:
+            spread = 1.96 * annotate.deviation * prompt
+            yield f"A prompt has {prompt:,.1f} tokens (± {spread:,.1f}), a response {response:,.1f}."
+        yield f"One replica of the LLM answers {1 / annotate.seconds_each:,.1f} records/s once it is loaded."
+    if (label := pilot.stages.get("label")) and label.work_seconds:
+        yield f"One label actor labels {1 / label.seconds_each:,.1f} records/s."
+    if plan.rates_given:
+        yield "The rates were given, not measured; starting Ray and loading models is left out."
+    else:
+        yield (
+            f"The pilot annotated {pilot.num_pilot_records:,} records; their responses are kept, and the times above "
+            "count it in."
+        )
+    if pilot.num_unlearned:
+        yield (
+            f"{pilot.num_unlearned:,} of the {pilot.num_annotated:,} records to annotate are of splits that "
+            f"classifier.regime {plan.recipe.classifier.regime} does not learn from; see annotator.splits."
+        )
+    kind = f"GPU-hours of {accelerator}, " if accelerator else ""
+    yield "GPUs and cores count from a stage's start to its end; hours and dollars vary as the time does."
+    old = _age_days(prices.as_of)
+    yield f"USD: {kind}CPU-hours and tokens at list prices of {prices.as_of}; --prices takes yours." + (
+        f" They are {old // 30} months old." if old > _OLD_PRICES_DAYS else ""
+    )
+    yield from _advice(plan)
+
+
+def _advice(plan: Plan) -> Iterator[str]:
+    advice, curve = plan.advice, plan.pilot.curve
+    if advice is None:
+        return
+    points = ", ".join(f"{sum(p.wrong) / len(p.wrong):.1%} after {p.num_labels:,}" for p in curve)
+    yield ""
+    yield f"Learning curve, labels unlike the LLM's: {points} ({len(curve[0].wrong):,} pilot records)."
+
+    def shown(num: int | None) -> str:
+        return f"{num:,}" if num is not None else f"more than the {plan.pilot.num_annotatable:,} that are possible"
+
+    yield (
+        f"Advised annotations: {shown(advice.num)} (95 % interval {shown(advice.low)} to {shown(advice.high)}). "
+        f"Doubling that promises less than {100 * plan.wanted_gain:g} points."
+    )
+
+
+def _line(stage: StageForecast, name: str, dollars: Figure | None) -> str:
+    what = f"{stage.num:,} {stage.unit}"
+    return _row(name, what, stage.seconds, stage.gpu_hours.value, stage.cpu_hours.value, dollars, stage.is_measured)
+
+
+def _row(
+    name: str, what: str, seconds: Figure, gpu: float, cpu: float, dollars: Figure | None, done: bool = False
+) -> str:
+    interval = "done" if done else f"{format_duration(seconds.low)} – {format_duration(seconds.high)}"
+    money = format_usd(dollars.value if dollars else None)
+    return (
+        f"{name:<18}{what:>18}  {format_duration(seconds.value):>12}  {interval:<22}{_shown(gpu):>10}{_shown(cpu):>10}"
+        f"{money:>12}"
+    )
+
+
+def _shown(hours: float) -> str:
+    return f"{hours:,.2f}" if hours else "-"
+
+
+def _hours(stages: list[StageForecast], kind: str) -> float:
+    return sum((stage.gpu_hours if kind == "gpu" else stage.cpu_hours).value for stage in stages)
+
+
+def _age_days(as_of: str) -> int:
+    """Days since the first of the month that a price table is of; 0 where that cannot be told."""
+    try:
+        return (date.today() - date.fromisoformat(as_of if len(as_of) > 7 else f"{as_of}-01")).days
+    except ValueError:
+        return 0

@@ -1,0 +1,1 @@
+"""The page made of a run's figures."""

@@ -1,0 +1,102 @@
+"""What the report says of time and money: every stage, the LLM on everything, and what a plan had said before."""
+
+from llambert.planning.costs import StageCost, format_duration, format_usd
+from llambert.planning.forecast import Figure as Forecast
+from llambert.planning.forecast import forecast, usd
+from llambert.report import plots
+from llambert.report.document import Block, Figure, Section, Table
+from llambert.report.findings import Findings
+from llambert.tables import BY_NAME
+
+_PLANNED = {"checkpoint": "finetune"}  # stages that a plan names otherwise than the report
+
+
+def costs_section(findings: Findings) -> Section:
+    """Section "What it took"."""
+    costs, comparison = findings.costs, findings.comparison
+    seconds = {BY_NAME[table].stage: cost.wall_seconds for table, cost in costs.items()}
+    alternative = ("LLM on everything", comparison.llm_seconds) if comparison else None
+    svg = plots.stage_times("times", seconds, alternative)
+    header = ["stage", "records", "on the clock", "at work", "records/s", "tokens read", "tokens written", "GPU-hours"]
+    blocks: list[Block] = [
+        Figure("times", svg, "Time of each stage, and of the LLM asked about everything."),
+        Table(header, [_time_row(table, cost) for table, cost in costs.items()]),
+        "On the clock: from a stage's start to its end, records/s over that. At work: time its models or readers "
+        "worked, summed over all workers.",
+    ]
+    if comparison is not None:
+        ratio = comparison.speed_up
+        faster = f"{ratio:.2f} times faster" if ratio >= 1 else f"{1 / ratio:.2f} times longer"
+        blocks.append(
+            f"LLM on everything: its time at work per record times {comparison.num_records:,} records, shared by this "
+            f"run's replicas, without the time to start them: {format_duration(comparison.llm_seconds)}. The run took "
+            f"{format_duration(comparison.run_seconds)}: {faster}."
+        )
+    return Section("What it took", [*blocks, *_planned(findings), *_money(findings)])
+
+
+def _time_row(table: str, cost: StageCost) -> list[str]:
+    rate = cost.records_per_second
+    return [
+        BY_NAME[table].stage,
+        f"{cost.num_records:,}",
+        format_duration(cost.wall_seconds),
+        format_duration(cost.busy_seconds) if cost.busy_seconds else "-",
+        "-" if rate is None else f"{rate:,.1f}",
+        f"{cost.num_prompt_tokens:,}" if cost.num_prompt_tokens else "-",
+        f"{cost.num_response_tokens:,}" if cost.num_response_tokens else "-",
+        f"{cost.accelerator_seconds / 3600:,.2f}" if cost.accelerator_seconds else "-",
+    ]
+
+
+def _planned(findings: Findings) -> list[Block]:
+    """What the plan said beside what was; nothing where no plan was made."""
+    if findings.pilot is None:
+        return []
+    recipe, prices = findings.run.recipe, findings.prices
+    accelerator = next(iter(prices.accelerators), None)
+    planned = {stage.stage: stage for stage in forecast(recipe, findings.pilot).stages}
+    rows, total, took_in_all = [], 0.0, 0.0
+    for table, cost in findings.costs.items():
+        stage = planned.get(_PLANNED.get(table, BY_NAME[table].stage))
+        if stage is None:
+            continue
+        seconds, took = stage.seconds, cost.wall_seconds
+        total, took_in_all = total + seconds.value, took_in_all + took
+        actual = stage.model_copy(update={"seconds": Forecast(value=took, low=took, high=took)})
+        dollars = [usd(recipe, one, prices, accelerator) for one in (stage, actual)]
+        interval = f"{format_duration(seconds.low)} – {format_duration(seconds.high)}"
+        rows.append(
+            [
+                BY_NAME[table].stage,
+                format_duration(seconds.value),
+                "done by the plan" if stage.is_measured else interval,
+                format_duration(took),
+                f"{took / seconds.value:.2f}" if seconds.value else "-",
+                *(format_usd(one.value if one else None) for one in dollars),
+            ]
+        )
+    rows.append(
+        ["in all", format_duration(total), "", format_duration(took_in_all), f"{took_in_all / total:.2f}", "", ""]
+    )
+    header = ["stage", "planned", "95 % interval", "took", "took / planned", "USD planned", "USD"]
+    caption = f"Plan and fact; list prices of {prices.as_of}" + (f", GPUs as {accelerator}:" if accelerator else ":")
+    return [Table(header, rows, caption)]
+
+
+def _money(findings: Findings) -> list[Block]:
+    prices, annotator = findings.prices, findings.run.recipe.annotator
+    blocks: list[Block] = []
+    gpu_hours = sum(cost.accelerator_seconds for cost in findings.costs.values()) / 3600
+    if gpu_hours > 0:
+        rows = [[name, f"{usd:.2f}", f"{usd * gpu_hours:,.2f}"] for name, usd in prices.accelerators.items()]
+        caption = f"{gpu_hours:,.2f} GPU-hours at list prices of {prices.as_of}:"
+        blocks.append(Table(["accelerator", "USD per GPU-hour", "USD"], rows, caption))
+    if annotator.engine == "openai" and (price := prices.tokens.get(annotator.model)):
+        spent = findings.costs["responses"].usd(tokens=price) or 0.0
+        every = spent / max(1, findings.evidence.answers.num) * len(findings.evidence.records)
+        blocks.append(
+            f"Tokens of {annotator.model} at list prices of {prices.as_of}: {spent:,.2f} USD; "
+            f"for every record it would be {every:,.2f} USD."
+        )
+    return blocks

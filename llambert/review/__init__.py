@@ -1,0 +1,1 @@
+"""People's answers: records out, answers back in."""

@@ -1,0 +1,278 @@
+"""Error analysis with people: a blind sample of the records where two labels disagree, and what people say of them.
+
+The classifier's label is held against gold or, without gold, against the silver label. What people see names neither;
+the labels stay in the run, in ``review/<key>/key.parquet``, and the items' numbers lead back there.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from llambert import markdown, schema
+from llambert.annotation.sampling import Purpose, sampling_hashes
+from llambert.annotation.splits import TRAIN
+from llambert.corpora.duplicates import each_text_once, first_copies
+from llambert.errors import InputError
+from llambert.recipe import digest
+from llambert.run import Run
+from llambert.storage.run_directory import Manifest, TableDirectory
+
+Reference = Literal["gold", "silver"]
+Order = Literal["random", "hardest"]
+
+MIXED = "mixed/neutral"
+"""What people may answer besides the categories, unless told another word."""
+DISPUTED = "people disagree"
+ITEM = "item"
+KEY = pa.schema(
+    [
+        pa.field(ITEM, pa.string(), nullable=False),
+        pa.field(schema.RECORD_ID, pa.string(), nullable=False),
+        pa.field("reference", pa.string(), nullable=False),
+        pa.field(schema.LABEL, pa.string(), nullable=False),
+        pa.field(schema.SCORE, pa.float32(), nullable=False),
+    ]
+)
+"""What leads from an item back to its record: never shown to those who answer. ``reference``: gold or silver label."""
+_KEY_PART = "key.parquet"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The items that people are shown: numbers and texts, in order; and how many disagreements there are."""
+
+    items: list[str]
+    texts: list[str]
+    question: str
+    answers: list[str]
+    num_disagreements: int
+    reference: Reference
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Cohen's kappa of two people on the items both answered; ``kappa`` None where it is not defined."""
+
+    people: tuple[str, str]
+    num: int
+    num_equal: int
+    kappa: float | None
+
+
+@dataclass(frozen=True)
+class CrossTable:
+    """Counts of items by reference label, model label (rows) and people's answer (columns)."""
+
+    reference: str
+    answers: list[str]
+    counts: dict[tuple[str, str], list[int]]
+    """(reference label, model label) -> items by answer."""
+    num_items: int
+    num_answered: int
+    agreements: list[Agreement]
+
+
+def draw(
+    run: Run, num: int, order: Order = "random", seed: int = 0, split: str | None = None, mixed: str = MIXED
+) -> Sample:
+    """Draw ``num`` disagreements and keep their key in the run; ``InputError`` where there is none.
+
+    ``random``: by hash of seed and record, so a larger sample holds the smaller; independent of which records were
+    annotated. ``hardest``: those first about which the classifier was least sure.
+    """
+    if mixed in run.task.category_names:
+        raise InputError(f"--mixed: {mixed!r} is a category of the task; choose another word")
+    reference: Reference = "gold" if _has_gold(run) else "silver"
+    table = _disagreements(run, reference, split)
+    if not table.num_rows:
+        raise InputError(f"no record of {run.table('labels').uri} disagrees with its {reference} label")
+    hashes = sampling_hashes(table[schema.RECORD_ID], seed, Purpose.REVIEW)
+    first = np.zeros(len(hashes)) if order == "random" else table[schema.SCORE].to_numpy()
+    chosen = table.take(np.lexsort((hashes, first))[:num])
+    key = digest(run.fingerprints["labels"], run.fingerprints["corpus"], Purpose.REVIEW, reference, order, seed, split)
+    items = [f"{key}-{number:04d}" for number in range(1, chosen.num_rows + 1)]
+    _store_key(run, key, chosen.append_column(ITEM, pa.array(items, pa.string())).select(KEY.names).cast(KEY))
+    texts = chosen[schema.TEXT].to_pylist()
+    answers = [*run.task.category_names, mixed]
+    return Sample(items, texts, run.task.question, answers, table.num_rows, reference)
+
+
+def cross_table(run: Run, answers: dict[str, dict[str, str]]) -> CrossTable:
+    """The cross-table of what people answered: person -> item -> answer.
+
+    An item that several people answered counts once: by their answer if it is one, as ``DISPUTED`` if not.
+    ``InputError``: an item of another run, an answer that none of the people was offered.
+    """
+    key = _read_key(run, answers)
+    written = {name.casefold(): name for name in run.task.category_names}
+    answers = {
+        person: {item: written.get(said.strip().casefold(), said.strip().casefold()) for item, said in of.items()}
+        for person, of in answers.items()
+    }
+    extra = sorted({given for of in answers.values() for given in of.values()} - set(run.task.category_names))
+    if len(extra) > 1:
+        offered = ", ".join(run.task.category_names)
+        raise InputError(f"the answers {', '.join(map(repr, extra))} are none of {offered} and one word for mixed")
+    joint: dict[str, set[str]] = {}
+    for of in answers.values():
+        for item, given in of.items():
+            joint.setdefault(item, set()).add(given)
+    is_disputed = any(len(given) > 1 for given in joint.values())
+    columns = [*run.task.category_names, *(extra or [MIXED]), *([DISPUTED] if is_disputed else [])]
+    counts: dict[tuple[str, str], list[int]] = {}
+    for item, said in joint.items():
+        row = counts.setdefault(key[item], [0] * len(columns))
+        row[columns.index(next(iter(said)) if len(said) == 1 else DISPUTED)] += 1
+    names = run.task.category_names
+    ordered = {
+        pair: counts[pair] for pair in sorted(counts, key=lambda pair: (names.index(pair[1]), names.index(pair[0])))
+    }
+    agreements = [_agreement(people, answers) for people in combinations(sorted(answers), 2)]
+    reference = "gold" if _has_gold(run) else "silver"
+    return CrossTable(reference, columns, ordered, len(key), len(joint), agreements)
+
+
+def render(table: CrossTable) -> list[str]:
+    """Lines of Markdown, as the paper's Table 3: a row for each model label, the answers across."""
+    header = [table.reference, "model", *table.answers, "in all"]
+    rows = [[*pair, *map(str, counts), str(sum(counts))] for pair, counts in table.counts.items()]
+    sums = [sum(column) for column in zip(*table.counts.values(), strict=True)]
+    rows.append(["in all", "", *map(str, sums), str(sum(sums))])
+    lines = [f"{table.num_answered} of {table.num_items} items were answered.", ""]
+    lines += markdown.table(header, rows, left=frozenset({1}))
+    right = Counter({"model": 0, table.reference: 0})
+    for (reference, model), counts in table.counts.items():
+        right["model"] += counts[table.answers.index(model)]
+        right[table.reference] += counts[table.answers.index(reference)]
+    total = max(sum(sums), 1)
+    lines += ["", *(f"People agree with the {who} label of {num} ({num / total:.1%})." for who, num in right.items())]
+    for one in table.agreements:
+        kappa = "not defined" if one.kappa is None else f"{one.kappa:.3f}"
+        lines.append(
+            f"{one.people[0]} and {one.people[1]}: {one.num_equal} of {one.num} answers equal, Cohen's kappa {kappa}."
+        )
+    return lines
+
+
+def _agreement(people: tuple[str, str], answers: dict[str, dict[str, str]]) -> Agreement:
+    from sklearn.metrics import cohen_kappa_score
+
+    first, second = (answers[person] for person in people)
+    both = sorted(first.keys() & second.keys())
+    pairs = [(first[item], second[item]) for item in both]
+    # Two people who give one answer alone agree by chance as much as they do: kappa is nought by nought.
+    kappa = (
+        float(cohen_kappa_score(*zip(*pairs, strict=True))) if len({a for pair in pairs for a in pair}) > 1 else None
+    )
+    return Agreement(people, len(both), sum(a == b for a, b in pairs), kappa)
+
+
+# Which records disagree
+
+
+def _has_gold(run: Run) -> bool:
+    columns = run.table("corpus").iter_tables([schema.GOLD_LABEL])
+    return any(table[schema.GOLD_LABEL].null_count < table.num_rows for table in columns)
+
+
+def _disagreements(run: Run, reference: Reference, split: str | None) -> pa.Table:
+    """record_id, text, reference, label and score of the records whose two labels differ; each text once."""
+    known = _references(run, reference, split)
+    found = []
+    for labels in run.table("labels").iter_tables([schema.RECORD_ID, schema.LABEL, schema.SCORE]):
+        rows = pc.index_in(known[schema.RECORD_ID], value_set=labels[schema.RECORD_ID].combine_chunks())
+        here = known.filter(pc.is_valid(rows))
+        given = labels.take(rows.drop_null())
+        for name in (schema.LABEL, schema.SCORE):
+            here = here.append_column(name, given[name])
+        found.append(here.filter(pc.not_equal(here["reference"], here[schema.LABEL])))
+    if not found:
+        return known.slice(0, 0)
+    return pa.concat_tables(found)
+
+
+def _references(run: Run, reference: Reference, split: str | None) -> pa.Table:
+    """record_id, text and reference label of the records that have one, each text once.
+
+    Gold labels that were learned from are no judges: records of split ``train`` are left out, unless that is asked for,
+    and so are records of other splits with the text of one of these.
+    """
+    of_silver = None
+    if reference == "silver":
+        silver = run.table("silver").read([schema.RECORD_ID, schema.LABEL])
+        of_silver = silver[schema.RECORD_ID].combine_chunks(), silver[schema.LABEL].combine_chunks()
+    learned = reference == "gold" and run.recipe.classifier.regime in ("gold", "combined")
+    learned_texts = _learned_texts(run) if learned else np.array([], dtype=object)
+    found = []
+    for part in run.table("corpus").iter_tables([schema.RECORD_ID, schema.TEXT, schema.SPLIT, schema.GOLD_LABEL]):
+        label = part[schema.GOLD_LABEL]
+        if of_silver is not None:
+            label = of_silver[1].take(pc.index_in(part[schema.RECORD_ID], value_set=of_silver[0]))
+        is_train = pc.equal(part[schema.SPLIT], TRAIN)
+        kept = pc.is_valid(label)
+        if split is not None:
+            kept = pc.and_(kept, pc.equal(part[schema.SPLIT], split))
+        elif learned:
+            kept = pc.and_(kept, pc.invert(is_train))
+        columns = [part[schema.RECORD_ID], part[schema.TEXT], label, is_train]
+        rows = pa.table(columns, [schema.RECORD_ID, schema.TEXT, "reference", "is_train"]).filter(kept)
+        first = pa.array(first_copies(run.table("duplicates"), rows[schema.RECORD_ID]), pa.string())
+        is_open = pc.or_(rows["is_train"], pc.invert(pc.is_in(first, pa.array(learned_texts, pa.string()))))
+        found.append(rows.append_column("first", first).filter(is_open))
+    rows = pa.concat_tables(found)
+    once = each_text_once(rows[schema.RECORD_ID], rows["first"])
+    return rows.take(once).select([schema.RECORD_ID, schema.TEXT, "reference"])
+
+
+def _learned_texts(run: Run) -> np.ndarray:
+    """Ids of the first records with the texts of the records of split ``train`` that have a gold label."""
+    found = [np.array([], dtype=object)]
+    for part in run.table("corpus").iter_tables([schema.RECORD_ID, schema.SPLIT, schema.GOLD_LABEL]):
+        is_learned = pc.and_(pc.equal(part[schema.SPLIT], TRAIN), pc.is_valid(part[schema.GOLD_LABEL]))
+        found.append(first_copies(run.table("duplicates"), part[schema.RECORD_ID].filter(is_learned)))
+    return np.concatenate(found)
+
+
+# The key
+
+
+def _store_key(run: Run, key: str, rows: pa.Table) -> None:
+    """Keep the longest sample of a kind: every shorter one is its beginning."""
+    table = _key_table(run, key)
+    manifest = table.read_manifest()
+    if manifest and manifest.num_kept >= rows.num_rows:
+        return
+    part = table.commit_part(f"{rows.num_rows:06d}-{_KEY_PART}", rows)
+    num = rows.num_rows
+    table.write_manifest(
+        Manifest(stage="review", fingerprint=key, num_in=num, num_kept=num, wall_seconds=0.0, parts=[part])
+    )
+
+
+def _read_key(run: Run, answers: dict[str, dict[str, str]]) -> dict[str, tuple[str, str]]:
+    """Item -> its reference label and the model's; every answered item must be of one sample of this run."""
+    items = {item for of in answers.values() for item in of}
+    if not items:
+        raise InputError("no item has an answer; the column is 'answer', and empty ones are left out")
+    keys = {item.rpartition("-")[0] for item in items}
+    if len(keys) > 1:
+        raise InputError(
+            f"the answers are of {len(keys)} samples ({', '.join(sorted(keys)[:3])}); import one at a time"
+        )
+    table = _key_table(run, keys.pop())
+    if table.read_manifest() is None:
+        raise InputError(f"item {min(items)!r}: no sample of this run; is the recipe the one it was exported with?")
+    rows = table.read().to_pylist()
+    key = {row[ITEM]: (row["reference"], row[schema.LABEL]) for row in rows}
+    if strangers := sorted(items - key.keys()):
+        raise InputError(f"item {strangers[0]!r} was never exported, nor were {len(strangers) - 1} others")
+    return key
+
+
+def _key_table(run: Run, key: str) -> TableDirectory:
+    return run.directory.table("review", key or "none", KEY)

@@ -1,0 +1,1 @@
+"""The classifier behind HTTP."""

@@ -1,0 +1,262 @@
+"""The classifier of a run behind HTTP: a Ray Serve application of two deployments.
+
+``Endpoint`` (serving_endpoint.py) speaks HTTP, looks at each request, and gathers the texts of concurrent ones into
+calls; ``Labeller`` holds the ``Classifier`` that the label stage uses and answers them. A call whose Labeller dies is
+made once more, on another. Endpoints need no GPU and hold no model; Labellers may stand on nodes that come and go.
+On a cluster requests reach the endpoints through Serve's proxies; that of ``llambert serve`` listens itself.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import ray
+from pydantic import Field, PositiveInt
+from ray import serve
+from ray.util.metrics import Counter, Histogram
+
+from llambert.classifier.inference import Classifier, try_checkpoint
+from llambert.errors import InputError
+from llambert.execution.placement import node_claim
+from llambert.recipe import LabelRecipe
+from llambert.run import open_run
+from llambert.section import Section, parse_yaml, validate
+from llambert.serving.endpoint import TOKEN_VARIABLE, Endpoint, ListeningEndpoint
+from llambert.serving.requests import Limits, Verdict
+from llambert.storage.run_directory import MANIFEST, RunDirectory, open_filesystem
+
+APPLICATION = "llambert"
+_DRAIN_POLL_S = 0.2
+
+
+class ServeOptions(Section):
+    """What is served and how wide: the ``args`` of cluster/serve.yaml."""
+
+    run: str
+    """A run directory (``s3://…`` too), a recipe file, or a checkpoint folder."""
+    settings: tuple[str, ...] = ()
+    """``key.path=value`` for a recipe file."""
+    cpus_per_replica: float | None = Field(None, gt=0)
+    """This and the next two: null is what the recipe's label stage has; of CPUs, where ``listen`` is set and replicas
+    need no GPU, those of this machine, shared out."""
+    gpus_per_replica: float | None = Field(None, ge=0)
+    max_batch_tokens: PositiveInt | None = None
+    min_replicas: PositiveInt = 1
+    max_replicas: PositiveInt = 1
+    node_resource: str | None = None
+    """Custom resource of the nodes that replicas of the classifier may use (cluster/README.md); null: any node."""
+    endpoints: PositiveInt = 1
+    """Replicas of the HTTP side; one is enough for some hundred requests a second."""
+    listen: tuple[str, int] | None = None
+    """Host and port where the one endpoint listens itself, on this node; null: Serve's proxies have the requests."""
+    require_token: bool = False
+    """Do not start without a token; where one is set, it is always asked for."""
+    limits: Limits = Limits()
+
+
+def options(run: str, settings: list[str] | None, limits: list[str] | None, **placed: Any) -> ServeOptions:
+    """Options from a command line; ``limits`` are ``key=value``. A token in the environment becomes required."""
+    values: dict[str, Any] = {"run": run, "settings": settings or [], "limits": {}, **placed}
+    for limit in limits or []:
+        key, equals, value = limit.partition("=")
+        if not equals:
+            raise InputError(f"--limit {limit}: expected key=value")
+        values["limits"][key] = parse_yaml(f"value: {value}", f"--limit {limit}")["value"]
+    values["require_token"] = TOKEN_VARIABLE in os.environ
+    return validate(ServeOptions, values, "", "llambert serve")
+
+
+def app(args: dict[str, Any]) -> serve.Application:
+    """What ``import_path: llambert.serving.deployment:app`` builds from ``args``; ``InputError`` if it cannot."""
+    return build(validate(ServeOptions, args, "", "args"))
+
+
+def build(options: ServeOptions) -> serve.Application:
+    """The application, its checkpoint looked up."""
+    checkpoint, label = check(options)
+    gpus = label.gpus_per_actor if options.gpus_per_replica is None else options.gpus_per_replica
+    cpus = _share_of_this_machine(_calls(options)[1]) if options.listen and not gpus else None
+    placed = {
+        "cpus_per_actor": options.cpus_per_replica or cpus,
+        "gpus_per_actor": options.gpus_per_replica,
+        "max_batch_tokens": options.max_batch_tokens,
+    }
+    label = label.model_copy(update={name: value for name, value in placed.items() if value is not None})
+    drain_s = options.limits.timeout_s + 5
+    labeller = Labeller.options(  # type: ignore[attr-defined]
+        ray_actor_options={
+            "num_cpus": label.cpus_per_actor,
+            "num_gpus": label.gpus_per_actor,
+            "resources": node_claim(options.node_resource),
+        },
+        graceful_shutdown_timeout_s=drain_s,
+        graceful_shutdown_wait_loop_s=_DRAIN_POLL_S,
+        max_ongoing_requests=2,  # one at work, one that need not travel when it is done
+        autoscaling_config={
+            "min_replicas": options.min_replicas,
+            "max_replicas": _calls(options)[1],
+            "target_ongoing_requests": 1.5,
+            "upscale_delay_s": 10.0,
+            "downscale_delay_s": 120.0,
+        },
+    )
+    called = labeller.bind(checkpoint, label)
+    if options.listen:
+        here = {f"node:{ray.util.get_node_ip_address()}": 0.001}
+        listening = serve.deployment(ListeningEndpoint).options(  # type: ignore[attr-defined]
+            ray_actor_options={"num_cpus": 0, "resources": here}, graceful_shutdown_timeout_s=drain_s
+        )
+        return listening.bind(called, options.limits, options.require_token, _calls(options), options.listen)
+    endpoint = serve.deployment(serve.ingress()(Endpoint)).options(  # type: ignore[attr-defined]
+        num_replicas=options.endpoints,
+        ray_actor_options={"num_cpus": 0},
+        graceful_shutdown_timeout_s=drain_s,
+        graceful_shutdown_wait_loop_s=_DRAIN_POLL_S,
+        max_ongoing_requests=1_000,  # the limits of texts that wait are ours
+        max_queued_requests=1_000,
+    )
+    return endpoint.bind(called, options.limits, options.require_token, _calls(options))
+
+
+def check(options: ServeOptions) -> tuple[str, LabelRecipe]:
+    """The checkpoint and how it labels; ``InputError`` if there is none, or if it is no classifier. Needs no Ray."""
+    checkpoint, label = find_checkpoint(options.run, list(options.settings))
+    try_checkpoint(checkpoint, label.trust_remote_code)
+    return checkpoint, label
+
+
+def _share_of_this_machine(num_replicas: int) -> float:
+    here = ray.util.get_node_ip_address()
+    num_cpus = max(node["Resources"].get("CPU", 1.0) for node in ray.nodes() if node["NodeManagerAddress"] == here)
+    return float(max(1, num_cpus // num_replicas))
+
+
+def _calls(options: ServeOptions) -> tuple[int, int]:
+    return options.min_replicas, max(options.min_replicas, options.max_replicas)
+
+
+def find_checkpoint(run: str, settings: list[str]) -> tuple[str, LabelRecipe]:
+    """The checkpoint that ``run`` stands for, and how its label stage labels; ``InputError`` if there is none."""
+    if Path(run).is_file():
+        opened = open_run(run, settings)
+        opened.table("checkpoint").require_manifest()
+        return _absolute(opened.table("checkpoint").uri), opened.recipe.label
+    if settings:
+        raise InputError(f"--set goes with a recipe file, and {run} is none")
+    filesystem, path = open_filesystem(run)
+    if filesystem.exists(f"{path}/config.json"):
+        return _absolute(run), LabelRecipe()
+    text = RunDirectory(run).read("recipe.yaml")
+    complete = _complete_checkpoints(filesystem, f"{path}/checkpoint")
+    if len(complete) != 1:
+        found = f"{len(complete)} ({', '.join(complete)}): name the folder of one" if complete else "none"
+        raise InputError(f"{run}: expected one complete checkpoint in checkpoint/, found {found}")
+    section = parse_yaml(text, f"{run}/recipe.yaml").get("label", {})
+    recipe = validate(LabelRecipe, section, "", f"{run}/recipe.yaml: label")
+    return _absolute(f"{run.rstrip('/')}/checkpoint/{complete[0]}"), recipe
+
+
+def _complete_checkpoints(filesystem: fsspec.AbstractFileSystem, folder: str) -> list[str]:
+    """Fingerprints of the complete tables in a run's folder of checkpoints."""
+    try:
+        tables = [str(table).rstrip("/") for table in filesystem.ls(folder, detail=False)]
+    except FileNotFoundError:
+        return []
+    return sorted(table.rpartition("/")[2] for table in tables if filesystem.exists(f"{table}/{MANIFEST}"))
+
+
+def _absolute(uri: str) -> str:
+    """A replica's working directory is not ours."""
+    return uri if "://" in uri else os.path.abspath(uri)
+
+
+class _LabellerMetrics:
+    """``llambert_serve_*`` of one replica: what it labelled, and how long its model took."""
+
+    def __init__(self) -> None:
+        self._texts = Counter("llambert_serve_texts", "texts by label, or by what they failed of", ("label",))
+        self._tokens = Counter("llambert_serve_tokens", "tokens labelled")
+        self._busy = Counter("llambert_serve_busy_seconds", "seconds that the model worked")
+        self._sizes = Histogram("llambert_serve_call_texts", "texts a call", boundaries=[1, 4, 16, 64, 256, 1024])
+
+    def add(self, verdicts: list[Verdict], num_tokens: int, busy_seconds: float) -> None:
+        names = [verdict.label or verdict.error or "" for verdict in verdicts]
+        for name in set(names):
+            self._texts.inc(names.count(name), {"label": name})
+        if num_tokens:
+            self._tokens.inc(num_tokens)
+        if busy_seconds > 0:
+            self._busy.inc(busy_seconds)
+        self._sizes.observe(len(verdicts))
+
+
+@serve.deployment
+class Labeller:
+    """One replica: the label stage's classifier, called with texts by one thread."""
+
+    def __init__(self, checkpoint: str, label: LabelRecipe) -> None:
+        self._classifier = Classifier(
+            checkpoint,
+            dtype=label.dtype,
+            max_batch_tokens=label.max_batch_tokens,
+            device="cuda" if label.gpus_per_actor > 0 else "cpu",
+            num_threads=max(1, round(label.cpus_per_actor)),
+            trust_remote_code=label.trust_remote_code,
+            few_texts=True,
+        )
+        self._thread = ThreadPoolExecutor(1, "classifier")
+        self._metrics = _LabellerMetrics()
+        self._classifier.predict(["the first call is slow"])
+
+    def categories(self) -> list[str]:
+        """Their order is that of a verdict's probabilities."""
+        return self._classifier.categories
+
+    async def __call__(self, texts: list[str]) -> list[Verdict]:
+        """A verdict on each text, in their order."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._label, texts)
+
+    def _label(self, texts: list[str]) -> list[Verdict]:
+        # Blank texts are no records for the corpus either; the others keep their places.
+        rows = [row for row, text in enumerate(texts) if text and not text.isspace()]
+        predictions = self._classifier.predict([texts[row] for row in rows])
+        verdicts = [Verdict(None, 0.0, (), "empty_text")] * len(texts)
+        for position, (row, label, score) in enumerate(
+            zip(rows, predictions.labels, predictions.scores.tolist(), strict=True)
+        ):
+            error = predictions.failures.get(position)
+            verdicts[row] = Verdict(label, score, predictions.probabilities[position].tolist(), error)
+        self._metrics.add(verdicts, predictions.num_tokens, predictions.busy_seconds)
+        return verdicts
+
+
+def serve_until_stopped(options: ServeOptions) -> None:
+    """Serve on the Ray cluster this process is connected to until SIGINT or SIGTERM, then answer what was accepted."""
+    assert options.listen is not None
+    try:
+        socket.create_server(options.listen).close()
+    except OSError as error:
+        raise InputError(f"cannot listen at {options.listen[0]}:{options.listen[1]}: {error.strerror}") from error
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    application = build(options)
+    quiet = {"enable_access_log": False}
+    serve.start(proxy_location="Disabled", logging_config=quiet)
+    endpoint = serve.run(application, name=APPLICATION, route_prefix=None, logging_config=quiet)
+    metrics = next(f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}" for node in ray.nodes() if node["Alive"])
+    host, port = options.listen
+    print(f"serving {options.run} at http://{host}:{port}/v1/label; /docs describes it", flush=True)
+    print(f"metrics for Prometheus, on each node: http://{metrics}/metrics", flush=True)
+    stop.wait()
+    print("stopping: requests that were accepted are answered", flush=True)
+    try:
+        endpoint.stop_listening.remote().result()
+    finally:
+        serve.delete(APPLICATION)

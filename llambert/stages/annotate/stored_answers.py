@@ -1,0 +1,142 @@
+"""What of ``responses`` is committed: the parts that count, the ranges of ranks missing, and what is to be asked again.
+
+Everything is read from listings and parts, so that a start after a kill, or beside another driver, comes to the same.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from llambert import schema
+from llambert.annotation.ranks import is_part_name, part_name, ranks
+from llambert.annotation.responses import AMENDMENTS, amendment_name, by_part, is_passing, read_amended
+from llambert.run import Run
+from llambert.storage.run_directory import Manifest, Part, TableDirectory
+
+BUSY = "busy_milliseconds"  # in the counts of each part, so that a kill loses none of it
+NUM_PASSING = "num_passing"
+
+
+@dataclass
+class StoredAnswers:
+    """The parts of ``responses`` that hold the ranks 0 to ``num_records`` once each, as far as they are committed.
+
+    ``missing``: ranges of ranks that none holds. ``known``: parts that need not be read to know what they hold.
+    """
+
+    responses: TableDirectory
+    num_records: int
+    records_per_part: int
+    known: dict[str, Part] = field(default_factory=dict)
+    parts: list[Part] = field(default_factory=list)
+    amendments: list[Part] = field(default_factory=list)
+    missing: list[tuple[int, int]] = field(default_factory=list)
+
+    def read(self) -> None:
+        """Look at what is committed now."""
+        names, self.missing = cover(self.responses.part_names(), self.num_records, self.records_per_part)
+        amendments = by_part(self.responses.part_names(AMENDMENTS))
+        self.parts = [self._part(name) for name in names]
+        self.amendments = [self._part(amendment) for name in names for amendment in amendments.get(name, ())]
+
+    def _part(self, name: str) -> Part:
+        if name not in self.known:
+            self.known[name] = self.responses.committed_part(name)
+        return self.known[name]
+
+    @property
+    def all_parts(self) -> list[Part]:
+        """Amendments too."""
+        return [*self.parts, *self.amendments]
+
+    def counts(self) -> dict[str, int]:
+        """The sums of all parts' counts."""
+        total: Counter[str] = Counter()
+        for part in self.all_parts:
+            total.update(part.counts)
+        return dict(total)
+
+    def ask_again(self) -> list[dict[str, Any]]:
+        """Units of work: parts with records that failed for a passing reason, and how many those are."""
+        amendments = by_part(part.name for part in self.amendments)
+        units: list[dict[str, Any]] = []
+        for part in self.parts:
+            if not part.counts.get(NUM_PASSING):
+                continue
+            num = unanswered(self.responses, part.name, amendments.get(part.name, []), self.num_records).num_rows
+            if not num:
+                continue
+            if not units or units[-1]["num_records"] + num > self.records_per_part:
+                units.append({"again": [], "num_records": 0, "end": self.num_records})
+            units[-1]["again"].append(part.name)
+            units[-1]["num_records"] += num
+        return units
+
+
+def unanswered(responses: TableDirectory, name: str, amendments: list[str], end: int) -> pa.Table:
+    """The records (record_id, text) below rank ``end`` that a part and its amendments leave without a final answer."""
+    columns = [schema.RECORD_ID, schema.TEXT, schema.ERROR_KIND]
+    rows = read_amended(responses, name, amendments, columns).slice(0, max(0, end - ranks(name)[0]))
+    return rows.filter(is_passing(rows)).select(columns[:2])
+
+
+def free_amendment_name(name: str, amendments: list[str]) -> str:
+    """The first name of an amendment to a part that is not taken."""
+    numbers = (number for number in range(len(amendments) + 1))
+    return next(free for free in (amendment_name(name, number) for number in numbers) if free not in amendments)
+
+
+def responses_manifest(run: Run, stored: StoredAnswers, previous: Manifest | None, **measured: Any) -> Manifest:
+    """The manifest of ``responses``; ``measured``: its times and rates.
+
+    ``previous``: that of another driver, which may have been asked for more records.
+    """
+    annotator = run.recipe.annotator
+    counts = stored.counts()
+    busy_seconds = counts.pop(BUSY, 0) / 1000
+    num_in, num_errors = sum(part.num_rows for part in stored.parts), counts.get("num_errors", 0)
+    rejected = {kind: counts.get(f"num_{kind}", 0) for kind in ("refused", "over_length")}
+    rejected["engine_error"] = num_errors - sum(rejected.values())
+    is_larger = previous is not None and previous.num_in > annotator.num_records
+    return Manifest(
+        stage="annotate",
+        fingerprint=run.fingerprints["responses"],
+        upstream={"sample": run.fingerprints["sample"]},
+        recipe=previous.recipe if previous and is_larger else annotator.model_dump(mode="json"),
+        model=annotator.model,
+        model_identity=run.model_identities["annotator"],
+        num_in=num_in,
+        num_kept=num_in - num_errors,
+        num_rejected={reason: num for reason, num in rejected.items() if num},
+        counts=counts,
+        busy_seconds=busy_seconds,
+        accelerator_seconds=busy_seconds * annotator.gpus_per_replica,
+        parts=stored.parts,
+        amendments=stored.amendments,
+        **measured,
+    )
+
+
+def cover(names: list[str], num_records: int, size: int) -> tuple[list[str], list[tuple[int, int]]]:
+    """Committed parts that hold the ranks 0 to ``num_records`` once each, and the ranges that none holds.
+
+    Missing ranges end at multiples of ``size``. Drivers with different ``num_records`` may have committed
+    parts that overlap, [768, 1000) beside [768, 1024): of two that begin together the longer one counts, and a
+    part that begins within another does not.
+    """
+    committed = sorted((ranks(name) for name in names if is_part_name(name)), key=lambda r: (r[0], -r[1]))
+    used: list[str] = []
+    missing: list[tuple[int, int]] = []
+    position = 0
+    for start, end in [*committed, (num_records, num_records)]:
+        start = min(start, num_records)
+        while position < start:
+            stop = min((position // size + 1) * size, start)
+            missing.append((position, stop))
+            position = stop
+        if start == position < num_records:
+            used.append(part_name(start, end))
+            position = end
+    return used, missing

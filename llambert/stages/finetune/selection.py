@@ -1,0 +1,150 @@
+"""Which records a regime learns from: read from ``silver``, and from the corpus' gold labels where it says so.
+
+Driver and workers read the same tables and come to the same sets.
+"""
+
+import contextlib
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from llambert import schema
+from llambert.annotation.responses import ANSWERS
+from llambert.annotation.splits import TRAIN, left_out, named
+from llambert.corpora.duplicates import first_copies
+from llambert.errors import InputError
+from llambert.run import Run
+from llambert.storage.run_directory import Manifest, write_whole
+from llambert.training.loop import Phase
+from llambert.training.training_set import Selected, select_gold, select_silver
+
+NUM_SILVER = "num_silver"  # in the counts of a checkpoint's manifest: silver records there were
+
+# In the training table: the version of the answers that its checkpoints learn from.
+_ANSWERS_FILE = "answers"
+
+
+def upstream(regime: str) -> tuple[str, ...]:
+    """The tables a regime reads."""
+    return {"gold": ("corpus",), "combined": ("silver", "corpus")}.get(regime, ("silver",))
+
+
+def select(run: Run) -> dict[str, Selected]:
+    """Phase name -> its records. Gold labels are read only if the regime trains on them."""
+    recipe = run.recipe.classifier
+    if recipe.regime == "gold":
+        return {"gold": _select_gold(run, recipe.num_records)}
+    selected = {"silver": _select_silver(run)}
+    if recipe.regime == "combined":
+        selected["gold"] = _select_gold(run, recipe.gold.num_records)
+    return selected
+
+
+def _select_silver(run: Run) -> Selected:
+    silver, num_others = silver_rows(run)
+    selected = select_silver(silver, run.task.category_names, run.recipe.classifier)
+    others = {"other_split": num_others} if num_others else {}
+    return Selected(selected.train, selected.held_out, silver.num_rows + num_others, selected.num_left_out | others)
+
+
+def silver_rows(run: Run) -> tuple[pa.Table, int]:
+    """The silver records of the splits that the regime learns from, and how many there are of others.
+
+    ``InputError`` where all are of others.
+    """
+    silver, unwanted = run.table("silver").read(), left_out(run.recipe)
+    if not unwanted or not silver.num_rows:
+        return silver, 0
+    ids = silver[schema.RECORD_ID].combine_chunks()
+    excluded: list[pa.Array] = []
+    for part in run.table("corpus").iter_tables([schema.RECORD_ID, schema.SPLIT]):
+        found = part[schema.RECORD_ID].filter(pc.is_in(part[schema.SPLIT], pa.array(unwanted)))
+        excluded.append(found.filter(pc.is_in(found, ids)).combine_chunks())
+    kept = silver.filter(pc.invert(pc.is_in(ids, pa.concat_arrays(excluded))))
+    if not kept.num_rows:
+        raise InputError(
+            f"classifier.regime: {run.recipe.classifier.regime} does not learn from {named(unwanted)}, and all "
+            f"{silver.num_rows:,} silver records are of these; annotator.splits says which splits are annotated"
+        )
+    return kept, silver.num_rows - kept.num_rows
+
+
+def _select_gold(run: Run, num: int | None) -> Selected:
+    rows, num_duplicates = _gold_rows(run)
+    selected = select_gold(rows, run.task.category_names, run.recipe.classifier, num)
+    duplicates = {"duplicate": num_duplicates} if num_duplicates else {}
+    return Selected(
+        selected.train, selected.held_out, rows.num_rows + num_duplicates, selected.num_left_out | duplicates
+    )
+
+
+def _gold_rows(run: Run) -> tuple[pa.Table, int]:
+    """Corpus records of split ``train`` that have a gold label, each text once, and how many duplicates are left out.
+
+    So what is held out was not trained on in another copy. A record whose text only another split has too stays: it is
+    the figures on that split that leave the text out.
+    """
+    columns = [schema.RECORD_ID, schema.TEXT, schema.GOLD_LABEL]
+    found = [schema.CORPUS.empty_table().select(columns)]
+    for part in run.table("corpus").iter_tables([*columns, schema.SPLIT]):
+        wanted = pc.and_(pc.equal(part[schema.SPLIT], TRAIN), pc.is_valid(part[schema.GOLD_LABEL]))
+        found.append(part.filter(wanted).select(columns).cast(found[0].schema))
+    rows = pa.concat_tables(found)
+    first_of_each = np.sort(
+        np.unique(first_copies(run.table("duplicates"), rows[schema.RECORD_ID]), return_index=True)[1]
+    )
+    return rows.take(pa.array(first_of_each)), rows.num_rows - len(first_of_each)
+
+
+def phases(run: Run, selected: dict[str, Selected]) -> list[Phase]:
+    """What is trained on, with the epochs and the learning rate of each phase."""
+    recipe = run.recipe.classifier
+    plans = dict.fromkeys(selected, (recipe.epochs, recipe.learning_rate))
+    if recipe.regime == "combined":
+        plans["gold"] = (recipe.gold.epochs, recipe.gold.learning_rate)
+    return [Phase(name, part.train, part.held_out, *plans[name]) for name, part in selected.items()]
+
+
+def num_left_out(selected: dict[str, Selected]) -> dict[str, int]:
+    """``phase.reason`` -> how many of its records are not used."""
+    return {f"{name}.{reason}": num for name, phase in selected.items() for reason, num in phase.num_left_out.items()}
+
+
+def counts(selected: dict[str, Selected]) -> dict[str, int]:
+    """Records trained on and held out, for manifest and model card."""
+    found: dict[str, int] = {}
+    for name, phase in selected.items():
+        found |= {f"num_{name}_train": len(phase.train), f"num_{name}_held_out": len(phase.held_out)}
+    return found
+
+
+def drop_outdated_training(run: Run) -> None:
+    """Remove training checkpoints of a silver table that was made again since: resumed, they would mix two sets."""
+    if "silver" not in upstream(run.recipe.classifier.regime):
+        return
+    training, silver = run.table("training"), run.table("silver").read_manifest()
+    version = silver.upstream.get(ANSWERS, "") if silver else ""
+    path = training.path(_ANSWERS_FILE)
+    try:
+        earlier = training.filesystem.cat_file(path).decode()
+    except FileNotFoundError:
+        earlier = ""
+    if earlier != version:
+        with contextlib.suppress(FileNotFoundError):
+            training.filesystem.rm(training.path(), recursive=True)
+        write_whole(training.filesystem, path, version.encode())
+
+
+def untrained_note(run: Run, checkpoint: Manifest) -> str:
+    """A line on records that were answered since the checkpoint was trained; empty if there are none."""
+    silver = run.table("silver").read_manifest()
+    trained = checkpoint.counts.get(NUM_SILVER)
+    num_new = silver.num_kept - trained if silver and trained is not None else 0
+    if silver is None or num_new <= 0:
+        return ""
+    folders = ", ".join(run.table(name).uri for name in ("checkpoint", "labels", "report"))
+    return (
+        f"finetune: the classifier is older than some silver labels and has not learned from them ({num_new:,} of "
+        f"{silver.num_kept:,}); to train it again, delete {folders} and start again"
+    )

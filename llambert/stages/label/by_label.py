@@ -1,0 +1,84 @@
+"""Publish labels by label: ``labels`` -> ``labels_by_label/data/label=<label>/<part>``, for readers of one label alone.
+
+A copy in Hive's layout, without the column ``label``, made of the committed parts of ``labels`` and so as exact as
+they are: each part becomes a file for each label in it, of the same rows in the same order.
+"""
+
+import time
+from typing import Any
+from urllib.parse import quote
+
+import pyarrow.compute as pc
+
+from llambert import schema
+from llambert.errors import InputError
+from llambert.execution import Executor, Outcome, Pool
+from llambert.execution.progress import Progress
+from llambert.execution.ray_executor import RAY
+from llambert.run import Run
+from llambert.storage.run_directory import Manifest
+
+_MAX_NAME_BYTES = 255
+_FOLDER = "data"  # of nothing but Parquet: the manifest stands beside it
+
+
+def check(run: Run) -> None:
+    """``InputError`` for a category whose folder would have a name that no filesystem takes."""
+    if not run.recipe.label.by_label:
+        return
+    for name in run.task.category_names:
+        if len(_folder(name)) > _MAX_NAME_BYTES:
+            raise InputError(
+                f"label.by_label: the category {name[:30] + '…'!r} makes a folder name of {len(_folder(name))} bytes, "
+                f"filesystems take {_MAX_NAME_BYTES}; give it a shorter name or set label.by_label: false"
+            )
+
+
+def _folder(label: str) -> str:
+    return f"{schema.LABEL}={quote(label, safe='')}"
+
+
+def publish_by_label(run: Run, executor: Executor = RAY) -> Manifest:
+    """Copy the complete ``labels`` table; skipped when that is done."""
+    published, labels = run.table("labels_by_label"), run.table("labels").require_manifest()
+    if manifest := published.read_manifest():
+        return manifest
+    started = time.monotonic()
+    units = [{"name": part.name} for part in labels.parts]
+    parts = []
+    with Progress("by label", total=len(units), unit="parts") as bar:
+        for outcome in executor.run(
+            "publish by label", PublishPart, (run,), units, Pool(max_actors=run.recipe.label.max_actors)
+        ):
+            parts += outcome.parts
+            bar.advance()
+    return published.write_manifest(
+        Manifest(
+            stage="label",
+            fingerprint=labels.fingerprint,
+            upstream={"labels": labels.fingerprint},
+            num_in=labels.num_kept,
+            num_kept=sum(part.num_rows for part in parts),
+            wall_seconds=time.monotonic() - started,
+            parts=sorted(parts, key=lambda part: part.name),
+        )
+    )
+
+
+class PublishPart:
+    """Called with one part of ``labels`` at a time."""
+
+    def __init__(self, run: Run) -> None:
+        self._labels, self._published = run.table("labels"), run.table("labels_by_label")
+
+    def __call__(self, unit: dict[str, Any]) -> Outcome:
+        """Commit a file for each label of the part; those committed already are left as they are."""
+        rows = self._labels.read_part(unit["name"])
+        parts = [
+            self._published.commit_part(
+                f"{_FOLDER}/{_folder(label)}/{unit['name']}",
+                rows.filter(pc.equal(rows[schema.LABEL], label)).drop_columns([schema.LABEL]),
+            )
+            for label in sorted(pc.unique(rows[schema.LABEL]).to_pylist())
+        ]
+        return Outcome(parts)

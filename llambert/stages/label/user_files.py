@@ -1,0 +1,180 @@
+"""Label files: any corpus and any checkpoint -> a folder of labels, without the rest of the method.
+
+``OUTPUT/part-<file>-<chunk>.parquet`` (record_id, label, score, ...), ``OUTPUT/rejects/`` (``SOURCE_REJECTS``)
+and ``OUTPUT/manifest.json``, written last. A start after a kill goes on where it was.
+"""
+
+import sys
+import time
+from collections import Counter
+from dataclasses import asdict
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from llambert import corpora, schema
+from llambert.classifier.inference import WINDOW_RECORDS, try_checkpoint
+from llambert.classifier.labelling import MALFORMED, REJECTED, PartLabeller, num_in, work_counts
+from llambert.corpora import READING, SourceFile, checks, find_sources
+from llambert.corpora.chunks import Chunk, read_chunks
+from llambert.corpora.records import source_columns
+from llambert.corpora.rows import HIDDEN_FILES, LACKING
+from llambert.corpus_recipe import CorpusRecipe
+from llambert.errors import InputError
+from llambert.execution import Executor, Outcome, Pool
+from llambert.execution.progress import Progress
+from llambert.execution.ray_executor import RAY
+from llambert.execution.replica_metrics import ReplicaMetrics
+from llambert.printable import escaped
+from llambert.recipe import DEFAULTS_VERSION, LabelRecipe, digest, result_fields
+from llambert.storage.reference import content_identity
+from llambert.storage.run_directory import Manifest, Part, TableDirectory
+
+
+def label_files(
+    checkpoint: str,
+    corpus: CorpusRecipe,
+    output: str,
+    recipe: LabelRecipe | None = None,
+    executor: Executor = RAY,
+) -> Manifest:
+    """Label every row of the files of ``corpus`` (its ``path``, ``format``, ``columns``, ``rows_per_part``).
+
+    A row's id is that of ``columns.record_id``; without one, or where it is null, ``<file>-<row>``, both
+    counted from 0. Every row is labelled, blank texts too; a null text is rejected, and so is a row that cannot
+    be read, with its file and line. Ids are not checked for repetition. ``recipe.keep`` names source columns to pass
+    through, as strings. ``InputError`` if ``output`` holds labels of other files, another checkpoint or other
+    settings, or if more rows are malformed than ``corpus.max_malformed_share``; what is labelled is kept then.
+    """
+    recipe = recipe or LabelRecipe()
+    try_checkpoint(checkpoint, recipe.trust_remote_code)
+    identity = content_identity(checkpoint)
+    fields = [result_fields(corpus), result_fields(recipe)]
+    fingerprint = digest(DEFAULTS_VERSION, corpora.identity(corpus), identity, fields, READING)
+    labels, rejects = TableDirectory(output.rstrip("/"), schema.LABELS), TableDirectory(f"{output.rstrip('/')}/rejects")
+    if manifest := _earlier(labels, fingerprint):
+        return manifest
+    started = time.monotonic()
+    corpus = corpus.model_copy(update={"columns": corpus.columns.model_copy(update={"keep": recipe.keep})})
+    sources = find_sources(corpus)
+    checks.require_columns_early(sources.units, corpus, source_columns(corpus))
+    checks.require_decodable_head(sources.units[0], corpus, source_columns(corpus))
+    units = [asdict(source) for source in sources.units]
+    labels.write_progress({"fingerprint": fingerprint})
+    parts: list[Part] = []
+    busy_seconds = 0.0
+    pool = Pool(recipe.min_actors, recipe.max_actors, recipe.cpus_per_actor, recipe.gpus_per_actor, recipe.max_attempts)
+    arguments = (recipe, checkpoint, corpus, labels, rejects)
+    with Progress("label", total=len(units), unit="files") as bar:
+        for outcome in executor.run("label files", LabelFile, arguments, units, pool):
+            parts += outcome.parts
+            busy_seconds += outcome.busy_seconds
+            bar.advance()
+    totals = Counter({HIDDEN_FILES: sources.num_hidden})
+    for part in parts:
+        totals.update(part.counts)
+    _check(totals, sum(map(num_in, parts)), sources.units, corpus)
+    _check_malformed(totals[MALFORMED], sum(map(num_in, parts)), corpus, rejects)
+    return labels.write_manifest(
+        Manifest(
+            stage="label",
+            fingerprint=fingerprint,
+            recipe=recipe.model_dump(mode="json"),
+            model=checkpoint,
+            model_identity=identity,
+            num_in=sum(num_in(part) for part in parts),
+            num_kept=sum(part.num_rows for part in parts),
+            num_rejected={k.removeprefix(REJECTED): n for k, n in sorted(totals.items()) if k.startswith(REJECTED)},
+            counts={key: num for key, num in sorted(totals.items()) if not key.startswith((REJECTED, LACKING))},
+            wall_seconds=time.monotonic() - started,
+            busy_seconds=busy_seconds,
+            parts=sorted(parts, key=lambda part: part.name),
+        )
+    )
+
+
+class LabelFile:
+    """The classifier, loaded once; called with one source file at a time."""
+
+    def __init__(
+        self,
+        recipe: LabelRecipe,
+        checkpoint: str,
+        corpus: CorpusRecipe,
+        labels: TableDirectory,
+        rejects: TableDirectory,
+    ) -> None:
+        self.labeller = PartLabeller(recipe, checkpoint, labels, rejects)
+        self.corpus, self.keep = corpus, recipe.keep
+        columns = corpus.columns
+        named = [columns.text, *([columns.record_id] if columns.record_id else []), *recipe.keep]
+        self.columns = list(dict.fromkeys(named))
+        self.metrics = ReplicaMetrics(labels.uri, "label")
+
+    def __call__(self, unit: dict[str, Any]) -> Outcome:
+        """Commit the parts of one source file; those committed already are left as they are."""
+        source, labels = SourceFile(**unit), self.labeller.labels
+        committed = set(labels.part_names())
+        parts, busy_seconds = [], 0.0
+        for number, chunk in enumerate(read_chunks(source, self.corpus, self.columns)):
+            name = f"part-{source.index:05d}-{number:06d}.parquet"
+            if name in committed:
+                parts.append(labels.committed_part(name))
+                continue
+            records = self._records(source, chunk)
+            starts = range(0, max(records.num_rows, 1), WINDOW_RECORDS)
+            windows = (records.slice(start, WINDOW_RECORDS) for start in starts)
+            done = self.labeller.commit(name, windows, _malformed(source, chunk), chunk.counts)
+            self.metrics.add(work_counts(done.part), done.busy_seconds, done.part.name)
+            parts.append(done.part)
+            busy_seconds += done.busy_seconds
+        return Outcome(parts, busy_seconds, replica=self.metrics.replica)
+
+    def _records(self, source: SourceFile, chunk: Chunk) -> pa.Table:
+        columns, rows = self.corpus.columns, chunk.records(self.columns)
+        numbers = range(chunk.first_row, chunk.first_row + rows.num_rows)
+        ids = pa.chunked_array([[f"{source.index:05d}-{row:09d}" for row in numbers]], pa.string())
+        if columns.record_id:
+            ids = pc.coalesce(rows[columns.record_id], ids)
+        kept = {name: rows[name] for name in self.keep}
+        return pa.table({schema.RECORD_ID: ids, schema.TEXT: rows[columns.text], **kept})
+
+
+def _malformed(source: SourceFile, chunk: Chunk) -> pa.Table:
+    """The rows of a chunk that could not be read, as ``SOURCE_REJECTS``; they have no id."""
+    rows = chunk.malformed_records()
+    columns = {
+        schema.RECORD_ID: pa.array([""] * rows.num_rows, pa.string()),
+        schema.TEXT: rows[schema.TEXT],
+        schema.REJECT_REASON: rows[schema.REJECT_REASON],
+        schema.SOURCE: pc.fill_null(rows[schema.SOURCE], escaped(source.uri)),
+        schema.LINE: rows[schema.LINE],
+    }
+    return pa.table(columns).cast(schema.SOURCE_REJECTS)
+
+
+def _check(totals: Counter[str], num_rows: int, sources: list[SourceFile], corpus: CorpusRecipe) -> None:
+    counts = {**totals, "num_read": num_rows, "num_malformed": totals[MALFORMED]}
+    checks.require_decodable(counts, corpus, sources)
+    checks.require_columns_somewhere(counts, corpus, sources, source_columns(corpus))
+    for line in checks.warnings(counts, corpus):
+        print(f"label: {line}", file=sys.stderr, flush=True)
+
+
+def _check_malformed(num_malformed: int, num_in: int, corpus: CorpusRecipe, rejects: TableDirectory) -> None:
+    if num_malformed <= corpus.max_malformed_share * num_in:
+        return
+    raise InputError(
+        f"corpus.max_malformed_share: {num_malformed:,} of {num_in:,} rows cannot be read, which is more than "
+        f"{corpus.max_malformed_share:.1%}; {rejects.uri} says which and why; fix these rows, or raise the share"
+    )
+
+
+def _earlier(labels: TableDirectory, fingerprint: str) -> Manifest | None:
+    """The manifest of these very labels if they are complete; ``InputError`` if others are in their place."""
+    manifest = labels.read_manifest()
+    found = manifest.fingerprint if manifest else labels.read_progress().get("fingerprint")
+    if found != fingerprint and (found is not None or labels.part_names()):
+        raise InputError(f"{labels.uri}: holds labels of other files, checkpoint or settings; choose an empty folder")
+    return manifest

@@ -1,0 +1,1 @@
+"""Tables, part files and references to models and corpora, on any filesystem that fsspec opens."""

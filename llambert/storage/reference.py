@@ -1,0 +1,297 @@
+"""Where a model or a corpus lives: one string that says it.
+
+========================  =====================================================================
+``meta-llama/Llama-2-…``   a name on the Hugging Face hub (models; ``hf://datasets/…`` for corpora)
+``./folder``, ``/folder``  a local file or folder
+``s3://bucket/key``        anything fsspec can open
+``package:name/file``      a file inside an installed Python package, found without importing it
+========================  =====================================================================
+"""
+
+import contextlib
+import hashlib
+import importlib.util
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import fsspec
+from fsspec.utils import glob_translate
+
+from llambert.errors import InputError, one_line
+from llambert.printable import visible
+from llambert.storage.file_hashes import add_content, add_stream, cache_folder, remembered
+from llambert.storage.locations import copy_folder, is_local, open_location
+
+_HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
+# What a remote listing may say of a file's content, the surest first: checksums, then times of change.
+_MARKS = (
+    "ETag", "etag", "md5Hash", "blob_id", "CRC",
+    "LastModified", "last_modified", "mtime", "modified", "modify", "modificationTime", "created",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A reference that was looked up.
+
+    ``location`` is what a library is given to open: a local path, a URI or a hub name.
+    ``kind`` is ``local``, ``remote`` (an fsspec URI) or ``hub``.
+    """
+
+    location: str
+    kind: str
+
+
+def resolve(reference: str) -> Resolved:
+    """Find what a reference names; ``InputError`` if it is not there.
+
+    A bare ``name/name`` is a local path if one exists and a hub name otherwise, as everywhere in the
+    Hugging Face libraries.
+    """
+    if reference.startswith("package:"):
+        return Resolved(str(_inside_package(reference)), "local")
+    if "://" in reference:
+        return Resolved(reference, "remote")
+    path = reference if os.path.lexists(reference) else os.path.expanduser(reference)
+    if os.path.exists(path):
+        return Resolved(os.path.abspath(path), "local")  # a link keeps its name: its ending says what it is
+    if not reference.startswith((".", "/", "~")) and _HUB_NAME.match(reference):
+        return Resolved(reference, "hub")
+    raise InputError(f"{reference}: no such file or folder")
+
+
+def _inside_package(reference: str) -> Path:
+    name, _, inside = reference.removeprefix("package:").partition("/")
+    spec = importlib.util.find_spec(name) if name.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError(f"{reference}: the Python package {name!r} is not installed here")
+    for folder in spec.submodule_search_locations:
+        path = Path(folder) / inside
+        if path.exists():
+            return path
+    raise InputError(f"{reference}: the package {name!r} has no {inside!r}")
+
+
+def content_identity(reference: str, revision: str | None = None, hidden: bool = True) -> str:
+    """A short hash of what a reference stands for now, so that replaced content is never met by old results.
+
+    Local files count by name and content; remote ones by name, size and what their store says of the content,
+    their content itself where it says nothing; a hub name by its revision, or, if the recipe pins none, by the
+    revision in the local hub cache. ``hidden``: whether hidden files count; a corpus does not read them.
+    """
+    if not _has_wildcard(reference) and (resolved := resolve(reference)).kind == "hub":
+        version = revision or _cached_revision(resolved.location)
+        return hashlib.sha256(f"{resolved.location}@{version}".encode()).hexdigest()[:16]
+    filesystem, files, _ = find_files(reference, hidden)
+    try:
+        if is_local(filesystem):
+            return remembered(list(files), sum(info["size"] for info in files.values()), lambda: _identity(files))
+        return _identity(files, filesystem)
+    except OSError as error:
+        raise InputError(f"{visible(str(error.filename or reference))}: cannot be read: {one_line(error)}") from error
+
+
+def _identity(files: dict[str, dict[str, Any]], remote: fsspec.AbstractFileSystem | None = None) -> str:
+    digest = hashlib.sha256()
+    folder = os.path.commonpath([name.rpartition("/")[0] for name in files])
+    for name, info in files.items():
+        # surrogatepass: a name need not be UTF-8
+        digest.update(f"{name.removeprefix(folder)}\0{info['size']}\0".encode(errors="surrogatepass"))
+        if remote is None:
+            add_content(Path(name), digest)
+        elif mark := next((info[mark] for mark in _MARKS if info.get(mark)), None):
+            digest.update(f"{mark}\0".encode())
+        else:
+            with remote.open(name, "rb") as stream:
+                add_stream(stream, digest)
+    return digest.hexdigest()[:16]
+
+
+class Found(NamedTuple):
+    """A filesystem, the files that a reference names there, by sorted path, and how many hidden ones it leaves out."""
+
+    filesystem: fsspec.AbstractFileSystem
+    files: dict[str, dict[str, Any]]
+    num_hidden: int
+
+
+def find_files(reference: str, hidden: bool = False) -> Found:
+    """The files of a file, a folder (everything below it) or a glob; ``InputError`` if it cannot be read or has none.
+
+    A path that exists is that file or folder, whatever characters its name holds; the same goes for the
+    folders that a glob begins with. Hidden files, and those in hidden folders, are left out below what the
+    reference names, unless ``hidden``: names that begin with ``.`` or ``_``, but for a partition's folder
+    (``_year=2024``). A glob finds those that it asks for (``**/_drafts/*.txt``).
+    """
+    try:
+        filesystem, root, pattern = _locate(reference)
+        listed = _listed(filesystem, root, pattern)
+        relative = {name: name.removeprefix(root.rstrip("/")).lstrip("/") for name in listed}
+        if pattern:
+            matches = re.compile(glob_translate(pattern)).match
+            listed = {name: info for name, info in listed.items() if matches(relative[name])}
+        visible_names = [name for name in listed if hidden or not is_hidden(relative[name], pattern)]
+        if is_local(filesystem):
+            # shared: a folder may hold millions of files
+            sizes = {name: _local_size(name) for name in sorted(visible_names)}
+            infos = {size: {"size": size} for size in sizes.values()}
+            found = {name: infos[size] for name, size in sizes.items()}
+        else:
+            found = {
+                name: {key: listed[name][key] for key in ("size", *_MARKS) if key in listed[name]}
+                for name in sorted(visible_names)
+            }
+    except InputError as error:
+        raise InputError(f"{reference}: {error}") from error
+    except Exception as error:  # each filesystem of fsspec has exceptions of its own
+        raise InputError(f"{reference}: cannot be read: {one_line(error)}") from error
+    num_hidden = len(listed) - len(visible_names)
+    if not found:
+        raise InputError(f"{reference}: no file is there{' but hidden ones' if num_hidden else ''}")
+    return Found(filesystem, found, num_hidden)
+
+
+def _has_wildcard(text: str) -> bool:
+    return any(character in text for character in "*?[")
+
+
+def _locate(reference: str) -> tuple[fsspec.AbstractFileSystem, str, str]:
+    """A reference as a filesystem, the path that exists there, and the pattern below it, empty if there is none."""
+    if not _has_wildcard(reference):
+        return *open_location(resolve(reference).location), ""
+    filesystem, path = open_location(reference)
+    exists = os.path.lexists if is_local(filesystem) else filesystem.exists
+    steps = path.split("/")
+    place = next((i for i, step in enumerate(steps) if _has_wildcard(step)), len(steps))
+    while place < len(steps) and (not _has_wildcard(steps[place]) or exists("/".join(steps[: place + 1]))):
+        place += 1
+    root = "/".join(steps[:place])
+    return filesystem, root or filesystem.root_marker, "/".join(steps[place:])
+
+
+def _listed(filesystem: fsspec.AbstractFileSystem, root: str, pattern: str) -> dict[str, dict[str, Any]]:
+    """The files at and below ``root``, as deep as ``pattern`` can match."""
+    if is_local(filesystem):
+        return {name: {} for name in _below(root, pattern)}
+    depth = None if not pattern or "**" in pattern else pattern.count("/") + 1
+    found = filesystem.find(root, maxdepth=depth, detail=True)
+    infos = {name: info or filesystem.info(name) for name, info in found.items()}  # of a single file some say nothing
+    return {name: info for name, info in infos.items() if info["type"] == "file"}
+
+
+def _below(root: str, pattern: str) -> Iterator[str]:
+    """The files of a folder and its folders, or the file itself.
+
+    With a pattern, of the folders that it can match alone; they may be links. Without one, links come as they
+    are. A visible folder that may not be read is an ``OSError``, unlike in fsspec's own search, and no file costs a
+    kilobyte.
+    """
+    if not os.path.isdir(root):
+        yield from [root] if os.path.lexists(root) else []
+        return
+    steps = pattern.split("/")
+    prefixes = [re.compile(glob_translate("/".join(steps[: depth + 1]))) for depth in range(len(steps))]
+
+    def inside(name: str) -> str:
+        return name.removeprefix(root.rstrip("/")).lstrip("/")
+
+    def can_match(folder: str) -> bool:
+        depth = folder.count("/")
+        return "**" in steps[: depth + 1] or (depth < len(steps) - 1 and bool(prefixes[depth].match(folder)))
+
+    def refuse(error: OSError) -> None:
+        if not is_hidden(inside(os.fsdecode(error.filename)) + "/", pattern):
+            raise error
+
+    for folder, folders, names in os.walk(root, onerror=refuse, followlinks=bool(pattern)):
+        yield from (os.path.join(folder, name) for name in names)
+        paths = {name: os.path.join(folder, name) for name in folders}
+        if pattern:
+            folders[:] = [name for name, path in paths.items() if can_match(inside(path))]
+            _refuse_loops(paths[name] for name in folders)
+        yield from (path for name, path in paths.items() if os.path.islink(path) and not (pattern and name in folders))
+
+
+def _refuse_loops(folders: Iterable[str]) -> None:
+    for folder in folders:
+        if os.path.islink(folder) and f"{os.path.realpath(folder.rpartition('/')[0])}/".startswith(
+            f"{os.path.realpath(folder)}/"
+        ):
+            raise InputError(f"{folder} is a link to a folder that it is in; delete it or name what you mean")
+
+
+def is_hidden(inside: str, pattern: str = "") -> bool:
+    """Whether a file of this path below what the user named is hidden, or in a hidden folder.
+
+    Not if ``pattern``, the wildcards that it was found by, asks for hidden names itself.
+    """
+    *folders, name = [step for step in inside.split("/") if step not in (".", "..")] or [""]
+    hidden = [step for step in folders if step.startswith(".") or (step.startswith("_") and "=" not in step)]
+    hidden += [name] if name.startswith((".", "_")) else []
+    asked_for = [step for step in pattern.split("/") if step.startswith((".", "_"))]
+    return any(not any(fnmatchcase(step, asked) for asked in asked_for) for step in hidden)
+
+
+def _local_size(name: str) -> int:
+    if not os.path.isfile(name):
+        leads_to = "a folder, which is not followed" if os.path.isdir(name) else "nothing that is a file"
+        what = f"a link to {leads_to}" if os.path.islink(name) else "neither a file nor a folder"
+        raise InputError(f"{name} is {what}; delete it or name what you mean")
+    return os.path.getsize(name)
+
+
+def _cached_revision(hub_name: str) -> str:
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        repositories = scan_cache_dir().repos
+    except CacheNotFound:
+        return "main"
+    for repository in repositories:
+        if repository.repo_id == hub_name:
+            for revision in repository.revisions:
+                if "main" in revision.refs:
+                    return revision.commit_hash
+    return "main"
+
+
+def local_copy(reference: str) -> str:
+    """A local path or hub name that transformers can load, downloading remote folders once.
+
+    Remote folders are copied below ``LLAMBERT_CACHE`` (default ``~/.cache/llambert``) under their content
+    identity, whole before they get their name: a copy cut short is never taken for a model.
+    """
+    resolved = resolve(reference)
+    if resolved.kind != "remote":
+        return resolved.location
+    target = cache_folder() / content_identity(reference)
+    if not target.exists():
+        filesystem, path = open_location(resolved.location)
+        partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        copy_folder(filesystem, path, partial)
+        try:
+            os.rename(partial, target)
+        except OSError:
+            assert target.exists(), f"{partial} could not be renamed to {target}"
+    return str(target)
+
+
+def plain_path(location: str) -> str:
+    """The path of a local file or folder without ``*?[``, for libraries that take these for a pattern.
+
+    It is the path itself, or a link to it below ``LLAMBERT_CACHE``.
+    """
+    if not _has_wildcard(location) or not os.path.exists(location):
+        return location
+    link = cache_folder() / "links" / hashlib.sha256(os.fsencode(location)).hexdigest()[:16]
+    link.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):  # it leads there already
+        link.symlink_to(location)
+    return str(link)

@@ -1,0 +1,364 @@
+"""Where a run keeps its tables, on any filesystem fsspec opens, and how a part or a manifest gets there whole.
+
+::
+
+    RUN/recipe.yaml                            the resolved recipe of the latest start
+    RUN/<table>/<fingerprint>/part-00000.parquet …
+    RUN/<table>/<fingerprint>/progress.json    how far the stage is; rewritten while it works
+    RUN/<table>/<fingerprint>/manifest.json    written last: with it, the table is complete
+
+A table lives under the fingerprint of everything that decided its content, so a changed recipe starts a
+table of its own and never meets a stale part; going back to the old recipe finds the old table complete.
+"""
+
+import contextlib
+import errno
+import hashlib
+import io
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from llambert import __version__
+from llambert.errors import InputError, one_line
+from llambert.printable import SURROGATE
+from llambert.storage.locations import is_local, open_location
+from llambert.storage.part_file import PartRows, check_pages, clear_damage, stored_counts
+
+MANIFEST = "manifest.json"
+PROGRESS = "progress.json"
+_S3_ATTEMPTS = 10  # with botocore's waits, of 20 s at most and half of that on average
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+class Part(BaseModel):
+    """One committed file of a table. ``counts`` are the stage's own per-part figures, summed in the manifest."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    name: str
+    num_rows: int
+    num_bytes: int
+    sha256: str
+    counts: dict[str, int] = Field(default_factory=dict)
+
+
+class Manifest(BaseModel):
+    """Completion mark, provenance and the input of the cost report of one table.
+
+    ``num_in == num_kept + sum(num_rejected.values())``, checked when it is made. ``busy_seconds`` is the time
+    models or readers worked, summed over workers; ``accelerator_seconds`` the time GPUs were held for it.
+    ``amendments`` are parts whose rows take the place of the rows of ``parts`` with the same record_id
+    (``responses.py``); ``num_in`` does not count them again, ``counts`` do. ``notes`` say where the stage could not do
+    as the recipe says.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    stage: str
+    fingerprint: str
+    upstream: dict[str, str] = Field(default_factory=dict)
+    recipe: dict[str, Any] = Field(default_factory=dict)
+    code_version: str = __version__
+    model: str | None = None
+    model_identity: str | None = None
+    num_in: int
+    num_kept: int
+    num_rejected: dict[str, int] = Field(default_factory=dict)
+    counts: dict[str, int] = Field(default_factory=dict)
+    measures: dict[str, float] = Field(default_factory=dict)
+    wall_seconds: float
+    busy_seconds: float = 0.0
+    accelerator_seconds: float = 0.0
+    completed_at: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    parts: list[Part] = Field(default_factory=list)
+    amendments: list[Part] = Field(default_factory=list)
+    notes: list[str] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _nothing_vanished(self) -> Self:
+        rejected = sum(self.num_rejected.values())
+        if self.num_in != self.num_kept + rejected:
+            raise ValueError(f"{self.stage}: {self.num_in} in, but {self.num_kept} kept and {rejected} rejected")
+        return self
+
+
+def is_part(name: str) -> bool:
+    """Whether a file of this name is a committed part: not hidden, as unfinished ones are."""
+    return name.endswith(".parquet") and not name.rpartition("/")[2].startswith(".")
+
+
+def _part(name: str, content: bytes) -> Part:
+    parquet = pq.ParquetFile(io.BytesIO(content))
+    return Part(
+        name=name,
+        num_rows=parquet.metadata.num_rows,
+        num_bytes=len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
+        counts=stored_counts(parquet),
+    )
+
+
+@dataclass(frozen=True)
+class TableDirectory:
+    """One table of one run under one fingerprint. Small and picklable: it travels to every worker."""
+
+    uri: str
+    schema: pa.Schema | None = field(default=None, compare=False)
+
+    @cached_property
+    def _opened(self) -> tuple[fsspec.AbstractFileSystem, str]:
+        return open_filesystem(self.uri)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"uri": self.uri, "schema": self.schema}
+
+    @property
+    def filesystem(self) -> fsspec.AbstractFileSystem:
+        """The fsspec filesystem that the table is on."""
+        return self._opened[0]
+
+    def path(self, name: str = "") -> str:
+        """The path of ``name`` as this table's filesystem takes it."""
+        return f"{self._opened[1]}/{name}" if name else self._opened[1]
+
+    # Parts
+
+    def commit_part(self, name: str, table: pa.Table, counts: dict[str, int] | None = None) -> Part:
+        """Write one part whole under its own name, or keep the one that is there already.
+
+        The first writer wins: a retry, or a second driver on the same run, never replaces a committed part
+        by rows that differ in a last bit. Returns what the store then holds.
+        """
+        if self.schema is not None:
+            expected, got = self.schema.names, table.schema.names
+            assert got[: len(expected)] == expected, f"{name}: columns {got}, the schema has {expected}"
+        rows = PartRows()
+        rows.add(table)
+        return self.commit_rows(name, rows, counts)
+
+    def commit_rows(self, name: str, rows: PartRows, counts: dict[str, int] | None = None) -> Part:
+        """``commit_part`` for rows that came piece by piece."""
+        content = rows.content(counts or {})
+        with _clear_refusals(f"{self.uri}/{name}"):
+            is_new = create_whole(self.filesystem, self.path(name), content)
+        return _part(name, content) if is_new else self.committed_part(name)
+
+    def committed_part(self, name: str) -> Part:
+        """What the store holds under ``name``, read back; ``InputError`` if its pages are not those written."""
+        content = self.filesystem.cat_file(self.path(name))
+        with clear_damage(f"{self.uri}/{name}"):
+            check_pages(pq.ParquetFile(io.BytesIO(content), page_checksum_verification=True))
+            return _part(name, content)
+
+    def part_names(self, folder: str = "") -> list[str]:
+        """Names of the committed parts, sorted; from one listing, never from a list of ids.
+
+        ``folder``: those in a folder of the table, with its name before theirs; they are not among the others.
+        """
+        try:
+            with _clear_refusals(self.uri):
+                found = self.filesystem.ls(self.path(folder), detail=False, refresh=True)
+        except FileNotFoundError:
+            return []
+        names = (str(path).rstrip("/").rsplit("/", 1)[-1] for path in found)
+        return sorted(f"{folder}/{name}" if folder else name for name in names if is_part(name))
+
+    def read_part(self, name: str, columns: list[str] | None = None) -> pa.Table:
+        """One part as a table; ``InputError`` if its pages are not those that were written."""
+        with self.filesystem.open(self.path(name), "rb") as stream, clear_damage(f"{self.uri}/{name}"):
+            table = pq.read_table(stream, columns=columns, page_checksum_verification=True)
+        return table.replace_schema_metadata(None)
+
+    def iter_tables(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """The table part by part, in part order, as its manifest lists them."""
+        for part in self.require_manifest().parts:
+            yield self.read_part(part.name, columns)
+
+    def read(self, columns: list[str] | None = None) -> pa.Table:
+        """The whole table in memory; for tables whose size a person chose (silver), not for a corpus."""
+        tables = list(self.iter_tables(columns))
+        if tables:
+            return pa.concat_tables(tables)
+        assert self.schema is not None, f"{self.uri} has no part and no schema was named"
+        empty = self.schema.empty_table()
+        return empty if columns is None else empty.select(columns)
+
+    # Manifest and progress
+
+    def read_manifest(self) -> Manifest | None:
+        """The manifest, or None while the table is not complete. A damaged one is an error, not None."""
+        try:
+            with _clear_refusals(self.uri):
+                content = self.filesystem.cat_file(self.path(MANIFEST))
+        except FileNotFoundError:
+            return None
+        try:
+            return Manifest.model_validate_json(content)
+        except ValidationError as error:
+            raise InputError(
+                f"{self.uri}/{MANIFEST} is damaged ({error.error_count()} faults); "
+                "delete it and run the job again: committed parts are kept"
+            ) from error
+
+    def require_manifest(self) -> Manifest:
+        """The manifest of a table that must be complete."""
+        manifest = self.read_manifest()
+        if manifest is None:
+            raise InputError(f"{self.uri} is not complete: it has no {MANIFEST}; run the job again to finish it")
+        return manifest
+
+    def write_manifest(self, manifest: Manifest) -> Manifest:
+        """Mark the table complete. Temporary files of writers that were killed are swept first."""
+        remove_temporaries(self.filesystem, self.path())
+        write_whole(self.filesystem, self.path(MANIFEST), manifest.model_dump_json(indent=1).encode())
+        return manifest
+
+    def write_progress(self, progress: dict[str, Any]) -> None:
+        """Say how far the stage is; read by ``llambert status`` and by the next start after a kill."""
+        with _clear_refusals(f"{self.uri}/{PROGRESS}"):
+            write_whole(self.filesystem, self.path(PROGRESS), json.dumps(progress, sort_keys=True).encode())
+
+    def read_progress(self) -> dict[str, Any]:
+        """The last progress written, empty if there is none."""
+        try:
+            return json.loads(self.filesystem.cat_file(self.path(PROGRESS)))
+        except FileNotFoundError:
+            return {}
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """A run's place, by URI."""
+
+    uri: str
+
+    def table(self, name: str, fingerprint: str, schema: pa.Schema | None = None) -> TableDirectory:
+        """The directory of one table under one fingerprint."""
+        return TableDirectory(f"{self.uri.rstrip('/')}/{name}/{fingerprint}", schema)
+
+    def write(self, name: str, content: str) -> None:
+        """Write a file of the run itself (recipe.yaml), whole; ``InputError`` if the storage takes none.
+
+        The first write of every start, so this is where storage that cannot be used is found out.
+        """
+        filesystem, path = open_filesystem(self.uri)
+        try:
+            write_whole(filesystem, f"{path}/{name}", content.encode())
+        except Exception as error:  # each filesystem of fsspec has exceptions of its own
+            raise InputError(f"storage: {self.uri} cannot be written: {one_line(error)}") from error
+
+    def read(self, name: str) -> str:
+        """Read a file of the run itself; ``InputError`` if it is not there."""
+        filesystem, path = open_filesystem(self.uri)
+        try:
+            return filesystem.cat_file(f"{path}/{name}").decode()
+        except FileNotFoundError as error:
+            raise InputError(f"{self.uri}: no {name} there; is this a run directory?") from error
+
+
+def open_filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The filesystem of a URI and the path on it, literally; ``InputError`` in one line if it cannot be opened.
+
+    Requests to S3 are tried for about a minute (or ``AWS_MAX_ATTEMPTS``): a busy server costs time, not the run.
+    """
+    # A listing that was kept would hide what another process has written since, from reads too.
+    options: dict[str, Any] = {"use_listings_cache": False}
+    if uri.startswith("s3://") and "AWS_MAX_ATTEMPTS" not in os.environ:
+        options["config_kwargs"] = {"retries": {"mode": "standard", "max_attempts": _S3_ATTEMPTS}}
+    try:
+        filesystem, path = open_location(uri, **options)
+    except (ImportError, ValueError, OSError) as error:
+        raise InputError(f"{uri}: this storage cannot be opened: {error}") from error
+    if SURROGATE.search(path):
+        raise InputError(f"{uri}: this storage cannot be used: the path {path} is not UTF-8; choose another folder")
+    return filesystem, path.rstrip("/")
+
+
+@contextlib.contextmanager
+def _clear_refusals(uri: str) -> Iterator[None]:
+    """``InputError`` for what a user must mend at the storage: no room, no rights, no bucket."""
+    try:
+        yield
+    except OSError as error:
+        if "bucket does not exist" in str(error) or isinstance(error, PermissionError) or error.errno in _NO_ROOM:
+            raise InputError(
+                f"storage: {uri}: {one_line(error)}; what is committed is kept, mend it and run the job again"
+            ) from error
+        raise
+
+
+def create_whole(filesystem: fsspec.AbstractFileSystem, path: str, content: bytes) -> bool:
+    """Create ``path`` with ``content``, all of it or nothing; False if it is there already.
+
+    Locally: a synced temporary file, then a hard link, which fails where the name exists. On S3: one PUT
+    with ``If-None-Match: *`` (s3fs raises ``OSError(EINVAL)`` for the 412 of a lost race).
+    """
+    if is_local(filesystem):
+        temporary = _write_temporary(path, content)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        finally:
+            temporary.unlink(missing_ok=True)
+        _sync_folder(Path(path).parent)
+        return True
+    if filesystem.exists(path):
+        return False
+    try:
+        filesystem.pipe_file(path, content, mode="create")
+    except OSError:
+        if filesystem.exists(path):
+            return False
+        raise
+    return True
+
+
+def write_whole(filesystem: fsspec.AbstractFileSystem, path: str, content: bytes) -> None:
+    """Write or replace ``path``, all of it or nothing."""
+    if is_local(filesystem):
+        os.replace(_write_temporary(path, content), path)
+        _sync_folder(Path(path).parent)
+    else:
+        filesystem.pipe_file(path, content)
+
+
+def remove_temporaries(filesystem: fsspec.AbstractFileSystem, folder: str, of: str = "") -> None:
+    """Remove what killed writers left in ``folder`` of files whose names begin with ``of``."""
+    if not is_local(filesystem):
+        return  # object stores make objects visible whole; nothing temporary is left behind
+    for leftover in Path(folder).rglob(f".{of}*.tmp"):
+        leftover.unlink(missing_ok=True)
+
+
+def _write_temporary(path: str, content: bytes) -> Path:
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError:  # a full disk: half a part must not fill it further
+        temporary.unlink(missing_ok=True)
+        raise
+    return temporary
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

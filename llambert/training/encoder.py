@@ -1,0 +1,305 @@
+"""The encoder with a classification head, its tokenizer, and the folder they are saved as."""
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from transformers import (
+    AutoConfig,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from llambert.classifier.architecture import (
+    FAULTS,
+    FLOAT16_ON_A_CPU,
+    LOADING_FAULTS,
+    InputFormat,
+    find_input_format,
+    has_vocabulary,
+    length_limit,
+    num_embeddings,
+    require_length,
+    require_room,
+    settle,
+    trial_texts,
+    without_classifier,
+)
+from llambert.errors import InputError, described, loading_fault
+from llambert.recipe import ClassifierRecipe, LabelRecipe
+from llambert.storage.reference import local_copy
+
+_DROPOUTS = (
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "hidden_dropout",
+    "attention_dropout",
+    "embedding_dropout",
+    "mlp_dropout",
+    "classifier_dropout",
+    "seq_classif_dropout",
+    "dropout",
+)
+_TEXTS_PER_CALL = 1000  # bounds the tokenizer's own objects, which take far more memory than the ids
+CHECKED_WHOLE_BELOW_BYTES = 4 << 30  # of weights in float32: a driver's node may be small
+_MAX_MISSING_SHARE = 0.25  # of the encoder's weights; a pooler, which belongs to another task's head, is far less
+_TRIED_AT_ITS_LIMIT = 2 * 10**11
+"""Parameters times tokens of a text that is tried at its full length: some seconds of a core."""
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A model to train and the tokenizer that goes with it. ``max_length`` counts special tokens too."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int
+    input_format: InputFormat
+
+    def tokenize(self, texts: list[str]) -> list[np.ndarray]:
+        """Token ids of each text, cut at ``max_length``; as the model can read them, so never empty."""
+        ids: list[np.ndarray] = []
+        for start in range(0, len(texts), _TEXTS_PER_CALL):
+            encoded = self.tokenizer(
+                texts[start : start + _TEXTS_PER_CALL],
+                truncation=True,
+                max_length=self.max_length,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+            )
+            given = (np.array(row, dtype=np.int32) for row in encoded["input_ids"])
+            ids += [self.input_format.completed(row, self.max_length) for row in given]
+        return ids
+
+    def save(self, folder: Path) -> None:
+        """Write the Hugging Face folder: safetensors weights, configuration, tokenizer."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.model_max_length = self.max_length
+        self.tokenizer.save_pretrained(folder)
+
+
+def check_encoder(recipe: ClassifierRecipe, categories: list[str], label: LabelRecipe | None = None) -> None:
+    """Refuse, before anything is spent, an encoder that could not be trained or whose checkpoint could not label.
+
+    It is loaded as for training and tried forwards and backwards on a few short texts, forwards on one of the full
+    length, and forwards in the type that ``label`` computes in. One of more than 4 GiB of weights is not loaded: its
+    configuration, tokenizer, layers and the names of its weights are checked. ``InputError``: one line that says what
+    is wrong.
+    """
+    with _quiet_loading():
+        with _refusals(recipe):
+            config, _ = _read(recipe, categories)
+            with torch.device("meta"):
+                built: Any = AutoModelForSequenceClassification.from_config(
+                    config, trust_remote_code=recipe.trust_remote_code
+                )
+        num_parameters = sum(parameter.numel() for parameter in built.parameters())
+        if num_parameters * torch.float32.itemsize <= CHECKED_WHOLE_BELOW_BYTES:
+            encoder = load_encoder(recipe, categories)
+            if num_parameters * encoder.max_length <= _TRIED_AT_ITS_LIMIT:
+                _check_length(encoder, recipe)
+            if label is not None:
+                _check_labelling(encoder, recipe, label)
+        else:
+            _check_files(recipe, built)
+
+
+@contextlib.contextmanager
+def _quiet_loading() -> Iterator[None]:
+    """Without transformers' bars and its report of a new head, which training prints when it loads for good."""
+    verbosity, has_bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if has_bars:
+            transformers_logging.enable_progress_bar()
+
+
+def load_encoder(recipe: ClassifierRecipe, categories: list[str]) -> Encoder:
+    """The recipe's encoder with a head for ``categories``, new weights drawn by ``recipe.seed``.
+
+    A tokenizer without a padding token pads with its end-of-text token; the checkpoint says so then. ``InputError``
+    if it is missing or cannot be trained, or if it is a classifier of other categories already.
+    """
+    with _refusals(recipe):
+        config, tokenizer = _read(recipe, categories)
+        torch.manual_seed(recipe.seed)
+        model, report = AutoModelForSequenceClassification.from_pretrained(
+            local_copy(recipe.model),
+            **_source(recipe),
+            config=config,
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            use_safetensors=None if recipe.pickled_weights else True,
+            output_loading_info=True,
+        )
+        _require_weights(model, sorted(report["missing_keys"]), [key for key, *_ in report["mismatched_keys"]])
+        _settle_padding(model, tokenizer)
+        if recipe.freeze_encoder:
+            freeze_encoder(model)
+        if recipe.gradient_checkpointing:
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        max_length = min(recipe.max_length, length_limit(model, tokenizer))
+        require_room(tokenizer, max_length, "classifier.max_length")
+        input_format = find_input_format(model.eval(), tokenizer)
+        _try_training(model, tokenizer, input_format)
+    return Encoder(model, tokenizer, max_length, input_format)
+
+
+def _check_length(encoder: Encoder, recipe: ClassifierRecipe) -> None:
+    """Refuse a length that the encoder has no positions for, whatever it states."""
+    try:
+        require_length(encoder.model, encoder.tokenizer, encoder.input_format, encoder.max_length)
+    except InputError as error:
+        raise InputError(f"classifier.max_length: {recipe.model}: {error}; lower it") from error
+
+
+def _check_labelling(encoder: Encoder, recipe: ClassifierRecipe, label: LabelRecipe) -> None:
+    """Refuse a ``label.dtype`` that the encoder, or the device, cannot compute in; ``encoder`` is used up."""
+    if label.dtype == "float16" and label.gpus_per_actor == 0:
+        raise InputError(FLOAT16_ON_A_CPU)
+    if label.dtype == "bfloat16":
+        try:
+            find_input_format(encoder.model.bfloat16(), encoder.tokenizer)
+        except InputError as error:
+            raise InputError(f"label.dtype: {recipe.model} cannot label in {label.dtype}: {error}") from error
+
+
+@contextlib.contextmanager
+def _refusals(recipe: ClassifierRecipe) -> Iterator[None]:
+    """What is wrong with an encoder, as one line."""
+    try:
+        yield
+    except InputError as error:
+        message = str(error)
+        named = message.startswith("classifier.") or recipe.model in message
+        raise InputError(message if named else f"classifier.model: {recipe.model}: {message}") from error
+    except LOADING_FAULTS as error:
+        reason = loading_fault(error, "classifier")
+        hint = "; classifier.pickled_weights: true takes pickled ones, if you trust them" * ("safetensors" in reason)
+        raise InputError(f"classifier.model: {recipe.model} cannot be loaded: {reason}{hint}") from error
+
+
+def _source(recipe: ClassifierRecipe) -> dict[str, Any]:
+    return {"revision": recipe.revision, "trust_remote_code": recipe.trust_remote_code}
+
+
+def _read(recipe: ClassifierRecipe, categories: list[str]) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
+    """The configuration, with a head for ``categories``, and the tokenizer."""
+    location = local_copy(recipe.model)
+    if Path(location).is_file():
+        raise InputError("it is a file; name the folder that holds config.json, weights and tokenizer")
+    config = AutoConfig.from_pretrained(location, **_source(recipe))
+    if reason := without_classifier(config):
+        raise InputError(reason)
+    _refuse_other_categories(config, categories, recipe.model)
+    config.id2label = dict(enumerate(categories))
+    config.label2id = {category: code for code, category in enumerate(categories)}
+    config.problem_type = "single_label_classification"
+    settle(config)
+    if recipe.dropout is not None:
+        for name in _DROPOUTS:
+            if hasattr(config, name):
+                setattr(config, name, recipe.dropout)
+    tokenizer = AutoTokenizer.from_pretrained(location, **_source(recipe))
+    if not tokenizer.is_fast:
+        raise InputError("its tokenizer has no fast (Rust) form, which the label stage needs")
+    if not has_vocabulary(tokenizer):
+        raise InputError("its tokenizer knows no token; is tokenizer.json (or a vocabulary) missing?")
+    tokenizer.truncation_side = "right"  # the label stage reads long texts from their start, and no further than needed
+    return config, tokenizer
+
+
+def _require_weights(model: PreTrainedModel, missing: Iterable[str], mismatched: list[str]) -> None:
+    """A new head is drawn at random, and so would everything be that the folder has no weights for."""
+    prefix = f"{model.base_model_prefix}."
+    other = [name for name in mismatched if name.startswith(prefix)]
+    if other:
+        raise InputError(f"its weights do not have the shapes that its config.json states, for example {other[0]}")
+    sizes = {name: tensor.numel() for name, tensor in model.state_dict().items() if name.startswith(prefix)}
+    if sum(sizes.get(name, 0) for name in missing) > _MAX_MISSING_SHARE * sum(sizes.values()):
+        absent = next(name for name in missing if name in sizes)
+        raise InputError(f"it lacks weights of the model that its config.json describes, for example {absent}")
+
+
+def _settle_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Give model and tokenizer a padding token; decoders such as GPT-2 and Llama come without."""
+    config = model.config.get_text_config()
+    if tokenizer.pad_token_id is None:
+        number = next(
+            (one for one in (config.pad_token_id, tokenizer.eos_token_id, config.eos_token_id) if isinstance(one, int)),
+            None,
+        )
+        token = None if number is None else tokenizer.convert_ids_to_tokens(number)
+        if token is None:
+            raise InputError("its tokenizer has neither a padding token nor an end-of-text token to pad with; add one")
+        tokenizer.pad_token = token
+    if config.pad_token_id is None:
+        config.pad_token_id = tokenizer.pad_token_id
+        model.config.pad_token_id = tokenizer.pad_token_id
+
+
+def _try_training(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, input_format: InputFormat) -> None:
+    """One pass forwards and backwards; weights that no answer depends on are left as they are.
+
+    Workers that train together would wait for the gradients of such weights (XLNet's mask embedding).
+    """
+    largest = max(tokenizer.get_vocab().values(), default=0)
+    if largest >= (num_known := num_embeddings(model)):
+        raise InputError(f"its tokenizer has token {largest}, its model has embeddings for {num_known} tokens")
+    try:
+        given: Any = input_format.arguments(trial_texts(model, tokenizer, input_format))
+        model(**given).logits.float().logsumexp(dim=-1).sum().backward()
+    except FAULTS as error:
+        raise InputError(f"{type(model).__name__} cannot be trained: {described(error)}") from error
+    for parameter in model.parameters():
+        parameter.requires_grad = parameter.requires_grad and parameter.grad is not None
+    model.zero_grad(set_to_none=True)
+
+
+def _check_files(recipe: ClassifierRecipe, built: PreTrainedModel) -> None:
+    """The headers of the safetensors files of a folder that is too large to be loaded here."""
+    folder = Path(local_copy(recipe.model))
+    if recipe.pickled_weights or not folder.is_dir():
+        return
+    names: set[str] = set()
+    with _refusals(recipe):
+        for file in sorted(folder.glob("*.safetensors")):
+            with safe_open(file, framework="pt") as weights:
+                names |= set(weights.keys())
+        if not names:
+            raise OSError(f"no file named model.safetensors in {folder}")
+        prefix = f"{built.base_model_prefix}."
+        own = {name for name in built.state_dict() if name.startswith(prefix)}
+        _require_weights(built, sorted(name for name in own if not {name, name.removeprefix(prefix)} & names), [])
+
+
+def freeze_encoder(model: PreTrainedModel) -> None:
+    """Leave only the head to train; a pooler, which belongs to the head's task, is trained with it."""
+    for name, parameter in model.base_model.named_parameters():
+        parameter.requires_grad = name.startswith("pooler.")
+
+
+def _refuse_other_categories(config: PreTrainedConfig, categories: list[str], reference: str) -> None:
+    if not any(name.endswith("ForSequenceClassification") for name in config.architectures or []):
+        return
+    own = [str(name) for _, name in sorted((config.id2label or {}).items())]
+    unnamed = all(name.startswith("LABEL_") for name in own)
+    if len(own) == len(categories) if unnamed else own == categories:
+        return
+    raise InputError(
+        f"classifier.model: {reference} is a classifier of {f'{len(own)} categories' if unnamed else ', '.join(own)}, "
+        f"the task's categories are {', '.join(categories)}; name the encoder it was made from"
+    )

@@ -1,0 +1,184 @@
+"""What is learned from: the labelled records of a training phase, and those kept out to watch it."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from llambert import schema
+from llambert.annotation.sampling import Purpose, sampling_hashes
+from llambert.errors import InputError
+from llambert.recipe import ClassifierRecipe
+from llambert.training.losses import class_weights, mean_one, smoothed
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """``n`` labelled records in the order of their sampling hash, so that every prefix is a uniform sample.
+
+    ``labels``: category indices, int64 (n,). ``targets``: float32 (n, categories), rows summing to 1, what
+    the loss compares with. ``weights``: float32 (n,), of mean 1.
+    """
+
+    texts: list[str]
+    labels: np.ndarray
+    targets: np.ndarray
+    weights: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def take(self, rows: np.ndarray) -> Self:
+        """These records alone; weights keep a mean of 1."""
+        weights = self.weights[rows]
+        texts = [self.texts[row] for row in rows]
+        return type(self)(texts, self.labels[rows], self.targets[rows], mean_one(weights) if len(rows) else weights)
+
+
+@dataclass(frozen=True)
+class Selected:
+    """The records of one phase. ``num_left_out``: how many of ``num_in`` are not used, by reason."""
+
+    train: TrainingSet
+    held_out: TrainingSet
+    num_in: int
+    num_left_out: dict[str, int]
+
+
+def select_silver(table: pa.Table, categories: list[str], recipe: ClassifierRecipe) -> Selected:
+    """Training records of a ``silver`` table; ``InputError`` if it cannot be learned from.
+
+    Records below ``min_confidence`` are left out, ``held_out_share`` is kept out, ``num_records`` of the
+    rest are trained on (those held out among the first n of the sample stay out at every n). With the annotator's
+    seed these are the first of the sample: the labels of fewer annotations.
+    """
+    if table.num_rows == 0:
+        raise InputError("the silver table is empty: no record has a usable answer; see the rejects and their reasons")
+    num_in = table.num_rows
+    if recipe.min_confidence > 0:
+        _require(table, schema.CONFIDENCE, "classifier.min_confidence")
+        table = table.filter(pc.greater_equal(table[schema.CONFIDENCE], recipe.min_confidence))
+        if table.num_rows == 0:
+            raise InputError(f"classifier.min_confidence: no silver record reaches {recipe.min_confidence}")
+    table = _in_order(table, recipe.seed, Purpose.ANNOTATION)
+    labels = _codes(table[schema.LABEL], categories, "silver")
+    weights = np.ones(len(labels))
+    if recipe.confidence_weights:
+        _require(table, schema.CONFIDENCE, "classifier.confidence_weights")
+        weights = table[schema.CONFIDENCE].to_numpy()
+    targets = _one_hot(labels, len(categories))
+    if recipe.loss == "soft":
+        _require(table, schema.LABEL_PROBABILITIES, "classifier.loss: soft")
+        targets = _probabilities(table[schema.LABEL_PROBABILITIES], categories)
+    everything = TrainingSet(table[schema.TEXT].to_pylist(), labels, targets, weights)
+    return _select(everything, recipe, recipe.num_records, num_in, {"low_confidence": num_in - table.num_rows})
+
+
+def select_gold(table: pa.Table, categories: list[str], recipe: ClassifierRecipe, num: int | None) -> Selected:
+    """Training records of corpus rows with a gold label; the first ``num`` by sampling hash, or all.
+
+    The hash is not that of the annotation sample: which gold records are trained on says nothing about which records
+    were annotated.
+    """
+    if table.num_rows == 0:
+        raise InputError(
+            f"classifier.regime: {recipe.regime} needs gold labels, and no record of split 'train' has one; "
+            "see corpus.columns.gold_label and corpus.columns.split"
+        )
+    table = _in_order(table, recipe.seed, Purpose.GOLD_TRAINING)
+    labels = _codes(table[schema.GOLD_LABEL], categories, "gold")
+    targets = _one_hot(labels, len(categories))
+    everything = TrainingSet(table[schema.TEXT].to_pylist(), labels, targets, np.ones(len(labels)))
+    return _select(everything, recipe, num, table.num_rows, {})
+
+
+def _select(
+    everything: TrainingSet, recipe: ClassifierRecipe, num: int | None, num_in: int, num_left_out: dict[str, int]
+) -> Selected:
+    num_held_out = round(recipe.held_out_share * len(everything))
+    if recipe.early_stop_patience is not None and num_held_out == 0:
+        raise InputError("classifier.early_stop_patience: nothing is held out to stop by; raise held_out_share")
+    # By a random permutation of the whole, not by position: a prefix (num_records) and what is held out are
+    # then independent, and the records held out are the same at every num_records.
+    random = np.random.default_rng([recipe.seed, 1])
+    held_out = np.zeros(len(everything), dtype=bool)
+    held_out[random.permutation(len(everything))[:num_held_out]] = True
+    rows = np.flatnonzero(~held_out)
+    chosen = rows[: num or len(rows)]
+    train = _as_learned(everything.take(chosen), recipe)
+    if len(present := np.unique(train.labels)) < 2:
+        raise InputError(
+            f"all {len(train)} training records have one label (category {present.tolist()} of the task): there is "
+            "nothing to learn; annotate more records, or see whether the annotator tells the categories apart"
+        )
+    left_out = {**num_left_out, "beyond_num_records": len(rows) - len(chosen)}
+    kept_out = everything.take(np.flatnonzero(held_out))
+    return Selected(train, kept_out, num_in, {reason: n for reason, n in left_out.items() if n})
+
+
+def _as_learned(train: TrainingSet, recipe: ClassifierRecipe) -> TrainingSet:
+    """With deliberate mislabelling, smoothing and class weights applied; what is held out goes without."""
+    labels, targets = mislabelled(train, recipe.mislabel_share, recipe.seed)
+    targets = smoothed(targets, recipe.label_smoothing)
+    weights = train.weights * class_weights(targets) if recipe.class_weights else train.weights
+    return TrainingSet(train.texts, labels, targets.astype(np.float32), mean_one(weights).astype(np.float32))
+
+
+def mislabelled(train: TrainingSet, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and targets with ``round(share * n)`` records given one of the other categories, evenly.
+
+    Nested: the records mislabelled at one share are so, and in the same way, at every larger one.
+    """
+    labels, targets = train.labels.copy(), train.targets.copy()
+    num_categories = targets.shape[1]
+    random = np.random.default_rng([seed, 2])
+    order = random.permutation(len(train))
+    shifts = random.integers(1, num_categories, size=len(train))
+    rows = order[: round(share * len(train))]
+    labels[rows] = (labels[rows] + shifts[rows]) % num_categories
+    targets[rows] = _one_hot(labels[rows], num_categories)
+    return labels, targets
+
+
+def _in_order(table: pa.Table, seed: int, purpose: Purpose) -> pa.Table:
+    hashes = pa.array(sampling_hashes(table[schema.RECORD_ID], seed, purpose))
+    order = pc.sort_indices(
+        pa.table({"hash": hashes, "record_id": table[schema.RECORD_ID]}),
+        sort_keys=[("hash", "ascending"), ("record_id", "ascending")],
+    )
+    return table.take(order)
+
+
+def _codes(labels: pa.ChunkedArray, categories: list[str], kind: str) -> np.ndarray:
+    codes = pc.index_in(labels, pa.array(categories, pa.string()))
+    if codes.null_count:
+        unknown = sorted(set(labels.filter(pc.is_null(codes)).to_pylist()), key=str)[:3]
+        raise InputError(
+            f"{codes.null_count} {kind} labels are no category of the task, for example {unknown}; "
+            f"its categories are {', '.join(categories)}"
+        )
+    return codes.to_numpy().astype(np.int64)
+
+
+def _one_hot(labels: np.ndarray, num_categories: int) -> np.ndarray:
+    return np.eye(num_categories, dtype=np.float32)[labels]
+
+
+def _probabilities(column: pa.ChunkedArray, categories: list[str]) -> np.ndarray:
+    """float32 (records, categories) of a ``label_probabilities`` column; rows sum to 1."""
+    flat = column.combine_chunks().flatten()
+    codes = _codes(pa.chunked_array([flat.field("category")]), categories, "label_probabilities")
+    rows = np.repeat(np.arange(len(column)), pc.list_value_length(column).to_numpy())
+    dense = np.zeros((len(column), len(categories)), dtype=np.float64)
+    dense[rows, codes] = flat.field("probability").to_numpy()
+    return (dense / dense.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def _require(table: pa.Table, column: str, setting: str) -> None:
+    if missing := table[column].null_count:
+        raise InputError(
+            f"{setting} needs {column} on every silver record; {missing} of {table.num_rows} have none "
+            "(annotator.mode: score gives it)"
+        )

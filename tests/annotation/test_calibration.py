@@ -1,0 +1,128 @@
+"""Prior correction and reliability figures against cases worked out by hand and simulated annotators."""
+
+import numpy as np
+import pytest
+
+from llambert.annotation.calibration import (
+    batch_calibration,
+    brier_score,
+    contextual_calibration,
+    expected_calibration_error,
+    gold_calibration,
+    labels_and_confidence,
+    normalise,
+    prior_matching,
+    reliability_bins,
+)
+
+
+def biased_annotator(num: int, share: float, bias: float, scale: float = 1.0, seed: int = 0):
+    """Probabilities of (negative, positive) whose log-odds are the true ones times ``scale`` plus ``bias``."""
+    draw = np.random.default_rng(seed)
+    gold = (draw.random(num) < share).astype(np.int64)
+    # Two unit-variance normals two apart: the true log-odds at equal shares are twice the position.
+    log_odds = scale * 2 * draw.normal(np.where(gold == 1, 1.0, -1.0), 1.0) + bias
+    positive = 1 / (1 + np.exp(-log_odds))
+    return np.stack([1 - positive, positive], axis=1), gold
+
+
+def accuracy(probabilities, gold) -> float:
+    return float((labels_and_confidence(probabilities)[0] == gold).mean())
+
+
+def test_raw_probabilities_become_shares_of_the_answer_mass():
+    assert normalise(np.array([[0.1, 0.3], [0.02, 0.02]])) == pytest.approx(np.array([[0.25, 0.75], [0.5, 0.5]]))
+
+
+def test_a_record_without_answer_mass_is_a_fault():
+    with pytest.raises(AssertionError, match="answer mass"):
+        normalise(np.array([[0.0, 0.0]]))
+
+
+def test_batch_calibration_is_worked_out_by_hand():
+    probabilities = np.array([[0.5, 0.5], [0.2, 0.8]])
+    # The mean probabilities are 0.35 and 0.65: 0.5/0.35 : 0.5/0.65 = 0.65 : 0.35, and 0.2/0.35 : 0.8/0.65 = 13 : 28.
+    corrected = batch_calibration(probabilities).apply(probabilities)
+    assert corrected == pytest.approx(np.array([[0.65, 0.35], [13 / 41, 28 / 41]]))
+
+
+def test_batch_calibration_takes_a_step_and_prior_matching_goes_the_whole_way():
+    for bias in (-3.0, 0.0, 3.0):
+        probabilities, gold = biased_annotator(4000, share=0.5, bias=bias)
+        step, whole = batch_calibration(probabilities), prior_matching(probabilities)
+        assert accuracy(step.apply(probabilities), gold) >= accuracy(probabilities, gold)
+        assert accuracy(whole.apply(probabilities), gold) == pytest.approx(0.8405)  # whatever the bias was
+        assert whole.apply(probabilities).mean(axis=0) == pytest.approx([0.5, 0.5], abs=1e-4)
+
+
+def test_prior_matching_meets_the_expected_shares_of_three_categories():
+    probabilities = normalise(np.random.default_rng(0).gamma(0.5, size=(500, 3)) * [1.0, 5.0, 0.1] + 1e-9)
+    shares = np.array([0.2, 0.5, 0.3])
+    assert prior_matching(probabilities, shares).apply(probabilities).mean(axis=0) == pytest.approx(shares, abs=1e-4)
+
+
+def test_expected_shares_keep_a_rare_category_rare():
+    probabilities, gold = biased_annotator(4000, share=0.1, bias=2.0)
+    shares = np.array([0.9, 0.1])
+    for correction in (batch_calibration, prior_matching):
+        blind, told = correction(probabilities), correction(probabilities, shares)
+        assert accuracy(told.apply(probabilities), gold) > accuracy(blind.apply(probabilities), gold) + 0.2
+
+
+def test_contextual_calibration_takes_texts_without_content_for_undecided():
+    correction = contextual_calibration(np.array([[0.3, 0.1], [0.06, 0.02]]))
+    assert correction.apply(np.array([[0.75, 0.25]])) == pytest.approx(np.array([[0.5, 0.5]]))
+
+
+@pytest.mark.parametrize("correction", [batch_calibration, prior_matching, contextual_calibration])
+@pytest.mark.parametrize("rows", [[[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0]], [[0.5, 0.5]]])
+def test_zeros_are_survived(correction, rows):
+    probabilities = normalise(np.array(rows))
+    corrected = correction(probabilities).apply(probabilities)
+    assert np.isfinite(corrected).all()
+    assert corrected.sum(axis=1) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("num_gold", [30, 300])
+def test_a_few_gold_labels_correct_bias_and_overconfidence(num_gold):
+    probabilities, gold = biased_annotator(6000, share=0.3, bias=2.0, scale=3.0)
+    fitted = gold_calibration(probabilities[:num_gold], gold[:num_gold])
+    corrected, rest = fitted.apply(probabilities[num_gold:]), gold[num_gold:]
+    assert accuracy(corrected, rest) > accuracy(probabilities[num_gold:], rest) + 0.03
+    assert brier_score(corrected, rest) < brier_score(probabilities[num_gold:], rest)
+    assert fitted.scale < 0.7
+
+
+def test_gold_calibration_survives_gold_of_one_category_and_of_none_wrong():
+    probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.1, 0.9]])
+    assert np.isfinite(gold_calibration(probabilities, np.array([0, 0, 0])).apply(probabilities)).all()
+    corrected = gold_calibration(probabilities, np.array([0, 0, 1])).apply(probabilities)
+    assert labels_and_confidence(corrected)[0].tolist() == [0, 0, 1]
+
+
+def test_gold_calibration_of_three_categories_finds_the_biased_one():
+    draw = np.random.default_rng(0)
+    gold = draw.integers(0, 3, 900)
+    scores = draw.normal(0, 1, (900, 3)) + 2 * np.eye(3)[gold] + np.array([0.0, 0.0, 2.5])
+    probabilities = normalise(np.exp(scores))
+    corrected = gold_calibration(probabilities[:300], gold[:300]).apply(probabilities[300:])
+    assert accuracy(corrected, gold[300:]) > accuracy(probabilities[300:], gold[300:]) + 0.1
+
+
+def test_reliability_bins_hold_equal_numbers_and_give_the_error():
+    confidence = np.array([0.6, 0.9, 0.6, 0.9])
+    bins = reliability_bins(confidence, np.array([True, True, False, True]), num_bins=2)
+    assert [(b.num_records, b.mean_confidence, b.accuracy) for b in bins] == [(2, 0.6, 0.5), (2, 0.9, 1.0)]
+    assert expected_calibration_error(bins) == pytest.approx(0.1)
+
+
+def test_a_calibrated_annotator_has_hardly_any_calibration_error():
+    probabilities, gold = biased_annotator(20_000, share=0.5, bias=0.0)
+    labels, confidence = labels_and_confidence(probabilities)
+    assert expected_calibration_error(reliability_bins(confidence, labels == gold)) < 0.015
+
+
+def test_brier_score_runs_from_zero_to_two():
+    sure = np.array([[1.0, 0.0]])
+    assert brier_score(sure, np.array([0])) == 0
+    assert brier_score(sure, np.array([1])) == 2

@@ -1,0 +1,62 @@
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from llambert.errors import InputError
+from llambert.execution import Outcome, Pool
+from llambert.execution.ray_executor import RAY
+from llambert.storage.run_directory import Part
+
+pytestmark = pytest.mark.slow
+
+
+class Worker:
+    """Notes every attempt as a file, and does what its unit says."""
+
+    def __init__(self, folder, fault=None):
+        if fault == "model":
+            raise InputError("model x: not there")
+        self.folder = Path(folder)
+
+    def __call__(self, unit):
+        attempt = len(list(self.folder.glob(f"{unit['n']}-*")))
+        (self.folder / f"{unit['n']}-{attempt}").touch()
+        match unit.get("fault"):
+            case "killed once" if attempt == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "killed always":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "refused":
+                raise InputError(f"unit {unit['n']} is damaged")
+        return Outcome([Part(name=str(unit["n"]), num_rows=unit["n"], num_bytes=0, sha256="")], 0.25, {"tokens": 3.0})
+
+
+def test_every_unit_comes_back_with_its_outcome(tmp_path):
+    outcomes = list(RAY.run("count", Worker, (str(tmp_path),), [{"n": n} for n in range(5)], Pool()))
+    assert sorted(outcome.parts[0].num_rows for outcome in outcomes) == list(range(5))
+    assert outcomes[0].busy_seconds == 0.25
+    assert outcomes[0].measures == {"tokens": 3.0}
+    assert list(RAY.run("nothing", Worker, (str(tmp_path),), [], Pool())) == []
+
+
+def test_a_worker_killed_in_a_unit_is_restarted_and_loses_none(tmp_path):
+    units = [{"n": 0}, {"n": 1, "fault": "killed once"}, {"n": 2}]
+    outcomes = list(RAY.run("killed", Worker, (str(tmp_path),), units, Pool()))
+    assert sorted(outcome.parts[0].num_rows for outcome in outcomes) == [0, 1, 2]
+    assert (tmp_path / "1-1").exists()
+
+
+def test_a_unit_that_kills_every_process_is_given_up_after_max_attempts(tmp_path):
+    units = [{"n": 0}, {"n": 1, "fault": "killed always"}]
+    with pytest.raises(Exception, match=r'worked on {"n": 1, .* was lost 2 times'):
+        list(RAY.run("killed", Worker, (str(tmp_path),), units, Pool(max_attempts=2)))
+    assert len(list(tmp_path.glob("1-*"))) == 2
+
+
+def test_what_the_user_must_mend_comes_out_as_one_line_and_stops_the_stage(tmp_path):
+    with pytest.raises(InputError, match=r"^unit 1 is damaged$"):
+        list(RAY.run("bad unit", Worker, (str(tmp_path),), [{"n": 0}, {"n": 1, "fault": "refused"}], Pool()))
+    with pytest.raises(InputError, match=r"^model x: not there$"):
+        list(RAY.run("bad model", Worker, (str(tmp_path), "model"), [{"n": 0}], Pool()))

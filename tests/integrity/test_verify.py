@@ -1,0 +1,309 @@
+"""Planted damage of every kind is found and its part named; a whole run gives no finding."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from llambert import schema
+from llambert.annotation.responses import amendment_name
+from llambert.errors import InputError
+from llambert.integrity import verify as module
+from llambert.integrity.verify import verify, verify_directory
+from llambert.run import Run, record_recipe
+from llambert.stages import label as label_stage
+from llambert.stages.label import label
+from llambert.storage.run_directory import TableDirectory
+from tests.fixtures.label_runs import complete, filled_run, make_run
+
+FIRST, SECOND = "part-00000-000000.parquet", "part-00000-000001.parquet"
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch) -> Run:
+    """A whole run of 50 records, 40 of them sampled, in parts of 20; one silver answer was no category."""
+
+    def run_units(name, worker, arguments, units, pool):
+        made = worker(*arguments)
+        return [made(unit) for unit in units]
+
+    monkeypatch.setattr(label_stage, "run_units", run_units)
+    run = filled_run(tmp_path, 50, gold=True)
+    ids = [f"r{i:05d}" for i in range(40)]
+    fill_table(run, "sample", [{"record_id": i, "text": "x"} for i in ids])
+    fill_table(run, "silver", [{"record_id": i, "text": "x", "label": "positive"} for i in ids[1:]])
+    fill_table(run, "rejects", [{"record_id": ids[0], "response": "?", "reject_reason": "no_category"}])
+    required = {"text": "x", "prompt": "x", "finish_reason": "stop", "model": "m"}
+    numbers = dict.fromkeys(("num_prompt_tokens", "num_response_tokens", "num_truncated_tokens"), 1)
+    fill_table(run, "responses", [{"record_id": i, **required, **numbers} for i in ids])
+    label(run)
+    return run
+
+
+def fill_table(run: Run, name: str, rows: list[dict]) -> None:
+    table = run.table(name)
+    parts = [
+        table.commit_part(f"part-00000-{n:06d}.parquet", pa.Table.from_pylist(rows[n * 20 :][:20], schema=table.schema))
+        for n in range((len(rows) + 19) // 20)
+    ]
+    complete(table, name, table.uri.rsplit("/", 1)[-1], parts)
+
+
+def findings(run: Run) -> list[str]:
+    return [str(finding) for finding in verify(run)]
+
+
+def rewrite(table: TableDirectory, name: str, rows: pa.Table) -> None:
+    """Put other rows into a part and make the manifest agree: damage that no checksum shows."""
+    manifest = table.read_manifest()
+    counts = next(part.counts for part in manifest.parts if part.name == name)
+    table.filesystem.rm_file(table.path(name))
+    part = table.commit_part(name, rows, counts)
+    parts = [part if old.name == name else old for old in manifest.parts]
+    num = sum(p.num_rows for p in parts) - manifest.num_kept
+    table.write_manifest(
+        manifest.model_copy(
+            update={"parts": parts, "num_kept": manifest.num_kept + num, "num_in": manifest.num_in + num}
+        )
+    )
+
+
+def edit_manifest(table: TableDirectory, **changes) -> None:
+    path = table.path("manifest.json")
+    values = json.loads(table.filesystem.cat_file(path)) | changes
+    table.filesystem.pipe_file(path, json.dumps(values).encode())
+
+
+def test_a_whole_run_has_no_finding(run):
+    assert verify(run) == []
+
+
+def test_a_run_known_by_its_directory_is_verified_from_its_recipe(run):
+    record_recipe(run)
+    assert verify_directory(run.recipe.storage) == []
+    run.table("labels").filesystem.rm_file(run.table("labels").path(SECOND))
+    assert f"labels/{SECOND}: the part is missing" in map(str, verify_directory(run.recipe.storage))
+    with pytest.raises(InputError, match=r"no recipe.yaml there"):
+        verify_directory(run.recipe.storage + "/labels")
+
+
+def test_an_unfinished_table_is_a_finding(tmp_path):
+    assert "labels: not complete: it has no manifest.json" in findings(make_run(tmp_path))
+
+
+def test_a_missing_part_is_named_and_so_are_its_records(run):
+    labels = run.table("labels")
+    labels.filesystem.rm_file(labels.path(SECOND))
+    assert findings(run) == [
+        f"labels/{SECOND}: the part is missing",
+        f"corpus/{SECOND}: 20 records (r00020, r00021, r00022, …) in neither labels nor label_rejects",
+    ]
+
+
+@pytest.mark.parametrize("name", ["corpus", "sample", "responses", "silver", "labels", "label_rejects"])
+def test_a_missing_part_of_any_table_is_found(run, name):
+    table = run.table(name)
+    table.filesystem.rm_file(table.path(FIRST))
+    assert f"{name}/{FIRST}: the part is missing" in findings(run)
+
+
+@pytest.mark.parametrize("position", [10, 200, -200, -5])
+def test_one_flipped_bit_anywhere_in_a_part_is_found(run, position):
+    labels = run.table("labels")
+    content = bytearray(labels.filesystem.cat_file(labels.path(FIRST)))
+    content[position] ^= 1
+    labels.filesystem.pipe_file(labels.path(FIRST), bytes(content))
+    assert any(line.startswith(f"labels/{FIRST}: its content was altered") for line in findings(run))
+
+
+def test_a_flipped_bit_in_a_columns_name_is_found(run):
+    responses = run.table("responses")
+    content = bytearray(responses.filesystem.cat_file(responses.path(FIRST)))
+    content[content.rindex(b"record_id")] ^= 0x80  # no UTF-8 any more
+    responses.filesystem.pipe_file(responses.path(FIRST), bytes(content))
+    assert any(line.startswith(f"responses/{FIRST}: its content was altered") for line in findings(run))
+
+
+@pytest.mark.parametrize("num_bytes", [0, 4, 500])
+def test_a_part_cut_short_is_found(run, num_bytes):
+    labels = run.table("labels")
+    content = labels.filesystem.cat_file(labels.path(FIRST))
+    labels.filesystem.pipe_file(labels.path(FIRST), content[:num_bytes])
+    found = findings(run)
+    assert any(line.startswith(f"labels/{FIRST}: its content was altered") for line in found)
+    assert any(line.startswith(f"labels/{FIRST}: it is no whole Parquet file") for line in found)
+
+
+def test_a_foreign_part_is_found(run):
+    labels = run.table("labels")
+    labels.commit_part("part-99999-000000.parquet", labels.read_part(FIRST))
+    assert findings(run) == ["labels/part-99999-000000.parquet: a part that the manifest does not know"]
+
+
+def test_a_part_copied_over_another_is_found_by_its_checksum_and_its_ids(run):
+    labels = run.table("labels")
+    labels.filesystem.pipe_file(labels.path(SECOND), labels.filesystem.cat_file(labels.path(FIRST)))
+    found = findings(run)
+    assert any(line.startswith(f"labels/{SECOND}: its content was altered") for line in found)
+    assert f"labels/{FIRST}: 20 records (r00000, r00001, r00002, …) more than once (also in labels/{SECOND})" in found
+    assert any(line.startswith(f"corpus/{SECOND}: 20 records") for line in found)
+
+
+def test_a_record_twice_in_one_part_is_found_though_every_sum_agrees(run):
+    labels = run.table("labels")
+    rows = labels.read_part(FIRST)
+    rewrite(labels, FIRST, pa.concat_tables([rows, rows.slice(3, 1)]))
+    assert f"labels/{FIRST}: 1 record (r00003) more than once" in findings(run)
+
+
+def test_a_record_missing_from_a_part_is_found_though_every_sum_agrees(run):
+    labels = run.table("labels")
+    rewrite(labels, FIRST, labels.read_part(FIRST).slice(1))
+    assert f"corpus/{FIRST}: 1 record (r00000) in neither labels nor label_rejects" in findings(run)
+
+
+def test_a_record_that_the_corpus_does_not_have_is_found(run):
+    labels = run.table("labels")
+    rows = labels.read_part(FIRST)
+    ids = pa.array(["stranger", *rows["record_id"].to_pylist()[1:]])
+    rewrite(labels, FIRST, rows.set_column(0, schema.LABELS.field(0), ids))
+    found = findings(run)
+    assert f"labels/{FIRST}: 1 record (stranger) that corpus does not have" in found
+    assert f"corpus/{FIRST}: 1 record (r00000) in neither labels nor label_rejects" in found
+
+
+def test_a_record_both_labelled_and_rejected_is_found(run):
+    rejects = run.table("label_rejects")
+    rows = pa.table([["r00007"], ["x"], ["model_error"]], schema=schema.CORPUS_REJECTS)
+    rewrite(rejects, FIRST, rows)
+    assert f"label_rejects/{FIRST}: 1 record (r00007) more than once (also in labels/{FIRST})" in findings(run)
+
+
+def test_a_sampled_record_that_is_neither_silver_nor_rejected_is_found(run):
+    silver = run.table("silver")
+    rewrite(silver, FIRST, silver.read_part(FIRST).slice(1))
+    assert f"sample/{FIRST}: 1 record (r00001) in neither silver nor rejects" in findings(run)
+
+
+def test_a_changed_schema_is_found(run):
+    labels = run.table("labels")
+    rows = labels.read_part(SECOND)
+    wide = rows.set_column(2, "score", rows["score"].cast(pa.float64()))
+    rewrite(labels, SECOND, wide)
+    assert f"labels/{SECOND}: column 'score' is double, the schema says float" in findings(run)
+    table = TableDirectory(labels.uri)
+    rewrite(table, SECOND, rows.append_column("extra", rows["label"]))
+    assert f"labels/{SECOND}: its schema differs from that of {FIRST}" in findings(run)
+    rewrite(table, SECOND, rows.rename_columns(["id", "label", "score"]))
+    assert f"labels/{SECOND}: column 0 should be 'record_id'; it has id, label, score" in findings(run)
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"fingerprint": "0" * 12}, "labels: the manifest is of fingerprint 000000000000"),
+        ({"num_in": 51, "num_kept": 51}, "labels: the manifest says 51 rows, its parts together 50"),
+        ({"num_in": 51}, "is damaged"),
+        ({"counts": {"label.positive": 1000}}, "labels: the manifest counts 1,000 label.positive"),
+        ({"num_kept": "many"}, "is damaged"),
+        ({"surprise": 1}, "is damaged"),
+        ({"model_identity": "other"}, "checkpoint: its files are not those that the labels were made with"),
+    ],
+)
+def test_an_edited_manifest_is_found(run, changes, found):
+    edit_manifest(run.table("labels"), **changes)
+    assert any(found in line for line in findings(run)), findings(run)
+
+
+def test_a_manifest_that_lists_a_part_twice_or_miscounts_it_is_found(run):
+    labels = run.table("labels")
+    parts = json.loads(labels.filesystem.cat_file(labels.path("manifest.json")))["parts"]
+    edit_manifest(labels, parts=[*parts, parts[0]])
+    assert f"labels: the manifest lists {FIRST} 2 times" in findings(run)
+    parts[0]["counts"]["num_tokens"] += 1
+    parts[1]["num_rows"] += 1
+    edit_manifest(labels, parts=parts)
+    found = findings(run)
+    assert f"labels/{FIRST}: its own counts differ from those in the manifest" in found
+    assert f"labels/{SECOND}: it has 20 rows, the manifest says 21" in found
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe"])
+def test_a_manifest_that_is_none_is_one_finding(run, content):
+    labels = run.table("labels")
+    labels.filesystem.pipe_file(labels.path("manifest.json"), content)
+    found = [line for line in findings(run) if line.startswith("labels: ")]
+    assert len(found) == 1
+    assert "is damaged" in found[0]
+    assert "\n" not in found[0]
+
+
+def test_a_changed_checkpoint_is_found(run):
+    checkpoint = run.table("checkpoint")
+    with open(checkpoint.path("model.safetensors"), "ab") as file:
+        file.write(b"x")
+    assert findings(run) == ["checkpoint: its files are not those that the labels were made with"]
+
+
+def test_two_ids_of_one_hash_are_no_finding(run, monkeypatch):
+    real = module.sampling_hashes
+
+    def colliding(record_ids, seed):
+        hashes = real(record_ids, seed)
+        for position, record_id in enumerate(record_ids.to_pylist()):
+            if record_id in ("r00001", "r00002"):
+                hashes[position] = 7
+        return hashes
+
+    monkeypatch.setattr(module, "sampling_hashes", colliding)
+    assert findings(run) == []
+
+
+def test_the_result_does_not_depend_on_the_number_of_buckets(run, monkeypatch):
+    labels = run.table("labels")
+    rows = labels.read_part(FIRST)
+    rewrite(labels, FIRST, pa.concat_tables([rows.slice(1), rows.slice(5, 1)]))
+    expected = findings(run)
+    assert len(expected) == 2
+    monkeypatch.setattr(module, "HASHES_PER_BUCKET", 8)
+    assert findings(run) == expected
+
+
+def test_null_ids_are_found(run):
+    labels = TableDirectory(run.table("labels").uri)
+    rows = labels.read_part(FIRST)
+    ids = pa.array([None, *rows["record_id"].to_pylist()[1:]], pa.string())
+    rewrite(labels, FIRST, rows.set_column(0, "record_id", ids))
+    assert f"labels/{FIRST}: 1 of its rows have no record_id" in findings(run)
+    assert pq.read_schema(labels.path(FIRST)).names == schema.LABELS.names
+
+
+def amend(run: Run, *names_and_ids: tuple[str, str]) -> None:
+    """Give the responses amendments, each of one record."""
+    table = run.table("responses")
+    required = {"text": "x", "prompt": "x", "finish_reason": "stop", "model": "m"}
+    numbers = dict.fromkeys(("num_prompt_tokens", "num_response_tokens", "num_truncated_tokens"), 1)
+    parts = [
+        table.commit_part(name, pa.Table.from_pylist([{"record_id": i, **required, **numbers}], schema=table.schema))
+        for name, i in names_and_ids
+    ]
+    table.write_manifest(table.read_manifest().model_copy(update={"amendments": parts}))
+
+
+def test_a_record_and_its_later_answer_are_no_duplicate(run):
+    amend(run, (amendment_name(FIRST, 0), "r00003"), (amendment_name(SECOND, 0), "r00021"))
+    assert findings(run) == []
+
+
+def test_later_answers_are_proven_like_any_part(run):
+    first, second = amendment_name(FIRST, 0), amendment_name(FIRST, 1)
+    amend(run, (first, "r00003"), (second, "r00003"))
+    assert findings(run) == [f"responses/{first}: 1 record (r00003) more than once (also in responses/{second})"]
+    amend(run, (first, "r00003"))
+    assert findings(run) == []  # what another driver committed may lie there
+    stranger = amendment_name(SECOND, 2)
+    amend(run, (stranger, "r99999"))
+    assert findings(run) == [f"responses/{stranger}: 1 record (r99999) that responses does not have"]
+    run.table("responses").filesystem.rm_file(run.table("responses").path(stranger))
+    assert findings(run) == [f"responses/{stranger}: the part is missing"]

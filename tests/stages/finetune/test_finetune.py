@@ -1,0 +1,401 @@
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+import ray
+import torch
+import yaml
+from ray.train.torch import TorchTrainer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from llambert import schema
+from llambert.errors import InputError
+from llambert.run import Run, open_run
+from llambert.stages.finetune import finetune
+from llambert.stages.finetune.selection import select
+from llambert.stages.finetune.worker import store_file
+from llambert.storage.run_directory import Manifest, TableDirectory
+from llambert.training.card import CURVES
+from tests.fixtures.s3_server import running_server
+from tests.fixtures.tensorboard_events import scalars
+from tests.fixtures.tiny_encoder import NEGATIVE, NEUTRAL, POSITIVE, save_tiny_encoder
+
+NUM_RECORDS = 600
+TASK = {
+    "name": "opinion",
+    "question": "What does the reviewer think?",
+    "categories": [
+        {"name": "negative", "answer_words": ["negative"]},
+        {"name": "positive", "answer_words": ["positive"]},
+    ],
+    "prompts": {"plain": {"template": "{text} Opinion:"}},
+}
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    return save_tiny_encoder(tmp_path_factory.mktemp("encoder"))
+
+
+def records(num=NUM_RECORDS):
+    random = np.random.default_rng(0)
+    labels = random.integers(2, size=num)
+    texts = []
+    for label in labels:
+        words = [str(word) for word in random.choice(NEUTRAL, size=random.integers(2, 20))]
+        texts.append(" ".join([*words, str(random.choice([NEGATIVE, POSITIVE][label]))]))
+    return [f"r{number:03}" for number in range(num)], texts, [["negative", "positive"][label] for label in labels]
+
+
+def make_run(folder: Path, encoder: str, storage: str | None = None, **classifier) -> Run:
+    """A run whose corpus and silver tables are complete; splits go test, extra, train, test, …"""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "corpus.csv").write_text("text\nnever read: the table is there\n")
+    (folder / "task.yaml").write_text(yaml.safe_dump(TASK))
+    recipe = {
+        "name": "tiny",
+        "task": str(folder / "task.yaml"),
+        "storage": storage or str(folder / "run"),
+        "corpus": {"path": str(folder / "corpus.csv"), "columns": {"split": "split", "gold_label": "gold"}},
+        "annotator": {"model": encoder, "num_records": NUM_RECORDS},
+        "classifier": {
+            "model": encoder,
+            "epochs": 2,
+            "learning_rate": 3e-3,
+            "held_out_share": 0.1,
+            "dtype": "float32",
+            "checkpoint_every_steps": 1_000,
+            **classifier,
+        },
+    }
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    run = open_run(str(folder / "recipe.yaml"))
+    ids, texts, labels = records()
+    splits = [["test", "extra", "train"][number % 3] for number in range(len(ids))]
+    corpus = pa.table([ids, texts, splits, labels], schema=schema.CORPUS)
+    probabilities = np.where(np.array(labels)[:, None] == ["negative", "positive"], 0.8, 0.2)
+    rows = schema.probability_rows(["negative", "positive"], probabilities)
+    silver = pa.table(
+        [ids, texts, labels, pa.array(rows, schema.PROBABILITIES), [0.8] * len(ids)], schema=schema.SILVER
+    )
+    _complete(run, "corpus", corpus)
+    _complete(run, "silver", silver)
+    return run
+
+
+def _complete(run: Run, name: str, table: pa.Table) -> None:
+    directory = run.table(name)
+    part = directory.commit_part("part-00000.parquet", table)
+    directory.write_manifest(
+        Manifest(
+            stage=name, fingerprint="", num_in=table.num_rows, num_kept=table.num_rows, wall_seconds=0.0, parts=[part]
+        )
+    )
+
+
+def checkpoint_folder(run: Run) -> Path:
+    return Path(run.table("checkpoint").path())
+
+
+def weights(run: Run) -> torch.Tensor:
+    model = AutoModelForSequenceClassification.from_pretrained(checkpoint_folder(run))
+    return torch.cat([value.flatten() for value in model.state_dict().values()])
+
+
+# Without Ray: what each regime reads
+
+
+@pytest.mark.parametrize(
+    ("regime", "splits"),
+    [
+        ("silver", {"silver": {"train"}}),
+        ("silver_extra", {"silver": {"train", "extra"}}),
+        ("gold", {"gold": {"train"}}),
+        ("combined", {"silver": {"train", "extra"}, "gold": {"train"}}),
+    ],
+)
+def test_each_regime_trains_on_its_splits_alone_and_accounts_for_every_record(tmp_path, encoder, regime, splits):
+    run = make_run(tmp_path, encoder, regime=regime)
+    _, texts, _ = records()
+    split_of = {text: ["test", "extra", "train"][number % 3] for number, text in enumerate(texts)}
+    selected = select(run)
+    assert set(selected) == set(splits)
+    for name, phase in selected.items():
+        used = phase.train.texts + phase.held_out.texts
+        assert {split_of[text] for text in used} == splits[name]
+        assert len(used) + sum(phase.num_left_out.values()) == phase.num_in
+
+
+def test_silver_training_never_opens_the_gold_column(tmp_path, encoder):
+    run = make_run(tmp_path, encoder, regime="silver")
+    corpus = run.table("corpus")
+    part = next(Path(corpus.path()).glob("*.parquet"))
+    table = corpus.read_part(part.name).drop_columns([schema.GOLD_LABEL])
+    pa.parquet.write_table(table, part)
+    assert len(select(run)["silver"].train) > 0
+    with pytest.raises(InputError, match=schema.GOLD_LABEL):
+        select(make_run(tmp_path, encoder, regime="gold"))
+
+
+def test_a_changed_gold_label_changes_the_fingerprint_of_gold_regimes_alone(tmp_path, encoder):
+    def fingerprint(regime, gold_labels):
+        run = make_run(tmp_path, encoder, regime=regime)
+        recipe = run.recipe.model_copy(
+            update={"corpus": run.recipe.corpus.model_copy(update={"gold_labels": gold_labels})}
+        )
+        return Run(recipe, run.task).fingerprints["checkpoint"]
+
+    assert fingerprint("silver", {}) == fingerprint("silver", {"1": "positive"})
+    assert fingerprint("gold", {}) != fingerprint("gold", {"1": "positive"})
+    assert fingerprint("combined", {}) != fingerprint("combined", {"1": "positive"})
+
+
+def test_a_missing_encoder_and_one_sided_labels_are_refused_before_ray_starts(tmp_path, encoder):
+    ray.shutdown()  # of an earlier module
+    run = make_run(tmp_path, encoder, min_confidence=0.9)
+    with pytest.raises(InputError, match=r"no silver record reaches 0\.9"):
+        finetune(run)
+    assert not ray.is_initialized()
+    assert run.table("checkpoint").read_manifest() is None
+
+
+# With Ray Train
+
+
+@pytest.fixture(scope="module")
+def local_ray():
+    ray.shutdown()  # an earlier module's has as many CPUs as the machine
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+@pytest.mark.slow
+def test_the_result_is_an_ordinary_folder_with_card_record_and_curves_and_is_not_made_twice(
+    tmp_path, encoder, local_ray, capfd
+):
+    # All the CPUs there are for the one worker: nothing else of Ray Train may ask for any.
+    run = make_run(tmp_path, encoder, epochs=6, loss="soft", cpus_per_worker=2.0)
+    manifest = finetune(run)
+    folder = checkpoint_folder(run)
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert model.config.id2label == {0: "negative", 1: "positive"}
+    logits = model(**tokenizer(["the film was great", "the film was awful"], return_tensors="pt")).logits
+    assert logits.argmax(-1).tolist() == [1, 0]
+    files = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    assert {part.name for part in manifest.parts} == files - {"manifest.json", "progress.json"}
+    assert {"README.md", "training_record.json", "runs/events.out.tfevents.llambert"} < {p.name for p in manifest.parts}
+    record = json.loads((folder / "training_record.json").read_text())
+    assert len(record["steps"]) == manifest.counts["num_steps"] == 6 * 12
+    assert len(record["epochs"]) == 6
+    assert record["classifier"]["seed"] == 0
+    assert manifest.num_rejected == {"silver.other_split": 400}
+    assert manifest.num_in == NUM_RECORDS
+    assert manifest.measures["held_out_accuracy"] > 0.8
+    assert run.table("checkpoint").read_progress()["done"] == 72
+    assert 0 < manifest.busy_seconds < 2 * manifest.wall_seconds
+    points = scalars((folder / "runs/events.out.tfevents.llambert").read_bytes())
+    assert len(points["train/loss"]) == 72
+    assert [step for step, _ in points["held_out/accuracy"]] == [12, 24, 36, 48, 60, 72]
+    assert not Path(run.table("training").path()).exists()
+    assert "epoch 6/6" in capfd.readouterr().out
+    made = (folder / "manifest.json").stat().st_mtime_ns
+    with patch.object(TorchTrainer, "fit", side_effect=AssertionError("trained again")):
+        assert finetune(run) == manifest
+    assert (folder / "manifest.json").stat().st_mtime_ns == made
+
+
+def test_of_two_trainings_at_once_the_curves_of_the_first_stay_and_both_name_them(tmp_path):
+    table = TableDirectory(str(tmp_path / "checkpoint"))
+    first, second = (store_file(table, CURVES, content) for content in (b"first", b"second one"))
+    assert first == second
+    assert table.filesystem.cat_file(table.path(CURVES)) == b"first"
+    again = [store_file(table, "model.safetensors", content) for content in (b"weights", b"weights")]
+    assert again[0] == again[1]
+
+
+LONG = {"epochs": 5, "checkpoint_every_steps": 6, "learning_rate": 1e-3}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, encoder, local_ray):
+    """The run that the drills below are compared with."""
+    run = make_run(tmp_path_factory.mktemp("undisturbed"), encoder, **LONG)
+    finetune(run)
+    return run
+
+
+def wait_for_checkpoint(run: Run, timeout_s: float = 90.0) -> None:
+    """Until a training checkpoint is stored; the run is then far from its end."""
+    deadline = time.monotonic() + timeout_s
+    training = run.table("training")
+    while not any(path.endswith("state.pt") for path in training.filesystem.find(training.path())):
+        training.filesystem.invalidate_cache()
+        assert time.monotonic() < deadline, "no training checkpoint appeared"
+        assert run.table("checkpoint").read_manifest() is None, "training was over before it could be disturbed"
+        time.sleep(0.05)
+
+
+def assert_equal_runs(run: Run, other: Run) -> None:
+    assert torch.allclose(weights(run), weights(other), atol=1e-4)
+    curves = [json.loads((checkpoint_folder(r) / "training_record.json").read_text())["steps"] for r in (run, other)]
+    assert [step["step"] for step in curves[0]] == list(range(1, 61))
+    assert [step["loss"] for step in curves[0]] == pytest.approx([step["loss"] for step in curves[1]], abs=1e-4)
+
+
+@pytest.mark.slow
+def test_a_killed_worker_goes_on_from_the_last_checkpoint_to_the_same_weights(tmp_path, encoder, undisturbed):
+    run = make_run(tmp_path, encoder, **LONG)
+    kill_a_worker_after_its_first_checkpoint(run)
+    assert_equal_runs(run, undisturbed)
+
+
+def kill_a_worker_after_its_first_checkpoint(run: Run) -> None:
+    """Train; returns when training has ended nevertheless."""
+    with ThreadPoolExecutor(1) as thread:
+        done = thread.submit(finetune, run)
+        wait_for_checkpoint(run)
+        workers = [p for p in psutil.process_iter(["cmdline"]) if _is_our_train_worker(p)]
+        assert len(workers) == run.recipe.classifier.num_workers
+        workers[-1].kill()
+        done.result(timeout=120)
+
+
+def _is_our_train_worker(process: psutil.Process) -> bool:
+    try:
+        ours = os.getpid() in {parent.pid for parent in process.parents()}
+        return ours and "RayTrainWorker" in " ".join(process.info["cmdline"] or [])
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.mark.slow
+def test_a_killed_driver_goes_on_when_it_is_started_again(tmp_path, encoder, undisturbed):
+    run = make_run(tmp_path, encoder, **LONG)
+    program = (
+        "import ray, sys; from llambert.run import open_run; from llambert.stages.finetune import finetune; "
+        "ray.init(address='local', num_cpus=2, include_dashboard=False, log_to_driver=False); "
+        "finetune(open_run(sys.argv[1]))"
+    )
+    driver = subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path / "recipe.yaml")],
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        wait_for_checkpoint(run)
+    finally:
+        family = [driver, *psutil.Process(driver.pid).children(recursive=True)]
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
+        for process in family[1:]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+    assert run.table("checkpoint").read_manifest() is None
+    before = run.table("checkpoint").read_progress()
+    assert before["total"] == 60
+    assert before["wall_seconds"] > 0
+    manifest = finetune(run)
+    assert manifest.wall_seconds > before["wall_seconds"]
+    assert manifest.busy_seconds > before["busy_seconds"]
+    assert_equal_runs(run, undisturbed)
+
+
+@pytest.mark.slow
+def test_two_workers_give_the_curve_of_one(tmp_path, encoder, local_ray):
+    # 360 records over batches of 16 and two workers; no dropout, which is drawn per worker.
+    runs = [
+        make_run(
+            tmp_path / str(n), encoder, epochs=4, regime="silver_extra", dropout=0.0, num_workers=n, cpus_per_worker=1.0
+        )
+        for n in (1, 2)
+    ]
+    for run in runs:
+        finetune(run)
+    curves = [json.loads((checkpoint_folder(r) / "training_record.json").read_text())["steps"] for r in runs]
+    losses = [[step["loss"] for step in curve] for curve in curves]
+    assert losses[0][:20] == pytest.approx(losses[1][:20], abs=1e-4)
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_stops_the_stage_in_one_line_and_keeps_the_last_good_checkpoint(
+    tmp_path, encoder, local_ray
+):
+    # The first step leaves weights of 1e37, which are finite, and whose loss is not.
+    run = make_run(tmp_path, encoder, learning_rate=1e38, epochs=2, checkpoint_every_steps=1)
+    with pytest.raises(InputError, match=r"not finite at step \d+ of 24 .*lower classifier.learning_rate") as refusal:
+        finetune(run)
+    assert "\n" not in str(refusal.value)
+    checkpoint = run.table("checkpoint")
+    assert checkpoint.read_manifest() is None
+    assert checkpoint.read_progress()["failure"] == f"InputError: {refusal.value}"
+    states = sorted(Path(run.table("training").path()).rglob("state.pt"))
+    assert states
+    for state in states:
+        weights = torch.load(state, weights_only=True)["model"]
+        assert all(torch.isfinite(tensor).all() for tensor in weights.values())
+
+
+@pytest.mark.slow
+def test_more_workers_than_this_machine_can_hold_are_refused_instead_of_waited_for(tmp_path, encoder, local_ray):
+    run = make_run(tmp_path, encoder, num_workers=3)
+    with pytest.raises(InputError, match="3 workers need 3 CPUs, Ray on this machine has 2"):
+        finetune(run)
+
+
+@pytest.mark.slow
+def test_workers_that_always_fail_end_the_stage_with_what_to_do(tmp_path, encoder, local_ray, monkeypatch):
+    run = make_run(tmp_path, encoder, max_failures=0)
+    part = next(Path(run.table("silver").path()).glob("*.parquet"))
+    content = part.read_bytes()
+
+    fit = TorchTrainer.fit
+
+    def lose(trainer):  # after the driver has read its records, before the workers do
+        part.unlink(missing_ok=True)
+        return fit(trainer)
+
+    monkeypatch.setattr(TorchTrainer, "fit", lose)
+    with pytest.raises(RuntimeError, match=r"workers failed more than 0 times .*run the job again") as failure:
+        finetune(run)
+    assert "\n" not in str(failure.value)
+    part.write_bytes(content)
+    monkeypatch.undo()
+    assert finetune(run).num_in == NUM_RECORDS
+    assert run.table("checkpoint").read_progress()["num_failures"] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.s3
+def test_a_killed_worker_goes_on_from_object_storage_to_the_same_weights(tmp_path, encoder, undisturbed):
+    ray.shutdown()  # workers of the cluster above do not have this server's settings
+    with running_server(tmp_path / "s3"):
+        neighbour = TableDirectory(f"s3://llambert-test/runs a/training/{'0' * 12}")
+        neighbour.write_progress({"done": 1})
+        run = make_run(tmp_path, encoder, storage="s3://llambert-test/runs [a-z]", **LONG)
+        ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+        kill_a_worker_after_its_first_checkpoint(run)
+        checkpoint = run.table("checkpoint")
+        for part in checkpoint.require_manifest().parts:
+            target = tmp_path / "fetched" / part.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(checkpoint.filesystem.cat_file(checkpoint.path(part.name)))
+        assert run.table("training").filesystem.find(run.table("training").path()) == []
+        assert neighbour.read_progress() == {"done": 1}
+        ray.shutdown()
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "fetched")
+    fetched = torch.cat([value.flatten() for value in model.state_dict().values()])
+    assert torch.allclose(fetched, weights(undisturbed), atol=1e-4)

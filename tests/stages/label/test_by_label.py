@@ -1,0 +1,109 @@
+"""Labels published by label: the same rows in Hive's layout, whatever was killed, and verified with the run."""
+
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import unquote
+
+import pyarrow.compute as pc
+import pyarrow.dataset
+import pytest
+
+from llambert.errors import InputError
+from llambert.integrity.repair import set_aside
+from llambert.integrity.verify import verify
+from llambert.stages import label as label_module
+from llambert.stages.label import by_label as module
+from llambert.stages.label import label
+from llambert.stages.label.by_label import check
+from tests.fixtures.label_runs import fill, make_run
+from tests.fixtures.tiny_classifier import save_tiny_classifier, tiny_texts
+
+
+@pytest.fixture(autouse=True)
+def without_ray(monkeypatch):
+    for stage in (module, label_module):
+        monkeypatch.setattr(
+            stage, "run_units", lambda name, worker, arguments, units, pool: map(worker(*arguments), units)
+        )
+
+
+@pytest.fixture
+def run(tmp_path):
+    save_tiny_classifier(tmp_path / "encoder", ("positive", "not so/positive"))
+    return fill(make_run(tmp_path, by_label=True, keep=("year",)), tiny_texts(70), tmp_path / "encoder", gold=True)
+
+
+def published(run):
+    folder = run.table("labels_by_label").path("data")
+    return pyarrow.dataset.dataset(folder, partitioning="hive").to_table().sort_by("record_id")
+
+
+def wrong(run) -> list[str]:
+    tables = ("corpus", "labels", "label_rejects", "labels_by_label")
+    return [str(finding) for finding in verify(run) if finding.table in tables]
+
+
+def test_every_label_is_published_once_in_the_folder_of_its_label(run):
+    manifest = label(run)
+    labels, copy = run.table("labels").read().sort_by("record_id"), published(run)
+    assert copy.select(labels.column_names).cast(labels.schema).equals(labels)
+    assert set(pc.unique(copy["label"]).to_pylist()) == {"positive", "not so/positive"}
+    assert run.table("labels_by_label").require_manifest().num_kept == manifest.num_kept
+    assert wrong(run) == []
+
+
+@pytest.mark.parametrize("name", ["$x_1$", "..", "a\nb", "50% #?[*]", "x" * 200, "é" * 40, "__HIVE_DEFAULT_PARTITION_"])
+def test_a_label_of_any_name_has_its_folder(tmp_path, name):
+    save_tiny_classifier(tmp_path / "encoder", ("positive", name))
+    run = make_run(tmp_path / "a [b]", by_label=True)
+    label(fill(run, tiny_texts(30), tmp_path / "encoder"))
+    folders = sorted(path.name for path in Path(run.table("labels_by_label").path("data")).iterdir())
+    assert {unquote(folder.removeprefix("label=")) for folder in folders} <= {"positive", name}
+    assert set(published(run)["label"].to_pylist()) == set(run.table("labels").read()["label"].to_pylist())
+
+
+def test_a_label_whose_folder_no_filesystem_takes_is_refused_before_anything_is_done(tmp_path):
+    run = make_run(tmp_path, by_label=True)
+    long = run.task.categories[0].model_copy(update={"name": "é" * 50})
+    task = run.task.model_copy(update={"categories": (long, *run.task.categories[1:])})
+    with pytest.raises(InputError, match="a folder name of 306 bytes, filesystems take 255"):
+        check(replace(run, task=task))
+    check(run)
+
+
+def test_a_complete_run_is_published_when_the_recipe_asks_for_it_later(tmp_path, run):
+    plain = make_run(tmp_path, keep=("year",))
+    label(plain)
+    assert plain.table("labels_by_label").read_manifest() is None
+    made = plain.table("labels").require_manifest()
+    assert label(run) == made
+    assert len(published(run)) == 70
+
+
+def test_a_start_after_a_kill_keeps_what_was_published(run):
+    label(run)
+    table = run.table("labels_by_label")
+    first = table.require_manifest()
+    table.filesystem.rm(table.path("manifest.json"))
+    table.filesystem.rm(table.path(first.parts[2].name))
+    label(run)
+    assert table.require_manifest().parts == first.parts
+
+
+def test_a_published_file_that_was_altered_or_lost_or_put_there_is_found_and_mended(run):
+    label(run)
+    table = run.table("labels_by_label")
+    one, two, three, *_ = (part.name for part in table.require_manifest().parts)
+    table.filesystem.pipe_file(table.path(one), table.filesystem.cat_file(table.path(two)))
+    table.filesystem.rm(table.path(three))
+    table.filesystem.makedirs(table.path("data/label=odd"))
+    table.filesystem.pipe_file(table.path("data/label=odd/part-9.parquet"), table.filesystem.cat_file(table.path(two)))
+    findings = [finding for finding in verify(run) if finding.table == "labels_by_label"]
+    found = [str(finding) for finding in findings]
+    assert any(one in line and "altered" in line for line in found)
+    assert any(three in line and "missing" in line for line in found)
+    assert any("label=odd" in line and "does not know" in line for line in found)
+    set_aside(run, findings)
+    label(run)
+    assert wrong(run) == []
+    assert len(published(run)) == 70

@@ -1,0 +1,142 @@
+"""What storage does to the label stage: it waits where waiting helps, and says one clear line where it does not."""
+
+import os
+import subprocess
+import threading
+
+import fsspec
+import pytest
+
+from llambert.errors import InputError
+from llambert.integrity.verify import verify
+from llambert.run import Run
+from llambert.stages import label as module
+from llambert.stages.label import label
+from tests.fixtures.faulty_proxy import faulty_proxy
+from tests.fixtures.label_runs import fill, make_run
+from tests.fixtures.s3_server import LIMITED_KEY, S3Server, running_server
+from tests.fixtures.tiny_classifier import tiny_texts
+
+NUM_RECORDS = 70
+
+
+@pytest.fixture(autouse=True)
+def before_unit(monkeypatch):
+    """The units done here, one after another; what is put into the list is called with each one's number before it."""
+    calls: list = []
+
+    def run_units(name, worker, arguments, units, pool):
+        made = worker(*arguments)
+        for number, unit in enumerate(units):
+            for call in calls:
+                call(number)
+            yield made(unit)
+
+    monkeypatch.setattr(module, "run_units", run_units)
+    return calls
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory):
+    with running_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The labels of a run on local disk."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    run = make_run(folder)
+    labels = fill(run, tiny_texts(NUM_RECORDS), folder / "encoder", gold=True).table("labels")
+    patch = pytest.MonkeyPatch()
+    patch.setattr(module, "run_units", lambda name, worker, arguments, units, pool: map(worker(*arguments), units))
+    label(run)
+    patch.undo()
+    return labels.read()
+
+
+def run_on(folder, storage: str) -> Run:
+    run = make_run(folder, storage)
+    return fill(run, tiny_texts(NUM_RECORDS), folder / "encoder", gold=True)
+
+
+def wrong(run: Run) -> list[str]:
+    return [str(finding) for finding in verify(run) if finding.table in ("corpus", "labels", "label_rejects")]
+
+
+@pytest.mark.s3
+@pytest.mark.slow
+def test_a_server_killed_and_restarted_while_parts_are_labelled_costs_no_record(
+    tmp_path, s3: S3Server, before_unit, undisturbed
+):
+    run = run_on(tmp_path, "s3://llambert-test/killed")
+
+    def kill_and_start_later(number):
+        if number == 2:
+            s3.kill()
+            threading.Timer(2, s3.start).start()
+
+    before_unit.append(kill_and_start_later)
+    assert label(run).num_kept == NUM_RECORDS
+    assert run.table("labels").read() == undisturbed
+    assert wrong(run) == []
+
+
+@pytest.mark.s3
+def test_a_store_that_says_slow_down_is_asked_again(tmp_path, s3: S3Server, monkeypatch, undisturbed):
+    run_on(tmp_path, "s3://llambert-test/slow")
+    with faulty_proxy(s3.endpoint, lambda number: number % 3 == 0) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+        fsspec.filesystem("s3").clear_instance_cache()
+        run = make_run(tmp_path, "s3://llambert-test/slow")
+        assert label(run).num_kept == NUM_RECORDS
+        assert proxy.num_turned_away > 5
+        assert run.table("labels").read() == undisturbed
+    fsspec.filesystem("s3").clear_instance_cache()
+
+
+@pytest.mark.s3
+def test_wrong_credentials_and_a_missing_bucket_are_one_line(tmp_path, s3: S3Server, monkeypatch):
+    run = run_on(tmp_path, "s3://llambert-test/credentials")
+    for name, value, uri in (
+        ("AWS_SECRET_ACCESS_KEY", "wrong", "s3://llambert-test/credentials"),
+        ("AWS_ACCESS_KEY_ID", LIMITED_KEY, "s3://no-such-bucket/run"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            fsspec.filesystem("s3").clear_instance_cache()
+            stranger = Run(run.recipe.model_copy(update={"storage": uri}), run.task)
+            with pytest.raises(InputError, match=rf"^storage: {uri}[^\n]*$"):
+                stranger.table("labels").write_progress({})
+            with pytest.raises(InputError, match=rf"^(storage: )?{uri}[^\n]*$"):
+                label(stranger)
+        fsspec.filesystem("s3").clear_instance_cache()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("only root may mount a small disk")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_full_disk_is_one_line_and_the_run_goes_on_once_there_is_room(tmp_path, small_disk, before_unit, undisturbed):
+    run = run_on(tmp_path, str(small_disk / "run"))
+    filler = small_disk / "filler"
+
+    def fill_up(number):
+        if number == 2:
+            filler.write_bytes(bytes(os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize))
+
+    before_unit.append(fill_up)
+    with pytest.raises(InputError, match=r"^storage: [^\n]*No space left on device[^\n]*$"):
+        label(run)
+    before_unit.clear()
+    filler.unlink()
+    assert len(run.table("labels").part_names()) == 2
+    assert label(run).num_kept == NUM_RECORDS
+    assert run.table("labels").read() == undisturbed
