@@ -1,4 +1,4 @@
-"""Ask the LLM about the sample: step (i). Needs the corpus in the run (jobs/ingest.py).
+"""Ask the LLM about the sample: step (i). Needs the sample in the run (jobs/sample.py).
 
     ray job submit --runtime-env runtime_env.yaml --working-dir . -- python jobs/annotate.py jobs/recipes/reviews.yaml
 

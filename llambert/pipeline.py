@@ -10,6 +10,7 @@ from llambert.stages.finetune import finetune
 from llambert.stages.ingest import ingest
 from llambert.stages.label import label
 from llambert.stages.parse import parse
+from llambert.stages.sample import sample
 from llambert.training.encoder_trial import require_encoder
 
 
@@ -18,7 +19,8 @@ def pipeline(run: Run, executor: Executor = RAY) -> None:
     require_encoder(run)  # an encoder that cannot be used is refused before anything is spent
     ingest(run, executor)  #    the corpus as records
     require_learnable(run)  # refused before anything is paid for
-    annotate(run, executor)  #  (i)   an LLM annotates a random subset from a plain-language prompt
+    sample(run)  #    a random subset of them
+    annotate(run, executor)  #  (i)   an LLM annotates it from a plain-language prompt
     parse(run)  #     (ii)  its responses become categories; (iii) what does not is discarded, with a reason
     finetune(run)  #  (iv)  a small encoder is fine-tuned on these silver labels
     label(run, executor)  #     (v)   and labels the whole corpus

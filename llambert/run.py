@@ -1,18 +1,20 @@
 """One run: a recipe, its task, its directory, and the fingerprint under which each table lives."""
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
+from typing import Any
 
-from llambert import corpora, schema
+from llambert import corpora
 from llambert.annotation.sampling import Purpose
 from llambert.annotation.verbalizer import RULES_VERSION
 from llambert.corpora import READING
 from llambert.recipe import DEFAULTS_VERSION, Recipe, digest, dump_recipe, load_recipe, result_fields
 from llambert.storage.reference import content_identity
-from llambert.storage.run_directory import RunDirectory, TableDirectory
-from llambert.tables import BY_NAME
+from llambert.storage.run_directory import Manifest, Part, RunDirectory, TableDirectory
+from llambert.tables import TABLES, TableGraph
 from llambert.tasks import Task, load_task
 
 
@@ -22,6 +24,7 @@ class Run:
 
     recipe: Recipe
     task: Task
+    tables: TableGraph = field(default=TABLES, compare=False, repr=False)
 
     @property
     def directory(self) -> RunDirectory:
@@ -70,7 +73,7 @@ class Run:
         # Gold shots are the one way in which gold labels reach the annotator, and only if the recipe says so.
         drawn = [annotator.get("gold_shots"), recipe.annotator.num_shots, task.category_names, Purpose.GOLD_SHOTS]
         shots = digest(corpus, *drawn)
-        shown = shots if recipe.annotator.gold_shots else None
+        shown = shots if self.tables["responses"].reads_gold(recipe) else None
         selection = {name: annotator.get(name) for name in ("seed", "stratify_by", "splits")}
         sample = digest(records, selection, num_records, shown)
         responses = digest(
@@ -84,11 +87,11 @@ class Run:
         rules = RULES_VERSION if recipe.annotator.mode == "generate" else None
         silver = digest(responses, num_records, result_fields(recipe.parse), rules)
         # Gold labels, which `corpus` covers, reach the classifier in these two regimes alone.
-        gold = [corpus, Purpose.GOLD_TRAINING] if recipe.classifier.regime in ("gold", "combined") else None
+        gold = [corpus, Purpose.GOLD_TRAINING] if self.tables["checkpoint"].reads_gold(recipe) else None
         checkpoint = digest(silver, gold, result_fields(recipe.classifier), self.model_identities["classifier"])
-        passed_through = [corpus] if schema.GOLD_LABEL in recipe.label.keep else []
+        passed_through = [corpus] if self.tables["labels"].reads_gold(recipe) else []
         labels = digest(records, checkpoint, result_fields(recipe.label), *passed_through)
-        return {
+        found = {
             "corpus": corpus,
             "shots": shots,
             "sample": sample,
@@ -98,11 +101,61 @@ class Run:
             "labels": labels,
             "report": digest(corpus, labels, _report_code()),
         }
+        for table in self.tables:  # those that need no rule of their own
+            if table.fingerprint == table.name and table.name not in found:
+                seen = found if table.reads_gold(recipe) else {**found, "corpus": records}
+                section = result_fields(getattr(recipe, table.section)) if table.section else {}
+                found[table.name] = digest(
+                    table.name, section, [seen[name] for name in self.tables.upstream(table.name, recipe)]
+                )
+        return found
 
     def table(self, name: str) -> TableDirectory:
         """The directory of one of the run's tables."""
-        spec = BY_NAME[name]
+        spec = self.tables[name]
         return self.directory.table(name, self.fingerprints[spec.fingerprint], spec.schema)
+
+    def complete(
+        self,
+        name: str,
+        parts: Sequence[Part],
+        num_rejected: Mapping[str, int] | None = None,
+        upstream: Mapping[str, str] | None = None,
+        **fields: Any,
+    ) -> Manifest:
+        """Mark a table complete, and before it the table of what it rejects; their manifests say all the graph knows.
+
+        ``upstream`` joins the fingerprints of the tables it is made of; ``fields``: see ``TableDirectory.complete``.
+        """
+        spec, provenance = self.tables[name], self._provenance(name)
+        provenance["upstream"] |= upstream or {}
+        num_rows = sum((num_rejected or {}).values())
+        for companion in self.tables.together(name):
+            if companion.is_rejects and companion.written_with == name:
+                rejects = self.table(companion.name)
+                rejected = rejects.committed_parts({part.name for part in parts})
+                found = sum(part.num_rows for part in rejected)
+                assert found == num_rows, f"{companion.name} has {found} rows, {name} counts {num_rows} rejected"
+                rejects.complete(companion.stage, rejected, counts=dict(num_rejected or {}), **provenance)
+        if spec.holds_rejected:
+            fields["num_kept"] = sum(part.num_rows for part in parts) - num_rows
+        return self.table(name).complete(spec.stage, parts, num_rejected, **{**provenance, **fields})
+
+    def _provenance(self, name: str) -> dict[str, Any]:
+        """What the manifests of a table and of those written with it say of where they come from."""
+        spec = self.tables.leader(name)
+        found: dict[str, Any] = {
+            "upstream": {one: self.fingerprints[one] for one in self.tables.upstream(name, self.recipe)}
+        }
+        if spec.section:
+            found["recipe"] = getattr(self.recipe, spec.section).model_dump(mode="json")
+        if spec.model:
+            found["model"] = getattr(self.recipe, spec.model).model
+            files = spec.model_files
+            found["model_identity"] = (
+                content_identity(self.table(files).uri) if files else self.model_identities[spec.model]
+            )
+        return found
 
 
 @cache

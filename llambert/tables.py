@@ -1,39 +1,66 @@
-"""The tables of a run, each declared once: whatever goes through all tables reads this list and keeps no other."""
+"""The tables of a run, each declared once: whatever goes through all tables reads this graph and keeps no other."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
 
 from llambert import schema
+from llambert.recipe import Recipe
+
+
+def _always(_upstream: str, _recipe: Recipe) -> bool:
+    return True
+
+
+def _never(_recipe: Recipe) -> bool:
+    return False
 
 
 @dataclass(frozen=True)
 class TableSpec:
-    """One table: who writes it, with what, and what must hold of it.
+    """One table: who writes it, from what, with what, and what must hold of it.
 
-    ``stage``: the step that writes it, as the report names it. ``schema``: None if it is not one Parquet schema.
-    ``written_with``: the table that the same step completes with it: parts of one name in both are of one unit of
-    work, and neither table is complete without the other. ``fingerprint_of``: the table under whose fingerprint it
-    lives, if that is neither itself nor the table it is written with. ``covers``: the table each of whose records is
-    in it, or in a table written with it, exactly once. ``is_required``: a run is not finished without it;
-    ``is_of_annotation``: unless its classifier is trained on gold labels alone. ``is_made_whole``: it is made again
-    whole, not part by part. ``is_committed_first``: its part is committed before that of the table it is written with.
-    ``has_ids``: each of its records has an ID, once. ``may_hold_more``: its folder may hold parts of a larger sample.
-    ``is_checked``: ``verify`` reads it. ``is_shown``: ``status`` shows it.
+    ``stage``: the step that writes it. ``schema``: None if it is not one Parquet schema. ``upstream``: the tables it
+    is made from; ``is_upstream`` tells which of them a recipe really reads. ``reads_gold``: whether a recipe lets gold
+    labels of the corpus decide its rows. ``section``: the section of the recipe that its manifest keeps. ``model``: the
+    section that names the model it is made with; ``model_files``: the table whose files are that model as trained.
+
+    ``written_with``: the leading table that the same step completes with it: neither is complete without the other.
+    ``fingerprint_of``: the table under whose fingerprint it lives, if that is neither itself nor the leading one.
+    ``is_by_part``: each part of the leading table has one here of the same name, committed before it; ``is_rejects``:
+    it holds the records that the leading table rejects. ``covers``: the table each of whose records is in it, or in a
+    table written with it, exactly once.
+
+    ``is_required``: a run is not finished without it, if anything is made from it. ``is_made_whole``: it is made again
+    whole, not part by part. ``is_files``: its parts are files of any kind, not Parquet. ``has_ids``: each of its
+    records has an ID, once. ``holds_rejected``: records that count as rejected are rows of it too. ``may_hold_more``:
+    its folder may hold parts of a larger sample. ``has_amendments``: some of its records may be in it once more,
+    answered later. ``is_checked``: it has a manifest and ``verify`` reads it; a table that is made whole and is not
+    checked is made again whenever anything is. ``is_shown``: ``status`` shows it.
     """
 
     name: str
     stage: str
     schema: pa.Schema | None = None
+    upstream: tuple[str, ...] = ()
+    is_upstream: Callable[[str, Recipe], bool] = _always
+    reads_gold: Callable[[Recipe], bool] = _never
+    section: str | None = None
+    model: str | None = None
+    model_files: str | None = None
     written_with: str | None = None
     fingerprint_of: str | None = None
+    is_by_part: bool = False
+    is_rejects: bool = False
     covers: str | None = None
     is_required: bool = False
-    is_of_annotation: bool = False
     is_made_whole: bool = False
-    is_committed_first: bool = False
+    is_files: bool = False
     has_ids: bool = True
+    holds_rejected: bool = False
     may_hold_more: bool = False
+    has_amendments: bool = False
     is_checked: bool = True
     is_shown: bool = False
 
@@ -43,49 +70,171 @@ class TableSpec:
         return self.fingerprint_of or self.written_with or self.name
 
 
-TABLES = (
-    TableSpec("corpus", "ingest", schema.CORPUS, is_required=True, is_shown=True),
-    # Rows of the source that are no record may lack an id.
-    TableSpec("corpus_rejects", "ingest", schema.SOURCE_REJECTS, "corpus", has_ids=False, is_committed_first=True),
-    TableSpec("corpus_keys", "ingest", schema.CORPUS_KEYS, "corpus", is_committed_first=True, is_checked=False),
-    TableSpec("duplicates", "ingest", schema.DUPLICATES, "corpus"),
-    TableSpec("shots", "sample", schema.SHOTS, "sample", fingerprint_of="shots"),
-    TableSpec("sample", "sample", schema.SAMPLE, is_required=True, is_of_annotation=True, is_made_whole=True),
+class TableGraph:
+    """Declared tables in the order of the method, each after those that it is made from."""
+
+    def __init__(self, *tables: TableSpec) -> None:
+        self._tables = {table.name: table for table in tables}
+        assert len(self._tables) == len(tables), "two tables have one name"
+
+    def __getitem__(self, name: str) -> TableSpec:
+        return self._tables[name]
+
+    def __iter__(self) -> Iterator[TableSpec]:
+        return iter(self._tables.values())
+
+    def __len__(self) -> int:
+        return len(self._tables)
+
+    def with_tables(self, *more: TableSpec) -> "TableGraph":
+        """These tables, and others after them."""
+        return TableGraph(*self, *more)
+
+    def leader(self, name: str) -> TableSpec:
+        """The table that the step of ``name`` completes last: itself, or the one it is written with."""
+        return self[self[name].written_with or name]
+
+    def together(self, name: str) -> tuple[TableSpec, ...]:
+        """The tables of ``name``'s step that are complete only together, the leading one first."""
+        leader = self.leader(name)
+        return (leader, *(table for table in self if table.written_with == leader.name))
+
+    def upstream(self, name: str, recipe: Recipe) -> tuple[str, ...]:
+        """The tables that ``name`` is made from with this recipe."""
+        leader = self.leader(name)
+        return tuple(table for table in leader.upstream if leader.is_upstream(table, recipe))
+
+    def needed(self, recipe: Recipe) -> set[str]:
+        """The required tables that others are made from with this recipe, and those that no other is made from."""
+        required = [table for table in self if table.is_required]
+        found = {one.name for one in required} - {name for one in required for name in one.upstream}
+        for table in reversed(required):
+            if table.name in found:
+                found.update(self.upstream(table.name, recipe))
+        return found
+
+    def downstream(self, name: str) -> tuple[TableSpec, ...]:
+        """``name`` and the leading tables that are made from it, whatever the recipe."""
+        found = {name}
+        for table in self:
+            if found.intersection(table.upstream):
+                found.add(table.name)
+        return tuple(table for table in self if table.name in found)
+
+
+def _has_gold_shots(recipe: Recipe) -> bool:
+    return recipe.annotator.gold_shots is not None
+
+
+def _trains_on_gold(recipe: Recipe) -> bool:
+    return recipe.classifier.regime in ("gold", "combined")
+
+
+def _is_trained_on(upstream: str, recipe: Recipe) -> bool:
+    """Of silver labels and the corpus' gold labels, those that the regime trains on."""
+    return _trains_on_gold(recipe) if upstream == "corpus" else recipe.classifier.regime != "gold"
+
+
+def _passes_gold_on(recipe: Recipe) -> bool:
+    return schema.GOLD_LABEL in recipe.label.keep
+
+
+def _holds_gold(_recipe: Recipe) -> bool:
+    return True
+
+
+TABLES = TableGraph(
+    TableSpec(
+        "corpus", "ingest", schema.CORPUS, reads_gold=_holds_gold, section="corpus", is_required=True, is_shown=True
+    ),
+    TableSpec(
+        "corpus_rejects",
+        "ingest",
+        schema.SOURCE_REJECTS,
+        written_with="corpus",
+        is_by_part=True,
+        is_rejects=True,
+        has_ids=False,  # rows of the source that are no record may lack one
+    ),
+    TableSpec("corpus_keys", "ingest", schema.CORPUS_KEYS, written_with="corpus", is_by_part=True, is_checked=False),
+    TableSpec("duplicates", "ingest", schema.DUPLICATES, written_with="corpus"),
+    TableSpec("shots", "sample", schema.SHOTS, reads_gold=_holds_gold, written_with="sample", fingerprint_of="shots"),
+    TableSpec(
+        "sample",
+        "sample",
+        schema.SAMPLE,
+        upstream=("corpus",),
+        reads_gold=_has_gold_shots,
+        is_required=True,
+        is_made_whole=True,
+    ),
     TableSpec(
         "responses",
         "annotate",
         schema.RESPONSES,
+        upstream=("sample",),
+        reads_gold=_has_gold_shots,
+        section="annotator",
+        model="annotator",
         is_required=True,
-        is_of_annotation=True,
+        holds_rejected=True,
         may_hold_more=True,
+        has_amendments=True,
         is_shown=True,
     ),
-    TableSpec("content_free", "annotate", schema.RESPONSES, "responses"),
+    TableSpec("content_free", "annotate", schema.RESPONSES, written_with="responses"),
     TableSpec(
         "silver",
         "parse",
         schema.SILVER,
+        upstream=("responses",),
+        section="parse",
         covers="sample",
         is_required=True,
-        is_of_annotation=True,
         is_made_whole=True,
         is_shown=True,
     ),
-    TableSpec("rejects", "parse", schema.REJECTS, "silver"),
-    TableSpec("training", "fine-tune", fingerprint_of="checkpoint", is_checked=False),
-    TableSpec("checkpoint", "fine-tune", has_ids=False, is_required=True, is_made_whole=True, is_shown=True),
-    TableSpec("labels", "label", schema.LABELS, covers="corpus", is_required=True, is_shown=True),
-    TableSpec("label_rejects", "label", schema.CORPUS_REJECTS, "labels", is_committed_first=True),
-    TableSpec("labels_by_label", "label", covers="labels", fingerprint_of="labels", is_made_whole=True),
-    TableSpec("report", "report", is_made_whole=True, is_checked=False, is_shown=True),
+    TableSpec("rejects", "parse", schema.REJECTS, written_with="silver", is_by_part=True, is_rejects=True),
+    TableSpec("training", "finetune", fingerprint_of="checkpoint", is_checked=False),
+    TableSpec(
+        "checkpoint",
+        "finetune",
+        upstream=("silver", "corpus"),
+        is_upstream=_is_trained_on,
+        reads_gold=_trains_on_gold,
+        section="classifier",
+        model="classifier",
+        is_required=True,
+        is_made_whole=True,
+        is_files=True,
+        has_ids=False,
+        is_shown=True,
+    ),
+    TableSpec(
+        "labels",
+        "label",
+        schema.LABELS,
+        upstream=("corpus", "checkpoint"),
+        reads_gold=_passes_gold_on,
+        section="label",
+        model="classifier",
+        model_files="checkpoint",
+        covers="corpus",
+        is_required=True,
+        is_shown=True,
+    ),
+    TableSpec("label_rejects", "label", schema.CORPUS_REJECTS, written_with="labels", is_by_part=True, is_rejects=True),
+    TableSpec(
+        "labels_by_label", "label", upstream=("labels",), fingerprint_of="labels", covers="labels", is_made_whole=True
+    ),
+    TableSpec(
+        "report",
+        "report",
+        upstream=("corpus", "sample", "responses", "silver", "checkpoint", "labels"),
+        reads_gold=_holds_gold,
+        is_made_whole=True,
+        is_checked=False,
+        is_shown=True,
+    ),
 )
 """In the order of the method."""
-
-BY_NAME = {table.name: table for table in TABLES}
-REQUIRED = tuple(table.name for table in TABLES if table.is_required)
-
-
-def together(name: str) -> tuple[str, ...]:
-    """The tables of ``name``'s step that are complete only together, the leading one first."""
-    leader = BY_NAME[name].written_with or name
-    return (leader, *(table.name for table in TABLES if table.written_with == leader))

@@ -1,30 +1,87 @@
 """The declarations of tables agree with each other and with what a run has."""
 
-from llambert.tables import BY_NAME, REQUIRED, TABLES, together
+import pytest
+
+from llambert.run import Run
+from llambert.tables import TABLES, TableGraph, TableSpec
 from tests.annotation.test_splits import open_films
+
+NAMES = [table.name for table in TABLES]
 
 
 def test_every_table_lives_under_a_fingerprint_of_the_run(tmp_path):
     run = open_films(tmp_path)
-    assert len(BY_NAME) == len(TABLES)
     for table in TABLES:
         assert run.table(table.name).uri.endswith(f"/{table.name}/{run.fingerprints[table.fingerprint]}")
+        assert run.table(table.name).fingerprint == run.fingerprints[table.fingerprint]
         assert run.table(table.name).schema == table.schema
 
 
-def test_tables_name_only_tables_that_are_declared():
-    for table in TABLES:
-        assert {table.written_with, table.covers, table.fingerprint} - {None} <= BY_NAME.keys()
+def test_tables_name_only_tables_that_are_declared_and_those_upstream_before_them():
+    for place, table in enumerate(TABLES):
+        named = {table.written_with, table.covers, table.fingerprint, table.model_files}
+        assert named - {None} <= set(NAMES)
+        assert set(table.upstream) <= set(NAMES[:place])
         if table.written_with:
-            assert BY_NAME[table.written_with].written_with is None
+            assert TABLES.leader(table.name).written_with is None
             assert not table.is_required
+            assert not table.upstream
+
+
+def test_two_tables_of_one_name_are_refused():
+    with pytest.raises(AssertionError, match="one name"):
+        TABLES.with_tables(TableSpec("labels", "label again"))
 
 
 def test_tables_that_are_complete_only_together_are_found_from_each_of_them():
-    assert together("label_rejects") == together("labels") == ("labels", "label_rejects")
-    assert together("duplicates")[0] == "corpus"
-    assert together("report") == ("report",)
+    assert TABLES.together("label_rejects") == TABLES.together("labels") == (TABLES["labels"], TABLES["label_rejects"])
+    assert TABLES.together("duplicates")[0].name == "corpus"
+    assert TABLES.together("report") == (TABLES["report"],)
 
 
 def test_a_run_is_finished_with_the_tables_of_the_method():
-    assert REQUIRED == ("corpus", "sample", "responses", "silver", "checkpoint", "labels")
+    required = [table.name for table in TABLES if table.is_required]
+    assert required == ["corpus", "sample", "responses", "silver", "checkpoint", "labels"]
+    assert list(TABLES["report"].upstream) == required
+
+
+@pytest.mark.parametrize(
+    ("regime", "trained_on", "needed"),
+    [
+        ("gold", ("corpus",), {"corpus", "checkpoint", "labels"}),
+        ("silver", ("silver",), {"corpus", "sample", "responses", "silver", "checkpoint", "labels"}),
+        ("silver_extra", ("silver",), {"corpus", "sample", "responses", "silver", "checkpoint", "labels"}),
+        ("combined", ("silver", "corpus"), {"corpus", "sample", "responses", "silver", "checkpoint", "labels"}),
+    ],
+)
+def test_the_regime_says_which_tables_are_trained_on_and_which_are_needed(tmp_path, regime, trained_on, needed):
+    run = open_films(tmp_path)
+    classifier = run.recipe.classifier.model_copy(update={"regime": regime})
+    recipe = run.recipe.model_copy(update={"classifier": classifier})
+    assert TABLES.upstream("checkpoint", recipe) == trained_on
+    assert TABLES["checkpoint"].reads_gold(recipe) == ("corpus" in trained_on)
+    assert TABLES.needed(recipe) == needed
+
+
+def test_what_is_made_from_a_table_is_downstream_of_it():
+    assert [table.name for table in TABLES.downstream("checkpoint")] == [
+        "checkpoint",
+        "labels",
+        "labels_by_label",
+        "report",
+    ]
+    assert [table.name for table in TABLES.downstream("sample")][:3] == ["sample", "responses", "silver"]
+
+
+def test_a_table_that_is_declared_has_a_fingerprint_of_what_it_is_made_from(tmp_path):
+    run = open_films(tmp_path)
+    more = TABLES.with_tables(
+        TableSpec("lengths", "measure", upstream=("labels",)), TableSpec("sums", "measure", section="label")
+    )
+    declared = Run(run.recipe, run.task, more)
+    assert {name: declared.fingerprints[name] for name in run.fingerprints} == run.fingerprints
+    changed = run.recipe.label.model_copy(update={"probabilities": True})
+    other = Run(run.recipe.model_copy(update={"label": changed}), run.task, more)
+    for name in ("lengths", "sums"):
+        assert other.fingerprints[name] != declared.fingerprints[name]
+    assert TableGraph(*more)["sums"].fingerprint == "sums"

@@ -1,5 +1,6 @@
 """Which splits of a corpus are annotated, and which of them a regime learns from."""
 
+import logging
 from collections.abc import Iterator
 
 import pyarrow as pa
@@ -9,9 +10,12 @@ from llambert import schema
 from llambert.errors import InputError
 from llambert.recipe import Recipe
 from llambert.run import Run
+from llambert.storage.run_directory import Manifest
 
 TRAIN, EXTRA, TEST = "train", "extra", "test"
 _NOT_LEARNED = {"gold": (), "silver": (TEST, EXTRA), "silver_extra": (TEST,), "combined": (TEST,)}
+
+logger = logging.getLogger(__name__)
 
 
 def not_learned(regime: str) -> tuple[str, ...]:
@@ -67,3 +71,24 @@ def require_learnable(run: Run) -> None:
 def _splits(run: Run) -> Iterator[str]:
     for part in run.table("corpus").iter_tables([schema.SPLIT]):
         yield from pc.unique(part[schema.SPLIT]).to_pylist()
+
+
+def warn_of_unlearned(run: Run, sample: Manifest) -> None:
+    """Warn where the recipe's regime does not learn from all records of a sample that is about to be annotated."""
+    regime, unwanted = run.recipe.classifier.regime, left_out(run.recipe)
+    if regime == "gold":
+        logger.warning(
+            "classifier.regime gold learns from none of the %d records to be annotated: they only show how good the "
+            "annotator is",
+            sample.num_kept,
+        )
+    if lost := {name: sample.counts[f"split.{name}"] for name in unwanted if sample.counts.get(f"split.{name}")}:
+        logger.warning(
+            "annotator.splits: %d of %d records to be annotated (%.0f %%) are of splits that classifier.regime %s does "
+            "not learn from: %s; set annotator.splits to annotate others",
+            sum(lost.values()),
+            sample.num_kept,
+            100 * sum(lost.values()) / sample.num_kept,
+            regime,
+            ", ".join(f"{num} {name}" for name, num in lost.items()),
+        )

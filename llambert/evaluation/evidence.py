@@ -22,13 +22,10 @@ from llambert.annotation.splits import TRAIN, is_sampled
 from llambert.errors import InputError
 from llambert.run import Run
 from llambert.storage.run_directory import Manifest, TableDirectory
-from llambert.tables import REQUIRED
 
 Mask = NDArray[np.bool_]
 Codes = NDArray[np.int16]
-# The tables that a finished run has.
 TRAINING_RECORD = "training_record.json"
-_GOLD_REGIMES = ("gold", "combined")
 
 
 @dataclass(frozen=True)
@@ -118,12 +115,7 @@ class Evidence:
 
 def read_evidence(run: Run) -> Evidence:
     """Read a run whose stages are all complete; ``InputError`` naming the table that is not."""
-    # No sample is drawn where the responses of a larger one are there already.
-    found = {
-        name: run.table(name).read_manifest() if name == "sample" else run.table(name).require_manifest()
-        for name in REQUIRED
-    }
-    manifests = {name: manifest for name, manifest in found.items() if manifest is not None}
+    manifests = {name: run.table(name).require_manifest() for name in run.tables.upstream("report", run.recipe)}
     categories = run.task.category_names
     answers, annotated, raw = _read_answers(run, categories)
     records, annotated_in_order = _read_records(run, categories, np.sort(annotated))
@@ -164,7 +156,7 @@ def _read_records(run: Run, categories: list[str], annotated: NDArray) -> tuple[
     columns: dict[str, list[NDArray]] = {}
     splits: dict[str, int] = {}
     wanted = [schema.RECORD_ID, schema.TEXT, schema.SPLIT, schema.GOLD_LABEL]
-    learns_gold = run.recipe.classifier.regime in _GOLD_REGIMES
+    learns_gold = run.tables["checkpoint"].reads_gold(run.recipe)
     for table in run.table("corpus").iter_tables(wanted):
         hashes = _hash_ids(table[schema.RECORD_ID])
         gold, has_gold = _codes(table[schema.GOLD_LABEL], categories)

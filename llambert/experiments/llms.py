@@ -16,6 +16,7 @@ from llambert.stages import parse as parse_stage
 from llambert.stages.annotate import annotate
 from llambert.stages.ingest import ingest
 from llambert.stages.parse import parse
+from llambert.stages.sample import sample
 
 COLUMNS = pa.schema(
     [
@@ -41,6 +42,7 @@ def ask(experiment: Llms) -> pa.Table:
     rows: list[dict[str, Any]] = []
     for (name, shots), run in runs.items():
         ingest(run)
+        sample(run)
         annotate(run)
         parse(run)
         rows += _figures(run, name, shots)

@@ -16,7 +16,7 @@ from llambert.pipeline import pipeline
 from llambert.run import Run
 from llambert.storage.locations import move_file
 from llambert.storage.run_directory import MANIFEST, TableDirectory, open_filesystem
-from llambert.tables import BY_NAME, together
+from llambert.tables import TableSpec
 
 
 def repair(run: Run, executor: Executor = RAY) -> Iterator[Finding]:
@@ -42,22 +42,23 @@ def set_aside(run: Run, findings: Iterable[Finding]) -> list[str]:
     labels that belong to weights which did not come out the same, are found only then.
     """
     findings = list(findings)
-    damaged: dict[tuple[str, ...], set[str]] = {}
-    retrained = any(finding.table == "checkpoint" and not finding.redo for finding in findings)
+    damaged: dict[tuple[TableSpec, ...], set[str]] = {}
+    remade = {finding.table for finding in findings if not finding.redo and run.tables[finding.table].is_files}
     for finding in findings:
-        if retrained and finding.table == "checkpoint" and finding.redo:
+        if finding.table in remade and finding.redo:
             continue  # whether the labels fit the checkpoint is seen when it is there again: on a CPU they do
         for table, part in finding.redo or ((finding.table, finding.part),):
-            damaged.setdefault(together(table), set()).update([part] if part else [])
-    if together("sample") in damaged:
-        damaged.setdefault(together("responses"), set())  # its manifest alone: complete, it asks for no sample
+            damaged.setdefault(run.tables.together(table), set()).update([part] if part else [])
     if damaged:
-        damaged[together("report")] = set()  # its figures are of what was there before
+        unproven = (table for table in run.tables if table.is_made_whole and not table.is_checked)
+        damaged |= {
+            run.tables.together(table.name): set() for table in unproven
+        }  # the report, of what was there before
     folder = f"{run.recipe.storage.rstrip('/')}/set_aside/{datetime.now(UTC):%Y%m%dT%H%M%S}"
     moved = []
     for group, parts in damaged.items():
-        for name in group:
-            moved += _move(run.table(name), folder, parts, whole=BY_NAME[group[0]].is_made_whole)
+        for spec in group:
+            moved += _move(run.table(spec.name), folder, parts, whole=group[0].is_made_whole)
     return moved
 
 

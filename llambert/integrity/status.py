@@ -10,7 +10,6 @@ from rich.table import Table
 from llambert.corpora.checks import warnings
 from llambert.run import Run
 from llambert.storage.run_directory import TableDirectory
-from llambert.tables import TABLES
 
 # A stage at work rewrites its progress every few seconds, or once a part; older than this it is not at work.
 _SILENT_AFTER_S = 600.0
@@ -44,10 +43,10 @@ class TableStatus:
 
 def status(run: Run) -> list[TableStatus]:
     """The tables of ``run`` in pipeline order; nothing is written, no row is read."""
-    tables = [table_status(name, run.table(name)) for name in (table.name for table in TABLES if table.is_shown)]
+    tables = {table.name: table_status(table.name, run.table(table.name)) for table in run.tables if table.is_shown}
     if manifest := run.table("corpus").read_manifest():
-        tables[0] = replace(tables[0], warnings=warnings(manifest.counts, run.recipe.corpus))
-    return tables
+        tables["corpus"] = replace(tables["corpus"], warnings=warnings(manifest.counts, run.recipe.corpus))
+    return list(tables.values())
 
 
 def table_status(name: str, table: TableDirectory) -> TableStatus:

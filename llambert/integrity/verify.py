@@ -27,12 +27,12 @@ from llambert.section import parse_yaml, validate
 from llambert.storage.locations import is_local
 from llambert.storage.part_file import stored_counts
 from llambert.storage.reference import content_identity
-from llambert.storage.run_directory import Manifest, Part, RunDirectory, TableDirectory, is_part
-from llambert.tables import BY_NAME, TABLES, together
+from llambert.storage.run_directory import Manifest, Part, RunDirectory, TableDirectory, is_part, total_counts
+from llambert.tables import TableSpec
 from llambert.tasks import load_task
 
-# The amendments of the responses, which hold some of their records once more, are looked at as a table beside it.
-_AMENDED, _AMENDMENTS = "responses", "responses (asked again)"
+# Amendments, which hold some records of their table once more, are looked at as a table beside it.
+_ASKED_AGAIN = " (asked again)"
 HASHES_PER_BUCKET = 4 << 20
 _PART_READERS = 4
 _NUM_EXAMPLES = 3
@@ -83,8 +83,9 @@ def verify(run: Run) -> list[Finding]:
     """
     findings: list[Finding] = []
     manifests: dict[str, Manifest] = {}
-    required = [table for table in TABLES if table.is_required]
-    for table in (*required, *(table for table in TABLES if table.is_checked and not table.is_required)):
+    needed = run.tables.needed(run.recipe)
+    checked = [table for table in run.tables if table.is_checked]
+    for table in sorted(checked, key=lambda table: not table.is_required):
         name = table.name
         try:
             manifest = run.table(name).read_manifest()
@@ -93,33 +94,34 @@ def verify(run: Run) -> list[Finding]:
             continue
         if manifest is not None:
             manifests[name] = manifest
-        elif table.is_required and not (table.is_of_annotation and run.recipe.classifier.regime == "gold"):
+        elif name in needed:
             findings.append(Finding(name, None, "not complete: it has no manifest.json"))
-            findings += _check_unfinished(run, name)
+            findings += _check_unfinished(run, table)
     num_rows = sum(part.num_rows for manifest in manifests.values() for part in manifest.parts)
     with tempfile.TemporaryDirectory(prefix="llambert-verify-") as folder:
         ids = _IdFiles(Path(folder), 1 + num_rows // HASHES_PER_BUCKET)
-        for name, manifest in manifests.items():
-            check = _check_files if name == "checkpoint" else _check_table
-            findings += check(name, run.table(name), manifest, ids)
-        if _AMENDED in manifests:
-            responses = manifests[_AMENDED]
-            manifests[_AMENDMENTS] = responses.model_copy(update={"parts": responses.amendments})
-            findings += _check_foreign(run, [_AMENDMENTS], _AMENDED, manifests, ids)
+        for name, manifest in list(manifests.items()):
+            spec = run.tables[name]
+            check = _check_files if spec.is_files else _check_table
+            findings += check(spec, run.table(name), manifest, ids)
+            if spec.has_amendments:
+                manifests[name + _ASKED_AGAIN] = manifest.model_copy(update={"parts": manifest.amendments})
+                findings += _check_foreign(run, [name + _ASKED_AGAIN], name, manifests, ids)
         for name in manifests:
             findings += _check_unique(run, [name], manifests, ids)
-        for table in TABLES:
-            names = [name for name in together(table.name) if BY_NAME[name].has_ids]
+        for table in run.tables:
+            names = [one.name for one in run.tables.together(table.name) if one.has_ids]
             if table.covers and {*names, table.covers} <= manifests.keys():
                 findings += _check_cover(run, names, table.covers, manifests, ids)
-    return [*findings, *_check_checkpoint(run, manifests)]
+    return [*findings, *_check_models(run, manifests)]
 
 
-def _check_unfinished(run: Run, name: str) -> Iterator[Finding]:
+def _check_unfinished(run: Run, spec: TableSpec) -> Iterator[Finding]:
     """The parts committed so far of a table without a manifest, and of those written with it: without its sums."""
-    if name == "checkpoint":
+    if spec.is_files:
         return
-    tables = [name, *(table for table in together(name) if BY_NAME[table].is_committed_first)]
+    name = spec.name
+    tables = [name, *(table.name for table in run.tables.together(name) if table.is_by_part)]
     stored = {table: _stored_parts(run.table(table)) for table in tables}
     for table, parts in stored.items():
         for part in sorted(stored[name] - parts):
@@ -131,9 +133,10 @@ def _check_unfinished(run: Run, name: str) -> Iterator[Finding]:
                 yield Finding(table, part, str(error))
 
 
-def _check_files(name: str, table: TableDirectory, manifest: Manifest, _: "_IdFiles") -> Iterator[Finding]:
+def _check_files(spec: TableSpec, table: TableDirectory, manifest: Manifest, _: "_IdFiles") -> Iterator[Finding]:
     """The files of a model folder, whatever they hold; tokenizers of old add some of their own, so more is no fault."""
-    for problem in _manifest_problems(name, table, manifest):
+    name = spec.name
+    for problem in _manifest_problems(spec, table, manifest):
         yield Finding(name, None, problem)
     for part in manifest.parts:
         try:
@@ -145,13 +148,14 @@ def _check_files(name: str, table: TableDirectory, manifest: Manifest, _: "_IdFi
             yield Finding(name, part.name, "its content was altered: the checksum is not the manifest's")
 
 
-def _check_table(name: str, table: TableDirectory, manifest: Manifest, ids: "_IdFiles") -> Iterator[Finding]:
+def _check_table(spec: TableSpec, table: TableDirectory, manifest: Manifest, ids: "_IdFiles") -> Iterator[Finding]:
+    name = spec.name
     parts = [*manifest.parts, *manifest.amendments]
     listed = [part.name for part in parts]
     there = _stored_parts(table)
-    for problem in _manifest_problems(name, table, manifest):
+    for problem in _manifest_problems(spec, table, manifest):
         yield Finding(name, None, problem)
-    if not BY_NAME[name].may_hold_more:
+    if not spec.may_hold_more:
         for part_name in sorted(there - set(listed)):
             yield Finding(name, part_name, "a part that the manifest does not know")
     present = []
@@ -160,10 +164,10 @@ def _check_table(name: str, table: TableDirectory, manifest: Manifest, ids: "_Id
             present.append(part)
         else:
             yield Finding(name, part.name, "the part is missing")
-    with_ids = BY_NAME[name].has_ids
     first_schema: pa.Schema | None = None
     with ThreadPoolExecutor(_PART_READERS) as readers:
-        for part, checked in zip(present, readers.map(lambda p: _check_part(table, p, with_ids), present), strict=True):
+        results = readers.map(lambda part: _check_part(table, part, spec.has_ids), present)
+        for part, checked in zip(present, results, strict=True):
             problems = list(checked.problems)
             if checked.arrow_schema is not None:
                 first_schema = first_schema or checked.arrow_schema
@@ -171,7 +175,7 @@ def _check_table(name: str, table: TableDirectory, manifest: Manifest, ids: "_Id
                     problems.append(f"its schema differs from that of {present[0].name}")
             for problem in problems:
                 yield Finding(name, part.name, problem)
-            ids.add(_AMENDMENTS if part in manifest.amendments else name, checked.hashes)
+            ids.add(name + _ASKED_AGAIN if part in manifest.amendments else name, checked.hashes)
 
 
 def _stored_parts(table: TableDirectory) -> set[str]:
@@ -181,26 +185,24 @@ def _stored_parts(table: TableDirectory) -> set[str]:
     return {name for name in names if is_part(name)}
 
 
-def _manifest_problems(name: str, table: TableDirectory, manifest: Manifest) -> Iterator[str]:
+def _manifest_problems(spec: TableSpec, table: TableDirectory, manifest: Manifest) -> Iterator[str]:
     """What contradicts itself in a manifest, whatever the parts are."""
-    fingerprint = table.uri.rsplit("/", 1)[-1]
-    if manifest.fingerprint != fingerprint:
-        yield f"the manifest is of fingerprint {manifest.fingerprint}, the folder of {fingerprint}"
+    if manifest.fingerprint != table.fingerprint:
+        yield f"the manifest is of fingerprint {manifest.fingerprint}, the folder of {table.fingerprint}"
     parts = [*manifest.parts, *manifest.amendments]
     for part_name, num in Counter(part.name for part in parts).items():
         if num > 1:
             yield f"the manifest lists {part_name} {num} times"
-    if name == "checkpoint":
-        return  # its files are the model's: _check_checkpoint
+    if spec.is_files:
+        return  # _check_models
     num_rows = sum(part.num_rows for part in manifest.parts)
-    expected = manifest.num_in if name == "responses" else manifest.num_kept
+    expected = manifest.num_in if spec.holds_rejected else manifest.num_kept
     if num_rows != expected:
         yield f"the manifest says {expected:,} rows, its parts together {num_rows:,}"
-    totals: Counter[str] = Counter()
-    for part in parts:
-        totals.update(part.counts)
+    totals = total_counts(parts)
+    has_labels = spec.schema is not None and schema.LABEL in spec.schema.names
     per_label = {key for key in manifest.counts.keys() | totals.keys() if key.startswith("label.")}
-    for key in sorted((manifest.counts.keys() & totals.keys()) | (per_label if name == "labels" else set())):
+    for key in sorted((manifest.counts.keys() & totals.keys()) | (per_label if has_labels else set())):
         if manifest.counts.get(key, 0) != totals[key]:
             yield f"the manifest counts {manifest.counts.get(key, 0):,} {key}, its parts together {totals[key]:,}"
 
@@ -291,8 +293,8 @@ def _check_cover(
         missing.append(np.setdiff1d(covered, covering))
     for part, record_ids in _by_part(_places(run, [whole], manifests, np.concatenate(missing))):
         name = part.partition("/")[2]
-        # The covering part has the name of the one it covers, or its table is made again whole; so is the sample.
-        redo = ((names[0], name), *([(whole, name)] if whole == "sample" else []))
+        # The covering part has the name of the one it covers, or its table is made again whole, as that may be too.
+        redo = ((names[0], name), *([(whole, name)] if run.tables[whole].is_made_whole else []))
         yield Finding(whole, name, f"{_these(record_ids)} in neither {' nor '.join(names)}", redo)
     yield from _check_foreign(run, names, whole, manifests, ids)
 
@@ -318,7 +320,7 @@ def _places(
         return places
     wanted = np.sort(hashes)[:_MAX_SUSPECTS]
     for name in names:
-        stored_as = _AMENDED if name == _AMENDMENTS else name
+        stored_as = name.removesuffix(_ASKED_AGAIN)
         table = run.table(stored_as)
         there = _stored_parts(table)
         for part in manifests[name].parts:
@@ -347,11 +349,12 @@ def _these(record_ids: list[str]) -> str:
     return f"{len(record_ids):,} record{'s' if len(record_ids) > 1 else ''} ({examples}{more})"
 
 
-def _check_checkpoint(run: Run, manifests: dict[str, Manifest]) -> Iterator[Finding]:
-    """Whether the checkpoint still is what made the labels (a store's own marks change when it is copied)."""
-    checkpoint, labels = run.table("checkpoint"), manifests.get("labels")
-    if labels is None or "checkpoint" not in manifests or not is_local(checkpoint.filesystem):
-        return
-    if labels.model_identity != content_identity(checkpoint.uri):
-        redo = tuple(("labels", part.name) for part in labels.parts)
-        yield Finding("checkpoint", None, "its files are not those that the labels were made with", redo)
+def _check_models(run: Run, manifests: dict[str, Manifest]) -> Iterator[Finding]:
+    """Whether model files still are what made the tables (a store's own marks change when it is copied)."""
+    for table in run.tables:
+        made, files = manifests.get(table.name), table.model_files
+        if made is None or files not in manifests or not is_local(run.table(files).filesystem):
+            continue
+        if made.model_identity != content_identity(run.table(files).uri):
+            redo = tuple((table.name, part.name) for part in made.parts)
+            yield Finding(files, None, f"its files are not those that the {table.name} were made with", redo)

@@ -15,9 +15,10 @@ from llambert.planning.costs import Prices, TokenPrice
 from llambert.recipe import Recipe, digest
 from llambert.run import Run
 from llambert.storage.run_directory import TableDirectory
+from llambert.tables import TABLES
 
 PILOT_FILE = "pilot.json"
-STAGES = ("ingest", "sample", "annotate", "parse", "finetune", "label")
+STAGES = tuple(table.stage for table in TABLES if table.is_required)
 _Z = 1.96
 # Part of every interval: relative deviation of one run from the next on one machine, whatever its pilot said.
 # Measured by tests/benchmarks/bench_plan.py: DECISIONS.md, "Plans".

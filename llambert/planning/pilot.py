@@ -26,7 +26,7 @@ from llambert.stages.finetune import finetune
 from llambert.stages.ingest import ingest
 from llambert.stages.label import label
 from llambert.stages.parse import parse
-from llambert.stages.sample import draw_sample
+from llambert.stages.sample import sample
 from llambert.storage.locations import remove_folder
 from llambert.storage.run_directory import Manifest, TableDirectory, write_whole
 from llambert.training.encoder_trial import require_encoder
@@ -35,8 +35,6 @@ from llambert.training.encoder_trial import require_encoder
 NUM_LABELLED = 2_000
 # Optimizer steps: enough to see past the first ones, which are slow.
 _MIN_STEPS = 40
-_REGIMES_WITHOUT_SILVER = ("gold",)
-_REGIMES_WITH_GOLD = ("gold", "combined")
 
 
 def pilot(run: Run, num_records: int, with_curve: bool) -> Pilot:
@@ -50,9 +48,9 @@ def pilot(run: Run, num_records: int, with_curve: bool) -> Pilot:
     corpus = ingest(run)
     require_learnable(run)
     stages = {"ingest": _measured_whole(corpus)}
-    sample = draw_sample(run)
-    stages["sample"] = _measured_whole(sample)
-    few = with_num_records(run, num_records=min(num_records, sample.num_kept))
+    sampled = sample(run)
+    stages["sample"] = _measured_whole(sampled)
+    few = with_num_records(run, num_records=min(num_records, sampled.num_kept))
     stages["annotate"] = _annotate(few)
     silver = parse(_parsed(few))
     num_few = few.recipe.annotator.num_records
@@ -65,15 +63,15 @@ def pilot(run: Run, num_records: int, with_curve: bool) -> Pilot:
         stages["label"] = _measured_labelling(small, labelled, relative_deviation(lengths))
         curve = learning_curve(small) if with_curve and _learns_from_silver(run) else {}
         num_learned = trained.counts.get("num_silver_train", 0) + trained.counts.get("num_silver_held_out", 0)
-        scales = {"silver": sample.num_kept / num_few, "gold": num_gold_records(run) / max(num_gold_records(small), 1)}
+        scales = {"silver": sampled.num_kept / num_few, "gold": num_gold_records(run) / max(num_gold_records(small), 1)}
         num_steps = num_training_steps(run.recipe.classifier, trained, scales)
     found = Pilot(
         num_pilot_records=num_few,
         num_corpus=corpus.num_kept,
-        num_annotated=sample.num_kept,
-        num_annotatable=sample.num_kept + sample.num_rejected["not_sampled"],
+        num_annotated=sampled.num_kept,
+        num_annotatable=sampled.num_kept + sampled.num_rejected["not_sampled"],
         num_steps=num_steps,
-        num_unlearned=sum(sample.counts.get(f"split.{name}", 0) for name in left_out(run.recipe)),
+        num_unlearned=sum(sampled.counts.get(f"split.{name}", 0) for name in left_out(run.recipe)),
         learned_share=num_learned / num_few if curve else 1.0,
         ray_seconds=ray_seconds,
         with_curve=with_curve,
@@ -88,19 +86,11 @@ def pilot(run: Run, num_records: int, with_curve: bool) -> Pilot:
 def _store(run: Run, found: Pilot) -> None:
     table = pilot_table(run)
     write_whole(table.filesystem, table.path(PILOT_FILE), found.model_dump_json(indent=1).encode())
-    table.write_manifest(
-        Manifest(
-            stage="plan",
-            fingerprint=run.fingerprints["labels"],
-            num_in=found.num_pilot_records,
-            num_kept=found.num_pilot_records,
-            wall_seconds=0.0,
-        )
-    )
+    table.complete("plan", [], num_kept=found.num_pilot_records)
 
 
 def _learns_from_silver(run: Run) -> bool:
-    return run.recipe.classifier.regime not in _REGIMES_WITHOUT_SILVER
+    return "silver" in run.tables.upstream("checkpoint", run.recipe)
 
 
 def _start_ray() -> float:
@@ -141,6 +131,7 @@ def _annotate(few: Run) -> Measured:
     """Annotate the pilot's records; where a run has annotated as many already, what its manifest says."""
     responses = few.table("responses")
     is_first = not responses.part_names()
+    sample(few)
     manifest = annotate(few)
     num, annotator = manifest.num_in, few.recipe.annotator
     startup = manifest.measures.get("startup_seconds", 0.0)
@@ -176,27 +167,24 @@ def _small_run(run: Run, few: Run) -> Iterator[Run]:
     gold = classifier.gold.model_copy(update={"epochs": 1, "num_records": _MIN_STEPS * classifier.batch_size})
     changes: dict[str, Any] = {"epochs": min(classifier.epochs, epochs), "gold": gold, "soup_members": 1}
     changes |= {"num_records": None, "early_stop_patience": None}
-    if classifier.regime in _REGIMES_WITHOUT_SILVER:
+    if not _learns_from_silver(run):
         changes["num_records"] = _MIN_STEPS * classifier.batch_size
     updates = {"storage": storage, "classifier": classifier.model_copy(update=changes)}
     small = Run(few.recipe.model_copy(update=updates), few.task)
     filesystem, path = run.table("corpus").filesystem, f"{run.table('corpus').path().rsplit('/', 2)[0]}/pilot"
     remove_folder(filesystem, path)  # of a pilot that was killed
     try:
-        _complete(small.table("silver"), "parse", [few.table("silver").read()])
-        _complete(small.table("corpus"), "ingest", small_corpus(run, small))
+        _complete(small, "silver", [few.table("silver").read()])
+        _complete(small, "corpus", small_corpus(run, small))
         yield small
     finally:
         remove_folder(filesystem, path)
 
 
-def _complete(table: TableDirectory, stage: str, rows: list[pa.Table]) -> None:
+def _complete(small: Run, name: str, rows: list[pa.Table]) -> None:
+    table = small.table(name)
     parts = [table.commit_part(f"part-{number:05d}.parquet", part) for number, part in enumerate(rows)]
-    num = sum(part.num_rows for part in parts)
-    fingerprint = table.uri.rsplit("/", 1)[-1]
-    table.write_manifest(
-        Manifest(stage=stage, fingerprint=fingerprint, num_in=num, num_kept=num, wall_seconds=0.0, parts=parts)
-    )
+    table.complete(small.tables[name].stage, parts)
 
 
 def small_corpus(run: Run, small: Run) -> list[pa.Table]:
@@ -214,14 +202,14 @@ def small_corpus(run: Run, small: Run) -> list[pa.Table]:
         rank = pc.index_in(part[schema.RECORD_ID], value_set=wanted)
         found.append(part.append_column("rank", rank).filter(pc.is_valid(rank)))
     rows = pa.concat_tables(found).sort_by("rank").drop_columns(["rank"])
-    if run.recipe.classifier.regime in _REGIMES_WITH_GOLD:
+    if run.tables["checkpoint"].reads_gold(run.recipe):
         rows = pa.concat_tables([rows, *_some_gold(run, wanted)])
     size = min(run.recipe.corpus.rows_per_part, -(-rows.num_rows // run.recipe.label.max_actors))
     return [rows.slice(start, size) for start in range(0, rows.num_rows, size)]
 
 
 def _sampled_ids(run: Run) -> pa.Array:
-    draw_sample(run)
+    sample(run)
     return run.table("sample").read([schema.RECORD_ID])[schema.RECORD_ID].combine_chunks()
 
 
@@ -279,7 +267,7 @@ def num_training_steps(recipe: ClassifierRecipe, trained: Manifest, scales: dict
 
 def num_gold_records(run: Run) -> int:
     """Gold records that a regime may learn from; 0 where it learns from none: they are not looked at then."""
-    if run.recipe.classifier.regime not in _REGIMES_WITH_GOLD:
+    if not run.tables["checkpoint"].reads_gold(run.recipe):
         return 0
     parts = run.table("corpus").iter_tables([schema.SPLIT, schema.GOLD_LABEL])
     return sum(pc.sum(is_learned_gold(part)).as_py() or 0 for part in parts)

@@ -6,21 +6,18 @@ from llambert.planning.forecast import forecast, usd
 from llambert.report import plots
 from llambert.report.document import Block, Figure, Section, Table
 from llambert.report.findings import Findings
-from llambert.tables import BY_NAME
-
-_PLANNED = {"checkpoint": "finetune"}  # stages that a plan names otherwise than the report
 
 
 def costs_section(findings: Findings) -> Section:
     """Section "What it took"."""
     costs, comparison = findings.costs, findings.comparison
-    seconds = {BY_NAME[table].stage: cost.wall_seconds for table, cost in costs.items()}
+    seconds = {cost.stage: cost.wall_seconds for cost in costs.values()}
     alternative = ("LLM on everything", comparison.llm_seconds) if comparison else None
     svg = plots.stage_times("times", seconds, alternative)
     header = ["stage", "records", "on the clock", "at work", "records/s", "tokens read", "tokens written", "GPU-hours"]
     blocks: list[Block] = [
         Figure("times", svg, "Time of each stage, and of the LLM asked about everything."),
-        Table(header, [_time_row(table, cost) for table, cost in costs.items()]),
+        Table(header, [_time_row(cost) for cost in costs.values()]),
         "On the clock: from a stage's start to its end, records/s over that. At work: time its models or readers "
         "worked, summed over all workers.",
     ]
@@ -35,10 +32,10 @@ def costs_section(findings: Findings) -> Section:
     return Section("What it took", [*blocks, *_planned(findings), *_money(findings)])
 
 
-def _time_row(table: str, cost: StageCost) -> list[str]:
+def _time_row(cost: StageCost) -> list[str]:
     rate = cost.records_per_second
     return [
-        BY_NAME[table].stage,
+        cost.stage,
         f"{cost.num_records:,}",
         format_duration(cost.wall_seconds),
         format_duration(cost.busy_seconds) if cost.busy_seconds else "-",
@@ -57,8 +54,8 @@ def _planned(findings: Findings) -> list[Block]:
     accelerator = next(iter(prices.accelerators), None)
     planned = {stage.stage: stage for stage in forecast(recipe, findings.pilot).stages}
     rows, total, took_in_all = [], 0.0, 0.0
-    for table, cost in findings.costs.items():
-        stage = planned.get(_PLANNED.get(table, BY_NAME[table].stage))
+    for cost in findings.costs.values():
+        stage = planned.get(cost.stage)
         if stage is None:
             continue
         seconds, took = stage.seconds, cost.wall_seconds
@@ -68,7 +65,7 @@ def _planned(findings: Findings) -> list[Block]:
         interval = f"{format_duration(seconds.low)} – {format_duration(seconds.high)}"
         rows.append(
             [
-                BY_NAME[table].stage,
+                cost.stage,
                 format_duration(seconds.value),
                 "done by the plan" if stage.is_measured else interval,
                 format_duration(took),

@@ -84,19 +84,13 @@ def report(run: Run, prices: str | None = None) -> Manifest:
         _write_table(directory, SUSPECTS_PART, findings.suspects.rows),
     ]
     num_labelled = int(evidence.records.has_label.sum())
-    return directory.write_manifest(
-        Manifest(
-            stage="report",
-            fingerprint=run.fingerprints["report"],
-            upstream={name: manifest.fingerprint for name, manifest in evidence.manifests.items()}
-            | ({"plan": pilot.measured_at} if pilot else {})
-            | ({ANSWERS: answers} if answers else {}),
-            num_in=num_labelled,
-            num_kept=num_labelled,
-            counts={"num_gold": findings.quality.num_gold, "num_unseen_gold": findings.quality.num_unseen},
-            wall_seconds=time.monotonic() - started,
-            parts=parts,
-        )
+    return run.complete(
+        "report",
+        parts,
+        upstream=({"plan": pilot.measured_at} if pilot else {}) | ({ANSWERS: answers} if answers else {}),
+        num_kept=num_labelled,
+        counts={"num_gold": findings.quality.num_gold, "num_unseen_gold": findings.quality.num_unseen},
+        wall_seconds=time.monotonic() - started,
     )
 
 

@@ -17,7 +17,6 @@ from llambert.report import plots
 from llambert.report.costs_section import costs_section
 from llambert.report.document import Block, Details, Document, Figure, Section, Table, Verbatim
 from llambert.report.findings import Findings, answer, interval, percent, points
-from llambert.tables import BY_NAME
 
 NEEDS_GOLD = "needs gold labels"
 _SUSPECTS_SHOWN = 10
@@ -81,7 +80,7 @@ def _counts(findings: Findings) -> Section:
     rows = []
     for table, manifest in evidence.manifests.items():
         rejected = ", ".join(f"{num:,} {reason}" for reason, num in manifest.num_rejected.items() if num) or "none"
-        rows.append([BY_NAME[table].stage, f"{manifest.num_in:,}", f"{manifest.num_kept:,}", rejected])
+        rows.append([findings.run.tables[table].stage, f"{manifest.num_in:,}", f"{manifest.num_kept:,}", rejected])
     answers, records = evidence.answers, evidence.records
     finished = ", ".join(f"{num:,} {reason}" for reason, num in answers.finish_reasons.items()) or "none"
     facts = [
@@ -317,7 +316,7 @@ def _provenance(findings: Findings) -> Section:
         model = " ".join(part for part in (manifest.model, manifest.model_identity) if part) or "-"
         rows.append(
             [
-                BY_NAME[table].stage,
+                run.tables[table].stage,
                 manifest.fingerprint,
                 manifest.code_version,
                 manifest.completed_at[:16].replace("T", " "),

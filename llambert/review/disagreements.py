@@ -20,7 +20,7 @@ from llambert.corpora.duplicates import each_text_once, first_copies
 from llambert.errors import InputError
 from llambert.recipe import digest
 from llambert.run import Run
-from llambert.storage.run_directory import Manifest, TableDirectory
+from llambert.storage.run_directory import TableDirectory
 
 Reference = Literal["gold", "silver"]
 Order = Literal["random", "hardest"]
@@ -206,7 +206,7 @@ def _references(run: Run, reference: Reference, split: str | None) -> pa.Table:
     if reference == "silver":
         silver = run.table("silver").read([schema.RECORD_ID, schema.LABEL])
         of_silver = silver[schema.RECORD_ID].combine_chunks(), silver[schema.LABEL].combine_chunks()
-    learned = reference == "gold" and run.recipe.classifier.regime in ("gold", "combined")
+    learned = reference == "gold" and run.tables["checkpoint"].reads_gold(run.recipe)
     learned_texts = _learned_texts(run) if learned else np.array([], dtype=object)
     found = []
     for part in run.table("corpus").iter_tables([schema.RECORD_ID, schema.TEXT, schema.SPLIT, schema.GOLD_LABEL]):
@@ -248,10 +248,7 @@ def _store_key(run: Run, key: str, rows: pa.Table) -> None:
     if manifest and manifest.num_kept >= rows.num_rows:
         return
     part = table.commit_part(f"{rows.num_rows:06d}-{_KEY_PART}", rows)
-    num = rows.num_rows
-    table.write_manifest(
-        Manifest(stage="review", fingerprint=key, num_in=num, num_kept=num, wall_seconds=0.0, parts=[part])
-    )
+    table.complete("review", [part])
 
 
 def _read_key(run: Run, answers: dict[str, dict[str, str]]) -> dict[str, tuple[str, str]]:

@@ -6,7 +6,6 @@ text an earlier record has). One source file is one unit of work; its parts are 
 
 import sys
 import time
-from collections import Counter
 from dataclasses import asdict
 from hashlib import blake2b
 from typing import Any
@@ -22,11 +21,11 @@ from llambert.corpora.rows import ENCODING_FAULTS, HIDDEN_FILES, UNDECODABLE, hi
 from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError
 from llambert.execution import Executor, Outcome, Pool
-from llambert.execution.progress import Progress
 from llambert.execution.ray_executor import RAY
 from llambert.execution.replica_metrics import ReplicaMetrics
+from llambert.execution.stage_progress import StageProgress
 from llambert.run import Run
-from llambert.storage.run_directory import Manifest, TableDirectory
+from llambert.storage.run_directory import Manifest, Part, TableDirectory, total_counts
 
 _COUNTS = ("num_truncated", gold.NUM_UNKNOWN_GOLD, "num_malformed", ENCODING_FAULTS, HIDDEN_FILES)
 
@@ -36,7 +35,7 @@ def ingest(run: Run, executor: Executor = RAY) -> Manifest:
     if manifest := run.table("corpus").read_manifest():
         _warn(run, manifest)
         return manifest
-    started = time.monotonic()
+    progress = StageProgress("ingest", run.table("corpus"), unit="files")
     corpus = run.recipe.corpus
     gold.check(corpus, run.task.category_names)
     sources = find_sources(corpus)
@@ -44,12 +43,8 @@ def ingest(run: Run, executor: Executor = RAY) -> Manifest:
         print(f"ingest: {sources.skipped}", file=sys.stderr, flush=True)
     checks.require_columns_early(sources.units, corpus, source_columns(corpus))
     units = [asdict(source) for source in sources.units]
-    outcomes: list[Outcome] = []
-    with Progress("ingest", total=len(units), unit="files") as progress:
-        for outcome in executor.run("ingest", IngestFile, worker_arguments(run), units, Pool(max_actors=4)):
-            outcomes.append(outcome)
-            progress.advance()
-    manifest = complete(run, sources, outcomes, time.monotonic() - started)
+    progress.run(executor, IngestFile, worker_arguments(run), units, Pool(max_actors=4))
+    manifest = complete(run, sources, progress.parts, **progress.seconds)
     _warn(run, manifest)
     return manifest
 
@@ -65,18 +60,15 @@ def worker_arguments(run: Run) -> tuple[Any, ...]:
     return (run.recipe.corpus, tuple(run.task.category_names), *tables, run.recipe.name)
 
 
-def complete(run: Run, sources: Sources, outcomes: list[Outcome], wall_seconds: float) -> Manifest:
+def complete(run: Run, sources: Sources, parts: list[Part], **seconds: Any) -> Manifest:
     """Look at the corpus as a whole and write its manifests; ``InputError`` if it cannot be one.
 
     Refused: more rows that are not text or malformed than the recipe allows, a column that no row has, no record at
-    all, gold values of which none is a label, record IDs that are not unique.
+    all, gold values of which none is a label, record IDs that are not unique. ``seconds`` are the manifest's.
     """
-    parts = sorted((part for outcome in outcomes for part in outcome.parts), key=lambda part: part.name)
-    counts: Counter[str] = Counter()
-    for part in parts:
-        counts.update(part.counts)
+    parts = sorted(parts, key=lambda part: part.name)
+    counts = total_counts(parts)
     counts[HIDDEN_FILES] += sources.num_hidden
-    num_kept = sum(part.num_rows for part in parts)
     rejected = {k.removeprefix("rejected."): n for k, n in sorted(counts.items()) if k.startswith("rejected.")}
     corpus = run.recipe.corpus
     faulty = {part.name for part in parts if part.counts.get(UNDECODABLE)}
@@ -86,33 +78,20 @@ def complete(run: Run, sources: Sources, outcomes: list[Outcome], wall_seconds: 
     # Where a record is made of many source rows (umls), the malformed ones are a share of those.
     _check_malformed(run, counts["num_malformed"], counts["num_source_rows"] or counts["num_read"])
     checks.require_columns_somewhere(counts, corpus, sources.units, source_columns(corpus))
-    if num_kept == 0:
+    if not sum(part.num_rows for part in parts):
         why = rejected or hidden_files_skipped(counts[HIDDEN_FILES]) or "it is empty"
         raise InputError(f"corpus.path: {corpus.path} has no record: {why}")
     checks.require_gold(counts, corpus, run.task.category_names)
-    num_duplicates = _find_duplicates(run, [part.name for part in parts])
-    _complete_rejects(run, rejected)
-    return run.table("corpus").write_manifest(
-        Manifest(
-            stage="ingest",
-            fingerprint=run.fingerprints["corpus"],
-            recipe=run.recipe.corpus.model_dump(mode="json"),
-            num_in=counts["num_read"],
-            num_kept=num_kept,
-            num_rejected=rejected,
-            counts={
-                **dict.fromkeys(_COUNTS, 0),
-                **{key: num for key, num in sorted(counts.items()) if key.startswith("num_") and key != "num_read"},
-                **gold.unknown_values(counts),
-                "num_files": len(sources.units),
-                "num_duplicates": num_duplicates,
-                "num_bytes": sum(source.num_bytes for source in sources.units),
-            },
-            wall_seconds=wall_seconds,
-            busy_seconds=sum(outcome.busy_seconds for outcome in outcomes),
-            parts=parts,
-        )
-    )
+    duplicates = run.complete("duplicates", [_find_duplicates(run, [part.name for part in parts])])
+    counted = {
+        **dict.fromkeys(_COUNTS, 0),
+        **{key: num for key, num in sorted(counts.items()) if key.startswith("num_") and key != "num_read"},
+        **gold.unknown_values(counts),
+        "num_files": len(sources.units),
+        "num_duplicates": duplicates.num_kept,
+        "num_bytes": sum(source.num_bytes for source in sources.units),
+    }
+    return run.complete("corpus", parts, rejected, num_in=counts["num_read"], counts=counted, **seconds)
 
 
 def _check_malformed(run: Run, num_malformed: int, num_read: int) -> None:
@@ -192,12 +171,12 @@ def _keys(records: pa.Table) -> pa.Table:
     return pa.table({"record_id_hash": hashes(schema.RECORD_ID), "text_hash": hashes(schema.TEXT)})
 
 
-def _find_duplicates(run: Run, names: list[str]) -> int:
-    """Write the ``duplicates`` table; ``InputError`` with examples if a record_id stands twice.
+def _find_duplicates(run: Run, names: list[str]) -> Part:
+    """Commit the part of ``duplicates``; ``InputError`` with examples if a record_id stands twice.
 
     Holds 16 bytes a record in the driver: 160 MB for ten million records.
     """
-    keys, corpus, duplicates = run.table("corpus_keys"), run.table("corpus"), run.table("duplicates")
+    keys, corpus = run.table("corpus_keys"), run.table("corpus")
     tables = [keys.read_part(name) for name in names]
     starts = np.cumsum([0, *(table.num_rows for table in tables)])
     both = pa.concat_tables(tables)
@@ -214,18 +193,7 @@ def _find_duplicates(run: Run, names: list[str]) -> int:
             schema.DUPLICATE_OF: pa.array(_ids_at(corpus, names, starts, first), pa.string()),
         }
     )
-    part = duplicates.commit_part("part-00000.parquet", table)
-    duplicates.write_manifest(
-        Manifest(
-            stage="ingest",
-            fingerprint=run.fingerprints["corpus"],
-            num_in=len(later),
-            num_kept=len(later),
-            wall_seconds=0.0,
-            parts=[part],
-        )
-    )
-    return len(later)
+    return run.table("duplicates").commit_part("part-00000.parquet", table)
 
 
 def _repeated(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -247,21 +215,3 @@ def _ids_at(corpus: TableDirectory, names: list[str], starts: np.ndarray, positi
         ids = corpus.read_part(names[part], [schema.RECORD_ID])[schema.RECORD_ID]
         found.update({int(p): ids[int(p - starts[part])].as_py() for p in positions[part_of == part]})
     return [found[int(position)] for position in positions]
-
-
-def _complete_rejects(run: Run, rejected: dict[str, int]) -> None:
-    rejects = run.table("corpus_rejects")
-    parts = [rejects.committed_part(name) for name in rejects.part_names()]
-    num_rejected = sum(rejected.values())
-    assert sum(part.num_rows for part in parts) == num_rejected, "corpus_rejects and the counts differ"
-    rejects.write_manifest(
-        Manifest(
-            stage="ingest",
-            fingerprint=run.fingerprints["corpus"],
-            num_in=num_rejected,
-            num_kept=num_rejected,
-            counts=rejected,
-            wall_seconds=0.0,
-            parts=parts,
-        )
-    )

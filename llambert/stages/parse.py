@@ -32,7 +32,7 @@ from llambert.annotation.responses import ANSWERS, answers_version, iter_answers
 from llambert.annotation.verbalizer import RejectReason, Verbalizer
 from llambert.errors import ErrorKind, InputError
 from llambert.run import Run
-from llambert.storage.run_directory import Manifest, Part, TableDirectory
+from llambert.storage.run_directory import Manifest, Part, TableDirectory, total_counts
 
 _REPLACED = "replaced"  # in a manifest's upstream: the version of the answers of which it was made before
 _COLUMNS = [
@@ -76,34 +76,24 @@ def parse(run: Run) -> Manifest:
         name = _versioned(first_name, version)
         kept, rejected = parser.separate(responses)
         reject_parts.append(rejects.commit_part(name, rejected, _tally(rejected, schema.REJECT_REASON)))
-        silver_parts.append(silver.commit_part(name, kept, _tally(kept, schema.LABEL)))
+        silver_parts.append(silver.commit_part(name, kept, _tally(kept, schema.LABEL, "label.")))
     if answers_version(run.table("responses").read_manifest()) != version:
         return parse(run)  # more was answered meanwhile, and read in part
-    upstream = {"responses": run.fingerprints["responses"]} | ({ANSWERS: version} if version else {})
+    upstream = {ANSWERS: version} if version else {}
     if complete:
         upstream[_REPLACED] = complete.upstream.get(ANSWERS, "")
-    num_rejected, per_label = _summed(reject_parts), _summed(silver_parts)
-    num_kept = sum(per_label.values())
-    shares = {f"share.{name}": per_label.get(name, 0) / max(num_kept, 1) for name in run.task.category_names}
-
-    def complete_with(parts: list[Part], num_kept: int, num_rejected: dict[str, int], **figures: dict) -> Manifest:
-        return Manifest(
-            stage="parse",
-            fingerprint=run.fingerprints["silver"],
-            upstream=upstream,
-            recipe=run.recipe.parse.model_dump(mode="json"),
-            num_in=num_kept + sum(num_rejected.values()),
-            num_kept=num_kept,
-            num_rejected=num_rejected,
-            wall_seconds=time.monotonic() - started,
-            parts=parts,
-            **figures,
-        )
-
-    rejects.write_manifest(complete_with(reject_parts, sum(num_rejected.values()), {}, counts=num_rejected))
-    counts = {f"label.{label}": count for label, count in per_label.items()}
-    measures = {**parser.measures, **shares}
-    made = silver.write_manifest(complete_with(silver_parts, num_kept, num_rejected, counts=counts, measures=measures))
+    num_rejected, counts = total_counts(reject_parts), total_counts(silver_parts)
+    num_kept = max(counts.total(), 1)
+    shares = {f"share.{name}": counts[f"label.{name}"] / num_kept for name in run.task.category_names}
+    made = run.complete(
+        "silver",
+        silver_parts,
+        dict(sorted(num_rejected.items())),
+        upstream,
+        counts=dict(sorted(counts.items())),
+        measures={**parser.measures, **shares},
+        wall_seconds=time.monotonic() - started,
+    )
     _remove_replaced(made, silver, rejects)
     return made
 
@@ -147,15 +137,8 @@ def check(run: Run) -> None:
         raise InputError("parse.gold_labels: prior_correction 'gold' needs some: record_id -> category")
 
 
-def _tally(table: pa.Table, column: str) -> dict[str, int]:
-    return dict(Counter(table[column].to_pylist()))
-
-
-def _summed(parts: list[Part]) -> dict[str, int]:
-    total: Counter[str] = Counter()
-    for part in parts:
-        total.update(part.counts)
-    return dict(sorted(total.items()))
+def _tally(table: pa.Table, column: str, prefix: str = "") -> dict[str, int]:
+    return {f"{prefix}{value}": num for value, num in Counter(table[column].to_pylist()).items()}
 
 
 def _responses(run: Run, columns: list[str]) -> Iterator[tuple[str, pa.Table]]:

@@ -1,4 +1,4 @@
-"""The records an annotator is shown: the sample it is asked about, and gold shots where the recipe draws them.
+"""Sample: a random subset of the corpus -> ``sample``, the records that the annotator is asked about.
 
 ``sample`` is in sampling order, part by part, so its first n rows are the sample of n records: a reader that
 wants n records of a table that holds more takes the first n. Gold labels are read for gold shots alone.
@@ -17,14 +17,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llambert import schema
-from llambert.annotation.prompts import Shot
 from llambert.annotation.ranks import part_name
-from llambert.annotation.sampling import IdSource, Purpose, Selection, sampling_hashes, select, select_stratified
-from llambert.annotation.splits import TEST, TRAIN, is_sampled, left_out
+from llambert.annotation.sampling import IdSource, Selection, sampling_hashes, select, select_stratified
+from llambert.annotation.splits import is_sampled
 from llambert.errors import InputError
 from llambert.run import Run
+from llambert.stages.shots import draw_shots
 from llambert.storage.run_directory import Manifest, Part, TableDirectory
-from llambert.tasks import Task
 
 # While the sample is put in order at most this many windows of it are files on the driver's disk, and one is in
 # its memory: a 64th of the sample's texts, or 16 parts where that is more.
@@ -34,7 +33,7 @@ MIN_PARTS_PER_WINDOW = 16
 logger = logging.getLogger(__name__)
 
 
-def draw_sample(run: Run) -> Manifest:
+def sample(run: Run) -> Manifest:
     """Write the ``sample`` table (record_id, text) in sampling order; skipped when complete.
 
     Duplicates, gold shots and records of other splits than ``annotator.splits`` are left out. Where fewer records are
@@ -65,46 +64,16 @@ def draw_sample(run: Run) -> Manifest:
         "not_sampled": eligible.num - num_selected,
     }
     of_splits = {"splits": list(annotator.splits)} if annotator.splits is not None else {}
-    return table.write_manifest(
-        Manifest(
-            stage="sample",
-            fingerprint=run.fingerprints["sample"],
-            upstream={"corpus": run.fingerprints["corpus"]},
-            recipe={
-                "num_records": annotator.num_records,
-                "seed": annotator.seed,
-                "stratify_by": annotator.stratify_by,
-                **of_splits,
-            },
-            num_in=run.table("corpus").require_manifest().num_kept,
-            num_kept=num_selected,
-            num_rejected={name: num for name, num in rejected.items() if num or name in ("duplicate", "not_sampled")},
-            counts={"num_short": annotator.num_records - num_selected, **per_split},
-            wall_seconds=time.monotonic() - started,
-            parts=parts,
-        )
+    selection_of = {"num_records": annotator.num_records, "seed": annotator.seed, "stratify_by": annotator.stratify_by}
+    return run.complete(
+        "sample",
+        parts,
+        {name: num for name, num in rejected.items() if num or name in ("duplicate", "not_sampled")},
+        num_in=run.table("corpus").require_manifest().num_kept,
+        recipe={**selection_of, **of_splits},
+        counts={"num_short": annotator.num_records - num_selected, **per_split},
+        wall_seconds=time.monotonic() - started,
     )
-
-
-def warn_of_unlearned(run: Run, sample: Manifest) -> None:
-    """Warn where the recipe's regime does not learn from all records of a sample that is about to be annotated."""
-    regime, unwanted = run.recipe.classifier.regime, left_out(run.recipe)
-    if regime == "gold":
-        logger.warning(
-            "classifier.regime gold learns from none of the %d records to be annotated: they only show how good the "
-            "annotator is",
-            sample.num_kept,
-        )
-    if lost := {name: sample.counts[f"split.{name}"] for name in unwanted if sample.counts.get(f"split.{name}")}:
-        logger.warning(
-            "annotator.splits: %d of %d records to be annotated (%.0f %%) are of splits that classifier.regime %s does "
-            "not learn from: %s; set annotator.splits to annotate others",
-            sum(lost.values()),
-            sample.num_kept,
-            100 * sum(lost.values()) / sample.num_kept,
-            regime,
-            ", ".join(f"{num} {name}" for name, num in lost.items()),
-        )
 
 
 @dataclass(frozen=True)
@@ -205,93 +174,6 @@ def _stratum_column(run: Run) -> str:
             f"{', '.join(possible)} (corpus.columns.keep adds more)"
         )
     return str(column)
-
-
-def draw_shots(run: Run) -> Manifest:
-    """Write the ``shots`` table: gold records, of each category as many as of any other, to one; skipped when complete.
-
-    The records of each category in the order of their hashes under ``gold_shots.seed``; the first of each, in the
-    order of their hashes, then the second of each: the shots of n are the first n of those of more. ``InputError``
-    where there are not enough.
-    """
-    table, annotator = run.table("shots"), run.recipe.annotator
-    if manifest := table.read_manifest():
-        return manifest
-    started = time.monotonic()
-    assert annotator.gold_shots is not None, "the recipe asks for no gold shots"
-    if not annotator.num_shots:
-        raise InputError("annotator.num_shots: say how many shots to draw from gold records")
-    rows = _choose_shots(run, annotator.num_shots)
-    return table.write_manifest(
-        Manifest(
-            stage="shots",
-            fingerprint=run.fingerprints["shots"],
-            upstream={"corpus": run.fingerprints["corpus"]},
-            recipe={"num_shots": annotator.num_shots, **annotator.gold_shots.model_dump(mode="json")},
-            num_in=rows.num_rows,
-            num_kept=rows.num_rows,
-            wall_seconds=time.monotonic() - started,
-            parts=[table.commit_part("part-0.parquet", rows)],
-        )
-    )
-
-
-def _choose_shots(run: Run, num_shots: int) -> pa.Table:
-    names, seed = run.task.category_names, run.recipe.annotator.gold_shots.seed  # type: ignore[union-attr]
-    per_category = -(-num_shots // len(names))
-    found = {name: Selection.empty() for name in names}
-    texts: dict[str, str] = {}
-    for rows in _shot_candidates(run):
-        for name in names:
-            of_name = rows.filter(pc.equal(rows[schema.GOLD_LABEL], name))
-            smallest = Selection.smallest(of_name[schema.RECORD_ID], per_category, seed, Purpose.GOLD_SHOTS)
-            found[name] = found[name].merge(smallest, per_category)
-            chosen = of_name.filter(pc.is_in(of_name[schema.RECORD_ID], value_set=found[name].record_ids))
-            texts |= dict(zip(chosen[schema.RECORD_ID].to_pylist(), chosen[schema.TEXT].to_pylist(), strict=True))
-    ordered = sorted(
-        (turn, hashed, record_id, name)
-        for name, of_name in found.items()
-        for turn, (hashed, record_id) in enumerate(
-            zip(of_name.hashes.tolist(), of_name.record_ids.to_pylist(), strict=True)
-        )
-    )[:num_shots]
-    nums = {name: len(of_name) for name, of_name in found.items()}
-    if len(ordered) < num_shots or min(nums.values()) < num_shots // len(names):
-        raise InputError(
-            f"annotator.gold_shots: {num_shots} shots need {per_category} gold records of each category that are "
-            f"no longer than max_chars and not in split 'test'; the corpus has {nums}"
-        )
-    columns = {
-        schema.RECORD_ID: [record_id for _, _, record_id, _ in ordered],
-        schema.TEXT: [texts[record_id] for _, _, record_id, _ in ordered],
-        schema.GOLD_LABEL: [name for _, _, _, name in ordered],
-    }
-    return pa.table(columns, schema=schema.SHOTS)
-
-
-def _shot_candidates(run: Run) -> Iterator[pa.Table]:
-    """Gold records that may be shown: of split ``train`` if there is one, never of ``test``, short, no duplicates."""
-    corpus, gold_shots = run.table("corpus"), run.recipe.annotator.gold_shots
-    assert gold_shots is not None
-    splits = corpus.iter_tables([schema.SPLIT])
-    has_train = any(pc.any(pc.equal(rows[schema.SPLIT], TRAIN)).as_py() for rows in splits)
-    duplicates = [pa.array([], pa.string()), *(ids.combine_chunks() for ids in _ids(run.table("duplicates")).read())]
-    excluded = pa.concat_arrays(duplicates)
-    for rows in corpus.iter_tables([schema.RECORD_ID, schema.TEXT, schema.SPLIT, schema.GOLD_LABEL]):
-        split = rows[schema.SPLIT]
-        is_open = pc.equal(split, TRAIN) if has_train else pc.not_equal(split, TEST)
-        is_short = pc.less_equal(pc.utf8_length(rows[schema.TEXT]), gold_shots.max_chars)
-        is_first = pc.invert(pc.is_in(rows[schema.RECORD_ID], value_set=excluded))
-        yield rows.filter(pc.and_(pc.and_(is_open, is_short), is_first))
-
-
-def prompted_task(run: Run) -> Task:
-    """The run's task with the shots that its annotator is shown; they must have been drawn, if drawn they are."""
-    if run.recipe.annotator.gold_shots is None:
-        return run.task
-    rows = run.table("shots").read().to_pylist()
-    shots = tuple(Shot(text=row[schema.TEXT], label=row[schema.GOLD_LABEL]) for row in rows)
-    return run.task.with_shots(run.recipe.annotator.prompt, shots)
 
 
 def _ids(*tables: TableDirectory) -> IdSource:

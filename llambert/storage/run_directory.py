@@ -18,7 +18,9 @@ import io
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -38,6 +40,7 @@ from llambert.storage.part_file import PartRows, check_pages, clear_damage, stor
 
 MANIFEST = "manifest.json"
 PROGRESS = "progress.json"
+_PART_READERS = 8
 _S3_ATTEMPTS = 10  # with botocore's waits, of 20 s at most and half of that on average
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
@@ -92,6 +95,14 @@ class Manifest(BaseModel):
         return self
 
 
+def total_counts(parts: Iterable[Part]) -> Counter[str]:
+    """The sums of the parts' own counts."""
+    total: Counter[str] = Counter()
+    for part in parts:
+        total.update(part.counts)
+    return total
+
+
 def is_part(name: str) -> bool:
     """Whether a file of this name is a committed part: not hidden, as unfinished ones are."""
     return name.endswith(".parquet") and not name.rpartition("/")[2].startswith(".")
@@ -114,13 +125,14 @@ class TableDirectory:
 
     uri: str
     schema: pa.Schema | None = field(default=None, compare=False)
+    fingerprint: str = field(default="", compare=False)
 
     @cached_property
     def _opened(self) -> tuple[fsspec.AbstractFileSystem, str]:
         return open_filesystem(self.uri)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"uri": self.uri, "schema": self.schema}
+        return {"uri": self.uri, "schema": self.schema, "fingerprint": self.fingerprint}
 
     @property
     def filesystem(self) -> fsspec.AbstractFileSystem:
@@ -159,6 +171,12 @@ class TableDirectory:
         with clear_damage(f"{self.uri}/{name}"):
             check_pages(pq.ParquetFile(io.BytesIO(content), page_checksum_verification=True))
             return _part(name, content)
+
+    def committed_parts(self, names: Collection[str] | None = None) -> list[Part]:
+        """``committed_part`` of all that is committed, or of those ``names`` that are, sorted by name."""
+        found = [name for name in self.part_names() if names is None or name in names]
+        with ThreadPoolExecutor(_PART_READERS) as readers:
+            return list(readers.map(self.committed_part, found))
 
     def part_names(self, folder: str = "") -> list[str]:
         """Names of the committed parts, sorted; from one listing, never from a list of ids.
@@ -217,6 +235,29 @@ class TableDirectory:
             raise InputError(f"{self.uri} is not complete: it has no {MANIFEST}; run the job again to finish it")
         return manifest
 
+    def complete(
+        self,
+        stage: str,
+        parts: Iterable[Part],
+        num_rejected: Mapping[str, int] | None = None,
+        num_kept: int | None = None,
+        card: Callable[[Manifest], str] | None = None,
+        **fields: Any,
+    ) -> Manifest:
+        """Mark the table complete: ``write_manifest`` with ``fields`` of ``Manifest``.
+
+        ``num_kept``: the rows of ``parts`` if not given; ``num_in``: the records kept and rejected. ``card``: what the
+        table's README.md says, written before the manifest.
+        """
+        parts, rejected = list(parts), dict(num_rejected or {})
+        kept = sum(part.num_rows for part in parts) if num_kept is None else num_kept
+        fields = {"num_in": kept + sum(rejected.values()), "wall_seconds": 0.0, **fields}
+        counted = {"num_kept": kept, "num_rejected": rejected, **fields}
+        manifest = Manifest(stage=stage, fingerprint=self.fingerprint, parts=parts, **counted)
+        if card is not None:
+            write_whole(self.filesystem, self.path("README.md"), card(manifest).encode())
+        return self.write_manifest(manifest)
+
     def write_manifest(self, manifest: Manifest) -> Manifest:
         """Mark the table complete. Temporary files of writers that were killed are swept first."""
         remove_temporaries(self.filesystem, self.path())
@@ -244,7 +285,7 @@ class RunDirectory:
 
     def table(self, name: str, fingerprint: str, schema: pa.Schema | None = None) -> TableDirectory:
         """The directory of one table under one fingerprint."""
-        return TableDirectory(f"{self.uri.rstrip('/')}/{name}/{fingerprint}", schema)
+        return TableDirectory(f"{self.uri.rstrip('/')}/{name}/{fingerprint}", schema, fingerprint)
 
     def write(self, name: str, content: str) -> None:
         """Write a file of the run itself (recipe.yaml), whole; ``InputError`` if the storage takes none.

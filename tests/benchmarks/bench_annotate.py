@@ -27,6 +27,7 @@ from llambert.recipe import AnnotatorRecipe
 from llambert.run import Run, open_run
 from llambert.stages.annotate import annotate
 from llambert.stages.ingest import ingest
+from llambert.stages.sample import sample
 
 RECIPE = Path(__file__).parents[2] / "jobs" / "recipes" / "reviews.yaml"
 STAGE_FLOOR, GENERATE_FLOOR = 0.95, 5.0
@@ -41,6 +42,7 @@ def main() -> int:
         settings = [f"storage={folder}", f"annotator.num_records={arguments.records}", "annotator.mode=score"]
         run = open_run(str(RECIPE), settings)
         ingest(run)
+        sample(run)
         manifest = annotate(run)
         ray.shutdown()
         responses = run.table("responses").read([schema.TEXT, schema.PROMPT]).to_pydict()

@@ -24,6 +24,7 @@ import yaml
 from llambert.run import open_run
 from llambert.stages.annotate import annotate
 from llambert.stages.ingest import ingest
+from llambert.stages.sample import sample
 from tests.fixtures.tiny_llm import save_tiny_llm
 
 SLACK_MIB, GROWTH_CEILING = 50, 1.1
@@ -37,6 +38,7 @@ def main() -> int:
     if arguments.annotate:
         run = open_run(arguments.annotate)
         ingest(run)
+        sample(run)
         manifest = annotate(run)
         print(f"{manifest.num_in} records, {manifest.measures['records_per_second']:.0f}/s", flush=True)
         return 0

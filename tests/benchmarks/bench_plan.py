@@ -21,9 +21,10 @@ CLI = "from llambert.cli import main; main()"
 ONE_STAGE = """
 import sys
 from llambert.run import open_run
-from llambert.stages import annotate, finetune, label, parse, parts
+from llambert.stages import annotate, finetune, label, parse, parts, sample
 run = open_run(sys.argv[2], sys.argv[3:])
 if sys.argv[1] == "annotate":
+    sample.sample(run)
     annotate.annotate(run)
     parse.parse(run)
 else:

@@ -44,7 +44,7 @@ def ingest_here(tmp_path: Path, corpus: dict[str, Any]) -> Run:
     sources = find_sources(run.recipe.corpus)
     worker = IngestFile(*worker_arguments(run))
     outcomes = [worker(json.loads(json.dumps(asdict(source)))) for source in sources.units]
-    complete(run, sources, outcomes, 0.0)
+    complete(run, sources, [part for outcome in outcomes for part in outcome.parts])
     return run
 
 

@@ -28,6 +28,7 @@ from llambert import schema
 from llambert.run import Run, open_run
 from llambert.stages.annotate import annotate
 from llambert.stages.ingest import ingest
+from llambert.stages.sample import sample
 from tests.fixtures.annotate_runs import probabilities
 from tests.fixtures.processes import descendants, kill_group, signal_one, title, wait_for_commit
 from tests.fixtures.tiny_llm import save_tiny_llm
@@ -112,6 +113,7 @@ def driver_command(recipe: Path, storage: Path) -> list[str]:
 def drive(recipe: str, storage: str) -> None:
     run = open_run(recipe, [f"storage={storage}"])
     ingest(run)
+    sample(run)
     annotate(run)
 
 

@@ -95,7 +95,9 @@ def ingest(files: dict[str, bytes], **corpus: object) -> None:
         sources = find_sources(run.recipe.corpus)
         worker = IngestFile(*worker_arguments(run))
         outcomes = [worker(asdict(source)) for source in sources.units]
-        manifest = complete(run, sources, outcomes, 0.0)  # the manifest refuses sums that do not agree
+        manifest = complete(
+            run, sources, [part for outcome in outcomes for part in outcome.parts]
+        )  # the manifest refuses sums that do not agree
         ids = [row["record_id"] for row in run.table("corpus").read().to_pylist()]
         assert len(set(ids)) == len(ids) == manifest.num_kept, "a record_id stands twice"
         rejects = run.table("corpus_rejects").require_manifest()

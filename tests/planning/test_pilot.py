@@ -44,7 +44,7 @@ def test_the_small_corpus_begins_with_the_annotated_records_and_adds_rare_gold(t
     run = write_run(tmp_path, Plan(num=400, gold=0.1, regime="combined", splits=("train", "test")))
     monkeypatch.setattr(pilot, "NUM_LABELLED", 50)
     few = pilot.with_num_records(run, 30)
-    pilot.draw_sample(few)
+    pilot.sample(few)
     rows = pa.concat_tables(pilot.small_corpus(run, few))
     ids = rows[schema.RECORD_ID].to_pylist()
     assert ids[:30] == few.table("sample").read()[schema.RECORD_ID].to_pylist()
@@ -69,7 +69,7 @@ def test_the_small_corpus_has_every_split_though_some_alone_are_annotated(tmp_pa
     settings = {"splits": ("train",)}
     run = write_run(tmp_path, Plan(num=400, splits=("train", "test"), num_annotated=100, annotator=settings))
     few = pilot.with_num_records(run, 30)
-    pilot.draw_sample(few)
+    pilot.sample(few)
     rows = pa.concat_tables(pilot.small_corpus(run, few))
     ids = rows[schema.RECORD_ID].to_pylist()
     assert ids[:30] == few.table("sample").read()[schema.RECORD_ID].to_pylist()

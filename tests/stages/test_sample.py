@@ -10,10 +10,12 @@ import pytest
 
 from llambert import schema
 from llambert.annotation.sampling import Selection
+from llambert.annotation.splits import warn_of_unlearned
 from llambert.errors import InputError
 from llambert.run import Run
 from llambert.stages.annotate import AnnotatePart
-from llambert.stages.sample import draw_sample, draw_shots, prompted_task, warn_of_unlearned
+from llambert.stages.sample import sample
+from llambert.stages.shots import draw_shots, prompted_task
 from tests.fixtures.annotate_runs import DUPLICATES, IDS, NUM_RECORDS, eligible_in_hash_order
 
 TRAIN = [record_id for n, record_id in enumerate(IDS) if n % 3]
@@ -22,7 +24,7 @@ COUNTRY = dict(zip(IDS, [None] * 6 + ["fr"] * 18 + ["us"] * 36, strict=True))
 
 def test_sample_holds_the_smallest_hashes_in_order_without_duplicates(make_run):
     run = make_run(num_records=21)
-    sampled = draw_sample(run)
+    sampled = sample(run)
     table = run.table("sample").read()
     assert table[schema.RECORD_ID].to_pylist() == eligible_in_hash_order()[:21]
     assert [part.name for part in sampled.parts] == [
@@ -37,7 +39,7 @@ def test_sample_holds_the_smallest_hashes_in_order_without_duplicates(make_run):
 
 
 def test_sample_larger_than_the_corpus_takes_all_and_says_how_many_are_missing(make_run):
-    sampled = draw_sample(make_run(num_records=100))
+    sampled = sample(make_run(num_records=100))
     assert sampled.num_kept == 55
     assert sampled.counts["num_short"] == 45
 
@@ -45,12 +47,12 @@ def test_sample_larger_than_the_corpus_takes_all_and_says_how_many_are_missing(m
 def test_sample_of_many_windows_is_the_same(make_run, monkeypatch):
     monkeypatch.setattr("llambert.stages.sample.MIN_PARTS_PER_WINDOW", 1)
     run = make_run(num_records=50)
-    draw_sample(run)
+    sample(run)
     assert run.table("sample").read([schema.RECORD_ID])[0].to_pylist() == eligible_in_hash_order()[:50]
 
 
 def sampled_ids(run) -> list[str]:
-    draw_sample(run)
+    sample(run)
     return run.table("sample").read([schema.RECORD_ID])[0].to_pylist()
 
 
@@ -70,7 +72,7 @@ def test_stratified_sample_keeps_the_shares_and_is_nested(make_run, num):
 @pytest.mark.parametrize("num", [1, 9, 36, 50])
 def test_sample_of_some_splits_is_that_of_a_corpus_that_has_no_others(make_run, num):
     run = make_run(gold=True, num_records=num, splits=("train",))
-    sampled = draw_sample(run)
+    sampled = sample(run)
     expected = [record_id for record_id in eligible_in_hash_order() if record_id in TRAIN][:num]
     assert run.table("sample").read([schema.RECORD_ID])[0].to_pylist() == expected
     # 20 records are of split test; the duplicates are of split train.
@@ -103,12 +105,12 @@ def test_stratified_sample_of_some_splits_keeps_the_shares_of_these(make_run, nu
 
 def test_shots_of_a_split_that_is_not_annotated_are_counted_with_it(make_run):
     run = make_run(gold=True, num_records=60, splits=("test",), gold_shots={}, num_shots=4)
-    sampled = draw_sample(run)
+    sampled = sample(run)
     num_duplicates = len(set(DUPLICATES) - set(TRAIN))
     assert sampled.num_kept == 20 - num_duplicates
     assert sampled.num_rejected == {"other_split": 40, "duplicate": num_duplicates, "not_sampled": 0}
     run = make_run(gold=True, num_records=60, splits=("train",), gold_shots={}, num_shots=4)
-    sampled = draw_sample(run)
+    sampled = sample(run)
     assert sampled.num_rejected["shot"] == 4
     assert not set(run.table("shots").read()[schema.RECORD_ID].to_pylist()) & set(sampled_ids(run))
 
@@ -124,14 +126,14 @@ def test_a_sample_without_one_record_is_refused_with_the_reasons(make_run):
     )
     duplicates.filesystem.pipe_file(duplicates.path("manifest.json"), manifest.model_dump_json().encode())
     with pytest.raises(InputError, match=r"no record can be annotated: .* 40 are of splits .* 20 have the text of an"):
-        draw_sample(run)
+        sample(run)
 
 
 def test_a_split_that_is_not_there_is_refused_in_one_line_that_names_those_that_are(make_run):
     for splits in (("trian",), ("Train", "test"), ("train ", "train")):
         run = make_run(gold=True, num_records=5, splits=splits, gold_shots={}, num_shots=2)
         with pytest.raises(InputError, match=r"annotator.splits: .*'(trian|Train|train )'; it has test, train$"):
-            draw_sample(run)
+            sample(run)
         assert run.table("sample").read_manifest() is None
 
 
@@ -150,10 +152,10 @@ def test_annotations_that_the_regime_does_not_learn_from_are_told_before_they_ar
     run = make_run(gold=True, num_records=60, splits=splits)
     classifier = run.recipe.classifier.model_copy(update={"regime": regime})
     run = Run(run.recipe.model_copy(update={"classifier": classifier}), run.task)
-    sample = draw_sample(run)
+    sampled = sample(run)
     caplog.clear()
     with caplog.at_level(logging.WARNING):
-        warn_of_unlearned(run, sample)
+        warn_of_unlearned(run, sampled)
     if said is None:
         assert not caplog.messages
     else:
@@ -177,7 +179,7 @@ def test_gold_shots_are_drawn_independently_of_the_annotation_sample(make_run):
 def test_stratifying_by_what_is_not_there_or_by_gold_is_refused(make_run):
     for column in ("region", schema.GOLD_LABEL):
         with pytest.raises(InputError, match=rf"stratify_by: .*'{column}'.* it has split, country"):
-            draw_sample(make_run(gold=True, num_records=5, stratify_by=column))
+            sample(make_run(gold=True, num_records=5, stratify_by=column))
 
 
 def test_gold_shots_are_balanced_nested_from_train_and_never_annotated(make_run):
@@ -194,7 +196,7 @@ def test_gold_shots_are_balanced_nested_from_train_and_never_annotated(make_run)
         assert number % 3 != 0  # split train
         assert row[schema.RECORD_ID] not in DUPLICATES
         assert row[schema.GOLD_LABEL] == ("negative", "positive")[number % 2]
-    sampled = draw_sample(run)
+    sampled = sample(run)
     ids = run.table("sample").read([schema.RECORD_ID])[0].to_pylist()
     assert sorted(ids) == sorted(set(eligible_in_hash_order()) - {row[schema.RECORD_ID] for row in shots[4]})
     assert sampled.num_rejected == {"duplicate": 5, "shot": 4, "not_sampled": 0}
@@ -206,7 +208,7 @@ def test_gold_shots_are_balanced_nested_from_train_and_never_annotated(make_run)
 
 def test_gold_shots_stand_in_the_prompt(make_run):
     run = make_run(gold=True, num_records=9, gold_shots={}, num_shots=2)
-    draw_sample(run)
+    sample(run)
     (part,) = AnnotatePart(run)({"start": 0, "end": 2}).parts
     prompt = run.table("responses").read_part(part.name)[schema.PROMPT][0].as_py()
     words = {category.name: category.answer_words[0] for category in run.task.categories}

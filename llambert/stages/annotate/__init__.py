@@ -1,11 +1,11 @@
-"""Annotate: a random subset of the corpus -> ``sample`` -> what the LLM made of each record -> ``responses``.
+"""Annotate: ``sample`` -> what the LLM made of each record -> ``responses``.
 
 ``responses`` is in sampling order, part by part, as ``sample`` is: its first n rows are the answers about the
 sample of n records, and a reader that wants n of a table that holds more takes the first n.
 """
 
 import time
-from dataclasses import dataclass
+from collections.abc import Iterable
 from typing import Any, TypeGuard
 
 import pyarrow as pa
@@ -14,25 +14,18 @@ from llambert import schema
 from llambert.annotation.calibration import CONTENT_FREE_TEXTS
 from llambert.annotation.ranks import part_name, ranks
 from llambert.annotation.responses import AMENDMENTS, amended_part, by_part
+from llambert.annotation.splits import warn_of_unlearned
 from llambert.engines import Answer, StoppedEarly, check, create_engine
-from llambert.errors import InputError, last_line
+from llambert.errors import InputError
 from llambert.execution import Executor, Outcome, Pool
-from llambert.execution.progress import Progress
-from llambert.execution.progress_file import ProgressFile
 from llambert.execution.ray_executor import RAY
 from llambert.execution.replica_metrics import ReplicaMetrics
-from llambert.execution.spans import Span
+from llambert.execution.stage_progress import StageProgress
+from llambert.recipe import AnnotatorRecipe
 from llambert.run import Run
-from llambert.stages.annotate.stored_answers import (
-    BUSY,
-    NUM_PASSING,
-    StoredAnswers,
-    free_amendment_name,
-    responses_manifest,
-    unanswered,
-)
-from llambert.stages.sample import draw_sample, prompted_task, warn_of_unlearned
-from llambert.storage.run_directory import Manifest, Part
+from llambert.stages.annotate.stored_answers import BUSY, NUM_PASSING, StoredAnswers, free_amendment_name, unanswered
+from llambert.stages.shots import prompted_task
+from llambert.storage.run_directory import Manifest, Part, total_counts
 from llambert.training.encoder_trial import require_encoder
 
 _CONTENT_FREE = {"content_free": True}  # the unit of work beside the ranges of ranks
@@ -40,7 +33,7 @@ _CONTENT_FREE_PART = "part-0.parquet"
 
 
 def annotate(run: Run, executor: Executor = RAY) -> Manifest:
-    """Ask the LLM about ``annotator.num_records`` records; only about those without a final answer.
+    """Ask the LLM about the records of ``sample``; only about those without a final answer.
 
     Returns the manifest of ``responses`` (columns ``schema.RESPONSES``). A record the engine failed on is a
     row with ``finish_reason`` ``error``, counted as rejected. Records that failed for a reason that may pass
@@ -53,33 +46,34 @@ def annotate(run: Run, executor: Executor = RAY) -> Manifest:
     responses, content_free = run.table("responses"), run.table("content_free")
     wants_content_free = run.recipe.parse.prior_correction == "contextual" and not content_free.read_manifest()
     manifest = responses.read_manifest()
-    # A smaller sample than was answered about has a table too, which may not be there yet.
-    has_sample = run.table("sample").read_manifest() is not None
-    if has_sample and not wants_content_free and _is_final(manifest, annotator.num_records):
+    if not wants_content_free and _is_final(manifest, annotator.num_records):
         return manifest
     require_encoder(run)  # before money is spent on answers that it could not learn from
-    sample = draw_sample(run)
-    num_records = sample.num_kept
-    if not wants_content_free and _is_final(manifest, num_records):
+    sample = run.table("sample").require_manifest()
+    if not wants_content_free and _is_final(manifest, sample.num_kept):
         return manifest
     warn_of_unlearned(run, sample)
-    stored = StoredAnswers(responses, num_records, annotator.records_per_part)
+    stored = StoredAnswers(responses, sample.num_kept, annotator.records_per_part)
     stored.read()
     again = stored.ask_again()
-    units = [{"start": start, "end": end} for start, end in stored.missing]
-    content_free_units = [_CONTENT_FREE] if wants_content_free else []
-    work = _Work(stored, sum(unit["num_records"] for unit in again))
+    missing: list[dict[str, Any]] = [{"start": start, "end": end} for start, end in stored.missing]
+    units = [*([_CONTENT_FREE] if wants_content_free else []), *missing, *again]
+    num_again = sum(unit["num_records"] for unit in again)
+    total = stored.num_records + num_again
+    progress = StageProgress("annotate", responses, total, "records", _num_answered, stored.all_parts)
+    if num_again:
+        print(f"annotate: records that failed before ({num_again:,}) are asked again", flush=True)
     try:
-        _ask(run, executor, work, [*content_free_units, *units, *again])
+        if units:
+            progress.run(executor, AnnotatePart, (run, _num_tokens(stored.all_parts)), units, _pool(annotator))
     except InputError as error:
         stored.read()
         if stored.missing or (wants_content_free and not content_free.part_names()):
             raise
-        num = f"{work.num_again:,}"
-        print(f"annotate: not all records that failed before ({num}) could be asked again: {error}", flush=True)
+        print(f"annotate: not all records that failed before ({num_again:,}) could be asked again: {error}", flush=True)
     if wants_content_free:
-        content_free.write_manifest(_content_free_manifest(run))
-    return _complete(run, work, is_first_answer=bool(units))
+        run.complete("content_free", [content_free.committed_part(_CONTENT_FREE_PART)])
+    return _complete(run, stored, progress, is_first_answer=bool(missing))
 
 
 def _is_final(manifest: Manifest | None, num_records: int) -> TypeGuard[Manifest]:
@@ -87,43 +81,8 @@ def _is_final(manifest: Manifest | None, num_records: int) -> TypeGuard[Manifest
     return manifest is not None and manifest.num_in >= num_records and not manifest.counts.get(NUM_PASSING)
 
 
-def _complete(run: Run, work: "_Work", is_first_answer: bool) -> Manifest:
-    """Write the manifest over what is committed by now, whoever did it, unless it says so already."""
-    responses, annotator = run.table("responses"), run.recipe.annotator
-    latest = responses.read_manifest()
-    num_records = max(work.stored.num_records, latest.num_in if latest else 0)
-    known = {part.name: part for part in (*(latest.parts if latest else ()), *(latest.amendments if latest else ()))}
-    stored = StoredAnswers(responses, num_records, annotator.records_per_part, {**known, **work.stored.known})
-    stored.read()
-    assert not stored.missing, f"{responses.uri}: no answers of ranks {stored.missing}"
-    if latest and {part.name for part in stored.all_parts} == known.keys():
-        return latest  # complete already, or by another driver on the same run
-    if num_failing := stored.counts().get(NUM_PASSING):
-        print(
-            f"annotate: of {stored.num_records:,} records {num_failing:,} failed for a reason that may pass; the next "
-            "start asks again",
-            flush=True,
-        )
-    # The rates of a start that asked a few records again say nothing of the run.
-    measures = work.measures() if is_first_answer or latest is None else latest.measures
-    return responses.write_manifest(
-        responses_manifest(
-            run,
-            stored,
-            latest,
-            measures=measures,
-            notes=list(dict.fromkeys([*(latest.notes if latest else ()), *work.notes])),
-            wall_seconds=work.seconds["wall_seconds"],
-        )
-    )
-
-
-def _ask(run: Run, executor: Executor, work: "_Work", units: list[dict[str, Any]]) -> None:
-    """Have ``units`` answered, and note in progress.json how far that is or what stopped it."""
-    if not units:
-        return
-    annotator = run.recipe.annotator
-    pool = Pool(
+def _pool(annotator: AnnotatorRecipe) -> Pool:
+    return Pool(
         min_actors=annotator.min_replicas,
         max_actors=annotator.max_replicas,
         num_cpus=annotator.cpus_per_replica,
@@ -131,18 +90,73 @@ def _ask(run: Run, executor: Executor, work: "_Work", units: list[dict[str, Any]
         max_attempts=annotator.max_attempts,
         node_resource=annotator.node_resource,
     )
-    work.save_progress()
-    if work.num_again:
-        print(f"annotate: records that failed before ({work.num_again:,}) are asked again", flush=True)
-    try:
-        with Progress("annotate", total=work.num_total, done=work.num_done) as progress:
-            for outcome in executor.run("annotate", AnnotatePart, (run, work.num_tokens), units, pool):
-                for note in work.add(outcome):
-                    print(f"annotate: {note}", flush=True)
-                progress.advance(work.num_done - progress.done)
-    except Exception as error:
-        work.save_progress(failure=last_line(error))
-        raise
+
+
+def _num_answered(outcome: Outcome) -> int:
+    """Records that were never asked about before, and those that were asked again."""
+    num_new = sum(part.num_rows for part in outcome.parts if amended_part(part.name) is None)
+    return num_new + int(outcome.measures.get("num_again", 0))
+
+
+def _num_tokens(parts: Iterable[Part]) -> tuple[int, int]:
+    """Prompt and response tokens."""
+    counts = total_counts(parts)
+    return counts["num_prompt_tokens"], counts["num_response_tokens"]
+
+
+def _complete(run: Run, before: StoredAnswers, progress: StageProgress, is_first_answer: bool) -> Manifest:
+    """Write the manifest over what is committed by now, whoever did it, unless it says so already.
+
+    Another driver may have been asked for more records: its manifest, and its recipe, are then added to.
+    """
+    responses, annotator = run.table("responses"), run.recipe.annotator
+    latest = responses.read_manifest()
+    listed = [*latest.parts, *latest.amendments] if latest else []
+    known = {**{part.name: part for part in listed}, **before.known, **{part.name: part for part in progress.parts}}
+    num_records = max(before.num_records, latest.num_in if latest else 0)
+    stored = StoredAnswers(responses, num_records, annotator.records_per_part, known)
+    stored.read()
+    assert not stored.missing, f"{responses.uri}: no answers of ranks {stored.missing}"
+    if latest and {part.name for part in stored.all_parts} == {part.name for part in listed}:
+        return latest  # complete already, or by another driver on the same run
+    counts = total_counts(stored.all_parts)
+    busy_seconds = counts.pop(BUSY, 0) / 1000
+    if num_failing := counts[NUM_PASSING]:
+        print(
+            f"annotate: of {stored.num_records:,} records {num_failing:,} failed for a reason that may pass; the next "
+            "start asks again",
+            flush=True,
+        )
+    rejected = {kind: counts[f"num_{kind}"] for kind in ("refused", "over_length")}
+    rejected["engine_error"] = counts["num_errors"] - sum(rejected.values())
+    is_larger = latest is not None and latest.num_in > annotator.num_records
+    times = {"busy_seconds": busy_seconds, "accelerator_seconds": busy_seconds * annotator.gpus_per_replica}
+    return run.complete(
+        "responses",
+        stored.parts,
+        {reason: num for reason, num in rejected.items() if num},
+        counts=dict(counts),
+        amendments=stored.amendments,
+        # The rates of a start that asked a few records again say nothing of the run.
+        measures=latest.measures if latest and not is_first_answer else _measures(progress),
+        notes=list(dict.fromkeys([*(latest.notes if latest else ()), *progress.notes])),
+        **({"recipe": latest.recipe} if latest and is_larger else {}),
+        **{**progress.seconds, **times},
+    )
+
+
+def _measures(progress: StageProgress) -> dict[str, float]:
+    """Rates of this start, from the first record asked about: without Ray's start and the model's loading."""
+    seconds = progress.working_seconds
+    if not seconds:
+        return {}
+    shares = {key: value for key, value in progress.measures().items() if not key.startswith("replica_rate")}
+    return {
+        **shares,
+        "records_per_second": (progress.num_done - progress.num_done_before) / seconds,
+        "tokens_per_second": sum(_num_tokens(progress.new_parts)) / seconds,
+        "busy_replicas": total_counts(progress.new_parts)[BUSY] / 1000 / seconds,
+    }
 
 
 class AnnotatePart:
@@ -292,97 +306,4 @@ def responses_table(records: pa.Table, answers: list[Answer], categories: list[s
             schema.ERROR_KIND: [answer.error_kind for answer in answers],
         },
         schema=schema.RESPONSES,
-    )
-
-
-@dataclass
-class _Work:
-    """What is committed of ``responses``, and the time it took, over all starts of the stage.
-
-    ``num_again``: records that are asked about again, beside those that were never asked about.
-    """
-
-    stored: StoredAnswers
-    num_again: int
-
-    def __post_init__(self) -> None:
-        self._started, self._started_at = time.monotonic(), time.time()
-        self._file = ProgressFile(self.stored.responses)
-        self._num_asked_again = 0
-        self._num_before, self._busy_seconds_before = self.num_done, self.busy_seconds
-        self._tokens_before = sum(self.num_tokens)
-        self._startup_seconds: float | None = None
-        self._replicas: dict[str, Span] = {}
-        self.notes: list[str] = []
-
-    @property
-    def num_total(self) -> int:
-        return self.stored.num_records + self.num_again
-
-    @property
-    def num_done(self) -> int:
-        return sum(part.num_rows for part in self.stored.parts) + self._num_asked_again
-
-    @property
-    def busy_seconds(self) -> float:
-        return sum(part.counts.get(BUSY, 0) for part in self.stored.all_parts) / 1000
-
-    @property
-    def num_tokens(self) -> tuple[int, int]:
-        """Prompt and response tokens."""
-        counts = [part.counts for part in self.stored.all_parts]
-        return sum(c["num_prompt_tokens"] for c in counts), sum(c["num_response_tokens"] for c in counts)
-
-    @property
-    def seconds(self) -> dict[str, float]:
-        """``wall_seconds`` and ``busy_seconds`` of all starts together."""
-        return {**self._file.seconds(), "busy_seconds": self.busy_seconds}
-
-    def add(self, outcome: Outcome) -> list[str]:
-        """One more unit is done; the notes that are new with it."""
-        for part in outcome.parts:
-            (self.stored.parts if amended_part(part.name) is None else self.stored.amendments).append(part)
-            self.stored.known[part.name] = part
-        self._num_asked_again += int(outcome.measures.get("num_again", 0))
-        new = [note for note in outcome.notes if note not in self.notes]
-        self.notes += new
-        startup_seconds = outcome.measures["started_at"] - self._started_at
-        self._startup_seconds = min(startup_seconds, self._startup_seconds or startup_seconds)
-        self._replicas.setdefault(outcome.replica, Span()).add(outcome)
-        self._file.write_now_and_then(self.num_done, self.num_total, self.seconds)
-        return new
-
-    def save_progress(self, failure: str | None = None) -> None:
-        self._file.write(self.num_done, self.num_total, self.seconds, failure)
-
-    def measures(self) -> dict[str, float]:
-        """Rates of this start, from the first record asked about: without Ray's start and the model's loading.
-
-        ``busy_share.<n>``: of the n-th replica's time, from its first record to its last, that its engine worked.
-        """
-        if self._startup_seconds is None:
-            return {}
-        working_seconds = time.monotonic() - self._started - self._startup_seconds
-        shares = {f"busy_share.{n}": span.busy_share for n, span in enumerate(self._replicas.values())}
-        return {
-            "startup_seconds": self._startup_seconds,
-            "records_per_second": (self.num_done - self._num_before) / working_seconds,
-            "tokens_per_second": (sum(self.num_tokens) - self._tokens_before) / working_seconds,
-            "busy_replicas": (self.busy_seconds - self._busy_seconds_before) / working_seconds,
-            **shares,
-        }
-
-
-def _content_free_manifest(run: Run) -> Manifest:
-    part = run.table("content_free").committed_part(_CONTENT_FREE_PART)
-    return Manifest(
-        stage="annotate",
-        fingerprint=run.fingerprints["responses"],
-        recipe=run.recipe.annotator.model_dump(mode="json"),
-        model=run.recipe.annotator.model,
-        model_identity=run.model_identities["annotator"],
-        num_in=part.num_rows,
-        num_kept=part.num_rows,
-        wall_seconds=0.0,
-        parts=[part],
     )

@@ -3,7 +3,6 @@
 Everything is read from listings and parts, so that a start after a kill, or beside another driver, comes to the same.
 """
 
-from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,8 +11,7 @@ import pyarrow as pa
 from llambert import schema
 from llambert.annotation.ranks import is_part_name, part_name, ranks
 from llambert.annotation.responses import AMENDMENTS, amendment_name, by_part, is_passing, read_amended
-from llambert.run import Run
-from llambert.storage.run_directory import Manifest, Part, TableDirectory
+from llambert.storage.run_directory import Part, TableDirectory
 
 BUSY = "busy_milliseconds"  # in the counts of each part, so that a kill loses none of it
 NUM_PASSING = "num_passing"
@@ -51,13 +49,6 @@ class StoredAnswers:
         """Amendments too."""
         return [*self.parts, *self.amendments]
 
-    def counts(self) -> dict[str, int]:
-        """The sums of all parts' counts."""
-        total: Counter[str] = Counter()
-        for part in self.all_parts:
-            total.update(part.counts)
-        return dict(total)
-
     def ask_again(self) -> list[dict[str, Any]]:
         """Units of work: parts with records that failed for a passing reason, and how many those are."""
         amendments = by_part(part.name for part in self.amendments)
@@ -86,37 +77,6 @@ def free_amendment_name(name: str, amendments: list[str]) -> str:
     """The first name of an amendment to a part that is not taken."""
     numbers = (number for number in range(len(amendments) + 1))
     return next(free for free in (amendment_name(name, number) for number in numbers) if free not in amendments)
-
-
-def responses_manifest(run: Run, stored: StoredAnswers, previous: Manifest | None, **measured: Any) -> Manifest:
-    """The manifest of ``responses``; ``measured``: its times and rates.
-
-    ``previous``: that of another driver, which may have been asked for more records.
-    """
-    annotator = run.recipe.annotator
-    counts = stored.counts()
-    busy_seconds = counts.pop(BUSY, 0) / 1000
-    num_in, num_errors = sum(part.num_rows for part in stored.parts), counts.get("num_errors", 0)
-    rejected = {kind: counts.get(f"num_{kind}", 0) for kind in ("refused", "over_length")}
-    rejected["engine_error"] = num_errors - sum(rejected.values())
-    is_larger = previous is not None and previous.num_in > annotator.num_records
-    return Manifest(
-        stage="annotate",
-        fingerprint=run.fingerprints["responses"],
-        upstream={"sample": run.fingerprints["sample"]},
-        recipe=previous.recipe if previous and is_larger else annotator.model_dump(mode="json"),
-        model=annotator.model,
-        model_identity=run.model_identities["annotator"],
-        num_in=num_in,
-        num_kept=num_in - num_errors,
-        num_rejected={reason: num for reason, num in rejected.items() if num},
-        counts=counts,
-        busy_seconds=busy_seconds,
-        accelerator_seconds=busy_seconds * annotator.gpus_per_replica,
-        parts=stored.parts,
-        amendments=stored.amendments,
-        **measured,
-    )
 
 
 def cover(names: list[str], num_records: int, size: int) -> tuple[list[str], list[tuple[int, int]]]:

@@ -22,8 +22,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from llambert.errors import InputError, last_line
 from llambert.execution.placement import node_claim
 from llambert.execution.progress import Progress
-from llambert.execution.progress_file import ProgressFile
 from llambert.execution.ray_executor import connect
+from llambert.execution.stage_progress import ProgressFile
 from llambert.recipe import ClassifierRecipe
 from llambert.run import Run
 from llambert.stages.finetune.recurring_faults import Faults
@@ -34,7 +34,6 @@ from llambert.stages.finetune.selection import (
     num_left_out,
     select,
     untrained_note,
-    upstream,
 )
 from llambert.stages.finetune.worker import Told, train
 from llambert.storage.locations import is_local, move_file, remove_folder
@@ -72,30 +71,25 @@ def finetune(run: Run) -> Manifest:
     except Exception as error:
         work.write_progress(failure=last_line(error))
         raise
-    manifest = checkpoint.write_manifest(_manifest(run, selected, outcome, work.seconds))
+    manifest = _complete(run, selected, outcome, work.seconds)
     _remove(run.table("training"))
     return manifest
 
 
-def _manifest(run: Run, selected: dict[str, Selected], outcome: dict[str, Any], seconds: dict[str, float]) -> Manifest:
+def _complete(run: Run, selected: dict[str, Selected], outcome: dict[str, Any], seconds: dict[str, float]) -> Manifest:
     recipe = run.recipe.classifier
     num_silver = {NUM_SILVER: selected["silver"].num_in} if "silver" in selected else {}
-    return Manifest(
-        stage="finetune",
-        fingerprint=run.fingerprints["checkpoint"],
-        upstream={name: run.fingerprints[name] for name in upstream(recipe.regime)},
-        recipe=recipe.model_dump(mode="json"),
-        model=recipe.model,
-        model_identity=run.model_identities["classifier"],
+    return run.complete(
+        "checkpoint",
+        outcome["parts"],
+        num_left_out(selected),
         num_in=sum(phase.num_in for phase in selected.values()),
         num_kept=sum(len(phase.train) + len(phase.held_out) for phase in selected.values()),
-        num_rejected=num_left_out(selected),
         counts=counts(selected) | num_silver | {"num_steps": outcome["num_steps"], "num_workers": recipe.num_workers},
         measures=outcome["measures"],
         wall_seconds=seconds["wall_seconds"],
         busy_seconds=seconds["busy_seconds"],
         accelerator_seconds=seconds["wall_seconds"] * recipe.num_workers if recipe.use_gpu else 0.0,
-        parts=outcome["parts"],
     )
 
 

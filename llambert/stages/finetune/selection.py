@@ -25,11 +25,6 @@ NUM_SILVER = "num_silver"  # in the counts of a checkpoint's manifest: silver re
 _ANSWERS_FILE = "answers"
 
 
-def upstream(regime: str) -> tuple[str, ...]:
-    """The tables a regime reads."""
-    return {"gold": ("corpus",), "combined": ("silver", "corpus")}.get(regime, ("silver",))
-
-
 def select(run: Run) -> dict[str, Selected]:
     """Phase name -> its records. Gold labels are read only if the regime trains on them."""
     recipe = run.recipe.classifier
@@ -121,7 +116,7 @@ def counts(selected: dict[str, Selected]) -> dict[str, int]:
 
 def drop_outdated_training(run: Run) -> None:
     """Remove training checkpoints of a silver table that was made again since: resumed, they would mix two sets."""
-    if "silver" not in upstream(run.recipe.classifier.regime):
+    if "silver" not in run.tables.upstream("checkpoint", run.recipe):
         return
     training, silver = run.table("training"), run.table("silver").read_manifest()
     version = silver.upstream.get(ANSWERS, "") if silver else ""
@@ -143,7 +138,7 @@ def untrained_note(run: Run, checkpoint: Manifest) -> str:
     num_new = silver.num_kept - trained if silver and trained is not None else 0
     if silver is None or num_new <= 0:
         return ""
-    folders = ", ".join(run.table(name).uri for name in ("checkpoint", "labels", "report"))
+    folders = ", ".join(run.table(table.name).uri for table in run.tables.downstream("checkpoint") if table.is_shown)
     return (
         f"finetune: the classifier is older than some silver labels and has not learned from them ({num_new:,} of "
         f"{silver.num_kept:,}); to train it again, delete {folders} and start again"

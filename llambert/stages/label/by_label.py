@@ -4,7 +4,6 @@ A copy in Hive's layout, without the column ``label``, made of the committed par
 they are: each part becomes a file for each label in it, of the same rows in the same order.
 """
 
-import time
 from typing import Any
 from urllib.parse import quote
 
@@ -13,8 +12,8 @@ import pyarrow.compute as pc
 from llambert import schema
 from llambert.errors import InputError
 from llambert.execution import Executor, Outcome, Pool
-from llambert.execution.progress import Progress
 from llambert.execution.ray_executor import RAY
+from llambert.execution.stage_progress import StageProgress
 from llambert.run import Run
 from llambert.storage.run_directory import Manifest
 
@@ -43,26 +42,11 @@ def publish_by_label(run: Run, executor: Executor = RAY) -> Manifest:
     published, labels = run.table("labels_by_label"), run.table("labels").require_manifest()
     if manifest := published.read_manifest():
         return manifest
-    started = time.monotonic()
+    progress = StageProgress("by label", published, unit="parts")
     units = [{"name": part.name} for part in labels.parts]
-    parts = []
-    with Progress("by label", total=len(units), unit="parts") as bar:
-        for outcome in executor.run(
-            "publish by label", PublishPart, (run,), units, Pool(max_actors=run.recipe.label.max_actors)
-        ):
-            parts += outcome.parts
-            bar.advance()
-    return published.write_manifest(
-        Manifest(
-            stage="label",
-            fingerprint=labels.fingerprint,
-            upstream={"labels": labels.fingerprint},
-            num_in=labels.num_kept,
-            num_kept=sum(part.num_rows for part in parts),
-            wall_seconds=time.monotonic() - started,
-            parts=sorted(parts, key=lambda part: part.name),
-        )
-    )
+    progress.run(executor, PublishPart, (run,), units, Pool(max_actors=run.recipe.label.max_actors))
+    parts = sorted(progress.parts, key=lambda part: part.name)
+    return run.complete("labels_by_label", parts, num_in=labels.num_kept, **progress.seconds)
 
 
 class PublishPart:

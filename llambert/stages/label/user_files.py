@@ -5,7 +5,6 @@ and ``OUTPUT/manifest.json``, written last. A start after a kill goes on where i
 """
 
 import sys
-import time
 from collections import Counter
 from dataclasses import asdict
 from typing import Any
@@ -23,13 +22,13 @@ from llambert.corpora.rows import HIDDEN_FILES, LACKING
 from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError
 from llambert.execution import Executor, Outcome, Pool
-from llambert.execution.progress import Progress
 from llambert.execution.ray_executor import RAY
 from llambert.execution.replica_metrics import ReplicaMetrics
+from llambert.execution.stage_progress import StageProgress
 from llambert.printable import escaped
 from llambert.recipe import DEFAULTS_VERSION, LabelRecipe, digest, result_fields
 from llambert.storage.reference import content_identity
-from llambert.storage.run_directory import Manifest, Part, TableDirectory
+from llambert.storage.run_directory import Manifest, TableDirectory, total_counts
 
 
 def label_files(
@@ -52,45 +51,32 @@ def label_files(
     identity = content_identity(checkpoint)
     fields = [result_fields(corpus), result_fields(recipe)]
     fingerprint = digest(DEFAULTS_VERSION, corpora.identity(corpus), identity, fields, READING)
-    labels, rejects = TableDirectory(output.rstrip("/"), schema.LABELS), TableDirectory(f"{output.rstrip('/')}/rejects")
-    if manifest := _earlier(labels, fingerprint):
+    labels = TableDirectory(output.rstrip("/"), schema.LABELS, fingerprint)
+    rejects = TableDirectory(f"{labels.uri}/rejects")
+    if manifest := _earlier(labels):
         return manifest
-    started = time.monotonic()
+    progress = StageProgress("label", labels, unit="files")
     corpus = corpus.model_copy(update={"columns": corpus.columns.model_copy(update={"keep": recipe.keep})})
     sources = find_sources(corpus)
     checks.require_columns_early(sources.units, corpus, source_columns(corpus))
     checks.require_decodable_head(sources.units[0], corpus, source_columns(corpus))
     units = [asdict(source) for source in sources.units]
-    labels.write_progress({"fingerprint": fingerprint})
-    parts: list[Part] = []
-    busy_seconds = 0.0
     pool = Pool(recipe.min_actors, recipe.max_actors, recipe.cpus_per_actor, recipe.gpus_per_actor, recipe.max_attempts)
-    arguments = (recipe, checkpoint, corpus, labels, rejects)
-    with Progress("label", total=len(units), unit="files") as bar:
-        for outcome in executor.run("label files", LabelFile, arguments, units, pool):
-            parts += outcome.parts
-            busy_seconds += outcome.busy_seconds
-            bar.advance()
-    totals = Counter({HIDDEN_FILES: sources.num_hidden})
-    for part in parts:
-        totals.update(part.counts)
-    _check(totals, sum(map(num_in, parts)), sources.units, corpus)
-    _check_malformed(totals[MALFORMED], sum(map(num_in, parts)), corpus, rejects)
-    return labels.write_manifest(
-        Manifest(
-            stage="label",
-            fingerprint=fingerprint,
-            recipe=recipe.model_dump(mode="json"),
-            model=checkpoint,
-            model_identity=identity,
-            num_in=sum(num_in(part) for part in parts),
-            num_kept=sum(part.num_rows for part in parts),
-            num_rejected={k.removeprefix(REJECTED): n for k, n in sorted(totals.items()) if k.startswith(REJECTED)},
-            counts={key: num for key, num in sorted(totals.items()) if not key.startswith((REJECTED, LACKING))},
-            wall_seconds=time.monotonic() - started,
-            busy_seconds=busy_seconds,
-            parts=sorted(parts, key=lambda part: part.name),
-        )
+    progress.run(executor, LabelFile, (recipe, checkpoint, corpus, labels, rejects), units, pool)
+    parts = sorted(progress.parts, key=lambda part: part.name)
+    totals, num_rows = total_counts(parts), sum(map(num_in, parts))
+    totals[HIDDEN_FILES] += sources.num_hidden
+    _check(totals, num_rows, sources.units, corpus)
+    _check_malformed(totals[MALFORMED], num_rows, corpus, rejects)
+    return labels.complete(
+        "label",
+        parts,
+        {k.removeprefix(REJECTED): n for k, n in sorted(totals.items()) if k.startswith(REJECTED)},
+        recipe=recipe.model_dump(mode="json"),
+        model=checkpoint,
+        model_identity=identity,
+        counts={key: num for key, num in sorted(totals.items()) if not key.startswith((REJECTED, LACKING))},
+        **progress.seconds,
     )
 
 
@@ -171,10 +157,10 @@ def _check_malformed(num_malformed: int, num_in: int, corpus: CorpusRecipe, reje
     )
 
 
-def _earlier(labels: TableDirectory, fingerprint: str) -> Manifest | None:
+def _earlier(labels: TableDirectory) -> Manifest | None:
     """The manifest of these very labels if they are complete; ``InputError`` if others are in their place."""
     manifest = labels.read_manifest()
     found = manifest.fingerprint if manifest else labels.read_progress().get("fingerprint")
-    if found != fingerprint and (found is not None or labels.part_names()):
+    if found != labels.fingerprint and (found is not None or labels.part_names()):
         raise InputError(f"{labels.uri}: holds labels of other files, checkpoint or settings; choose an empty folder")
     return manifest

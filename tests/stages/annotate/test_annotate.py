@@ -10,12 +10,14 @@ from llambert import schema
 from llambert.annotation.calibration import CONTENT_FREE_TEXTS, contextual_calibration, normalise
 from llambert.engines import Answer, StoppedEarly
 from llambert.run import Run
-from llambert.stages.annotate import AnnotatePart, annotate
+from llambert.stages.annotate import AnnotatePart
+from llambert.stages.annotate import annotate as annotate_alone
 from llambert.stages.annotate.stored_answers import cover
 from llambert.stages.parse import parse
-from llambert.stages.sample import draw_sample
+from llambert.stages.sample import sample
 from llambert.storage.reference import resolve
 from tests.fixtures.annotate_runs import eligible_in_hash_order, probabilities
+from tests.fixtures.annotate_runs import sample_and_annotate as annotate
 from tests.fixtures.ray_metrics import scrape_when
 
 
@@ -41,7 +43,7 @@ def test_each_rank_is_covered_once(committed, num, used, missing):
 
 def test_worker_commits_the_responses_of_its_ranks_with_counts(make_run):
     run = make_run(num_records=21)
-    draw_sample(run)
+    sample(run)
     outcome = AnnotatePart(run)({"start": 13, "end": 21})  # across two parts of the sample
     (part,) = outcome.parts
     table = run.table("responses").read_part(part.name)
@@ -60,7 +62,7 @@ def test_worker_commits_the_responses_of_its_ranks_with_counts(make_run):
 
 def test_engine_that_stops_early_leaves_the_answers_it_gave(make_run, monkeypatch):
     run = make_run(num_records=21)
-    draw_sample(run)
+    sample(run)
 
     class Budgeted:
         """Answers three records and has no money left then."""
@@ -138,7 +140,7 @@ def test_missing_model_is_one_line_before_anything_is_written(make_run):
     missing = run.recipe.annotator.model_copy(update={"model": "package:llambert/no-such.gguf"})
     broken = Run(run.recipe.model_copy(update={"annotator": missing}), run.task)
     with pytest.raises(ValueError, match=r"no-such\.gguf"):
-        annotate(broken)
+        annotate_alone(broken)
     with pytest.raises(ValueError, match=r"no 'no-such\.gguf'"):
         resolve("package:llambert/no-such.gguf")
 

@@ -15,9 +15,10 @@ from llambert.engines import StoppedEarly
 from llambert.integrity.repair import set_aside
 from llambert.integrity.verify import verify
 from llambert.stages import annotate as annotate_stage
-from llambert.stages.annotate import AnnotatePart, annotate
+from llambert.stages.annotate import AnnotatePart
 from llambert.stages.parse import parse
 from tests.fixtures.annotate_runs import NUM_RECORDS, open_run
+from tests.fixtures.annotate_runs import sample_and_annotate as annotate
 from tests.fixtures.openai_endpoint import Endpoint, chat, error, only_for, serve
 from tests.fixtures.tiny_encoder import save_tiny_encoder
 

@@ -15,7 +15,7 @@ from llambert.classifier import labelling
 from llambert.classifier.inference import Classifier
 from llambert.classifier.labelling import read_windows
 from llambert.errors import InputError
-from llambert.execution import progress_file
+from llambert.execution import stage_progress
 from llambert.integrity.verify import verify
 from llambert.run import Run
 from llambert.stages import label as module
@@ -140,7 +140,7 @@ def test_progress_says_how_far_the_stage_is_while_it_works(tmp_path, monkeypatch
             yield made(unit)
 
     monkeypatch.setattr(module, "run_units", run_units)
-    monkeypatch.setattr(progress_file, "EVERY_S", 0.0)
+    monkeypatch.setattr(stage_progress, "EVERY_S", 0.0)
     label(run)
     assert [progress["done"] for progress in seen] == [0, 20, 40]
     assert {progress["total"] for progress in seen} == {50}
@@ -185,7 +185,7 @@ def test_a_record_that_fails_here_and_was_labelled_by_another_attempt_fails_the_
     texts[4] = None
     fill(run, texts, tmp_path / "encoder")
     run.table("label_rejects").commit_part("part-00000-000000.parquet", schema.CORPUS_REJECTS.empty_table())
-    with pytest.raises(RuntimeError, match=r"1 of 1 parts are not labelled \(part-00000-000000.parquet\)") as caught:
+    with pytest.raises(RuntimeError, match=r"1 of 1 parts are not done \(part-00000-000000.parquet\)") as caught:
         label(run)
     assert "r00004" in str(caught.value.__cause__)
     assert run.table("labels").read_manifest() is None
@@ -197,9 +197,7 @@ def test_a_part_that_cannot_be_labelled_is_named_and_the_others_are_kept(tmp_pat
     lost = corpus.path("part-00000-000001.parquet")
     content = corpus.filesystem.cat_file(lost)
     corpus.filesystem.rm_file(lost)
-    with pytest.raises(
-        RuntimeError, match=r"2 of 3 parts are not labelled \(part-00000-000001.parquet, part-00000-000002"
-    ):
+    with pytest.raises(RuntimeError, match=r"2 of 3 parts are not done \(part-00000-000001.parquet, part-00000-000002"):
         label(run)
     assert run.table("labels").read_progress()["num_failures"] == 1
     assert run.table("labels").read_progress()["failure"]

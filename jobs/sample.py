@@ -1,0 +1,14 @@
+"""Draw the random subset that the LLM is asked about. Needs the corpus in the run (jobs/ingest.py).
+
+    ray job submit --runtime-env runtime_env.yaml --working-dir . -- python jobs/sample.py jobs/recipes/reviews.yaml
+
+Exit status: 0 the sample is in the run;
+2 the recipe or its inputs are at fault (a line says where); 143 stopped; 1 else.
+Stopped or killed, it goes on when it is submitted again.
+"""
+
+from llambert.cli import job
+from llambert.stages.sample import sample
+
+if __name__ == "__main__":
+    job(sample)

@@ -1,0 +1,197 @@
+"""How far a stage is, over all its starts: what is committed, what is to do, how long it took, what went wrong."""
+
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any, Self
+
+from llambert.errors import InputError, last_line
+from llambert.execution import Executor, Outcome, Pool, Worker
+from llambert.execution.progress import Progress
+from llambert.execution.spans import Span
+from llambert.storage.run_directory import Part, TableDirectory
+
+EVERY_S = 2.0
+
+
+class ProgressFile:
+    """``progress.json`` of a table: read by ``llambert status`` and by the next start; made where a start begins.
+
+    ``num_failures`` counts the starts that ended in an error; ``failure`` is what the last one said.
+    """
+
+    def __init__(self, table: TableDirectory, unit: str = "records") -> None:
+        self._table, self._unit = table, unit
+        self.earlier = table.read_progress()
+        self._started, self._last_written = time.monotonic(), float("-inf")
+
+    def seconds(self, **now: float) -> dict[str, float]:
+        """``wall_seconds`` and those given, of this start, each added to what earlier starts had."""
+        now["wall_seconds"] = time.monotonic() - self._started
+        return {name: self.earlier.get(name, 0.0) + value for name, value in now.items()}
+
+    def write(self, done: int, total: int | None, seconds: dict[str, float], failure: str | None = None) -> None:
+        """Replace the file; ``seconds`` are those of all starts."""
+        self._last_written = time.monotonic()
+        self._table.write_progress(
+            {
+                "fingerprint": self._table.fingerprint,
+                "done": done,
+                "total": total,
+                "unit": self._unit,
+                "num_failures": self.earlier.get("num_failures", 0) + (failure is not None),
+                "failure": failure,
+                **seconds,
+                "updated_at": datetime.now(UTC).isoformat(timespec="seconds"),
+            }
+        )
+
+    def write_now_and_then(self, done: int, total: int | None, seconds: dict[str, float]) -> None:
+        """``write``, every two seconds at most and at the end."""
+        if time.monotonic() - self._last_written >= EVERY_S or done == total:
+            self.write(done, total, seconds)
+
+
+def _one(_: Outcome) -> int:
+    return 1
+
+
+class StageProgress:
+    """One start of a stage whose units of work an executor does: progress bar, ``progress.json`` and measures.
+
+    ``total`` (by default, the units of this start) and ``num_done`` count ``unit``s over all starts; ``num_in`` says
+    how many an outcome stands for.
+    ``parts``: what is committed of ``table``, at first by earlier starts, in the order of commitment.
+    """
+
+    def __init__(
+        self,
+        stage: str,
+        table: TableDirectory,
+        total: int | None = None,
+        unit: str = "units",
+        num_in: Callable[[Outcome], int] = _one,
+        committed: Sequence[Part] = (),
+    ) -> None:
+        self.stage, self.total, self._unit, self._num_in = stage, total, unit, num_in
+        self.num_done = self.num_done_before = num_in(Outcome(list(committed))) if committed else 0
+        self.parts, self._num_committed = list(committed), len(committed)
+        self.notes: list[str] = []
+        self.spans: dict[str, Span] = {}
+        self._file = ProgressFile(table, unit)
+        self._started_at = time.time()
+        self._busy_seconds = self._accelerator_seconds = 0.0
+
+    @classmethod
+    def by_part(
+        cls,
+        stage: str,
+        table: TableDirectory,
+        upstream: Sequence[Part],
+        num_in: Callable[[Part], int] = lambda part: part.num_rows,
+    ) -> Self:
+        """Of a stage that makes one part of each part of a table ``upstream``, of the same name."""
+        committed = table.committed_parts({part.name for part in upstream})
+        total = sum(part.num_rows for part in upstream)
+        return cls(stage, table, total, "records", lambda outcome: sum(map(num_in, outcome.parts)), committed)
+
+    def to_do(self, upstream: Sequence[Part]) -> list[Part]:
+        """Those parts that no committed part has the name of."""
+        done = {part.name for part in self.parts}
+        return [part for part in upstream if part.name not in done]
+
+    def run(
+        self,
+        executor: Executor,
+        worker: type[Worker],
+        arguments: tuple[Any, ...],
+        units: list[dict[str, Any]],
+        pool: Pool,
+    ) -> None:
+        """Have ``units`` done. What stops the stage is noted in ``progress.json`` and raised; committed parts stay.
+
+        ``InputError`` as the worker raises it.
+        """
+        self.total = len(units) if self.total is None else self.total
+        self._file.write(self.num_done, self.total, self.seconds)
+        try:
+            with Progress(self.stage, total=self.total, unit=self._unit, done=self.num_done) as bar:
+                for outcome in executor.run(self.stage, worker, arguments, units, pool):
+                    self._add(outcome)
+                    bar.advance(self.num_done - bar.done)
+        except Exception as error:
+            self._file.write(self.num_done, self.total, self.seconds, failure=last_line(error))
+            raise
+
+    def run_parts(
+        self,
+        executor: Executor,
+        worker: type[Worker],
+        arguments: tuple[Any, ...],
+        upstream: Sequence[Part],
+        pool: Pool,
+    ) -> list[Part]:
+        """Have the part of each part of ``upstream`` made that is not committed: units of its name and its rows.
+
+        Returns all parts in the order of ``upstream``; ``RuntimeError`` names those that could not be made.
+        """
+        units = [{"name": part.name, "num_rows": part.num_rows} for part in self.to_do(upstream)]
+        try:
+            self.run(executor, worker, arguments, units, pool)
+        except InputError:
+            raise
+        except Exception as error:
+            missing = [part.name for part in self.to_do(upstream)]
+            raise RuntimeError(
+                f"{self.stage}: {len(missing)} of {len(upstream)} parts are not done ({', '.join(missing[:5])}"
+                f"{', …' if len(missing) > 5 else ''}); what is committed is kept, run the job again to resume"
+            ) from error
+        assert not self.to_do(upstream), f"{self.stage}: parts without an outcome: {self.to_do(upstream)[:5]}"
+        by_name = {part.name: part for part in self.parts}
+        return [by_name[part.name] for part in upstream]
+
+    def _add(self, outcome: Outcome) -> None:
+        """One more unit is done."""
+        self.parts += outcome.parts
+        self.num_done += self._num_in(outcome)
+        self._busy_seconds += outcome.busy_seconds
+        self._accelerator_seconds += outcome.measures.get("accelerator_seconds", 0.0)
+        if "started_at" in outcome.measures:
+            self.spans.setdefault(outcome.replica, Span()).add(outcome)
+        for note in dict.fromkeys(outcome.notes):
+            if note not in self.notes:
+                self.notes.append(note)
+                print(f"{self.stage}: {note}", flush=True)
+        self._file.write_now_and_then(self.num_done, self.total, self.seconds)
+
+    @property
+    def new_parts(self) -> list[Part]:
+        """Those of this start."""
+        return self.parts[self._num_committed :]
+
+    @property
+    def seconds(self) -> dict[str, Any]:
+        """``wall_seconds``, ``busy_seconds`` and ``accelerator_seconds`` of all starts together, as a manifest has."""
+        return self._file.seconds(busy_seconds=self._busy_seconds, accelerator_seconds=self._accelerator_seconds)
+
+    @property
+    def working_seconds(self) -> float:
+        """Since the first replica was at work, in this start; 0 if none was."""
+        return time.time() - min((span.started_at for span in self.spans.values()), default=time.time())
+
+    def measures(self) -> dict[str, float]:
+        """Of this start, by replica: ``startup_seconds`` until the first was at work, rates from then on.
+
+        ``records_per_second`` is from the first record to the last, over all replicas; ``replica_rate.<n>`` that of
+        the n-th one after its first part; ``busy_share.<n>``, of its time, the model's. Empty if nothing was done.
+        """
+        if not self.spans:
+            return {}
+        spans = list(self.spans.values())
+        first, last = min(span.started_at for span in spans), max(span.ended_at for span in spans)
+        return {
+            "startup_seconds": first - self._started_at,
+            "records_per_second": sum(span.num_rows for span in spans) / max(last - first, 1e-9),
+            **{f"replica_rate.{n}": span.rows_per_second for n, span in enumerate(spans)},
+            **{f"busy_share.{n}": span.busy_share for n, span in enumerate(spans)},
+        }
