@@ -11,4 +11,4 @@ from llambert.cli import job
 from llambert.stages.parse import parse
 
 if __name__ == "__main__":
-    job(parse)
+    job(lambda run, _: parse(run))

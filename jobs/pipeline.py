@@ -4,6 +4,7 @@ On this machine:      python jobs/pipeline.py jobs/recipes/reviews.yaml
 On a Ray cluster:     ray job submit --runtime-env runtime_env.yaml --working-dir . -- \
                           python jobs/pipeline.py jobs/recipes/reviews.yaml
 With another value:   python jobs/pipeline.py jobs/recipes/reviews.yaml --set annotator.num_records=1000
+A small corpus, no Ray: python jobs/pipeline.py jobs/recipes/reviews.yaml --in-process
 
 Exit status: 0 labelled and reported; 2 the recipe or its inputs are at fault (a line says where); 143 stopped; 1 else.
 Stopped or killed, it goes on when it is submitted again.

@@ -15,6 +15,7 @@ import typer
 
 from llambert import __version__, engines
 from llambert.errors import InputError
+from llambert.execution import Executor
 from llambert.experiments.experiment_recipe import AnyExperiment, load_experiment
 from llambert.printable import SURROGATE, visible
 from llambert.run import Run, open_run, record_recipe
@@ -29,16 +30,18 @@ RecipePath = Annotated[str, typer.Argument(help="The recipe file.", show_default
 Settings = Annotated[list[str] | None, typer.Option("--set", help="A value of the recipe, as key.path=value.")]
 
 
-def job(step: Callable[[Run], object]) -> None:
-    """Run ``step`` as a program whose arguments are a recipe and ``--set``s: the body of every job."""
+InProcess = Annotated[
+    bool, typer.Option("--in-process", help="One worker in this process, no Ray: for small corpora and for debugging.")
+]
 
-    def main(recipe: RecipePath, settings: Settings = None) -> None:
-        _start(_open(recipe, settings), step)
 
-    main.__doc__ = sys.modules["__main__"].__doc__
-    program = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    program.command()(main)
-    _exit_clearly(program)
+def job(step: Callable[[Run, Executor], object]) -> None:
+    """Run ``step`` as a program whose arguments are a recipe, ``--set`` and ``--in-process``: the body of every job."""
+
+    def main(recipe: RecipePath, settings: Settings = None, in_process: InProcess = False) -> None:
+        _start(_open(recipe, settings), lambda run: step(run, _executor(in_process)))
+
+    _run_as_program(main)
 
 
 def command_as_job(name: str) -> None:
@@ -53,9 +56,13 @@ def experiment_job(run_experiment: Callable[[AnyExperiment], str]) -> None:
     def main(recipe: RecipePath, settings: Settings = None) -> None:
         print(run_experiment(load_experiment(recipe, settings)))
 
-    main.__doc__ = sys.modules["__main__"].__doc__
+    _run_as_program(main)
+
+
+def _run_as_program(function: Callable[..., None]) -> None:
+    function.__doc__ = sys.modules["__main__"].__doc__
     program = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    program.command()(main)
+    program.command()(function)
     _exit_clearly(program)
 
 
@@ -163,12 +170,12 @@ def plan(
 
 
 @app.command()
-def run(recipe: RecipePath, settings: Settings = None) -> None:
+def run(recipe: RecipePath, settings: Settings = None, in_process: InProcess = False) -> None:
     """Ingest, annotate, parse, fine-tune, label, report. Skips what is complete, goes on where it was killed."""
     opened = _open(recipe, settings)
     from llambert.pipeline import pipeline
 
-    _start(opened, pipeline)
+    _start(opened, lambda run: pipeline(run, _executor(in_process)))
 
 
 @app.command()
@@ -349,6 +356,16 @@ def _open(recipe: str, settings: list[str] | None) -> Run:
     by_label.check(opened)
     opened.fingerprints  # noqa: B018  looks every file and model up
     return opened
+
+
+def _executor(in_process: bool) -> Executor:
+    if in_process:
+        from llambert.execution.in_process import IN_PROCESS
+
+        return IN_PROCESS
+    from llambert.execution.ray_executor import RAY
+
+    return RAY
 
 
 def _start(run: Run, step: Callable[[Run], object]) -> None:

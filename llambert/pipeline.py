@@ -22,6 +22,6 @@ def pipeline(run: Run, executor: Executor = RAY) -> None:
     sample(run)  #    a random subset of them
     annotate(run, executor)  #  (i)   an LLM annotates it from a plain-language prompt
     parse(run)  #     (ii)  its responses become categories; (iii) what does not is discarded, with a reason
-    finetune(run)  #  (iv)  a small encoder is fine-tuned on these silver labels
+    finetune(run, executor)  #  (iv)  a small encoder is fine-tuned on these silver labels
     label(run, executor)  #     (v)   and labels the whole corpus
     report(run)  #    how good, how fast, at what cost

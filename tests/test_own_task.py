@@ -53,7 +53,7 @@ def llambert(folder, *arguments, settings=()):
 def test_four_categories_on_real_words_from_the_source_file_to_labels_and_report(tmp_path, settings):
     recipe = ROOT / "jobs" / "recipes" / "thesaurus.yaml"
     settings = [*settings, f"storage={tmp_path}/run"]
-    summary = llambert(ROOT, "run", recipe, settings=settings)
+    summary = llambert(ROOT, "run", recipe, "--in-process", settings=settings)
     run = open_run(str(recipe), settings)
     assert verify(run) == []
     kinds = {"animal", "plant", "food", "clothing"}

@@ -75,17 +75,17 @@ def make_workplace(folder: Path, models: Path, with_gold: bool = True) -> Path:
     return folder
 
 
-def start(folder: Path) -> subprocess.Popen:
+def start(folder: Path, *options: str) -> subprocess.Popen:
     log = (folder / "log").open("a")
     root = Path(__file__).resolve().parents[1]
     return subprocess.Popen(
-        [sys.executable, root / "jobs" / "pipeline.py", "recipe.yaml"],
+        [sys.executable, root / "jobs" / "pipeline.py", "recipe.yaml", *options],
         cwd=folder, stdout=log, stderr=log, start_new_session=True,
     )  # fmt: skip
 
 
-def finish(folder: Path) -> None:
-    assert start(folder).wait(timeout=400) == 0, (folder / "log").read_text()[-4000:]
+def finish(folder: Path, *options: str) -> None:
+    assert start(folder, *options).wait(timeout=400) == 0, (folder / "log").read_text()[-4000:]
 
 
 def num_files(table: Path) -> int:
@@ -133,7 +133,7 @@ def test_an_encoder_without_fused_attention_and_one_without_a_padding_token_labe
     (tmp_path / "models/llm").symlink_to(models / "llm")
     save_family(tmp_path / "models/encoder", family)
     folder = make_workplace(tmp_path / "films", tmp_path / "models")
-    finish(folder)
+    finish(folder, "--in-process")
     run = open_in(folder, monkeypatch)
     assert run.table("labels").require_manifest().num_kept == NUM_ROWS - 1
     model = AutoModelForSequenceClassification.from_pretrained(run.table("checkpoint").path()).eval()
@@ -160,7 +160,7 @@ def test_no_gold_label_leaks_into_annotate_parse_finetune_or_label(undisturbed, 
     with_gold = open_in(undisturbed, monkeypatch)
     expected = {name: rows(with_gold, name, ("gold_label",)) for name in TABLES}
     folder = make_workplace(tmp_path / "films", models, with_gold=False)
-    finish(folder)
+    finish(folder, "--in-process")
     without = open_in(folder, monkeypatch)
     for name in TABLES:
         assert rows(without, name, ("gold_label",)) == expected[name], name
@@ -199,7 +199,7 @@ def test_some_splits_are_annotated_and_gold_trained_on_in_another_copy_judges_no
     recipe = RECIPE.replace("gold_label: stars}", "gold_label: stars, split: split}")
     recipe = recipe.replace("num_records: 100", "num_records: 50\n  splits: [extra]")
     (folder / "recipe.yaml").write_text(recipe.replace("classifier: {", "classifier: {regime: combined, "))
-    finish(folder)
+    finish(folder, "--in-process")
     run = open_in(folder, monkeypatch)
     assert verify(run) == []
     split_of = {row["record_id"]: row["split"] for row in rows(run, "corpus")}
@@ -234,3 +234,48 @@ def test_a_run_whose_files_and_storage_have_odd_names_is_like_any_other(undistur
         assert rows(run, name, ("model",)) == expected[name], name
     assert verify(run) == []
     assert run.table("training").part_names() == []
+
+
+IN_PROCESS = """
+import sys
+from llambert.cli import main
+
+sys.argv = ["llambert", "run", "recipe.yaml", "--in-process"]
+try:
+    main()
+finally:
+    import psutil, ray
+    print("Ray runs:", ray.is_initialized(), "processes:", len(psutil.Process().children(recursive=True)))
+"""
+
+
+def test_in_one_process_without_ray_the_tables_are_the_same_and_the_report_is_there(
+    undisturbed, models, tmp_path, monkeypatch
+):
+    undisturbed_run = open_in(undisturbed, monkeypatch)
+    expected = {name: rows(undisturbed_run, name) for name in TABLES}
+    folder = make_workplace(tmp_path / "films", models)
+    done = subprocess.run([sys.executable, "-c", IN_PROCESS], cwd=folder, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert "Ray runs: False processes: 0" in done.stdout
+    run = open_in(folder, monkeypatch)
+    for name in TABLES:
+        assert rows(run, name) == expected[name], name
+    assert run.table("report").read_manifest() is not None
+    assert verify(run) == []
+
+
+def test_a_killed_run_in_one_process_goes_on_through_ray(undisturbed, models, tmp_path, monkeypatch):
+    undisturbed_run = open_in(undisturbed, monkeypatch)
+    expected = {name: rows(undisturbed_run, name) for name in TABLES}
+    folder = make_workplace(tmp_path / "films", models)
+    process = start(folder, "--in-process")
+    wait_for_commit(process, functools.partial(num_files, folder / "runs/films/responses"), every_s=0.005)
+    kill_group(process.pid)
+    process.wait()
+    assert not list((folder / "runs/films/labels").glob("*/*"))
+    finish(folder)
+    run = open_in(folder, monkeypatch)
+    for name in TABLES:
+        assert rows(run, name) == expected[name], name
+    assert verify(run) == []

@@ -1,16 +1,24 @@
 """Where the work of a stage is done: a stage names units and a worker, and an ``Executor`` has them done.
 
+Fine-tuning names a function instead, which learns of its surroundings through a ``TrainingContext``.
+
 A unit of work is a bounded slice of a table with a fixed name. A worker reads it, works, and commits its part under
 that name; the caller sees only small outcomes. Losing a process loses the units in flight, which are done again; a
 new start leaves out the units whose parts are committed.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
+from llambert.run import Run
 from llambert.storage.run_directory import Part
+
+if TYPE_CHECKING:  # workers of stages that use no model import this module
+    import torch
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -65,8 +73,49 @@ class Pool:
     units_in_flight: int = 1
 
 
+@dataclass(frozen=True)
+class TrainingProgress:
+    """How far a training is: steps done and in all, busy seconds of all workers since they started.
+
+    ``line``: to be printed. ``figures``: the latest loss, learning rate, held-out metrics, for dashboards.
+    """
+
+    num_done: int
+    num_steps: int
+    busy_seconds: float
+    line: str = ""
+    figures: dict[str, float] = field(default_factory=dict)
+
+
+class TrainingContext(Protocol):
+    """What a training function needs of the place where it runs, as one of one or more workers.
+
+    Where there are several, they are a ``torch.distributed`` group, and every one calls ``first_refusal`` and
+    ``save_state`` at the same steps.
+    """
+
+    rank: int
+    device: "torch.device"
+
+    def first_refusal(self, refusal: str) -> str:
+        """The first non-empty ``refusal`` of any worker: none must wait for one that gave up."""
+        ...
+
+    def latest_state(self) -> dict[str, Any] | None:
+        """The state saved last, by this start or an earlier one; None if there is none."""
+        ...
+
+    def save_state(self, state: Callable[[], dict[str, Any]]) -> None:
+        """Store ``state()``, called on rank 0 alone, so that a training that is killed resumes from it."""
+        ...
+
+    def tell(self, progress: TrainingProgress) -> None:
+        """Tell the driver; only what rank 0 says reaches it."""
+        ...
+
+
 class Executor(Protocol):
-    """Has units of work done, on a cluster or in this process."""
+    """Has units of work done and a classifier trained, on a cluster or in this process."""
 
     def run(
         self, stage: str, worker: type[Worker], arguments: tuple[Any, ...], units: list[dict[str, Any]], pool: Pool
@@ -74,5 +123,15 @@ class Executor(Protocol):
         """Outcomes of ``worker(*arguments)(unit)`` for every unit, as they come, each unit at least once.
 
         No worker is made where there are no units. A worker's ``InputError`` comes out as itself and stops the stage.
+        """
+        ...
+
+    def train(
+        self, run: Run, function: Callable[[Run, TrainingContext], Result], tell: Callable[[TrainingProgress], None]
+    ) -> Result:
+        """What ``function`` returned on rank 0, with the workers and resources of the recipe's classifier.
+
+        States lie in the run's ``training`` table, so that the next start resumes. An ``InputError`` of ``function``,
+        which all workers raise at the same place, comes out as itself.
         """
         ...

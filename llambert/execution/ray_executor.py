@@ -6,7 +6,7 @@ import logging
 import os
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -17,8 +17,9 @@ from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _in
 from ray.util.metrics import Counter
 
 from llambert.errors import InputError
-from llambert.execution import Outcome, Pool, Worker
+from llambert.execution import Outcome, Pool, Result, TrainingContext, TrainingProgress, Worker
 from llambert.execution.placement import ReplicaGroups, node_claim
+from llambert.run import Run
 
 
 def connect() -> None:
@@ -92,6 +93,15 @@ class RayExecutor:
                 if groups:
                     groups.release_unused()
                 yield Outcome.from_json(row["outcome"])
+
+    def train(
+        self, run: Run, function: Callable[[Run, TrainingContext], Result], tell: Callable[[TrainingProgress], None]
+    ) -> Result:
+        """See ``ray_training.train``."""
+        from llambert.execution import ray_training  # with PyTorch, which many actors that import this module never use
+
+        connect()
+        return ray_training.train(run, function, tell)
 
 
 RAY = RayExecutor()

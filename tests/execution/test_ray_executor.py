@@ -1,5 +1,6 @@
 import os
 import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,17 @@ class Worker:
         return Outcome([Part(name=str(unit["n"]), num_rows=unit["n"], num_bytes=0, sha256="")], 0.25, {"tokens": 3.0})
 
 
+class Meeting:
+    """Each unit waits until as many are being done at once."""
+
+    def __init__(self, num_at_once, timeout_s=30.0):
+        self.barrier = threading.Barrier(num_at_once, timeout=timeout_s)
+
+    def __call__(self, unit):
+        self.barrier.wait()
+        return Outcome([Part(name=str(unit["n"]), num_rows=0, num_bytes=0, sha256="")])
+
+
 def test_every_unit_comes_back_with_its_outcome(tmp_path):
     outcomes = list(RAY.run("count", Worker, (str(tmp_path),), [{"n": n} for n in range(5)], Pool()))
     assert sorted(outcome.parts[0].num_rows for outcome in outcomes) == list(range(5))
@@ -60,3 +72,14 @@ def test_what_the_user_must_mend_comes_out_as_one_line_and_stops_the_stage(tmp_p
         list(RAY.run("bad unit", Worker, (str(tmp_path),), [{"n": 0}, {"n": 1, "fault": "refused"}], Pool()))
     with pytest.raises(InputError, match=r"^model x: not there$"):
         list(RAY.run("bad model", Worker, (str(tmp_path), "model"), [{"n": 0}], Pool()))
+
+
+def test_a_replica_has_as_many_units_in_flight_as_the_pool_says():
+    units, pool = [{"n": n} for n in range(6)], Pool(units_in_flight=2)
+    outcomes = list(RAY.run("meeting", Meeting, (2,), units, pool))
+    assert sorted(outcome.parts[0].name for outcome in outcomes) == [str(n) for n in range(6)]
+
+
+def test_without_units_in_flight_a_replica_does_one_unit_at_a_time():
+    with pytest.raises(Exception, match="BrokenBarrierError"):
+        list(RAY.run("alone", Meeting, (2, 1.0), [{"n": 0}, {"n": 1}], Pool(max_attempts=1)))

@@ -11,6 +11,7 @@ import pytest
 import ray
 
 from llambert import schema
+from llambert.execution.in_process import IN_PROCESS
 from llambert.integrity.repair import repair, set_aside
 from llambert.integrity.verify import Finding, verify
 from llambert.pipeline import pipeline
@@ -163,23 +164,11 @@ DAMAGE: dict[str, tuple[str, Callable[[TableDirectory], object]]] = {
 }
 
 
-@pytest.fixture
-def in_process(monkeypatch) -> None:
-    """The stages' workers run here instead of in Ray's processes: 30 damages in seconds. Ray Train does not."""
-
-    def run_units(name, worker, arguments, units, pool):
-        made = worker(*arguments) if units else None
-        return [made(unit) for unit in units]
-
-    for stage in ("ingest", "annotate", "label"):
-        monkeypatch.setattr(f"llambert.stages.{stage}.run_units", run_units)
-
-
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_planted_damage_is_found_and_made_again(run, whole, damage, in_process):
+def test_planted_damage_is_found_and_made_again(run, whole, damage):
     table, plant = DAMAGE[damage]
     plant(run.table(table))
-    found = list(repair(run))
+    found = list(repair(run, IN_PROCESS))
     assert any(finding.table in (table, "checkpoint", "corpus", "sample") for finding in found), damage
     assert verify(run) == []
     for name in TABLES:
@@ -205,11 +194,11 @@ UNFINISHED = {
 
 
 @pytest.mark.parametrize("damage", UNFINISHED)
-def test_damage_in_a_table_that_is_not_complete_is_named_and_made_again(run, whole, damage, in_process):
+def test_damage_in_a_table_that_is_not_complete_is_named_and_made_again(run, whole, damage):
     stage, table, plant = UNFINISHED[damage]
     stopped_in(run, stage)
     plant(run.table(table))
-    found = list(repair(run))
+    found = list(repair(run, IN_PROCESS))
     assert any(finding.table == table and finding.part for finding in found), damage
     assert verify(run) == []
     for name in TABLES:

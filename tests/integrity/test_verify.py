@@ -9,10 +9,10 @@ import pytest
 from llambert import schema
 from llambert.annotation.responses import amendment_name
 from llambert.errors import InputError
+from llambert.execution.in_process import IN_PROCESS
 from llambert.integrity import verify as module
 from llambert.integrity.verify import verify, verify_directory
 from llambert.run import Run, record_recipe
-from llambert.stages import label as label_stage
 from llambert.stages.label import label
 from llambert.storage.run_directory import TableDirectory
 from tests.fixtures.label_runs import complete, filled_run, make_run
@@ -21,14 +21,8 @@ FIRST, SECOND = "part-00000-000000.parquet", "part-00000-000001.parquet"
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch) -> Run:
+def run(tmp_path) -> Run:
     """A whole run of 50 records, 40 of them sampled, in parts of 20; one silver answer was no category."""
-
-    def run_units(name, worker, arguments, units, pool):
-        made = worker(*arguments)
-        return [made(unit) for unit in units]
-
-    monkeypatch.setattr(label_stage, "run_units", run_units)
     run = filled_run(tmp_path, 50, gold=True)
     ids = [f"r{i:05d}" for i in range(40)]
     fill_table(run, "sample", [{"record_id": i, "text": "x"} for i in ids])
@@ -37,7 +31,7 @@ def run(tmp_path, monkeypatch) -> Run:
     required = {"text": "x", "prompt": "x", "finish_reason": "stop", "model": "m"}
     numbers = dict.fromkeys(("num_prompt_tokens", "num_response_tokens", "num_truncated_tokens"), 1)
     fill_table(run, "responses", [{"record_id": i, **required, **numbers} for i in ids])
-    label(run)
+    label(run, IN_PROCESS)
     return run
 
 

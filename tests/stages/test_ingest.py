@@ -4,9 +4,9 @@ import pytest
 
 from llambert import schema
 from llambert.errors import InputError
+from llambert.execution.in_process import IN_PROCESS
 from llambert.recipe import load_recipe
 from llambert.run import Run
-from llambert.stages import ingest as module
 from llambert.stages.ingest import IngestFile, _repeated, ingest
 from llambert.storage.run_directory import TableDirectory
 from llambert.tasks import load_task
@@ -69,12 +69,11 @@ def test_every_source_row_is_a_record_or_a_reject_with_its_reason(tmp_path):
     assert ingest(run) == manifest  # complete: read back, not done again
 
 
-@pytest.mark.slow
 def test_gold_values_that_match_nothing_are_said_on_the_screen_each_time(tmp_path, capfd):
     run = make_run(tmp_path)
     expected = "ingest: 1 of 4 gold values (25.0%) in column 'stars' match no key of corpus.gold_labels"
     for _ in range(2):
-        ingest(run)
+        ingest(run, IN_PROCESS)
         assert f"{expected} and count as no label: 'odd' (1)." in capfd.readouterr().err
 
 
@@ -92,18 +91,16 @@ def test_what_a_gold_value_means_is_part_of_the_fingerprint(tmp_path):
     assert run.fingerprints["corpus"] != other.fingerprints["corpus"]
 
 
-@pytest.mark.slow
 def test_a_record_id_that_stands_twice_is_refused_with_examples(tmp_path):
     run = make_run(tmp_path, CSV.replace("d,Bad", "a,Bad"))
     with pytest.raises(InputError, match="1 record ids stand more than once, for example 'a'"):
-        ingest(run)
+        ingest(run, IN_PROCESS)
     assert run.table("corpus").read_manifest() is None
 
 
-@pytest.mark.slow
 def test_a_corpus_without_a_record_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"has no record.*null_text"):
-        ingest(make_run(tmp_path, "key,body,stars,kind\na,,fresh,review\n"))
+        ingest(make_run(tmp_path, "key,body,stars,kind\na,,fresh,review\n"), IN_PROCESS)
 
 
 def ingest_file(tmp_path, run):
@@ -165,16 +162,13 @@ def test_keys_stand_row_for_row_with_the_records(tmp_path):
     assert isinstance(worker.keys.read_part(part.name), pa.Table)
 
 
-def test_hidden_files_are_said_on_the_screen_counted_and_no_part_of_the_corpus(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(
-        module, "run_units", lambda name, worker, arguments, units, pool: map(worker(*arguments), units)
-    )
+def test_hidden_files_are_said_on_the_screen_counted_and_no_part_of_the_corpus(tmp_path, capsys):
     run = make_run(tmp_path)
     (tmp_path / "in" / ".ipynb_checkpoints").mkdir(parents=True)
     for name in ["in/films.csv", "in/.ipynb_checkpoints/films-checkpoint.csv", "in/_films.csv"]:
         (tmp_path / name).write_text(CSV)
     run = Run(load_recipe(tmp_path / "recipe.yaml", [f"corpus.path={tmp_path}/in"]), run.task)
-    manifest = ingest(run)
+    manifest = ingest(run, IN_PROCESS)
     assert (manifest.num_kept, manifest.counts["num_hidden_files"]) == (4, 2)
     assert "ingest: 2 hidden files skipped" in capsys.readouterr().err
     (tmp_path / "in" / "_films.csv").write_text("edited")

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from llambert.errors import InputError
+from llambert.execution.in_process import IN_PROCESS
 from llambert.recipe import load_recipe
 from llambert.run import Run
 from llambert.stages.ingest import ingest
@@ -59,7 +60,6 @@ def test_a_release_in_pieces_becomes_the_records_that_pandas_selects_and_its_fau
     assert ingest(run).parts == manifest.parts
 
 
-@pytest.mark.slow
 def test_more_malformed_rows_than_the_recipe_allows_end_the_run_with_the_first_of_them(tmp_path):
     folder = tmp_path / "META"
     folder.mkdir()
@@ -67,4 +67,4 @@ def test_more_malformed_rows_than_the_recipe_allows_end_the_run_with_the_first_o
     with (folder / "MRREL.RRF").open("a") as file:
         file.write("C0000001|no more\n" * 500)
     with pytest.raises(InputError, match=r"corpus\.max_malformed_share: 51\d of 7,9\d\d rows .*MRSTY\.RRF:\d+ \("):
-        ingest(make_run(tmp_path, folder))
+        ingest(make_run(tmp_path, folder), IN_PROCESS)

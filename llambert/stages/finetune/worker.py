@@ -1,4 +1,4 @@
-"""What a worker of fine-tuning does under Ray Train: train its share, report, and, the first, store the result."""
+"""What a worker of fine-tuning does: train its share, tell how far it is, and, the first, store the result."""
 
 import hashlib
 import tempfile
@@ -8,60 +8,34 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ray.train
-import ray.train.torch
 import torch
-import torch.distributed as dist
 import transformers
-from ray.util.metrics import Gauge
-from ray.util.queue import Queue
 
 from llambert.errors import InputError
+from llambert.execution import TrainingContext, TrainingProgress
 from llambert.run import Run
-from llambert.stages.finetune.recurring_faults import Faults
 from llambert.stages.finetune.selection import counts, phases, select
 from llambert.storage.run_directory import Part, TableDirectory, create_whole, write_whole
 from llambert.training.card import CURVES, Curves, write_descriptions
 from llambert.training.encoder import load_encoder
 from llambert.training.loop import FineTuning, History, Observer, Step
 
-_STATE = "state.pt"
-_GAUGES = ("loss", "learning_rate", "grad_norm", "held_out_accuracy", "held_out_macro_f1", "held_out_loss")
-
 
 @dataclass(frozen=True)
-class Told:
-    """What rank 0 tells the driver: steps done and in all, its seconds since it started, a line to print."""
+class Trained:
+    """What rank 0 returns: the files of the checkpoint, which are stored, and the figures of its manifest."""
 
-    num_done: int
+    parts: list[Part]
     num_steps: int
-    busy_seconds: float
-    line: str = ""
+    num_workers: int
+    measures: dict[str, float]
 
 
-def train(config: dict[str, Any]) -> dict[str, Any]:
-    """Ray Train's function: ``config`` holds ``run`` and the driver's ``queue``.
+def train(run: Run, context: TrainingContext) -> Trained:
+    """Train the recipe's classifier; rank 0 has uploaded the result by the time it returns.
 
-    Rank 0 has uploaded the result by the time it returns. What a user must fix is returned as ``refusal``, and a
-    fault that would recur as ``fault``: for an exception Ray would start the worker anew.
+    ``InputError``: what a user must fix, the same on every worker.
     """
-    faults: Faults = config["faults"]
-    if fault := faults.found():
-        return {"refusal": "", "fault": fault}
-    progress: list[FineTuning] = []
-    try:
-        return _train(config, progress)
-    except Exception as error:
-        place = progress[0].num_steps_done if progress else -1
-        fault = faults.add(error, ray.train.get_context().get_world_rank(), place)
-        if fault and ray.train.get_context().get_world_size() == 1:
-            return {"refusal": "", "fault": fault}
-        raise  # the others may be waiting for this worker: Ray ends them, and all find the fault when they start anew
-
-
-def _train(config: dict[str, Any], progress: list[FineTuning]) -> dict[str, Any]:
-    """The same without looking after faults; ``progress`` is given the training once it is loaded."""
-    run: Run = config["run"]
     recipe = run.recipe.classifier
     torch.set_num_threads(max(1, int(recipe.cpus_per_worker)))
     transformers.logging.set_verbosity_error()
@@ -70,68 +44,46 @@ def _train(config: dict[str, Any], progress: list[FineTuning]) -> dict[str, Any]
     try:
         selected = select(run)
         encoder = load_encoder(recipe, run.task.category_names)
-        observer = _Reporter(run, config["queue"])
-        device = ray.train.torch.get_device()
-        tuning = FineTuning(encoder, phases(run, selected), recipe, run.task.category_names, device, observer)
+        observer = _Reporter(run, context)
+        tuning = FineTuning(encoder, phases(run, selected), recipe, run.task.category_names, context.device, observer)
     except InputError as error:
         refusal = str(error)
-    if refusal := _first_refusal(refusal):
-        return {"refusal": refusal, "fault": None}
+    if refusal := context.first_refusal(refusal):
+        raise InputError(refusal)
     assert tuning is not None
-    progress.append(tuning)
-    if checkpoint := ray.train.get_checkpoint():
-        with checkpoint.as_directory() as folder:
-            tuning.restore(torch.load(Path(folder, _STATE), map_location="cpu", weights_only=True))
+    if state := context.latest_state():
+        tuning.restore(state)
     observer.follow(tuning)
-    try:
-        history = tuning.run()
-    except InputError as error:  # the same on every rank: losses are summed, and weights equal, before the check
-        return {"refusal": str(error), "fault": None}
+    history = tuning.run()  # InputError: losses are summed, and weights equal, before they are checked
     parts = _upload(run, tuning, counts(selected), observer.curves()) if tuning.rank == 0 else []
     observer.tell()
-    measures = _measures(history) | observer.pace()
-    return {"refusal": "", "fault": None, "parts": parts, "num_steps": len(history.steps), "measures": measures}
-
-
-def _first_refusal(refusal: str) -> str:
-    """What any worker cannot work with, known to all: none must wait for one that gave up."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return refusal
-    refusals: list[str] = [""] * dist.get_world_size()
-    dist.all_gather_object(refusals, refusal)
-    return next((found for found in refusals if found), "")
+    return Trained(parts, len(history.steps), tuning.num_workers, _measures(history) | observer.pace())
 
 
 class _Reporter(Observer):
-    """Tells the driver, Ray's metrics, Ray Train's checkpoints and a TensorBoard file how training goes.
+    """Tells the training's context and a TensorBoard file how training goes.
 
     The TensorBoard file is replaced at each checkpoint and epoch, so that it can be watched while training runs:
     object stores cannot append. It lies in the ``training`` table until training ends: another driver on the same run
     may have completed the ``checkpoint`` table meanwhile.
     """
 
-    def __init__(self, run: Run, queue: Queue) -> None:
-        self.run, self.queue, self.started = run, queue, time.monotonic()
-        self.first = ray.train.get_context().get_world_rank() == 0
+    def __init__(self, run: Run, context: TrainingContext) -> None:
+        self.run, self.context, self.started = run, context, time.monotonic()
         self.tuning: FineTuning
-        self.latest: dict[str, float] = {}
         self._looks: list[tuple[int, float]] = []  # steps done, and when
-        self._curves = Curves() if self.first else None
-        self._gauges = {}
-        for name in _GAUGES if self.first else ():
-            self._gauges[name] = Gauge(f"llambert_finetune_{name}", f"Fine-tuning: {name}", tag_keys=("run",))
-            self._gauges[name].set_default_tags({"run": run.recipe.name})
+        self._curves = Curves() if context.rank == 0 else None
 
     def follow(self, tuning: FineTuning) -> None:
         """Training begins, or goes on from a checkpoint."""
         self.tuning = tuning
         self.tell()
 
-    def tell(self, line: str = "") -> None:
-        """Say to the driver how far training is."""
-        if self.first:
-            busy_seconds = time.monotonic() - self.started
-            self.queue.put(Told(self.tuning.num_steps_done, self.tuning.num_steps, busy_seconds, line))
+    def tell(self, line: str = "", figures: dict[str, float] | None = None) -> None:
+        """Say how far training is."""
+        tuning = self.tuning
+        busy_seconds = (time.monotonic() - self.started) * tuning.num_workers
+        self.context.tell(TrainingProgress(tuning.num_steps_done, tuning.num_steps, busy_seconds, line, figures or {}))
 
     def curves(self) -> bytes:
         """The TensorBoard file so far."""
@@ -148,38 +100,27 @@ class _Reporter(Observer):
     def on_steps(self, steps: list[Step]) -> None:
         last = steps[-1]
         self._looks.append((self.tuning.num_steps_done, time.monotonic()))
-        self._show({"loss": last.loss, "learning_rate": last.learning_rate, "grad_norm": last.grad_norm})
-        self.tell()
+        figures = {"loss": last.loss, "learning_rate": last.learning_rate, "grad_norm": last.grad_norm}
+        self.tell(figures=figures)
 
     def on_epoch(self, figures: dict[str, Any]) -> None:
         num_epochs = {phase.name: phase.epochs for phase in self.tuning.phases}.get(figures["phase"])
         epoch = f" epoch {figures['epoch']}/{num_epochs}" if num_epochs else ""
         line = f"finetune: {figures['phase']}{epoch}, training loss {figures['training_loss']:.4f}"
+        held_out = {}
         if "accuracy" in figures:
-            self._show({f"held_out_{name}": figures[name] for name in ("accuracy", "macro_f1", "loss")})
+            held_out = {f"held_out_{name}": figures[name] for name in ("accuracy", "macro_f1", "loss")}
             line += f", held-out labels: accuracy {figures['accuracy']:.2%}, "
             line += f"macro F1 {figures['macro_f1']:.3f}, calibration error {figures['calibration_error']:.3f}"
-        self.tell(line)
+        self.tell(line, held_out)
         self._store_curves()
 
     def on_checkpoint(self, state: Callable[[], dict[str, Any]]) -> None:
-        metrics = {"num_steps": self.tuning.num_steps_done, **self.latest}
-        if not self.first:
-            ray.train.report(metrics)
-            return
-        with tempfile.TemporaryDirectory() as folder:
-            torch.save(state(), Path(folder, _STATE))
-            ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+        self.context.save_state(state)
         self._store_curves()
 
-    def _show(self, figures: dict[str, float]) -> None:
-        self.latest |= figures
-        for name, gauge in self._gauges.items():
-            if name in figures:
-                gauge.set(figures[name])
-
     def _store_curves(self) -> None:
-        if self.first:
+        if self._curves is not None:
             table = self.run.table("training")
             write_whole(table.filesystem, table.path(CURVES), self.curves())
 

@@ -9,6 +9,7 @@ import ray
 from llambert import schema
 from llambert.annotation.calibration import CONTENT_FREE_TEXTS, contextual_calibration, normalise
 from llambert.engines import Answer, StoppedEarly
+from llambert.execution.in_process import IN_PROCESS
 from llambert.run import Run
 from llambert.stages.annotate import AnnotatePart
 from llambert.stages.annotate import annotate as annotate_alone
@@ -86,17 +87,16 @@ def test_engine_that_stops_early_leaves_the_answers_it_gave(make_run, monkeypatc
     assert ids == eligible_in_hash_order()[8:11]
 
 
-@pytest.mark.slow
 def test_stage_answers_every_sampled_record_and_a_larger_sample_keeps_the_parts(make_run):
     run = make_run(num_records=13)
-    first = annotate(run)
+    first = annotate(run, IN_PROCESS)
     assert (first.num_in, first.num_kept, first.num_rejected) == (13, 13, {})
     assert first.counts["num_records"] == 13
     assert first.busy_seconds > 0
     stored = contents(run)
 
     larger = make_run(num_records=30)
-    second = annotate(larger)
+    second = annotate(larger, IN_PROCESS)
     assert [part.name for part in second.parts] == [
         "part-000000000-000000008.parquet",
         "part-000000008-000000013.parquet",
@@ -110,19 +110,18 @@ def test_stage_answers_every_sampled_record_and_a_larger_sample_keeps_the_parts(
     assert second.model_identity == larger.model_identities["annotator"]
 
     # Smaller or equal: complete, whoever asks; Ray is not needed to find that out.
-    assert annotate(make_run(num_records=13)) == second
-    assert annotate(larger) == second
+    assert annotate(make_run(num_records=13), IN_PROCESS) == second
+    assert annotate(larger, IN_PROCESS) == second
 
 
-@pytest.mark.slow
 def test_stage_goes_on_after_a_part_is_lost_with_the_same_answers(make_run):
     run = make_run(num_records=20)
-    annotate(run)
+    annotate(run, IN_PROCESS)
     before = run.table("responses").read()
     responses = run.table("responses")
     responses.filesystem.rm(responses.path("manifest.json"))
     responses.filesystem.rm(responses.path("part-000000008-000000016.parquet"))
-    again = annotate(run)
+    again = annotate(run, IN_PROCESS)
     after = run.table("responses").read()
     assert again.num_in == 20
     assert after.drop_columns([schema.LABEL_PROBABILITIES]) == before.drop_columns([schema.LABEL_PROBABILITIES])
@@ -140,18 +139,17 @@ def test_missing_model_is_one_line_before_anything_is_written(make_run):
     missing = run.recipe.annotator.model_copy(update={"model": "package:llambert/no-such.gguf"})
     broken = Run(run.recipe.model_copy(update={"annotator": missing}), run.task)
     with pytest.raises(ValueError, match=r"no-such\.gguf"):
-        annotate_alone(broken)
+        annotate_alone(broken, IN_PROCESS)
     with pytest.raises(ValueError, match=r"no 'no-such\.gguf'"):
         resolve("package:llambert/no-such.gguf")
 
 
-@pytest.mark.slow
 def test_texts_without_content_are_asked_about_once_and_correct_the_prior(make_run):
     plain = make_run(num_records=16)
-    annotate(plain)
+    annotate(plain, IN_PROCESS)
     stored = contents(plain)
     run = make_run(num_records=16, parse={"prior_correction": "contextual"})
-    manifest = annotate(run)  # the responses are there: three questions more
+    manifest = annotate(run, IN_PROCESS)  # the responses are there: three questions more
     assert contents(run) == stored
     table = run.table("content_free").read()
     assert tuple(table[schema.TEXT].to_pylist()) == CONTENT_FREE_TEXTS

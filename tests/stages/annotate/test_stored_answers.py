@@ -12,6 +12,7 @@ import ray
 from llambert import schema
 from llambert.annotation.responses import AMENDMENTS, iter_answers
 from llambert.engines import StoppedEarly
+from llambert.execution.in_process import IN_PROCESS
 from llambert.integrity.repair import set_aside
 from llambert.integrity.verify import verify
 from llambert.stages import annotate as annotate_stage
@@ -53,18 +54,6 @@ def endpoint(monkeypatch):
 
 
 @pytest.fixture
-def in_process(monkeypatch):
-    """The stage's units in this process, one after the other."""
-
-    def run_units(name, worker, arguments, units, pool):
-        if units:
-            made = worker(*arguments)
-            yield from map(made, units)
-
-    monkeypatch.setattr(annotate_stage, "run_units", run_units)
-
-
-@pytest.fixture
 def make_run(tmp_path, endpoint):
     encoder = save_tiny_encoder(tmp_path / "model")
 
@@ -91,10 +80,10 @@ def responses_findings(run) -> list[str]:
     return [str(finding) for finding in verify(run) if finding.table in ("responses", "silver", "rejects", "sample")]
 
 
-def test_exactly_the_records_whose_failure_may_pass_are_asked_again(make_run, endpoint, in_process, capsys):
+def test_exactly_the_records_whose_failure_may_pass_are_asked_again(make_run, endpoint, capsys):
     run = make_run()
     endpoint.otherwise = flaky
-    first = annotate(run)
+    first = annotate(run, IN_PROCESS)
     assert (first.num_rejected, first.counts["num_passing"]) == ({"engine_error": 3, "refused": 1}, 3)
     order = list(answers(run))
     rejected = parse(run).num_rejected
@@ -103,7 +92,7 @@ def test_exactly_the_records_whose_failure_may_pass_are_asked_again(make_run, en
 
     endpoint.requests.clear()
     endpoint.otherwise = chat()
-    second = annotate(run)
+    second = annotate(run, IN_PROCESS)
     assert asked(endpoint) == ["26", "7", "8"]
     assert (second.num_in, second.num_rejected, second.counts["num_passing"]) == (first.num_in, {"refused": 1}, 0)
     assert second.counts["num_prompt_tokens"] == first.counts["num_prompt_tokens"] + 3 * 20
@@ -121,36 +110,36 @@ def test_exactly_the_records_whose_failure_may_pass_are_asked_again(make_run, en
     assert responses_findings(run) == []
 
     endpoint.requests.clear()
-    assert (annotate(run), parse(run)) == (second, parsed)
+    assert (annotate(run, IN_PROCESS), parse(run)) == (second, parsed)
     assert endpoint.requests == []
 
 
-def test_records_that_fail_again_are_asked_until_they_are_answered(make_run, endpoint, in_process):
+def test_records_that_fail_again_are_asked_until_they_are_answered(make_run, endpoint):
     run = make_run()
     endpoint.otherwise = flaky
-    annotate(run)
+    annotate(run, IN_PROCESS)
     endpoint.otherwise = only_for("Number 26.", error(500))
-    manifest = annotate(run)
+    manifest = annotate(run, IN_PROCESS)
     assert manifest.counts["num_passing"] == 1
     endpoint.requests.clear()
-    assert annotate(run).counts["num_passing"] == 1
+    assert annotate(run, IN_PROCESS).counts["num_passing"] == 1
     assert asked(endpoint) == ["26"]
     endpoint.otherwise = only_for("Number 26.", error(400, "content_filter"))  # final, if no answer
-    manifest = annotate(run)
+    manifest = annotate(run, IN_PROCESS)
     assert (manifest.counts["num_passing"], manifest.num_rejected) == (0, {"refused": 2})
     assert parse(run).num_rejected == {"refused": 2}
     endpoint.requests.clear()
-    annotate(run)
+    annotate(run, IN_PROCESS)
     assert endpoint.requests == []
 
 
 @pytest.mark.parametrize("fault", ["server off", "no key", "budget"])
 def test_a_complete_table_stays_complete_where_nothing_can_be_asked_again(
-    make_run, endpoint, in_process, capsys, monkeypatch, fault
+    make_run, endpoint, capsys, monkeypatch, fault
 ):
     run = make_run()
     endpoint.otherwise = flaky
-    first = annotate(run)
+    first = annotate(run, IN_PROCESS)
     if fault == "server off":
         endpoint.models_status = 401
     elif fault == "no key":
@@ -158,17 +147,15 @@ def test_a_complete_table_stays_complete_where_nothing_can_be_asked_again(
     else:
         run = make_run(limits={"budget_tokens": 1})
     endpoint.otherwise = chat()
-    assert annotate(run) == first
+    assert annotate(run, IN_PROCESS) == first
     assert "not all records that failed before (3) could be asked again" in capsys.readouterr().out
-    assert annotate(make_run()).counts["num_passing"] == (3 if fault != "budget" else 0)
+    assert annotate(make_run(), IN_PROCESS).counts["num_passing"] == (3 if fault != "budget" else 0)
 
 
-def test_the_first_answers_complete_the_table_where_the_rest_cannot_be_asked_again(
-    make_run, endpoint, in_process, capsys
-):
+def test_the_first_answers_complete_the_table_where_the_rest_cannot_be_asked_again(make_run, endpoint, capsys):
     endpoint.otherwise = flaky
     run = make_run()
-    whole = next(part.name for part in annotate(run).parts if not part.counts["num_passing"])
+    whole = next(part.name for part in annotate(run, IN_PROCESS).parts if not part.counts["num_passing"])
     responses = run.table("responses")
     for name in ("manifest.json", whole):  # as a kill before them leaves the table
         responses.filesystem.rm_file(responses.path(name))
@@ -177,7 +164,7 @@ def test_the_first_answers_complete_the_table_where_the_rest_cannot_be_asked_aga
         return error(401) if any(text in str(request["messages"]) for text in FAILED_TEXTS) else chat()
 
     endpoint.otherwise = denied
-    assert annotate(run).num_in == len(answers(run))
+    assert annotate(run, IN_PROCESS).num_in == len(answers(run))
     assert "could be asked again" in capsys.readouterr().out
 
 
@@ -187,48 +174,48 @@ def no_engine():
     raise InputError("no key")
 
 
-def test_an_incomplete_table_is_completed_and_asked_again_in_one_start(make_run, endpoint, in_process):
+def test_an_incomplete_table_is_completed_and_asked_again_in_one_start(make_run, endpoint):
     endpoint.otherwise = flaky
     small = make_run(num_records=NUM_SAMPLED)
-    num_failed = annotate(small).counts["num_passing"]
+    num_failed = annotate(small, IN_PROCESS).counts["num_passing"]
     endpoint.otherwise = chat()
     endpoint.requests.clear()
     run = make_run()
-    manifest = annotate(run)
+    manifest = annotate(run, IN_PROCESS)
     assert manifest.counts["num_passing"] == 0
     assert len(endpoint.requests) == manifest.num_in - NUM_SAMPLED + num_failed
     parse(run)
     assert responses_findings(run) == []
 
 
-def test_records_beyond_the_recipes_sample_are_not_asked_again(make_run, endpoint, in_process):
+def test_records_beyond_the_recipes_sample_are_not_asked_again(make_run, endpoint):
     endpoint.otherwise = flaky
-    annotate(make_run())
+    annotate(make_run(), IN_PROCESS)
     endpoint.otherwise = chat()
     endpoint.requests.clear()
     small = make_run(num_records=NUM_SAMPLED)
     inside = [number for number, answer in list(answers(small).items())[:NUM_SAMPLED] if answer == "passing"]
-    annotate(small)
+    annotate(small, IN_PROCESS)
     assert asked(endpoint) == sorted(inside)
-    annotate(make_run())
+    annotate(make_run(), IN_PROCESS)
     assert asked(endpoint) == ["26", "7", "8"]
 
 
-def test_a_smaller_sample_whose_records_are_all_answered_has_its_table(make_run, endpoint, in_process):
+def test_a_smaller_sample_whose_records_are_all_answered_has_its_table(make_run, endpoint):
     endpoint.otherwise = chat()
-    annotate(make_run())
+    annotate(make_run(), IN_PROCESS)
     endpoint.requests.clear()
     small = make_run(num_records=NUM_SAMPLED)
-    annotate(small)
+    annotate(small, IN_PROCESS)
     parse(small)
     assert endpoint.requests == []
     assert responses_findings(small) == []
 
 
-def test_answers_that_were_committed_before_a_kill_are_not_asked_for_again(make_run, endpoint, in_process, monkeypatch):
+def test_answers_that_were_committed_before_a_kill_are_not_asked_for_again(make_run, endpoint, monkeypatch):
     run = make_run()
     endpoint.otherwise = flaky
-    first = annotate(run)
+    first = annotate(run, IN_PROCESS)
     endpoint.otherwise = chat()
     commit = run.table("responses").__class__.write_manifest
 
@@ -237,19 +224,19 @@ def test_answers_that_were_committed_before_a_kill_are_not_asked_for_again(make_
 
     monkeypatch.setattr(run.table("responses").__class__, "write_manifest", killed)
     with pytest.raises(KeyboardInterrupt):
-        annotate(run)
+        annotate(run, IN_PROCESS)
     monkeypatch.setattr(run.table("responses").__class__, "write_manifest", commit)
     assert run.table("responses").require_manifest() == first
     endpoint.requests.clear()
-    assert annotate(run).counts["num_passing"] == 0
+    assert annotate(run, IN_PROCESS).counts["num_passing"] == 0
     assert endpoint.requests == []
     assert set(answers(run).values()) == {"Positive", "refused"}
 
 
-def test_of_two_drivers_that_ask_again_the_first_writer_wins_each_record_once(make_run, endpoint, in_process):
+def test_of_two_drivers_that_ask_again_the_first_writer_wins_each_record_once(make_run, endpoint):
     run = make_run()
     endpoint.otherwise = flaky
-    annotate(run)
+    annotate(run, IN_PROCESS)
     names = [part.name for part in run.table("responses").require_manifest().parts]
     unit = {"again": names, "end": NUM_RECORDS}
     late = AnnotatePart(run)
@@ -265,7 +252,7 @@ def test_of_two_drivers_that_ask_again_the_first_writer_wins_each_record_once(ma
 
     late._engine.annotate = overtaken
     late(unit)
-    manifest = annotate(run)
+    manifest = annotate(run, IN_PROCESS)
     parse(run)
     assert responses_findings(run) == []
     kinds = answers(run)
@@ -273,27 +260,27 @@ def test_of_two_drivers_that_ask_again_the_first_writer_wins_each_record_once(ma
     assert manifest.counts["num_passing"] == sum(kind == "passing" for kind in kinds.values())
 
 
-def test_the_answers_so_far_are_kept_where_the_engine_stops_early(make_run, endpoint, in_process):
+def test_the_answers_so_far_are_kept_where_the_engine_stops_early(make_run, endpoint):
     run = make_run(limits={"concurrency": 1})
     endpoint.otherwise = flaky
-    annotate(run)
+    annotate(run, IN_PROCESS)
     endpoint.script += [chat(), error(401)]
     names = [part.name for part in run.table("responses").require_manifest().parts]
     with pytest.raises(StoppedEarly):
         AnnotatePart(run)({"again": names, "end": NUM_RECORDS})
     endpoint.requests.clear()
     endpoint.otherwise = chat()
-    annotate(run)
+    annotate(run, IN_PROCESS)
     assert len(endpoint.requests) == 2
 
 
 @pytest.mark.parametrize("damage", ["flipped", "deleted"])
-def test_damaged_answers_are_set_aside_and_asked_for_again(make_run, endpoint, in_process, damage):
+def test_damaged_answers_are_set_aside_and_asked_for_again(make_run, endpoint, damage):
     run = make_run()
     endpoint.otherwise = flaky
-    annotate(run)
+    annotate(run, IN_PROCESS)
     endpoint.otherwise = chat()
-    annotate(run)
+    annotate(run, IN_PROCESS)
     parse(run)
     table = run.table("responses")
     name = table.part_names(AMENDMENTS)[0]
@@ -305,7 +292,7 @@ def test_damaged_answers_are_set_aside_and_asked_for_again(make_run, endpoint, i
     assert {finding.part for finding in found} == {name}
     set_aside(run, found)
     endpoint.requests.clear()
-    annotate(run)
+    annotate(run, IN_PROCESS)
     assert 1 <= len(endpoint.requests) <= 2
     parse(run)
     assert responses_findings(run) == []

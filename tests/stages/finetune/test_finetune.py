@@ -1,6 +1,7 @@
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +23,8 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from llambert import schema
 from llambert.errors import InputError
+from llambert.execution.in_process import IN_PROCESS
+from llambert.execution.ray_executor import RayExecutor
 from llambert.run import Run, open_run
 from llambert.stages.finetune import finetune
 from llambert.stages.finetune.selection import select
@@ -238,6 +241,23 @@ def undisturbed(tmp_path_factory, encoder, local_ray):
     return run
 
 
+@pytest.mark.slow
+def test_in_process_training_writes_the_bytes_that_ray_train_with_one_worker_writes(tmp_path, undisturbed):
+    shutil.copytree(undisturbed.recipe.storage, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoint"))
+    recipe = undisturbed.recipe.model_copy(update={"storage": str(tmp_path / "run")})
+    manifest = finetune(Run(recipe, undisturbed.task), IN_PROCESS)
+    expected = undisturbed.table("checkpoint").require_manifest()
+    sums = [{part.name: part.sha256 for part in made.parts if part.name != CURVES} for made in (manifest, expected)]
+    assert sums[0] == sums[1]
+    assert {part.name for part in manifest.parts} == {part.name for part in expected.parts}
+    assert manifest.counts == expected.counts
+    figures = [
+        {name: made.measures[name] for name in made.measures if name != "seconds_per_step"}
+        for made in (manifest, expected)
+    ]
+    assert figures[0] == figures[1]
+
+
 def wait_for_checkpoint(run: Run, timeout_s: float = 90.0) -> None:
     """Until a training checkpoint is stored; the run is then far from its end."""
     deadline = time.monotonic() + timeout_s
@@ -357,23 +377,22 @@ def test_more_workers_than_this_machine_can_hold_are_refused_instead_of_waited_f
 
 
 @pytest.mark.slow
-def test_workers_that_always_fail_end_the_stage_with_what_to_do(tmp_path, encoder, local_ray, monkeypatch):
+def test_workers_that_always_fail_end_the_stage_with_what_to_do(tmp_path, encoder, local_ray):
     run = make_run(tmp_path, encoder, max_failures=0)
     part = next(Path(run.table("silver").path()).glob("*.parquet"))
     content = part.read_bytes()
 
-    fit = TorchTrainer.fit
+    class LosesSilver(RayExecutor):
+        """Once the driver has read its records, before the workers do."""
 
-    def lose(trainer):  # after the driver has read its records, before the workers do
-        part.unlink(missing_ok=True)
-        return fit(trainer)
+        def train(self, run, function, tell):
+            part.unlink(missing_ok=True)
+            return super().train(run, function, tell)
 
-    monkeypatch.setattr(TorchTrainer, "fit", lose)
     with pytest.raises(RuntimeError, match=r"workers failed more than 0 times .*run the job again") as failure:
-        finetune(run)
+        finetune(run, LosesSilver())
     assert "\n" not in str(failure.value)
     part.write_bytes(content)
-    monkeypatch.undo()
     assert finetune(run).num_in == NUM_RECORDS
     assert run.table("checkpoint").read_progress()["num_failures"] == 1
 

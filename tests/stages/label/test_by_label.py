@@ -9,22 +9,13 @@ import pyarrow.dataset
 import pytest
 
 from llambert.errors import InputError
+from llambert.execution.in_process import IN_PROCESS
 from llambert.integrity.repair import set_aside
 from llambert.integrity.verify import verify
-from llambert.stages import label as label_module
-from llambert.stages.label import by_label as module
 from llambert.stages.label import label
-from llambert.stages.label.by_label import check
+from llambert.stages.label.by_label import check, publish_by_label
 from tests.fixtures.label_runs import fill, make_run
 from tests.fixtures.tiny_classifier import save_tiny_classifier, tiny_texts
-
-
-@pytest.fixture(autouse=True)
-def without_ray(monkeypatch):
-    for stage in (module, label_module):
-        monkeypatch.setattr(
-            stage, "run_units", lambda name, worker, arguments, units, pool: map(worker(*arguments), units)
-        )
 
 
 @pytest.fixture
@@ -44,7 +35,7 @@ def wrong(run) -> list[str]:
 
 
 def test_every_label_is_published_once_in_the_folder_of_its_label(run):
-    manifest = label(run)
+    manifest = label(run, IN_PROCESS)
     labels, copy = run.table("labels").read().sort_by("record_id"), published(run)
     assert copy.select(labels.column_names).cast(labels.schema).equals(labels)
     assert set(pc.unique(copy["label"]).to_pylist()) == {"positive", "not so/positive"}
@@ -56,7 +47,7 @@ def test_every_label_is_published_once_in_the_folder_of_its_label(run):
 def test_a_label_of_any_name_has_its_folder(tmp_path, name):
     save_tiny_classifier(tmp_path / "encoder", ("positive", name))
     run = make_run(tmp_path / "a [b]", by_label=True)
-    label(fill(run, tiny_texts(30), tmp_path / "encoder"))
+    label(fill(run, tiny_texts(30), tmp_path / "encoder"), IN_PROCESS)
     folders = sorted(path.name for path in Path(run.table("labels_by_label").path("data")).iterdir())
     assert {unquote(folder.removeprefix("label=")) for folder in folders} <= {"positive", name}
     assert set(published(run)["label"].to_pylist()) == set(run.table("labels").read()["label"].to_pylist())
@@ -73,25 +64,25 @@ def test_a_label_whose_folder_no_filesystem_takes_is_refused_before_anything_is_
 
 def test_a_complete_run_is_published_when_the_recipe_asks_for_it_later(tmp_path, run):
     plain = make_run(tmp_path, keep=("year",))
-    label(plain)
+    label(plain, IN_PROCESS)
     assert plain.table("labels_by_label").read_manifest() is None
     made = plain.table("labels").require_manifest()
-    assert label(run) == made
+    assert label(run, IN_PROCESS) == made
     assert len(published(run)) == 70
 
 
 def test_a_start_after_a_kill_keeps_what_was_published(run):
-    label(run)
+    label(run, IN_PROCESS)
     table = run.table("labels_by_label")
     first = table.require_manifest()
     table.filesystem.rm(table.path("manifest.json"))
     table.filesystem.rm(table.path(first.parts[2].name))
-    label(run)
+    label(run, IN_PROCESS)
     assert table.require_manifest().parts == first.parts
 
 
 def test_a_published_file_that_was_altered_or_lost_or_put_there_is_found_and_mended(run):
-    label(run)
+    label(run, IN_PROCESS)
     table = run.table("labels_by_label")
     one, two, three, *_ = (part.name for part in table.require_manifest().parts)
     table.filesystem.pipe_file(table.path(one), table.filesystem.cat_file(table.path(two)))
@@ -104,6 +95,17 @@ def test_a_published_file_that_was_altered_or_lost_or_put_there_is_found_and_men
     assert any(three in line and "missing" in line for line in found)
     assert any("label=odd" in line and "does not know" in line for line in found)
     set_aside(run, findings)
-    label(run)
+    label(run, IN_PROCESS)
     assert wrong(run) == []
     assert len(published(run)) == 70
+
+
+@pytest.mark.slow
+def test_through_ray_the_same_files_are_published(tmp_path, run):
+    label(run, IN_PROCESS)
+    table = run.table("labels_by_label")
+    expected = table.require_manifest()
+    table.filesystem.rm(table.path(), recursive=True)
+    manifest = publish_by_label(run)
+    assert manifest.parts == expected.parts
+    assert len(published(run)) == manifest.num_kept == 70

@@ -8,7 +8,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
-from llambert.stages.parts import Outcome
 
 from llambert import schema
 from llambert.classifier import labelling
@@ -18,28 +17,19 @@ from llambert.errors import InputError
 from llambert.execution import stage_progress
 from llambert.integrity.verify import verify
 from llambert.run import Run
-from llambert.stages import label as module
 from llambert.stages.label import LabelPart, label
 from llambert.stages.label.dataset_card import dataset_card
 from tests.fixtures.label_runs import ROWS_PER_PART, fill, filled_run, make_run
+from tests.fixtures.noting_executor import NotingExecutor
 from tests.fixtures.ray_metrics import scrape_when
 from tests.fixtures.s3_server import running_server
 from tests.fixtures.tiny_classifier import save_tiny_classifier, tiny_texts
 
 
 @pytest.fixture
-def without_ray(monkeypatch):
+def executor():
     """The units done one after another in this process; what Ray adds is tested with Ray, below."""
-    calls: list[str] = []
-
-    def run_units(name, worker, arguments, units, pool):
-        made = worker(*arguments) if units else None
-        for unit in units:
-            calls.append(unit["name"])
-            yield Outcome.from_json(made(unit).to_json())
-
-    monkeypatch.setattr(module, "run_units", run_units)
-    return calls
+    return NotingExecutor()
 
 
 def rows_of(run: Run, table: str = "labels") -> list[dict]:
@@ -50,9 +40,9 @@ def expected_labels(run: Run, texts: list[str]) -> list[str | None]:
     return Classifier(run.table("checkpoint").uri, device="cpu").predict(texts).labels
 
 
-def test_every_record_is_labelled_once_as_the_bare_classifier_labels_it(tmp_path, without_ray):
+def test_every_record_is_labelled_once_as_the_bare_classifier_labels_it(tmp_path, executor):
     run = filled_run(tmp_path, 50)
-    manifest = label(run)
+    manifest = label(run, executor)
     rows = rows_of(run)
     assert [row["record_id"] for row in rows] == [f"r{i:05d}" for i in range(50)]
     assert [row["label"] for row in rows] == expected_labels(run, tiny_texts(50))
@@ -66,9 +56,9 @@ def test_every_record_is_labelled_once_as_the_bare_classifier_labels_it(tmp_path
     assert run.table("label_rejects").read_manifest().num_kept == 0
 
 
-def test_the_labels_table_has_the_declared_schema_and_the_columns_asked_for(tmp_path, without_ray):
+def test_the_labels_table_has_the_declared_schema_and_the_columns_asked_for(tmp_path, executor):
     run = filled_run(tmp_path, 25, keep=("year", "split"), probabilities=True)
-    manifest = label(run)
+    manifest = label(run, executor)
     stored = pq.read_schema(run.table("labels").path(manifest.parts[0].name)).remove_metadata()
     assert stored.names == ["record_id", "label", "score", "label_probabilities", "year", "split"]
     for field in schema.LABELS:
@@ -83,31 +73,31 @@ def test_the_labels_table_has_the_declared_schema_and_the_columns_asked_for(tmp_
         assert row["year"] == 1990 + int(row["record_id"][1:]) % 30
 
 
-def test_gold_labels_are_not_read(tmp_path, without_ray):
+def test_gold_labels_are_not_read(tmp_path, executor):
     without, having = make_run(tmp_path / "a"), make_run(tmp_path / "b")
     encoder = save_tiny_classifier(tmp_path / "encoder")
-    label(fill(without, tiny_texts(30), encoder, gold=False))
-    label(fill(having, tiny_texts(30), encoder, gold=True))
+    label(fill(without, tiny_texts(30), encoder, gold=False), executor)
+    label(fill(having, tiny_texts(30), encoder, gold=True), executor)
     assert rows_of(without) == rows_of(having)
 
 
-def test_gold_labels_pass_through_only_where_the_recipe_names_them(tmp_path, without_ray):
+def test_gold_labels_pass_through_only_where_the_recipe_names_them(tmp_path, executor):
     run = make_run(tmp_path, keep=("gold_label",))
-    label(fill(run, tiny_texts(5), tmp_path / "encoder", gold=True))
+    label(fill(run, tiny_texts(5), tmp_path / "encoder", gold=True), executor)
     assert rows_of(run)[0]["gold_label"] == "positive"
 
 
-def test_a_complete_table_is_left_alone(tmp_path, without_ray):
+def test_a_complete_table_is_left_alone(tmp_path, executor):
     run = filled_run(tmp_path, 25)
-    first = label(run)
-    without_ray.clear()
-    assert label(run) == first
-    assert without_ray == []
+    first = label(run, executor)
+    executor.units.clear()
+    assert label(run, executor) == first
+    assert executor.units == []
 
 
-def test_a_start_after_a_kill_labels_what_is_not_committed_and_keeps_the_rest(tmp_path, without_ray):
+def test_a_start_after_a_kill_labels_what_is_not_committed_and_keeps_the_rest(tmp_path, executor):
     undisturbed = filled_run(tmp_path / "a", 70)
-    label(undisturbed)
+    label(undisturbed, executor)
     run = filled_run(tmp_path / "b", 70)
     labels = run.table("labels")
     first = LabelPart(run)
@@ -121,111 +111,104 @@ def test_a_start_after_a_kill_labels_what_is_not_committed_and_keeps_the_rest(tm
             "updated_at": "2026-01-01T00:00:00+00:00",
         }
     )
-    without_ray.clear()
-    manifest = label(run)
-    assert without_ray == [f"part-00000-{i:06d}.parquet" for i in (0, 2, 3)]
+    executor.units.clear()
+    manifest = label(run, executor)
+    assert [unit["name"] for unit in executor.units] == [f"part-00000-{i:06d}.parquet" for i in (0, 2, 3)]
     assert manifest.busy_seconds > 100
     assert manifest.wall_seconds > 200
     assert manifest.parts == undisturbed.table("labels").read_manifest().parts
 
 
-def test_progress_says_how_far_the_stage_is_while_it_works(tmp_path, monkeypatch):
+def test_progress_says_how_far_the_stage_is_while_it_works(tmp_path, executor, monkeypatch):
     run = filled_run(tmp_path, 50)
     seen = []
-
-    def run_units(name, worker, arguments, units, pool):
-        made = worker(*arguments)
-        for unit in units:
-            seen.append(run.table("labels").read_progress())
-            yield made(unit)
-
-    monkeypatch.setattr(module, "run_units", run_units)
+    executor.before_unit = lambda _: seen.append(run.table("labels").read_progress())
     monkeypatch.setattr(stage_progress, "EVERY_S", 0.0)
-    label(run)
+    label(run, executor)
     assert [progress["done"] for progress in seen] == [0, 20, 40]
     assert {progress["total"] for progress in seen} == {50}
     assert run.table("labels").read_progress()["done"] == 50
 
 
-def test_records_that_cannot_be_labelled_are_kept_with_their_reason(tmp_path, without_ray):
+def test_records_that_cannot_be_labelled_are_kept_with_their_reason(tmp_path, executor):
     run = make_run(tmp_path)
     texts = tiny_texts(45)
     texts[21] = None
-    label(fill(run, texts, tmp_path / "encoder"))
+    label(fill(run, texts, tmp_path / "encoder"), executor)
     manifest = run.table("labels").read_manifest()
     assert (manifest.num_in, manifest.num_kept, manifest.num_rejected) == (45, 44, {"null_text": 1})
     assert rows_of(run, "label_rejects") == [{"record_id": "r00021", "text": None, "reject_reason": "null_text"}]
     assert "r00021" not in [row["record_id"] for row in rows_of(run)]
 
 
-def test_a_part_of_nothing_but_empty_strings_and_an_empty_part_are_labelled(tmp_path, without_ray):
+def test_a_part_of_nothing_but_empty_strings_and_an_empty_part_are_labelled(tmp_path, executor):
     run = make_run(tmp_path / "blank")
-    label(fill(run, [""] * 40, tmp_path / "blank" / "encoder"))
+    label(fill(run, [""] * 40, tmp_path / "blank" / "encoder"), executor)
     assert len({row["label"] for row in rows_of(run)}) == 1
     assert len(rows_of(run)) == 40
     empty = make_run(tmp_path / "empty", keep=("year",))
-    assert label(fill(empty, [], tmp_path / "empty" / "encoder")).num_in == 0
+    assert label(fill(empty, [], tmp_path / "empty" / "encoder"), executor).num_in == 0
     assert rows_of(empty) == []
 
 
-def test_two_attempts_at_one_part_never_put_a_record_in_both_tables(tmp_path, without_ray):
+def test_two_attempts_at_one_part_never_put_a_record_in_both_tables(tmp_path, executor):
     """The rejects committed first decide: a record that a killed attempt rejected stays rejected."""
     run = filled_run(tmp_path, 20)
     rejects = run.table("label_rejects")
     earlier = pa.table([["r00003"], [tiny_texts(20)[3]], ["model_error"]], schema=schema.CORPUS_REJECTS)
     rejects.commit_part("part-00000-000000.parquet", earlier)
-    manifest = label(run)
+    manifest = label(run, executor)
     assert (manifest.num_kept, manifest.num_rejected) == (19, {"model_error": 1})
     assert "r00003" not in [row["record_id"] for row in rows_of(run)]
 
 
-def test_a_record_that_fails_here_and_was_labelled_by_another_attempt_fails_the_part(tmp_path, without_ray):
+def test_a_record_that_fails_here_and_was_labelled_by_another_attempt_fails_the_part(tmp_path, executor):
     run = make_run(tmp_path)
     texts = tiny_texts(20)
     texts[4] = None
     fill(run, texts, tmp_path / "encoder")
     run.table("label_rejects").commit_part("part-00000-000000.parquet", schema.CORPUS_REJECTS.empty_table())
     with pytest.raises(RuntimeError, match=r"1 of 1 parts are not done \(part-00000-000000.parquet\)") as caught:
-        label(run)
+        label(run, executor)
     assert "r00004" in str(caught.value.__cause__)
     assert run.table("labels").read_manifest() is None
 
 
-def test_a_part_that_cannot_be_labelled_is_named_and_the_others_are_kept(tmp_path, without_ray):
+def test_a_part_that_cannot_be_labelled_is_named_and_the_others_are_kept(tmp_path, executor):
     run = filled_run(tmp_path, 60)
     corpus = run.table("corpus")
     lost = corpus.path("part-00000-000001.parquet")
     content = corpus.filesystem.cat_file(lost)
     corpus.filesystem.rm_file(lost)
     with pytest.raises(RuntimeError, match=r"2 of 3 parts are not done \(part-00000-000001.parquet, part-00000-000002"):
-        label(run)
+        label(run, executor)
     assert run.table("labels").read_progress()["num_failures"] == 1
     assert run.table("labels").read_progress()["failure"]
     corpus.filesystem.pipe_file(lost, content)
-    without_ray.clear()
-    label(run)
-    assert without_ray == ["part-00000-000001.parquet", "part-00000-000002.parquet"]
+    executor.units.clear()
+    label(run, executor)
+    assert [unit["name"] for unit in executor.units] == ["part-00000-000001.parquet", "part-00000-000002.parquet"]
 
 
-def test_a_damaged_part_ends_the_stage_in_one_line_and_those_before_it_are_kept(tmp_path, without_ray):
+def test_a_damaged_part_ends_the_stage_in_one_line_and_those_before_it_are_kept(tmp_path, executor):
     run = filled_run(tmp_path, 60)
     corpus = run.table("corpus")
     damaged = corpus.path("part-00000-000001.parquet")
     corpus.filesystem.pipe_file(damaged, corpus.filesystem.cat_file(damaged)[:-10])
     with pytest.raises(InputError, match=r"part-00000-000001.parquet is damaged: .*`llambert repair` makes it again"):
-        label(run)
+        label(run, executor)
     assert run.table("labels").part_names() == ["part-00000-000000.parquet"]
     assert "is damaged" in run.table("labels").read_progress()["failure"]
 
 
-def test_missing_checkpoint_and_missing_columns_are_one_line(tmp_path, without_ray):
+def test_missing_checkpoint_and_missing_columns_are_one_line(tmp_path, executor):
     run = make_run(tmp_path)
     with pytest.raises(InputError, match=r"checkpoint.* is not complete"):
-        label(run)
+        label(run, executor)
     with pytest.raises(InputError, match=r"label.keep: the corpus has no column 'genre'"):
-        label(filled_run(tmp_path / "b", 5, keep=("genre",)))
+        label(filled_run(tmp_path / "b", 5, keep=("genre",)), executor)
     with pytest.raises(InputError, match=r"label.keep: 'label' is a column of the labels table"):
-        label(filled_run(tmp_path / "c", 5, keep=("label",)))
+        label(filled_run(tmp_path / "c", 5, keep=("label",)), executor)
 
 
 def test_windows_of_a_part_are_bounded_and_hold_every_row_in_order(tmp_path, monkeypatch):
@@ -245,9 +228,9 @@ def test_windows_of_a_part_are_bounded_and_hold_every_row_in_order(tmp_path, mon
     assert max(window.num_rows for window in read_windows(corpus, "part-0.parquet", ["record_id", "text"])) == 1024
 
 
-def test_the_dataset_card_states_schema_provenance_and_counts(tmp_path, without_ray):
+def test_the_dataset_card_states_schema_provenance_and_counts(tmp_path, executor):
     run = filled_run(tmp_path, 30, keep=("year",))
-    manifest = label(run)
+    manifest = label(run, executor)
     card = run.table("labels").filesystem.cat_file(run.table("labels").path("README.md")).decode()
     for expected in (
         "30 of 30 records",
@@ -260,9 +243,9 @@ def test_the_dataset_card_states_schema_provenance_and_counts(tmp_path, without_
     assert f"| positive | {manifest.counts['label.positive']} |" in card
 
 
-def test_a_category_of_any_name_stays_one_cell_of_the_dataset_card(tmp_path, without_ray):
+def test_a_category_of_any_name_stays_one_cell_of_the_dataset_card(tmp_path, executor):
     run = filled_run(tmp_path, 30)
-    manifest = label(run)
+    manifest = label(run, executor)
     names = ["a | b\nc", "$x_1$"]
     categories = [one.model_copy(update={"name": name}) for one, name in zip(run.task.categories, names, strict=True)]
     renamed = dataclasses.replace(run, task=run.task.model_copy(update={"categories": tuple(categories)}))
@@ -272,15 +255,11 @@ def test_a_category_of_any_name_stays_one_cell_of_the_dataset_card(tmp_path, wit
 
 
 @pytest.mark.slow
-def test_through_ray_with_two_actors_the_table_is_the_same(tmp_path, without_ray):
+def test_through_ray_with_two_actors_the_table_is_the_same(tmp_path, executor):
     alone = filled_run(tmp_path / "a", 90)
-    expected = label(alone)
-    with pytest.MonkeyPatch.context() as patch:
-        from llambert.stages.parts import run_units
-
-        patch.setattr(module, "run_units", run_units)
-        run = filled_run(tmp_path / "b", 90, max_actors=2, min_actors=2, cpus_per_actor=0.5)
-        manifest = label(run)
+    expected = label(alone, executor)
+    run = filled_run(tmp_path / "b", 90, max_actors=2, min_actors=2, cpus_per_actor=0.5)
+    manifest = label(run)
     assert [part.sha256 for part in manifest.parts] == [part.sha256 for part in expected.parts]
     assert rows_of(run) == rows_of(alone)
     assert json.loads(manifest.model_dump_json())["num_kept"] == 90

@@ -8,32 +8,22 @@ import fsspec
 import pytest
 
 from llambert.errors import InputError
+from llambert.execution.in_process import IN_PROCESS
 from llambert.integrity.verify import verify
 from llambert.run import Run
-from llambert.stages import label as module
 from llambert.stages.label import label
 from tests.fixtures.faulty_proxy import faulty_proxy
 from tests.fixtures.label_runs import fill, make_run
+from tests.fixtures.noting_executor import NotingExecutor
 from tests.fixtures.s3_server import LIMITED_KEY, S3Server, running_server
 from tests.fixtures.tiny_classifier import tiny_texts
 
 NUM_RECORDS = 70
 
 
-@pytest.fixture(autouse=True)
-def before_unit(monkeypatch):
-    """The units done here, one after another; what is put into the list is called with each one's number before it."""
-    calls: list = []
-
-    def run_units(name, worker, arguments, units, pool):
-        made = worker(*arguments)
-        for number, unit in enumerate(units):
-            for call in calls:
-                call(number)
-            yield made(unit)
-
-    monkeypatch.setattr(module, "run_units", run_units)
-    return calls
+@pytest.fixture
+def executor():
+    return NotingExecutor()
 
 
 @pytest.fixture(scope="module")
@@ -48,10 +38,7 @@ def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
     run = make_run(folder)
     labels = fill(run, tiny_texts(NUM_RECORDS), folder / "encoder", gold=True).table("labels")
-    patch = pytest.MonkeyPatch()
-    patch.setattr(module, "run_units", lambda name, worker, arguments, units, pool: map(worker(*arguments), units))
-    label(run)
-    patch.undo()
+    label(run, IN_PROCESS)
     return labels.read()
 
 
@@ -67,7 +54,7 @@ def wrong(run: Run) -> list[str]:
 @pytest.mark.s3
 @pytest.mark.slow
 def test_a_server_killed_and_restarted_while_parts_are_labelled_costs_no_record(
-    tmp_path, s3: S3Server, before_unit, undisturbed
+    tmp_path, s3: S3Server, executor, undisturbed
 ):
     run = run_on(tmp_path, "s3://llambert-test/killed")
 
@@ -76,8 +63,8 @@ def test_a_server_killed_and_restarted_while_parts_are_labelled_costs_no_record(
             s3.kill()
             threading.Timer(2, s3.start).start()
 
-    before_unit.append(kill_and_start_later)
-    assert label(run).num_kept == NUM_RECORDS
+    executor.before_unit = kill_and_start_later
+    assert label(run, executor).num_kept == NUM_RECORDS
     assert run.table("labels").read() == undisturbed
     assert wrong(run) == []
 
@@ -89,7 +76,7 @@ def test_a_store_that_says_slow_down_is_asked_again(tmp_path, s3: S3Server, monk
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         fsspec.filesystem("s3").clear_instance_cache()
         run = make_run(tmp_path, "s3://llambert-test/slow")
-        assert label(run).num_kept == NUM_RECORDS
+        assert label(run, IN_PROCESS).num_kept == NUM_RECORDS
         assert proxy.num_turned_away > 5
         assert run.table("labels").read() == undisturbed
     fsspec.filesystem("s3").clear_instance_cache()
@@ -109,7 +96,7 @@ def test_wrong_credentials_and_a_missing_bucket_are_one_line(tmp_path, s3: S3Ser
             with pytest.raises(InputError, match=rf"^storage: {uri}[^\n]*$"):
                 stranger.table("labels").write_progress({})
             with pytest.raises(InputError, match=rf"^(storage: )?{uri}[^\n]*$"):
-                label(stranger)
+                label(stranger, IN_PROCESS)
         fsspec.filesystem("s3").clear_instance_cache()
 
 
@@ -124,7 +111,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def test_a_full_disk_is_one_line_and_the_run_goes_on_once_there_is_room(tmp_path, small_disk, before_unit, undisturbed):
+def test_a_full_disk_is_one_line_and_the_run_goes_on_once_there_is_room(tmp_path, small_disk, executor, undisturbed):
     run = run_on(tmp_path, str(small_disk / "run"))
     filler = small_disk / "filler"
 
@@ -132,11 +119,10 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_once_there_is_room(tmp_path
         if number == 2:
             filler.write_bytes(bytes(os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize))
 
-    before_unit.append(fill_up)
+    executor.before_unit = fill_up
     with pytest.raises(InputError, match=r"^storage: [^\n]*No space left on device[^\n]*$"):
-        label(run)
-    before_unit.clear()
+        label(run, executor)
     filler.unlink()
     assert len(run.table("labels").part_names()) == 2
-    assert label(run).num_kept == NUM_RECORDS
+    assert label(run, IN_PROCESS).num_kept == NUM_RECORDS
     assert run.table("labels").read() == undisturbed

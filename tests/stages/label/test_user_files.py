@@ -8,19 +8,15 @@ import pytest
 from llambert.classifier.inference import Classifier
 from llambert.corpus_recipe import Columns, CorpusRecipe
 from llambert.errors import InputError
+from llambert.execution.in_process import IN_PROCESS
 from llambert.recipe import LabelRecipe
-from llambert.stages.label import user_files as module
-from llambert.stages.label.user_files import label_files
+from llambert.stages.label import user_files as stage
+from llambert.storage.run_directory import Manifest
 from tests.fixtures.tiny_classifier import save_tiny_classifier, tiny_texts
 
 
-@pytest.fixture(autouse=True)
-def without_ray(monkeypatch):
-    def run_units(name, worker, arguments, units, pool):
-        made = worker(*arguments)
-        return [made(unit) for unit in units]
-
-    monkeypatch.setattr(module, "run_units", run_units)
+def label_files(checkpoint: str, corpus: CorpusRecipe, output: str, recipe: LabelRecipe | None = None) -> Manifest:
+    return stage.label_files(checkpoint, corpus, output, recipe, IN_PROCESS)
 
 
 @pytest.fixture
@@ -150,3 +146,16 @@ def test_hidden_files_are_counted_and_not_labelled(tmp_path, checkpoint):
         write_csv(tmp_path / name, tiny_texts(3))
     manifest = label_files(checkpoint, CorpusRecipe(path=str(tmp_path / "in")), str(tmp_path / "out"))
     assert (manifest.num_kept, manifest.counts["num_hidden_files"]) == (3, 1)
+
+
+@pytest.mark.slow
+def test_through_ray_the_labels_are_the_same(tmp_path, checkpoint):
+    (tmp_path / "in").mkdir()
+    for number in range(3):
+        write_csv(tmp_path / f"in/{number}.csv", tiny_texts(25))
+    corpus = CorpusRecipe(path=str(tmp_path / "in"), rows_per_part=10)
+    alone = label_files(checkpoint, corpus, str(tmp_path / "out"))
+    recipe = LabelRecipe(max_actors=2, min_actors=2, cpus_per_actor=0.5)
+    manifest = stage.label_files(checkpoint, corpus, str(tmp_path / "ray"), recipe)
+    assert (manifest.num_kept, len(manifest.parts)) == (75, 9)
+    assert [part.sha256 for part in manifest.parts] == [part.sha256 for part in alone.parts]
