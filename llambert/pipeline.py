@@ -1,6 +1,5 @@
 """The whole method, from a corpus to its labels and a report: LlamBERT (arXiv 2403.15938), step by step."""
 
-from llambert.annotation.splits import require_learnable
 from llambert.execution import Executor
 from llambert.execution.ray_executor import RAY
 from llambert.report.page import report
@@ -18,7 +17,6 @@ def pipeline(run: Run, executor: Executor = RAY) -> None:
     """Every step skips what is complete, resumes what is half done, and writes its manifest last."""
     require_encoder(run)  # an encoder that cannot be used is refused before anything is spent
     ingest(run, executor)  #    the corpus as records
-    require_learnable(run)  # refused before anything is paid for
     sample(run)  #    a random subset of them
     annotate(run, executor)  #  (i)   an LLM annotates it from a plain-language prompt
     parse(run)  #     (ii)  its responses become categories; (iii) what does not is discarded, with a reason

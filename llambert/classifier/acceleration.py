@@ -34,7 +34,7 @@ def accelerated(
             continue
         try:
             if with_onednn:
-                onednn.pack_linear_layers(model)
+                onednn.reorder_linear_layers(model)
             if with_packs:
                 pack(model)
             with torch.inference_mode():

@@ -20,14 +20,13 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICA
 from llambert.classifier.batching import pad
 from llambert.errors import InputError, described
 
-NO_LIMIT = 1_000_000
-"""A tokenizer that knows no limit names one above this."""
-
 NO_TOKEN = -1
 """An id that no token has."""
 
 FLOAT16_ON_A_CPU = "label.dtype: float16 needs a GPU; on a CPU use float32, or bfloat16 where the chip has it"
 
+_NO_LIMIT = 1_000_000  # a tokenizer that knows no limit names one above this
+_LENGTH_WITHOUT_LIMIT = 4096
 # Tokens of the texts that are tried. Several, since a single text may lie where a model answers the same to anything.
 _LENGTHS = (5, 3, 4, 7, 9, 11)
 _TOLERANCE, _REDUCED_TOLERANCE = 1e-4, 0.3  # of float32; of bfloat16 and float16, in which small logits are noise
@@ -127,19 +126,21 @@ def _difference(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found - expected).abs().max() / (expected.abs().max() + 1e-6))
 
 
-def length_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Tokens of a text, special ones included, that both take; ``NO_LIMIT`` or more where neither states a limit."""
+def length_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, wanted: int | None = None) -> int:
+    """Tokens of a text, special ones included: as many as model and tokenizer take, ``wanted`` at most.
+
+    4,096 where there is no limit at all. ``InputError``: so few that there is no room for a text.
+    """
     stated = tokenizer.model_max_length
-    is_limit = isinstance(stated, int | float) and stated > 0  # -1 and null stand for "none"
-    return min(int(stated) if is_limit else NO_LIMIT, max_positions(model) or NO_LIMIT)
-
-
-def require_room(tokenizer: PreTrainedTokenizerBase, max_length: int, setting: str) -> None:
-    """``InputError`` where texts of at most ``max_length`` tokens, as ``setting`` says, are special tokens alone."""
-    if max_length <= (num_special := tokenizer.num_special_tokens_to_add()):
+    is_limit = isinstance(stated, int | float) and 0 < stated < _NO_LIMIT  # -1 and null stand for "none"
+    limits = [wanted, int(stated) if is_limit else None, max_positions(model)]
+    limit = min((one for one in limits if one), default=_LENGTH_WITHOUT_LIMIT)
+    if limit <= (num_special := tokenizer.num_special_tokens_to_add()):
+        setting = "classifier.max_length" if wanted is not None else "model_max_length in its tokenizer_config.json"
         raise InputError(
-            f"{setting}: {max_length} leaves no room for a text beside the {num_special} special tokens of each"
+            f"{setting}: {limit} leaves no room for a text beside the {num_special} special tokens of each"
         )
+    return limit
 
 
 def max_positions(model: PreTrainedModel) -> int | None:

@@ -16,12 +16,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICA
 
 from llambert.classifier.architecture import (
     LOADING_FAULTS,
-    NO_LIMIT,
     cast_parameters,
     has_vocabulary,
-    length_limit,
     num_embeddings,
-    require_room,
     settle,
     settle_end_of_text,
     without_classifier,
@@ -29,7 +26,6 @@ from llambert.classifier.architecture import (
 from llambert.errors import InputError, loading_fault
 from llambert.storage.reference import local_copy
 
-_LENGTH_WITHOUT_LIMIT = 4096
 _CLASSIFIERS = frozenset(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.values())
 
 
@@ -98,16 +94,6 @@ def check_checkpoint(
         raise InputError(f"{checkpoint}: its tokenizer knows no token; is tokenizer.json (or a vocabulary) missing?")
     settle(config)
     return config, tokenizer
-
-
-def longest(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> int:
-    """Tokens of a text that model and tokenizer take, special ones included; 4,096 where neither has a limit.
-
-    ``InputError``: so few that no text has room.
-    """
-    limit = length_limit(model, tokenizer)
-    require_room(tokenizer, limit, "model_max_length in its tokenizer_config.json")
-    return limit if limit < NO_LIMIT else _LENGTH_WITHOUT_LIMIT
 
 
 def _not_a_classifier(config: PreTrainedConfig) -> str:

@@ -22,9 +22,15 @@ import numpy as np
 import torch
 
 from llambert.classifier.acceleration import accelerated
-from llambert.classifier.architecture import FLOAT16_ON_A_CPU, find_input_format, position_padding_index, trial_texts
+from llambert.classifier.architecture import (
+    FLOAT16_ON_A_CPU,
+    find_input_format,
+    length_limit,
+    position_padding_index,
+    trial_texts,
+)
 from llambert.classifier.batching import MAX_PADDING_WASTE, Batch, packed, plan_batches, plan_packs
-from llambert.classifier.checkpoint import check_checkpoint, load_checkpoint, longest
+from llambert.classifier.checkpoint import check_checkpoint, load_checkpoint
 from llambert.errors import InputError
 from llambert.storage.reference import local_copy
 
@@ -121,7 +127,7 @@ class Classifier:
         torch.nn.Module.to(model, self.device)
         self.categories: list[str] = [name for _, name in sorted((model.config.id2label or {}).items())]
         try:
-            self.max_length = longest(model, tokenizer)
+            self.max_length = length_limit(model, tokenizer)
             self._format = find_input_format(model, tokenizer)
         except InputError as error:
             raise InputError(f"{checkpoint}: {error}") from error

@@ -16,12 +16,6 @@ from llambert.recipe import LabelRecipe
 from llambert.storage.part_file import PartRows, clear_damage
 from llambert.storage.run_directory import Part, TableDirectory
 
-LABELLED = "label."
-"""What the names of a part's counts of labelled records begin with; the label follows."""
-
-REJECTED = "rejected."
-"""What the names of a part's counts of rejected records begin with; the reason follows."""
-
 MALFORMED = "num_malformed"
 """The count of rejected rows that could not be read."""
 
@@ -66,6 +60,7 @@ class PartLabeller:
         source that are no records, kept among the rejects. ``source_counts`` join the part's own.
         """
         counts: Counter[str] = Counter(source_counts)
+        per_label: Counter[str] = Counter()
         rows = PartRows()
         rejected = [schema.CORPUS_REJECTS.empty_table()]
         num_records, busy_seconds = 0, 0.0
@@ -77,20 +72,19 @@ class PartLabeller:
             counts["num_truncated"] += predictions.num_truncated
             rows.add(self._labels(window, predictions))
             rejected.append(_rejects(window, predictions))
-            counts.update(
-                {f"{LABELLED}{name}": n for name, n in Counter(predictions.labels).items() if name is not None}
-            )
+            per_label.update(label for label in predictions.labels if label is not None)
         if malformed is not None:
             rejected.append(malformed)
             num_records += malformed.num_rows
             counts[MALFORMED] = malformed.num_rows
         settled, num_other = self._settle_rejects(name, pa.concat_tables(rejected, promote_options="default"))
         if num_other:
-            rows = _without(rows, settled[schema.RECORD_ID], counts)
+            rows, num_fewer = _without(rows, settled[schema.RECORD_ID])
+            per_label -= num_fewer
         assert rows.num_rows + settled.num_rows == num_records, f"{name}: a record was lost"
-        for count in pc.value_counts(settled[schema.REJECT_REASON]).to_pylist():
-            counts[f"{REJECTED}{count['values']}"] = count["counts"]
-        return LabelledPart(self.labels.commit_rows(name, rows, dict(counts)), busy_seconds)
+        reasons = Counter(settled[schema.REJECT_REASON].to_pylist())
+        part = self.labels.commit_rows(name, rows, counts=counts, labels=per_label, rejected=reasons)
+        return LabelledPart(part, busy_seconds)
 
     def _predict(self, windows: Iterable[pa.Table]) -> Iterator[tuple[pa.Table, Predictions]]:
         """The windows, each with what the classifier says about it."""
@@ -114,7 +108,9 @@ class PartLabeller:
             schema.SCORE: pa.array(predictions.scores, pa.float32()),
         }
         if self.recipe.probabilities:
-            columns[schema.LABEL_PROBABILITIES] = _probabilities(self.classifier.categories, predictions.probabilities)
+            columns[schema.LABEL_PROBABILITIES] = schema.encode_probabilities(
+                self.classifier.categories, predictions.probabilities
+            )
         columns |= {name: window[name] for name in self.recipe.keep}
         fields = [
             pa.field(name, column.type, nullable=name not in schema.LABELS.names) for name, column in columns.items()
@@ -135,14 +131,13 @@ class PartLabeller:
         return settled, pc.sum(pc.invert(pc.is_in(theirs, ours))).as_py() or 0
 
 
-def _without(rows: PartRows, record_ids: pa.ChunkedArray, counts: Counter[str]) -> PartRows:
-    """``rows`` less those of ``record_ids``, and ``counts`` of labels less theirs."""
+def _without(rows: PartRows, record_ids: pa.ChunkedArray) -> tuple[PartRows, Counter[str]]:
+    """``rows`` less those of ``record_ids``, and how many these were of each label."""
     table = pq.read_table(pa.BufferReader(rows.content({}))).replace_schema_metadata(None)
     is_gone = pc.is_in(table[schema.RECORD_ID], record_ids)
-    counts.subtract(f"{LABELLED}{label}" for label in table.filter(is_gone)[schema.LABEL].to_pylist())
     kept = PartRows()
     kept.add(table.filter(pc.invert(is_gone)))
-    return kept
+    return kept, Counter(table.filter(is_gone)[schema.LABEL].to_pylist())
 
 
 def read_windows(corpus: TableDirectory, name: str, columns: list[str]) -> Iterator[pa.Table]:
@@ -173,16 +168,11 @@ def read_windows(corpus: TableDirectory, name: str, columns: list[str]) -> Itera
         yield pa.concat_tables(waiting) if waiting else parquet.schema_arrow.empty_table().select(columns)
 
 
-def num_in(part: Part) -> int:
-    """Records of the corpus that a part of ``labels`` and its part of the rejects stand for."""
-    return part.num_rows + sum(num for key, num in part.counts.items() if key.startswith(REJECTED))
-
-
 def work_counts(part: Part) -> dict[str, int]:
     """What a part of ``labels`` took, as counted while the stage works: records, those rejected, tokens."""
     return {
-        "num_records": num_in(part),
-        "num_rejected": num_in(part) - part.num_rows,
+        "num_records": part.num_in,
+        "num_rejected": part.num_in - part.num_rows,
         "num_tokens": part.counts["num_tokens"],
         "num_padded_tokens": part.counts["num_padded_tokens"],
     }
@@ -199,13 +189,3 @@ def _rejects(window: pa.Table, predictions: Predictions) -> pa.Table:
         ],
         schema=schema.CORPUS_REJECTS,
     )
-
-
-def _probabilities(categories: list[str], probabilities: np.ndarray) -> pa.Array:
-    """``schema.PROBABILITIES`` from an array (records, categories), without a Python object per value."""
-    num, width = len(probabilities), len(categories)
-    names = pa.array(categories * num, pa.string())
-    pairs = pa.StructArray.from_arrays(
-        [names, pa.array(probabilities.reshape(-1).astype(np.float64))], fields=list(schema.PROBABILITIES.value_type)
-    )
-    return pa.ListArray.from_arrays(pa.array(np.arange(num + 1) * width, pa.int32()), pairs, type=schema.PROBABILITIES)

@@ -1,7 +1,7 @@
-"""Linear layers of a loaded model through oneDNN's packed weights: the fast path of inference on a CPU.
+"""Linear layers of a loaded model through weights in oneDNN's own layout: the fast path of inference on a CPU.
 
 PyTorch gives float32 matrix products to MKL, which on other makers' chips leaves the AVX-512 units idle:
-206 GFLOP/s for MiniLM's shapes on two cores of an EPYC (Zen 5), where oneDNN with weights packed once makes
+206 GFLOP/s for MiniLM's shapes on two cores of an EPYC (Zen 5), where oneDNN with weights reordered once makes
 470 and adds bias and GELU on the way. The operators are those that ``torch.compile`` emits for a frozen
 model on a CPU; calling them directly needs no C++ compiler, no warm-up and no compilation per shape.
 """
@@ -11,8 +11,8 @@ from torch import nn
 from transformers.activations import GELUActivation
 
 
-class PackedLinear(nn.Module):
-    """``nn.Linear`` with its weight packed for oneDNN, followed by the exact (erf) GELU if asked for."""
+class ReorderedLinear(nn.Module):
+    """``nn.Linear`` with its weight in oneDNN's layout, followed by the exact (erf) GELU if asked for."""
 
     def __init__(self, linear: nn.Linear, gelu: bool = False) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ def available() -> bool:
     )
 
 
-def pack_linear_layers(model: nn.Module) -> None:
+def reorder_linear_layers(model: nn.Module) -> None:
     """Replace every ``nn.Linear`` of a model on the CPU, in place; for inference only.
 
     In BERT's kind of layer (``dense``, then ``intermediate_act_fn``) an erf GELU joins the product before it.
@@ -44,9 +44,9 @@ def pack_linear_layers(model: nn.Module) -> None:
         )
         dense = getattr(module, "dense", None)
         if exact and isinstance(dense, nn.Linear):
-            module.dense = PackedLinear(dense, gelu=True)
+            module.dense = ReorderedLinear(dense, gelu=True)
             module.intermediate_act_fn = nn.Identity()
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if type(child) is nn.Linear:
-                setattr(module, name, PackedLinear(child))
+                setattr(module, name, ReorderedLinear(child))

@@ -22,13 +22,14 @@ _WHOLE = "all"  # the split of a corpus that names none
 class Separated:
     """``records`` (``schema.CORPUS`` and the kept columns) and ``rejects`` (``schema.SOURCE_REJECTS``) of a chunk.
 
-    ``counts``: ``num_read``, of which each is in one of the two tables, ``rejected.<reason>``, and ``num_…`` of
-    what was done to them.
+    ``counts``: ``num_read``, of which each is in one of the two tables, and ``num_…`` of what was done to them.
+    ``rejected``: how many are rejects, by reason.
     """
 
     records: pa.Table
     rejects: pa.Table
     counts: dict[str, int]
+    rejected: dict[str, int]
 
 
 def source_columns(recipe: CorpusRecipe) -> list[str]:
@@ -65,10 +66,10 @@ def separate(source: SourceFile, chunk: Chunk, corpus: CorpusRecipe, categories:
             **{name: table[name] for name in columns.keep},
         }
     ).filter(kept)
-    malformed = chunk.malformed_records()
-    rejected = _rejects(source, pa.table([ids, text, reasons], schema.CORPUS_REJECTS.names), malformed)
-    counts = Counter(f"rejected.{reason}" for reason in rejected[schema.REJECT_REASON].to_pylist())
-    counts["num_read"] = table.num_rows + malformed.num_rows
+    malformed = malformed_rejects(source, chunk)
+    refused = _rejects(pa.table([ids, text, reasons], schema.CORPUS_REJECTS.names))
+    rejected = pa.concat_tables([refused, malformed])
+    counts = Counter({"num_read": table.num_rows + malformed.num_rows})
     counts["num_malformed"] = malformed.num_rows
     counts.update(chunk.counts)
     counts["num_truncated"] = pc.sum(pc.and_(pc.fill_null(too_long, False), kept)).as_py() or 0
@@ -78,7 +79,7 @@ def separate(source: SourceFile, chunk: Chunk, corpus: CorpusRecipe, categories:
         counts[NUM_UNKNOWN_GOLD] = len(unknown)
         examples = most_frequent(unknown, chunk.class_names.get(columns.gold_label, ()))
         counts.update({f"{UNKNOWN_GOLD}{value}": num for value, num in examples.items()})
-    return Separated(records, rejected, dict(counts))
+    return Separated(records, rejected, dict(counts), Counter(rejected[schema.REJECT_REASON].to_pylist()))
 
 
 def _record_ids(source: SourceFile, table: pa.Table, first_row: int, corpus: CorpusRecipe) -> pa.Array:
@@ -136,17 +137,19 @@ def _gold_labels(table: pa.Table, chunk: Chunk, corpus: CorpusRecipe, categories
     return GoldReader(corpus, categories).read(table[column].to_pylist(), chunk.class_names.get(column, ()))
 
 
-def _rejects(source: SourceFile, rows: pa.Table, malformed: pa.Table) -> pa.Table:
-    """The ``SOURCE_REJECTS`` among ``rows`` (record_id, text, reject_reason or null), and the malformed ones."""
+def _rejects(rows: pa.Table) -> pa.Table:
+    """The ``SOURCE_REJECTS`` among ``rows`` (record_id, text, reject_reason or null)."""
     rows = rows.filter(pc.is_valid(rows[schema.REJECT_REASON]))
     reasons, nowhere = rows[schema.REJECT_REASON], pa.nulls(rows.num_rows)
     # An excluded row is another kind of row, not a damaged record: its text stays in the source.
     texts = pc.if_else(pc.equal(reasons, "excluded"), None, rows[schema.TEXT])
-    no_records = [pc.fill_null(rows[schema.RECORD_ID], ""), texts, reasons, nowhere, nowhere]
-    ids, sources = (
-        pa.array([""] * malformed.num_rows, pa.string()),
-        pc.fill_null(malformed[schema.SOURCE], escaped(source.uri)),
-    )
-    unread = [ids, malformed[schema.TEXT], malformed[schema.REJECT_REASON], sources, malformed[schema.LINE]]
-    names = schema.SOURCE_REJECTS.names
-    return pa.concat_tables(pa.table(c, names).cast(schema.SOURCE_REJECTS) for c in (no_records, unread))
+    columns = [pc.fill_null(rows[schema.RECORD_ID], ""), texts, reasons, nowhere, nowhere]
+    return pa.table(columns, schema.SOURCE_REJECTS.names).cast(schema.SOURCE_REJECTS)
+
+
+def malformed_rejects(source: SourceFile, chunk: Chunk) -> pa.Table:
+    """The rows of a chunk that could not be read, as ``SOURCE_REJECTS``; they have no id."""
+    rows = chunk.malformed_records()
+    sources = pc.fill_null(rows[schema.SOURCE], escaped(source.uri))
+    columns = [[""] * rows.num_rows, rows[schema.TEXT], rows[schema.REJECT_REASON], sources, rows[schema.LINE]]
+    return pa.table(columns, schema.SOURCE_REJECTS.names).cast(schema.SOURCE_REJECTS)

@@ -4,7 +4,6 @@ An answer depends on the record, the prompt and ``decoding`` alone: draws are ke
 neither batch, nor order, nor engine decides them.
 """
 
-import hashlib
 from dataclasses import dataclass
 from typing import Self
 
@@ -14,6 +13,7 @@ from llambert.annotation.prompts import RenderedPrompt, Renderer
 from llambert.engines import Answer
 from llambert.engines.scoring import AnswerSequences
 from llambert.errors import InputError, OverLength, described
+from llambert.hashing import hash64
 from llambert.recipe import AnnotatorRecipe, Decoding
 from llambert.tasks import Task
 
@@ -103,4 +103,4 @@ def failed(error: Exception, prompt: RenderedPrompt | None = None, is_passing: b
 
 def record_key(seed: int, text: str) -> int:
     """64 bits that stand for a seed and a record's text: what its draws are keyed by."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), key=str(seed).encode(), digest_size=8).digest(), "big")
+    return int(hash64([text], str(seed).encode())[0])

@@ -32,6 +32,8 @@ from transformers.utils.logging import disable_progress_bar
 
 from llambert.annotation.prompts import RenderedPrompt, Renderer
 from llambert.classifier import onednn
+from llambert.classifier.architecture import max_positions
+from llambert.classifier.batching import pad
 from llambert.engines import Answer
 from llambert.engines.answers import Sampling, failed, record_key, room_for_prompt, scored_answer
 from llambert.engines.scoring import Sequence, answer_sequences
@@ -88,7 +90,7 @@ class TransformersEngine:
         answers = {category.name: category.answer_words[0] for category in task.categories}
         self._renderer = Renderer(prompt, answers, annotator.num_shots, self.tokenizer)
         self._sequences = answer_sequences(self.tokenizer, task) if annotator.mode != "generate" else None
-        context = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        context = max_positions(self.model)
         self._max_prompt_tokens = room_for_prompt(annotator, self._renderer, self._sequences, context)
         self.shared_ids = self._common_beginning()
         try:
@@ -256,17 +258,13 @@ class TransformersEngine:
 
     def _inputs(self, batch: list[_Request]) -> dict[str, Any]:
         """What the model is called with: the rest of each prompt padded on the left, behind the shared states."""
-        num_shared, length = batch[0].num_shared, max(len(request.rest) for request in batch)
-        ids = torch.full((len(batch), length), self._pad_id)
-        mask = torch.zeros((len(batch), num_shared + length), dtype=torch.long)
-        mask[:, :num_shared] = 1
-        for row, request in enumerate(batch):
-            ids[row, length - len(request.rest) :] = torch.tensor(request.rest)
-            mask[row, num_shared + length - len(request.rest) :] = 1
+        num_shared = batch[0].num_shared
+        ids, is_own = pad([np.array(request.rest) for request in batch], self._pad_id, "left")
+        mask = torch.from_numpy(np.pad(is_own, ((0, 0), (num_shared, 0)), constant_values=True)).long()
         positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, num_shared:]
         device = self.model.device
         return {
-            "input_ids": ids.to(device),
+            "input_ids": torch.from_numpy(ids).to(device),
             "attention_mask": mask.to(device),
             "position_ids": positions.to(device),
             "past_key_values": self._cache(len(batch), num_shared),
@@ -294,11 +292,11 @@ class TransformersEngine:
         return [(layer.keys, layer.values) for layer in layers if layer.keys is not None and layer.values is not None]
 
 
-def load_model(annotator: AnnotatorRecipe, packed: bool = True) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_model(annotator: AnnotatorRecipe, reordered: bool = True) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The recipe's model, ready for inference, and its tokenizer; ``InputError`` in one line if it cannot be had.
 
     A ``.gguf`` file is turned back into full weights. Other models load from safetensors alone: pickled weights
-    and code that comes with a model are refused. ``packed``: float32 weights on a CPU laid out for oneDNN, which
+    and code that comes with a model are refused. ``reordered``: float32 weights on a CPU in oneDNN's layout, which
     is for inference alone and cannot be saved.
     """
     device = "cuda" if annotator.gpus_per_replica else "cpu"
@@ -322,8 +320,10 @@ def load_model(annotator: AnnotatorRecipe, packed: bool = True) -> tuple[PreTrai
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         reason = loading_fault(error, "annotator")
         raise InputError(f"annotator.model: {annotator.model} cannot be loaded: {reason}") from error
-    if packed and device == "cpu" and annotator.dtype == "float32" and onednn.available():
-        onednn.pack_linear_layers(model)  # twice the rate: 39 instead of 20 records/s on the reviews, to 5e-6 the same
+    if reordered and device == "cpu" and annotator.dtype == "float32" and onednn.available():
+        onednn.reorder_linear_layers(
+            model
+        )  # twice the rate: 39 instead of 20 records/s on the reviews, to 5e-6 the same
     return model, tokenizer
 
 

@@ -8,7 +8,6 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from llambert import schema
 from llambert.annotation.responses import iter_answers
 from llambert.annotation.splits import TRAIN, is_sampled
 from llambert.errors import InputError
+from llambert.hashing import hash64
 from llambert.run import Run
 from llambert.storage.run_directory import Manifest, TableDirectory
 
@@ -140,7 +140,7 @@ class _Rows:
 
     def of(self, table: TableDirectory, ids: pa.ChunkedArray) -> NDArray[np.int64]:
         """The rows of the records ``ids`` names; every one must have been annotated."""
-        hashes = _hash_ids(ids)
+        hashes = hash64(ids)
         found, places = _find(self._hashes, hashes)
         if not found.all():
             stranger = ids[int(np.flatnonzero(~found)[0])].as_py()
@@ -156,9 +156,9 @@ def _read_records(run: Run, categories: list[str], annotated: NDArray) -> tuple[
     columns: dict[str, list[NDArray]] = {}
     splits: dict[str, int] = {}
     wanted = [schema.RECORD_ID, schema.TEXT, schema.SPLIT, schema.GOLD_LABEL]
-    learns_gold = run.tables["checkpoint"].reads_gold(run.recipe)
+    learns_gold = run.recipe.classifier.learns_gold
     for table in run.table("corpus").iter_tables(wanted):
-        hashes = _hash_ids(table[schema.RECORD_ID])
+        hashes = hash64(table[schema.RECORD_ID])
         gold, has_gold = _codes(table[schema.GOLD_LABEL], categories)
         has_label, places = _find(label_hashes, hashes)
         is_annotated, _ = _find(annotated, hashes)
@@ -221,7 +221,7 @@ def _read_labels(run: Run, categories: list[str]) -> tuple[NDArray[np.uint64], C
         if not known.all():
             stranger = table[schema.LABEL][int(np.flatnonzero(~known)[0])].as_py()
             raise InputError(f"{labels.uri}: label {stranger!r} is no category of the task ({', '.join(categories)})")
-        hashes.append(_hash_ids(table[schema.RECORD_ID]))
+        hashes.append(hash64(table[schema.RECORD_ID]))
         codes.append(part)
         scores.append(table[schema.SCORE].to_numpy())
     joined = np.concatenate(hashes)
@@ -242,7 +242,7 @@ def _read_answers(
     shown: tuple[str, str | None] | None = None
     annotated, hashes, raw = [np.empty(0, np.uint64)], [np.empty(0, np.uint64)], [np.empty(0, np.int16)]
     for table in _first_rows(run.table("responses"), run.recipe.annotator.num_records):
-        annotated.append(_hash_ids(table[schema.RECORD_ID]))
+        annotated.append(hash64(table[schema.RECORD_ID]))
         for column in (schema.NUM_PROMPT_TOKENS, schema.NUM_RESPONSE_TOKENS):
             totals[column] += pc.sum(table[column]).as_py()
         totals["num_truncated"] += pc.sum(pc.greater(table[schema.NUM_TRUNCATED_TOKENS], 0)).as_py()
@@ -250,9 +250,10 @@ def _read_answers(
         models.update(dict.fromkeys(table[schema.MODEL].unique().to_pylist()))
         if shown is None:
             shown = (table[schema.PROMPT][0].as_py(), table[schema.RESPONSE][0].as_py())
-        best, has_best = _most_probable(table[schema.LABEL_PROBABILITIES], categories)
+        probabilities = schema.decode_probabilities(table[schema.LABEL_PROBABILITIES], categories)
+        has_best = probabilities.sum(axis=1) > 0
         hashes.append(annotated[-1][has_best])
-        raw.append(best[has_best])
+        raw.append(probabilities[has_best].argmax(axis=1).astype(np.int16))
     asked, joined = np.concatenate(annotated), np.concatenate(hashes)
     answers = Answers(
         num=len(asked),
@@ -286,7 +287,7 @@ def _read_silver(run: Run, categories: list[str], rows: _Rows, raw: tuple[NDArra
     confidence = table[schema.CONFIDENCE]
     raw_label = None
     if raw is not None:
-        found, places = _find(raw[0], _hash_ids(table[schema.RECORD_ID]))
+        found, places = _find(raw[0], hash64(table[schema.RECORD_ID]))
         raw_label = raw[1][places] if found.all() else None
     return Silver(
         row=rows.of(directory, table[schema.RECORD_ID]),
@@ -315,8 +316,8 @@ def _read_duplicates(run: Run) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
     """Id hashes of all duplicates, in ascending order, and for each that of the first record with its text."""
     hashes, first = [np.empty(0, np.uint64)], [np.empty(0, np.uint64)]
     for table in run.table("duplicates").iter_tables([schema.RECORD_ID, schema.DUPLICATE_OF]):
-        hashes.append(_hash_ids(table[schema.RECORD_ID]))
-        first.append(_hash_ids(table[schema.DUPLICATE_OF]))
+        hashes.append(hash64(table[schema.RECORD_ID]))
+        first.append(hash64(table[schema.DUPLICATE_OF]))
     joined = np.concatenate(hashes)
     order = np.argsort(joined)
     return joined[order], np.concatenate(first)[order]
@@ -328,12 +329,6 @@ def _shot_texts(run: Run) -> list[str]:
     if annotator.gold_shots is not None:
         return [text.strip() for text in run.table("shots").read([schema.TEXT])[schema.TEXT].to_pylist()]
     return [shot.text.strip() for shot in run.task.prompt(annotator.prompt).shots[: annotator.num_shots]]
-
-
-def _hash_ids(ids: pa.ChunkedArray) -> NDArray[np.uint64]:
-    """64 bits of each id: among ten million the chance of one collision is 3 in a million."""
-    digests = b"".join(blake2b(value.encode(), digest_size=8).digest() for value in ids.to_pylist())
-    return np.frombuffer(digests, dtype="<u8")
 
 
 def _find(ascending: NDArray[np.uint64], wanted: NDArray[np.uint64]) -> tuple[Mask, NDArray[np.int64]]:
@@ -355,14 +350,3 @@ def _split_codes(column: pa.ChunkedArray, splits: dict[str, int]) -> NDArray[np.
     encoded = column.combine_chunks().dictionary_encode()
     numbers = [splits.setdefault(name, len(splits)) for name in encoded.dictionary.to_pylist()]
     return np.array(numbers, np.int16)[encoded.indices.to_numpy()] if len(encoded) else np.empty(0, np.int16)
-
-
-def _most_probable(column: pa.ChunkedArray, categories: list[str]) -> tuple[Codes, Mask]:
-    """The most probable category of each row of label probabilities, and where a row has any."""
-    values = np.zeros((len(column), len(categories)))
-    flat = column.combine_chunks()
-    parents = pc.list_parent_indices(flat).to_numpy()
-    structs = flat.flatten()
-    codes, known = _codes(structs.field("category"), categories)
-    values[parents[known], codes[known]] = np.asarray(structs.field("probability"))[known]
-    return values.argmax(axis=1).astype(np.int16), values.sum(axis=1) > 0

@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 from scipy import stats
 from sklearn.metrics import confusion_matrix as sklearn_confusion_matrix
 
+from llambert.intervals import CONFIDENCE_LEVEL, Z
+
 Codes = NDArray[np.integer]
 Floats = NDArray[np.floating]
-
-CONFIDENCE_LEVEL = 0.95
-_Z = float(stats.norm.ppf(0.5 + CONFIDENCE_LEVEL / 2))
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ def paired_difference(first_right: NDArray[np.bool_], second_right: NDArray[np.b
     only_first, only_second = int((first_right & ~second_right).sum()), int((second_right & ~first_right).sum())
     p_first, p_second = (only_first + 1) / (num + 2), (only_second + 1) / (num + 2)
     centre = p_first - p_second
-    half = _Z * np.sqrt((p_first + p_second - centre**2) / (num + 2))
+    half = Z * np.sqrt((p_first + p_second - centre**2) / (num + 2))
     low, high = max(-1.0, float(centre - half)), min(1.0, float(centre + half))
     return Estimate((only_first - only_second) / num, low, high, num)
 

@@ -47,7 +47,7 @@ def phases_of(cell: Cell, labels: Labels) -> list[Phase]:
     if recipe.regime != "gold":
         part = select_silver(labels.silver_of(cell.silver), labels.categories, recipe)
         phases.append(Phase("silver", part.train, part.held_out, recipe.epochs, recipe.learning_rate))
-    if recipe.regime in ("gold", "combined"):
+    if recipe.learns_gold:
         settings = recipe if recipe.regime == "gold" else recipe.gold
         part = select_gold(labels.gold_train(), labels.categories, recipe, settings.num_records)
         phases.append(Phase("gold", part.train, part.held_out, settings.epochs, settings.learning_rate))

@@ -53,8 +53,8 @@ class Stored:
 def create_cell(recipe: ClassifierRecipe, labels: Labels) -> Cell:
     """The cell of these settings; ``InputError`` if the labels it needs are not there."""
     silver = "silver" if recipe.regime == "silver" else "silver_extra"
-    num_gold = 0 if recipe.regime not in ("gold", "combined") else labels.gold_train().num_rows
-    num_silver = 0 if recipe.regime == "gold" else labels.silver_of(silver).num_rows
+    num_gold = labels.gold_train().num_rows if recipe.learns_gold else 0
+    num_silver = labels.silver_of(silver).num_rows if recipe.learns_silver else 0
     fields: dict[str, Any] = {"num_records": min(recipe.num_records or num_silver + num_gold, num_silver or num_gold)}
     if recipe.regime == "combined":
         num = min(recipe.gold.num_records or num_gold, num_gold)

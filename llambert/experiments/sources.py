@@ -3,7 +3,6 @@
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,8 +29,8 @@ _COLUMNS = [schema.RECORD_ID, schema.TEXT, schema.SPLIT, schema.GOLD_LABEL]
 class Labels:
     """What trainings learn from and are judged by.
 
-    ``silver`` has the columns of ``schema.SILVER`` and a split, which may be null; ``gold`` and ``test`` those
-    of a corpus, with a gold label on every record. Either of the first two may be absent. ``num_seen``: test records
+    ``silver`` has the columns of ``schema.SILVER``, its split may be null; ``gold`` and ``test`` have those of a
+    corpus, with a gold label on every record. Either of the first two may be absent. ``num_seen``: test records
     that were left out, because they or their texts are among the records to learn from.
     """
 
@@ -159,8 +158,8 @@ def _read(data: LabelledData, source: Source | None, name: str) -> pa.Table | No
 
 def _as_silver(table: pa.Table) -> pa.Table:
     nulls = [pa.nulls(len(table), schema.PROBABILITIES), pa.nulls(len(table), pa.float64())]
-    columns = [table[schema.RECORD_ID], table[schema.TEXT], table[schema.GOLD_LABEL], *nulls, table[schema.SPLIT]]
-    return pa.table(columns, names=[*schema.SILVER.names, schema.SPLIT])
+    columns = [table[name] for name in (schema.RECORD_ID, schema.TEXT, schema.SPLIT, schema.GOLD_LABEL)]
+    return pa.table([*columns, *nulls], names=schema.SILVER.names)
 
 
 def _of_run(folder: str) -> tuple[pa.Table, pa.Table, pa.Table, list[str]]:
@@ -177,32 +176,17 @@ def _of_run(folder: str) -> tuple[pa.Table, pa.Table, pa.Table, list[str]]:
         test = test.filter(pc.invert(_is_of(test, run.table("rejects").read([schema.RECORD_ID]))))
     if run.recipe.annotator.gold_shots is not None:
         test = test.filter(pc.invert(_is_of(test, run.table("shots").read([schema.RECORD_ID]))))
-    return _with_split(silver, run), gold, test, run.task.category_names
+    return silver, gold, test, run.task.category_names
 
 
 def _gold_records(run: Run) -> pa.Table:
     """Corpus records with a gold label, those whose text stands twice left out."""
-    duplicates = pa.concat_arrays(
-        [pa.array([], pa.string()), *_column_chunks(run.table("duplicates").iter_tables([schema.RECORD_ID]))]
-    )
+    duplicates = run.table("duplicates").read([schema.RECORD_ID])
     found = []
     for part in run.table("corpus").iter_tables(_COLUMNS):
-        twice = pc.is_in(part[schema.RECORD_ID], duplicates)
+        twice = _is_of(part, duplicates)
         found.append(part.filter(pc.and_(pc.is_valid(part[schema.GOLD_LABEL]), pc.invert(twice))))
     return pa.concat_tables(found)
-
-
-def _column_chunks(tables: Iterator[pa.Table]) -> list[pa.Array]:
-    return [chunk for table in tables for chunk in table.column(0).chunks]
-
-
-def _with_split(silver: pa.Table, run: Run) -> pa.Table:
-    """Silver records with the split that the corpus gives them, in the order of their sampling hash."""
-    splits = run.table("corpus").iter_tables([schema.RECORD_ID, schema.SPLIT])
-    ids = silver[schema.RECORD_ID].combine_chunks()
-    named = pa.concat_tables([part.filter(pc.is_in(part[schema.RECORD_ID], ids)) for part in splits])
-    place = pc.index_in(ids, named[schema.RECORD_ID].combine_chunks())
-    return silver.append_column(schema.SPLIT, named[schema.SPLIT].combine_chunks().take(place))
 
 
 def _is_of(table: pa.Table, other: pa.Table) -> pa.ChunkedArray:

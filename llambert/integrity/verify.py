@@ -19,15 +19,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llambert import schema
-from llambert.annotation.sampling import sampling_hashes
 from llambert.errors import InputError
+from llambert.hashing import hash64
 from llambert.recipe import Recipe
 from llambert.run import Run
 from llambert.section import parse_yaml, validate
 from llambert.storage.locations import is_local
 from llambert.storage.part_file import stored_counts
 from llambert.storage.reference import content_identity
-from llambert.storage.run_directory import Manifest, Part, RunDirectory, TableDirectory, is_part, total_counts
+from llambert.storage.run_directory import Manifest, Part, RunDirectory, TableDirectory, is_part, total
 from llambert.tables import TableSpec
 from llambert.tasks import load_task
 
@@ -199,12 +199,14 @@ def _manifest_problems(spec: TableSpec, table: TableDirectory, manifest: Manifes
     expected = manifest.num_in if spec.holds_rejected else manifest.num_kept
     if num_rows != expected:
         yield f"the manifest says {expected:,} rows, its parts together {num_rows:,}"
-    totals = total_counts(parts)
-    has_labels = spec.schema is not None and schema.LABEL in spec.schema.names
-    per_label = {key for key in manifest.counts.keys() | totals.keys() if key.startswith("label.")}
-    for key in sorted((manifest.counts.keys() & totals.keys()) | (per_label if has_labels else set())):
-        if manifest.counts.get(key, 0) != totals[key]:
-            yield f"the manifest counts {manifest.counts.get(key, 0):,} {key}, its parts together {totals[key]:,}"
+    totals, per_label = total(parts), total(parts, "labels")
+    for key in sorted(manifest.counts.keys() & totals.keys()):
+        if manifest.counts[key] != totals[key]:
+            yield f"the manifest counts {manifest.counts[key]:,} {key}, its parts together {totals[key]:,}"
+    for label in sorted(manifest.labels.keys() | per_label.keys()):
+        counted, summed = manifest.labels.get(label, 0), per_label.get(label, 0)
+        if counted != summed:
+            yield f"the manifest counts {counted:,} rows labelled {label}, its parts together {summed:,}"
 
 
 def _check_part(table: TableDirectory, part: Part, with_ids: bool) -> _Checked:
@@ -222,7 +224,7 @@ def _check_part(table: TableDirectory, part: Part, with_ids: bool) -> _Checked:
         return _Checked([*problems, f"it is no whole Parquet file: {str(error).partition(chr(10))[0]}"])
     if rows.num_rows != part.num_rows:
         problems.append(f"it has {rows.num_rows:,} rows, the manifest says {part.num_rows:,}")
-    if counts != part.counts:
+    if counts != part.model_dump(include=set(counts)):
         problems.append("its own counts differ from those in the manifest")
     arrow_schema = parquet.schema_arrow.remove_metadata()
     problems += _schema_problems(arrow_schema, table.schema)
@@ -232,7 +234,7 @@ def _check_part(table: TableDirectory, part: Part, with_ids: bool) -> _Checked:
     if record_ids.null_count:
         problems.append(f"{record_ids.null_count} of its rows have no record_id")
         record_ids = record_ids.drop_null()
-    return _Checked(problems, sampling_hashes(record_ids, 0), arrow_schema)
+    return _Checked(problems, hash64(record_ids), arrow_schema)
 
 
 def _schema_problems(found: pa.Schema, declared: pa.Schema | None) -> Iterator[str]:
@@ -330,7 +332,7 @@ def _places(
                 record_ids = table.read_part(part.name, [schema.RECORD_ID])[schema.RECORD_ID].drop_null()
             except (InputError, OSError):
                 continue  # no whole Parquet file: a finding already
-            for position in np.flatnonzero(np.isin(sampling_hashes(record_ids, 0), wanted)):
+            for position in np.flatnonzero(np.isin(hash64(record_ids), wanted)):
                 places.setdefault(record_ids[int(position)].as_py(), []).append((stored_as, part.name))
     return places
 

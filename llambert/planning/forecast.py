@@ -11,6 +11,7 @@ import math
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from llambert.errors import InputError
+from llambert.intervals import Z
 from llambert.planning.costs import Prices, TokenPrice
 from llambert.recipe import Recipe, digest
 from llambert.run import Run
@@ -19,7 +20,6 @@ from llambert.tables import TABLES
 
 PILOT_FILE = "pilot.json"
 STAGES = tuple(table.stage for table in TABLES if table.is_required)
-_Z = 1.96
 # Part of every interval: relative deviation of one run from the next on one machine, whatever its pilot said.
 # Measured by tests/benchmarks/bench_plan.py: DECISIONS.md, "Plans".
 _MACHINE_DEVIATION = 0.12
@@ -240,7 +240,7 @@ def _busiest(num: int, first: int, per_unit: int, replicas: int) -> int:
 
 def _with_interval(value: float, deviation: float) -> Figure:
     """Around a time, by its relative standard error: on a log scale, since no time is negative."""
-    factor = math.exp(_Z * deviation)
+    factor = math.exp(Z * deviation)
     return Figure(value=value, low=value / factor, high=value * factor)
 
 

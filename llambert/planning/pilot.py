@@ -15,7 +15,7 @@ import ray
 
 from llambert import schema
 from llambert.annotation.responses import iter_answers
-from llambert.annotation.splits import TRAIN, left_out, require_learnable
+from llambert.annotation.splits import is_learned_gold, not_learned
 from llambert.execution.ray_executor import connect
 from llambert.planning.forecast import PILOT_FILE, CurvePoint, Measured, Pilot, pilot_table, relative_deviation
 from llambert.planning.half_runs import learning_curve
@@ -46,7 +46,6 @@ def pilot(run: Run, num_records: int, with_curve: bool) -> Pilot:
     require_encoder(run)
     ray_seconds = _start_ray()
     corpus = ingest(run)
-    require_learnable(run)
     stages = {"ingest": _measured_whole(corpus)}
     sampled = sample(run)
     stages["sample"] = _measured_whole(sampled)
@@ -61,7 +60,7 @@ def pilot(run: Run, num_records: int, with_curve: bool) -> Pilot:
         deviation = relative_deviation(lengths[:num_few])
         stages["finetune"] = _measured_training(trained, deviation)
         stages["label"] = _measured_labelling(small, labelled, relative_deviation(lengths))
-        curve = learning_curve(small) if with_curve and _learns_from_silver(run) else {}
+        curve = learning_curve(small) if with_curve and run.recipe.classifier.learns_silver else {}
         num_learned = trained.counts.get("num_silver_train", 0) + trained.counts.get("num_silver_held_out", 0)
         scales = {"silver": sampled.num_kept / num_few, "gold": num_gold_records(run) / max(num_gold_records(small), 1)}
         num_steps = num_training_steps(run.recipe.classifier, trained, scales)
@@ -71,7 +70,7 @@ def pilot(run: Run, num_records: int, with_curve: bool) -> Pilot:
         num_annotated=sampled.num_kept,
         num_annotatable=sampled.num_kept + sampled.num_rejected["not_sampled"],
         num_steps=num_steps,
-        num_unlearned=sum(sampled.counts.get(f"split.{name}", 0) for name in left_out(run.recipe)),
+        num_unlearned=sum(sampled.counts.get(f"split.{name}", 0) for name in not_learned(run.recipe.classifier.regime)),
         learned_share=num_learned / num_few if curve else 1.0,
         ray_seconds=ray_seconds,
         with_curve=with_curve,
@@ -87,10 +86,6 @@ def _store(run: Run, found: Pilot) -> None:
     table = pilot_table(run)
     write_whole(table.filesystem, table.path(PILOT_FILE), found.model_dump_json(indent=1).encode())
     table.complete("plan", [], num_kept=found.num_pilot_records)
-
-
-def _learns_from_silver(run: Run) -> bool:
-    return "silver" in run.tables.upstream("checkpoint", run.recipe)
 
 
 def _start_ray() -> float:
@@ -167,7 +162,7 @@ def _small_run(run: Run, few: Run) -> Iterator[Run]:
     gold = classifier.gold.model_copy(update={"epochs": 1, "num_records": _MIN_STEPS * classifier.batch_size})
     changes: dict[str, Any] = {"epochs": min(classifier.epochs, epochs), "gold": gold, "soup_members": 1}
     changes |= {"num_records": None, "early_stop_patience": None}
-    if not _learns_from_silver(run):
+    if not classifier.learns_silver:
         changes["num_records"] = _MIN_STEPS * classifier.batch_size
     updates = {"storage": storage, "classifier": classifier.model_copy(update=changes)}
     small = Run(few.recipe.model_copy(update=updates), few.task)
@@ -202,7 +197,7 @@ def small_corpus(run: Run, small: Run) -> list[pa.Table]:
         rank = pc.index_in(part[schema.RECORD_ID], value_set=wanted)
         found.append(part.append_column("rank", rank).filter(pc.is_valid(rank)))
     rows = pa.concat_tables(found).sort_by("rank").drop_columns(["rank"])
-    if run.tables["checkpoint"].reads_gold(run.recipe):
+    if run.recipe.classifier.learns_gold:
         rows = pa.concat_tables([rows, *_some_gold(run, wanted)])
     size = min(run.recipe.corpus.rows_per_part, -(-rows.num_rows // run.recipe.label.max_actors))
     return [rows.slice(start, size) for start in range(0, rows.num_rows, size)]
@@ -267,12 +262,7 @@ def num_training_steps(recipe: ClassifierRecipe, trained: Manifest, scales: dict
 
 def num_gold_records(run: Run) -> int:
     """Gold records that a regime may learn from; 0 where it learns from none: they are not looked at then."""
-    if not run.tables["checkpoint"].reads_gold(run.recipe):
+    if not run.recipe.classifier.learns_gold:
         return 0
     parts = run.table("corpus").iter_tables([schema.SPLIT, schema.GOLD_LABEL])
     return sum(pc.sum(is_learned_gold(part)).as_py() or 0 for part in parts)
-
-
-def is_learned_gold(part: pa.Table) -> pa.ChunkedArray:
-    """For each record whether its gold label may be learned from."""
-    return pc.and_(pc.equal(part[schema.SPLIT], TRAIN), pc.is_valid(part[schema.GOLD_LABEL]))

@@ -6,6 +6,7 @@ from datetime import date
 
 import numpy as np
 
+from llambert.intervals import Z
 from llambert.planning.costs import Prices, format_duration, format_usd
 from llambert.planning.forecast import Figure, Forecast, Measured, Pilot, StageForecast, add, forecast, read_pilot, usd
 from llambert.planning.learning_curve import Advice, advise
@@ -93,7 +94,7 @@ def _notes(plan: Plan, accelerator: str | None) -> Iterator[str]:
     if annotate := pilot.stages.get("annotate"):
         prompt, response = annotate.num_prompt_tokens / annotate.num, annotate.num_response_tokens / annotate.num
         if prompt:
-            spread = 1.96 * annotate.deviation * prompt
+            spread = Z * annotate.deviation * prompt
             yield f"A prompt has {prompt:,.1f} tokens (± {spread:,.1f}), a response {response:,.1f}."
         yield f"One replica of the LLM answers {1 / annotate.seconds_each:,.1f} records/s once it is loaded."
     if (label := pilot.stages.get("label")) and label.work_seconds:

@@ -195,7 +195,7 @@ def _metrics_json(findings: Any, rows: list[dict[str, Any]], answer: list[str]) 
         "num_gold": findings.quality.num_gold,
         "metrics": rows,
         "counts": {
-            name: {"num_in": m.num_in, "num_kept": m.num_kept, "num_rejected": m.num_rejected, "counts": m.counts}
+            name: m.model_dump(include={"num_in", "num_kept", "num_rejected", "counts", "labels"})
             for name, m in evidence.manifests.items()
         },
         "stages": [_plain(cost) for cost in findings.costs.values()],

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from llambert import markdown, schema
 from llambert.annotation.sampling import Purpose, sampling_hashes
-from llambert.annotation.splits import TRAIN
+from llambert.annotation.splits import TRAIN, is_learned_gold
 from llambert.corpora.duplicates import each_text_once, first_copies
 from llambert.errors import InputError
 from llambert.recipe import digest
@@ -206,7 +206,7 @@ def _references(run: Run, reference: Reference, split: str | None) -> pa.Table:
     if reference == "silver":
         silver = run.table("silver").read([schema.RECORD_ID, schema.LABEL])
         of_silver = silver[schema.RECORD_ID].combine_chunks(), silver[schema.LABEL].combine_chunks()
-    learned = reference == "gold" and run.tables["checkpoint"].reads_gold(run.recipe)
+    learned = reference == "gold" and run.recipe.classifier.learns_gold
     learned_texts = _learned_texts(run) if learned else np.array([], dtype=object)
     found = []
     for part in run.table("corpus").iter_tables([schema.RECORD_ID, schema.TEXT, schema.SPLIT, schema.GOLD_LABEL]):
@@ -233,8 +233,8 @@ def _learned_texts(run: Run) -> np.ndarray:
     """Ids of the first records with the texts of the records of split ``train`` that have a gold label."""
     found = [np.array([], dtype=object)]
     for part in run.table("corpus").iter_tables([schema.RECORD_ID, schema.SPLIT, schema.GOLD_LABEL]):
-        is_learned = pc.and_(pc.equal(part[schema.SPLIT], TRAIN), pc.is_valid(part[schema.GOLD_LABEL]))
-        found.append(first_copies(run.table("duplicates"), part[schema.RECORD_ID].filter(is_learned)))
+        ids = part[schema.RECORD_ID].filter(is_learned_gold(part))
+        found.append(first_copies(run.table("duplicates"), ids))
     return np.concatenate(found)
 
 

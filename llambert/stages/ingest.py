@@ -7,7 +7,6 @@ text an earlier record has). One source file is one unit of work; its parts are 
 import sys
 import time
 from dataclasses import asdict
-from hashlib import blake2b
 from typing import Any
 
 import numpy as np
@@ -24,8 +23,9 @@ from llambert.execution import Executor, Outcome, Pool
 from llambert.execution.ray_executor import RAY
 from llambert.execution.replica_metrics import ReplicaMetrics
 from llambert.execution.stage_progress import StageProgress
+from llambert.hashing import hash64
 from llambert.run import Run
-from llambert.storage.run_directory import Manifest, Part, TableDirectory, total_counts
+from llambert.storage.run_directory import Manifest, Part, TableDirectory, total
 
 _COUNTS = ("num_truncated", gold.NUM_UNKNOWN_GOLD, "num_malformed", ENCODING_FAULTS, HIDDEN_FILES)
 
@@ -67,9 +67,8 @@ def complete(run: Run, sources: Sources, parts: list[Part], **seconds: Any) -> M
     all, gold values of which none is a label, record IDs that are not unique. ``seconds`` are the manifest's.
     """
     parts = sorted(parts, key=lambda part: part.name)
-    counts = total_counts(parts)
+    counts, rejected = total(parts), total(parts, "rejected")
     counts[HIDDEN_FILES] += sources.num_hidden
-    rejected = {k.removeprefix("rejected."): n for k, n in sorted(counts.items()) if k.startswith("rejected.")}
     corpus = run.recipe.corpus
     faulty = {part.name for part in parts if part.counts.get(UNDECODABLE)}
     checks.require_decodable(
@@ -153,7 +152,7 @@ class IngestFile:
             # The corpus part comes last: where it is, its rejects and keys are too.
             self.rejects.commit_part(name, made.rejects)
             self.keys.commit_part(name, _keys(made.records))
-            parts.append(self.corpus.commit_part(name, made.records, made.counts))
+            parts.append(self.corpus.commit_part(name, made.records, counts=made.counts, rejected=made.rejected))
             counts = {"num_records": made.counts["num_read"], "num_rejected": made.rejects.num_rows}
             self.metrics.add(counts, time.monotonic() - began, name)
             began = time.monotonic()
@@ -161,14 +160,8 @@ class IngestFile:
 
 
 def _keys(records: pa.Table) -> pa.Table:
-    """64-bit hashes of id and text: what the search for duplicates reads instead of the texts."""
-
-    def hashes(column: str) -> pa.Array:
-        values = records[column].to_pylist()
-        digests = b"".join(blake2b(value.encode(), digest_size=8).digest() for value in values)
-        return pa.array(np.frombuffer(digests, dtype="<u8"))
-
-    return pa.table({"record_id_hash": hashes(schema.RECORD_ID), "text_hash": hashes(schema.TEXT)})
+    """Hashes of id and text: what the search for duplicates reads instead of the texts."""
+    return pa.table([hash64(records[name]) for name in (schema.RECORD_ID, schema.TEXT)], schema.CORPUS_KEYS.names)
 
 
 def _find_duplicates(run: Run, names: list[str]) -> Part:

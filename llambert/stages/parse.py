@@ -32,12 +32,13 @@ from llambert.annotation.responses import ANSWERS, answers_version, iter_answers
 from llambert.annotation.verbalizer import RejectReason, Verbalizer
 from llambert.errors import ErrorKind, InputError
 from llambert.run import Run
-from llambert.storage.run_directory import Manifest, Part, TableDirectory, total_counts
+from llambert.storage.run_directory import Manifest, Part, TableDirectory, total
 
 _REPLACED = "replaced"  # in a manifest's upstream: the version of the answers of which it was made before
 _COLUMNS = [
     schema.RECORD_ID,
     schema.TEXT,
+    schema.SPLIT,
     schema.RESPONSE,
     schema.FINISH_REASON,
     schema.LABEL_PROBABILITIES,
@@ -57,7 +58,7 @@ def parse(run: Run) -> Manifest:
     A complete table is made again where records have been answered since (``responses.py``): its parts get new names,
     and the old ones go when the new manifest is there.
 
-    Returns the manifest of ``silver``: ``num_rejected`` by reason; ``counts`` ``label.<category>``; ``measures``
+    Returns the manifest of ``silver``: ``num_rejected`` by reason; ``labels``; ``measures``
     ``share.<category>`` of the labels and, where there are label probabilities, ``prior.<category>`` (the mean
     probability before any correction), ``bias.<category>`` and ``scale`` (what the correction did to
     log-probabilities). ``InputError`` where the recipe asks for what these responses do not have.
@@ -75,22 +76,22 @@ def parse(run: Run) -> Manifest:
     for first_name, responses in _responses(run, _COLUMNS):
         name = _versioned(first_name, version)
         kept, rejected = parser.separate(responses)
-        reject_parts.append(rejects.commit_part(name, rejected, _tally(rejected, schema.REJECT_REASON)))
-        silver_parts.append(silver.commit_part(name, kept, _tally(kept, schema.LABEL, "label.")))
+        reject_parts.append(rejects.commit_part(name, rejected, counts=_tally(rejected, schema.REJECT_REASON)))
+        silver_parts.append(silver.commit_part(name, kept, labels=_tally(kept, schema.LABEL)))
     if answers_version(run.table("responses").read_manifest()) != version:
         return parse(run)  # more was answered meanwhile, and read in part
     upstream = {ANSWERS: version} if version else {}
     if complete:
         upstream[_REPLACED] = complete.upstream.get(ANSWERS, "")
-    num_rejected, counts = total_counts(reject_parts), total_counts(silver_parts)
-    num_kept = max(counts.total(), 1)
-    shares = {f"share.{name}": counts[f"label.{name}"] / num_kept for name in run.task.category_names}
+    num_rejected, per_label = total(reject_parts), total(silver_parts, "labels")
+    num_kept = max(sum(per_label.values()), 1)
+    shares = {f"share.{name}": per_label.get(name, 0) / num_kept for name in run.task.category_names}
     made = run.complete(
         "silver",
         silver_parts,
-        dict(sorted(num_rejected.items())),
+        num_rejected,
         upstream,
-        counts=dict(sorted(counts.items())),
+        labels=per_label,
         measures={**parser.measures, **shares},
         wall_seconds=time.monotonic() - started,
     )
@@ -137,8 +138,8 @@ def check(run: Run) -> None:
         raise InputError("parse.gold_labels: prior_correction 'gold' needs some: record_id -> category")
 
 
-def _tally(table: pa.Table, column: str, prefix: str = "") -> dict[str, int]:
-    return {f"{prefix}{value}": num for value, num in Counter(table[column].to_pylist()).items()}
+def _tally(table: pa.Table, column: str) -> dict[str, int]:
+    return dict(Counter(table[column].to_pylist()))
 
 
 def _responses(run: Run, columns: list[str]) -> Iterator[tuple[str, pa.Table]]:
@@ -203,10 +204,11 @@ class _Parser:
         silver = {
             schema.RECORD_ID: kept[schema.RECORD_ID],
             schema.TEXT: kept[schema.TEXT],
+            schema.SPLIT: kept[schema.SPLIT],
             schema.LABEL: [label for label in labelled.labels if label is not None],
             schema.LABEL_PROBABILITIES: pa.nulls(kept.num_rows, schema.PROBABILITIES)
             if labelled.probabilities is None
-            else self._to_arrow(labelled.probabilities),
+            else schema.encode_probabilities(self._categories, labelled.probabilities),
             schema.CONFIDENCE: pa.nulls(kept.num_rows, pa.float64())
             if labelled.confidence is None
             else labelled.confidence,
@@ -300,25 +302,12 @@ class _Parser:
 
     def _raw(self, responses: pa.Table) -> Floats:
         """Raw probabilities, (records, categories); zeros where the engine gave none."""
-        raw = np.zeros((responses.num_rows, len(self._categories)))
-        column = responses[schema.LABEL_PROBABILITIES].combine_chunks()
-        given = column.flatten()
-        category = pc.index_in(given.field("category"), pa.array(self._categories, pa.string()))
-        assert category.null_count == 0, "a response has the probability of a category that the task lacks"
-        raw[pc.list_parent_indices(column).to_numpy(), category.to_numpy()] = given.field("probability").to_numpy()
-        return raw
+        return schema.decode_probabilities(responses[schema.LABEL_PROBABILITIES], self._categories)
 
     def _is_usable(self, raw: Floats) -> NDArray[np.bool_]:
         """Which records have enough of the model's belief on any answer word."""
         mass = raw.sum(axis=1)
         return (mass > 0) & (mass >= self._recipe.min_answer_mass)
-
-    def _to_arrow(self, probabilities: Floats) -> pa.Array:
-        num_records, num_categories = probabilities.shape
-        names = pa.array(np.tile(self._categories, num_records), pa.string())
-        pairs = pa.StructArray.from_arrays([names, pa.array(probabilities.ravel())], ["category", "probability"])
-        offsets = np.arange(num_records + 1, dtype=np.int32) * num_categories
-        return pa.ListArray.from_arrays(pa.array(offsets), pairs)
 
 
 def _reasons_of_errors(responses: pa.Table) -> list[str | None]:

@@ -18,9 +18,10 @@ import pyarrow.compute as pc
 
 from llambert import schema
 from llambert.annotation.ranks import part_name
-from llambert.annotation.sampling import IdSource, Selection, sampling_hashes, select, select_stratified
-from llambert.annotation.splits import is_sampled
+from llambert.annotation.sampling import IdSource, Selection, select, select_stratified
+from llambert.annotation.splits import is_sampled, require_learnable
 from llambert.errors import InputError
+from llambert.hashing import hash64
 from llambert.run import Run
 from llambert.stages.shots import draw_shots
 from llambert.storage.run_directory import Manifest, Part, TableDirectory
@@ -34,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 
 def sample(run: Run) -> Manifest:
-    """Write the ``sample`` table (record_id, text) in sampling order; skipped when complete.
+    """Write the ``sample`` table (record_id, text, split) in sampling order; skipped when complete.
 
     Duplicates, gold shots and records of other splits than ``annotator.splits`` are left out. Where fewer records are
     eligible than ``annotator.num_records``, all are taken and the manifest's counts have the difference as
@@ -48,6 +49,8 @@ def sample(run: Run) -> Manifest:
         return manifest
     started = time.monotonic()
     annotator = run.recipe.annotator
+    if run.table("responses").read_manifest() is None:  # refused before anything is paid for
+        require_learnable(run.recipe, run.table("corpus"))
     eligible = _count_eligible(run)
     eligible.require_some()
     selection = _select(run, eligible)
@@ -122,13 +125,13 @@ def _count_eligible(run: Run) -> _Eligible:
 
 def _num_among_sampled(run: Run, table: TableDirectory) -> int:
     """How many records of ``table`` are in the splits that are annotated; 64 bits of each of its ids in memory."""
-    hashes = [sampling_hashes(ids, 0) for ids in _ids(table).read()]
+    hashes = [hash64(ids) for ids in _ids(table).read()]
     apart = np.sort(np.concatenate([np.empty(0, np.uint64), *hashes]))
     if not len(apart):
         return 0
     num = 0
     for ids in _ids_of_splits(run):
-        found = sampling_hashes(ids, 0)
+        found = hash64(ids)
         num += int((apart[np.minimum(np.searchsorted(apart, found), len(apart) - 1)] == found).sum())
     return num
 

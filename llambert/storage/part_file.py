@@ -8,6 +8,7 @@ import contextlib
 import io
 import json
 from collections.abc import Iterator
+from typing import TypedDict
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,6 +17,14 @@ from llambert.errors import InputError, one_line
 
 # Under which a part carries its own counts, so that a restart reads footers, not rows.
 COUNTS_KEY = b"llambert.counts"
+
+
+class PartCounts(TypedDict, total=False):
+    """What was counted when a part was made: see ``run_directory.Part``."""
+
+    counts: dict[str, int]
+    labels: dict[str, int]
+    rejected: dict[str, int]
 
 
 class PartRows:
@@ -38,7 +47,7 @@ class PartRows:
         if self._num_waiting >= self._ROWS_PER_GROUP:
             self._write()
 
-    def content(self, counts: dict[str, int]) -> bytes:
+    def content(self, counts: PartCounts) -> bytes:
         """The finished Parquet file; no row can be added afterwards."""
         if self._waiting:
             self._write()
@@ -55,9 +64,10 @@ class PartRows:
         self._waiting, self._num_waiting = [], 0
 
 
-def stored_counts(parquet: pq.ParquetFile) -> dict[str, int]:
+def stored_counts(parquet: pq.ParquetFile) -> PartCounts:
     """The counts that a part carries in its footer."""
-    return json.loads((parquet.metadata.metadata or {}).get(COUNTS_KEY, b"{}"))
+    stored = json.loads((parquet.metadata.metadata or {}).get(COUNTS_KEY, b"{}"))
+    return PartCounts(counts={}, labels={}, rejected={}) | stored
 
 
 def check_pages(parquet: pq.ParquetFile) -> None:

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self, Unpack
 
 import fsspec
 import pyarrow as pa
@@ -36,7 +36,7 @@ from llambert import __version__
 from llambert.errors import InputError, one_line
 from llambert.printable import SURROGATE
 from llambert.storage.locations import is_local, open_location
-from llambert.storage.part_file import PartRows, check_pages, clear_damage, stored_counts
+from llambert.storage.part_file import PartCounts, PartRows, check_pages, clear_damage, stored_counts
 
 MANIFEST = "manifest.json"
 PROGRESS = "progress.json"
@@ -46,7 +46,11 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 class Part(BaseModel):
-    """One committed file of a table. ``counts`` are the stage's own per-part figures, summed in the manifest."""
+    """One committed file of a table, with what was counted when it was made; the manifest has the sums.
+
+    ``counts``: the stage's own figures. ``labels``: rows by their label. ``rejected``: by reason, records of the same
+    unit of work that are in the table of rejects instead.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     name: str
@@ -54,6 +58,21 @@ class Part(BaseModel):
     num_bytes: int
     sha256: str
     counts: dict[str, int] = Field(default_factory=dict)
+    labels: dict[str, int] = Field(default_factory=dict)
+    rejected: dict[str, int] = Field(default_factory=dict)
+
+    @property
+    def num_in(self) -> int:
+        """Records that were read for it: its rows, and those rejected."""
+        return self.num_rows + sum(self.rejected.values())
+
+
+def total(parts: Iterable[Part], of: Literal["counts", "labels", "rejected"] = "counts") -> Counter[str]:
+    """The sums over ``parts``, sorted by name."""
+    sums: Counter[str] = Counter()
+    for part in parts:
+        sums.update(getattr(part, of))
+    return Counter(dict(sorted(sums.items())))
 
 
 class Manifest(BaseModel):
@@ -62,8 +81,8 @@ class Manifest(BaseModel):
     ``num_in == num_kept + sum(num_rejected.values())``, checked when it is made. ``busy_seconds`` is the time
     models or readers worked, summed over workers; ``accelerator_seconds`` the time GPUs were held for it.
     ``amendments`` are parts whose rows take the place of the rows of ``parts`` with the same record_id
-    (``responses.py``); ``num_in`` does not count them again, ``counts`` do. ``notes`` say where the stage could not do
-    as the recipe says.
+    (``responses.py``); ``num_in`` does not count them again, ``counts`` do. ``labels``: rows by their label. ``notes``
+    say where the stage could not do as the recipe says.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
@@ -78,6 +97,7 @@ class Manifest(BaseModel):
     num_kept: int
     num_rejected: dict[str, int] = Field(default_factory=dict)
     counts: dict[str, int] = Field(default_factory=dict)
+    labels: dict[str, int] = Field(default_factory=dict)
     measures: dict[str, float] = Field(default_factory=dict)
     wall_seconds: float
     busy_seconds: float = 0.0
@@ -95,14 +115,6 @@ class Manifest(BaseModel):
         return self
 
 
-def total_counts(parts: Iterable[Part]) -> Counter[str]:
-    """The sums of the parts' own counts."""
-    total: Counter[str] = Counter()
-    for part in parts:
-        total.update(part.counts)
-    return total
-
-
 def is_part(name: str) -> bool:
     """Whether a file of this name is a committed part: not hidden, as unfinished ones are."""
     return name.endswith(".parquet") and not name.rpartition("/")[2].startswith(".")
@@ -115,7 +127,7 @@ def _part(name: str, content: bytes) -> Part:
         num_rows=parquet.metadata.num_rows,
         num_bytes=len(content),
         sha256=hashlib.sha256(content).hexdigest(),
-        counts=stored_counts(parquet),
+        **stored_counts(parquet),
     )
 
 
@@ -145,7 +157,7 @@ class TableDirectory:
 
     # Parts
 
-    def commit_part(self, name: str, table: pa.Table, counts: dict[str, int] | None = None) -> Part:
+    def commit_part(self, name: str, table: pa.Table, **counts: Unpack[PartCounts]) -> Part:
         """Write one part whole under its own name, or keep the one that is there already.
 
         The first writer wins: a retry, or a second driver on the same run, never replaces a committed part
@@ -156,11 +168,11 @@ class TableDirectory:
             assert got[: len(expected)] == expected, f"{name}: columns {got}, the schema has {expected}"
         rows = PartRows()
         rows.add(table)
-        return self.commit_rows(name, rows, counts)
+        return self.commit_rows(name, rows, **counts)
 
-    def commit_rows(self, name: str, rows: PartRows, counts: dict[str, int] | None = None) -> Part:
+    def commit_rows(self, name: str, rows: PartRows, **counts: Unpack[PartCounts]) -> Part:
         """``commit_part`` for rows that came piece by piece."""
-        content = rows.content(counts or {})
+        content = rows.content(counts)
         with _clear_refusals(f"{self.uri}/{name}"):
             is_new = create_whole(self.filesystem, self.path(name), content)
         return _part(name, content) if is_new else self.committed_part(name)

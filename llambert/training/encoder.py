@@ -29,7 +29,6 @@ from llambert.classifier.architecture import (
     length_limit,
     num_embeddings,
     require_length,
-    require_room,
     settle,
     trial_texts,
     without_classifier,
@@ -151,8 +150,7 @@ def load_encoder(recipe: ClassifierRecipe, categories: list[str]) -> Encoder:
             freeze_encoder(model)
         if recipe.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        max_length = min(recipe.max_length, length_limit(model, tokenizer))
-        require_room(tokenizer, max_length, "classifier.max_length")
+        max_length = length_limit(model, tokenizer, recipe.max_length)
         input_format = find_input_format(model.eval(), tokenizer)
         _try_training(model, tokenizer, input_format)
     return Encoder(model, tokenizer, max_length, input_format)

@@ -71,7 +71,8 @@ def select_silver(table: pa.Table, categories: list[str], recipe: ClassifierReci
     targets = _one_hot(labels, len(categories))
     if recipe.loss == "soft":
         _require(table, schema.LABEL_PROBABILITIES, "classifier.loss: soft")
-        targets = _probabilities(table[schema.LABEL_PROBABILITIES], categories)
+        probabilities = schema.decode_probabilities(table[schema.LABEL_PROBABILITIES], categories)
+        targets = (probabilities / probabilities.sum(axis=1, keepdims=True)).astype(np.float32)
     everything = TrainingSet(table[schema.TEXT].to_pylist(), labels, targets, weights)
     return _select(everything, recipe, recipe.num_records, num_in, {"low_confidence": num_in - table.num_rows})
 
@@ -164,16 +165,6 @@ def _codes(labels: pa.ChunkedArray, categories: list[str], kind: str) -> np.ndar
 
 def _one_hot(labels: np.ndarray, num_categories: int) -> np.ndarray:
     return np.eye(num_categories, dtype=np.float32)[labels]
-
-
-def _probabilities(column: pa.ChunkedArray, categories: list[str]) -> np.ndarray:
-    """float32 (records, categories) of a ``label_probabilities`` column; rows sum to 1."""
-    flat = column.combine_chunks().flatten()
-    codes = _codes(pa.chunked_array([flat.field("category")]), categories, "label_probabilities")
-    rows = np.repeat(np.arange(len(column)), pc.list_value_length(column).to_numpy())
-    dense = np.zeros((len(column), len(categories)), dtype=np.float64)
-    dense[rows, codes] = flat.field("probability").to_numpy()
-    return (dense / dense.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
 def _require(table: pa.Table, column: str, setting: str) -> None:

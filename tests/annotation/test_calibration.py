@@ -116,6 +116,20 @@ def test_reliability_bins_hold_equal_numbers_and_give_the_error():
     assert expected_calibration_error(bins) == pytest.approx(0.1)
 
 
+def test_calibration_error_is_nought_where_confidence_is_the_share_right_and_the_gap_elsewhere():
+    is_right = np.array([True] * 75 + [False] * 25)
+    for confidence, expected in ((0.75, 0.0), (1.0, 0.25)):
+        bins = reliability_bins(np.full(100, confidence), is_right)
+        assert expected_calibration_error(bins) == pytest.approx(expected, abs=1e-9)
+
+
+def test_bins_of_different_confidences_are_of_equal_mass_and_ties_share_one():
+    confidence = np.random.default_rng(0).permutation(np.linspace(0.5, 1.0, 100))
+    assert [b.num_records for b in reliability_bins(confidence, confidence > 0.7)] == [7] * 10 + [6] * 5
+    crowded = np.maximum(confidence, 0.9)
+    assert [b.num_records for b in reliability_bins(crowded, confidence > 0.7)] == [82, 6, 6, 6]
+
+
 def test_a_calibrated_annotator_has_hardly_any_calibration_error():
     probabilities, gold = biased_annotator(20_000, share=0.5, bias=0.0)
     labels, confidence = labels_and_confidence(probabilities)

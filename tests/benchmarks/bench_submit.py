@@ -71,7 +71,7 @@ def measure(dashboard: str, storage: Path, arguments: argparse.Namespace) -> int
     seen = {name: wait_for(client, storage, pattern, began) for name, pattern in PATTERNS.items()}
     client.stop_job("bench")
     part = next(iter(sorted(storage.glob("responses/*/part-*.parquet"))))
-    counts = stored_counts(pq.ParquetFile(part))
+    counts = stored_counts(pq.ParquetFile(part))["counts"]
     print(f"`ray job submit` came back      {submitted_s:6.1f} s")
     for name, seconds in seen.items():
         print(f"{name:<31} {seconds:6.1f} s")

@@ -221,7 +221,7 @@ def test_onednn_is_in_this_build_of_pytorch_and_replaces_every_linear_layer(clas
     assert onednn.available()
     kinds = [type(layer).__name__ for layer in classifier.model.modules()]
     assert "Linear" not in kinds
-    assert kinds.count("PackedLinear") == 2 * 6 + 2
+    assert kinds.count("ReorderedLinear") == 2 * 6 + 2
 
 
 def test_float16_on_a_cpu_is_refused(checkpoint):

@@ -288,7 +288,7 @@ def test_gguf_model_scores_reviews_as_its_plain_forward_pass_does():
     )
     engine = TransformersEngine(annotator, load_task("reviews"))
     answers = engine.annotate([f"{text} {text}" for text in TEXTS[:10]])
-    model, tokenizer = load_model(annotator, packed=False)
+    model, tokenizer = load_model(annotator, reordered=False)
     found = answer_sequences(tokenizer, load_task("reviews"))
     assert found.longest == 1
     for answer in answers:

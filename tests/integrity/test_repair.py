@@ -99,7 +99,7 @@ def rewrite(table: TableDirectory, change: Callable[[pa.Table], pa.Table], keep_
     old = next(listed for listed in manifest.parts if listed.name == name)
     rows = change(table.read_part(name))
     Path(table.path(name)).unlink()
-    new = TableDirectory(table.uri).commit_part(name, rows, old.counts)
+    new = TableDirectory(table.uri).commit_part(name, rows, counts=old.counts, labels=old.labels, rejected=old.rejected)
     if keep_sums:
         more = new.num_rows - old.num_rows
         table.write_manifest(
@@ -157,7 +157,7 @@ DAMAGE: dict[str, tuple[str, Callable[[TableDirectory], object]]] = {
     "labels of another schema": ("labels", lambda t: rewrite(t, of_other_types)),
     "a foreign part in the labels": ("labels", lambda t: shutil.copy(part(t, 0), t.path("part-77777-000000.parquet"))),
     "the labels' manifest of another fingerprint": ("labels", lambda t: edit_manifest(t, fingerprint="0" * 12)),
-    "the labels' manifest edited": ("labels", lambda t: edit_manifest(t, counts={"label.positive": 1000})),
+    "the labels' manifest edited": ("labels", lambda t: edit_manifest(t, labels={"positive": 1000})),
     "the labels' manifest no JSON": ("labels", lambda t: cut(Path(t.path(MANIFEST)), 10)),
     "the labels of another checkpoint": ("labels", lambda t: edit_manifest(t, model_identity="another")),
     "what could not be labelled deleted": ("label_rejects", lambda t: part(t, 0).unlink()),

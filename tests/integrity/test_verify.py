@@ -25,8 +25,8 @@ def run(tmp_path) -> Run:
     """A whole run of 50 records, 40 of them sampled, in parts of 20; one silver answer was no category."""
     run = filled_run(tmp_path, 50, gold=True)
     ids = [f"r{i:05d}" for i in range(40)]
-    fill_table(run, "sample", [{"record_id": i, "text": "x"} for i in ids])
-    fill_table(run, "silver", [{"record_id": i, "text": "x", "label": "positive"} for i in ids[1:]])
+    fill_table(run, "sample", [{"record_id": i, "text": "x", "split": "all"} for i in ids])
+    fill_table(run, "silver", [{"record_id": i, "text": "x", "split": "all", "label": "positive"} for i in ids[1:]])
     fill_table(run, "rejects", [{"record_id": ids[0], "response": "?", "reject_reason": "no_category"}])
     required = {"text": "x", "prompt": "x", "finish_reason": "stop", "model": "m"}
     numbers = dict.fromkeys(("num_prompt_tokens", "num_response_tokens", "num_truncated_tokens"), 1)
@@ -51,9 +51,9 @@ def findings(run: Run) -> list[str]:
 def rewrite(table: TableDirectory, name: str, rows: pa.Table) -> None:
     """Put other rows into a part and make the manifest agree: damage that no checksum shows."""
     manifest = table.read_manifest()
-    counts = next(part.counts for part in manifest.parts if part.name == name)
+    old = next(part for part in manifest.parts if part.name == name)
     table.filesystem.rm_file(table.path(name))
-    part = table.commit_part(name, rows, counts)
+    part = table.commit_part(name, rows, counts=old.counts, labels=old.labels, rejected=old.rejected)
     parts = [part if old.name == name else old for old in manifest.parts]
     num = sum(p.num_rows for p in parts) - manifest.num_kept
     table.write_manifest(
@@ -199,7 +199,7 @@ def test_a_changed_schema_is_found(run):
         ({"fingerprint": "0" * 12}, "labels: the manifest is of fingerprint 000000000000"),
         ({"num_in": 51, "num_kept": 51}, "labels: the manifest says 51 rows, its parts together 50"),
         ({"num_in": 51}, "is damaged"),
-        ({"counts": {"label.positive": 1000}}, "labels: the manifest counts 1,000 label.positive"),
+        ({"labels": {"positive": 1000}}, "labels: the manifest counts 1,000 rows labelled positive"),
         ({"num_kept": "many"}, "is damaged"),
         ({"surprise": 1}, "is damaged"),
         ({"model_identity": "other"}, "checkpoint: its files are not those that the labels were made with"),
@@ -241,16 +241,16 @@ def test_a_changed_checkpoint_is_found(run):
 
 
 def test_two_ids_of_one_hash_are_no_finding(run, monkeypatch):
-    real = module.sampling_hashes
+    real = module.hash64
 
-    def colliding(record_ids, seed):
-        hashes = real(record_ids, seed)
+    def colliding(record_ids):
+        hashes = real(record_ids)
         for position, record_id in enumerate(record_ids.to_pylist()):
             if record_id in ("r00001", "r00002"):
                 hashes[position] = 7
         return hashes
 
-    monkeypatch.setattr(module, "sampling_hashes", colliding)
+    monkeypatch.setattr(module, "hash64", colliding)
     assert findings(run) == []
 
 

@@ -277,7 +277,9 @@ def test_answers_that_came_later_are_evidence(tmp_path):
     rows = table.read_part(listed.parts[0].name)
     failed = rows.set_column(rows.schema.names.index("error_kind"), "error_kind", [["passing"] * rows.num_rows])
     old = table.commit_part("part-failed.parquet", failed)
-    cut = rows.set_column(4, "finish_reason", [["length"] * len(rows)]).cast(rows.schema)
+    cut = rows.set_column(rows.schema.names.index("finish_reason"), "finish_reason", [["length"] * len(rows)]).cast(
+        rows.schema
+    )
     again = table.commit_part(amendment_name(old.name, 0), cut)
     table.write_manifest(listed.model_copy(update={"parts": [old, listed.parts[1]], "amendments": [again]}))
     answers = read_evidence(run).answers

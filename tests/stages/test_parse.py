@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from fsspec.implementations.local import LocalFileSystem
@@ -75,12 +76,13 @@ def response_row(number: int, row) -> dict:
     return {
         schema.RECORD_ID: f"r{number}",
         schema.TEXT: f"text {number}",
+        schema.SPLIT: "extra" if number % 3 else "train",
         schema.PROMPT: "",
         schema.RESPONSE: words[0],
         schema.FINISH_REASON: words[1],
         schema.ERROR: words[2] and "Refused: OverLength: whatever the words say",
         schema.ERROR_KIND: words[2],
-        schema.LABEL_PROBABILITIES: schema.probability_rows(TASK.category_names, [row])[0]
+        schema.LABEL_PROBABILITIES: schema.encode_probabilities(TASK.category_names, np.array([row]))[0].as_py()
         if row and len(row) == 2
         else None,
         schema.NUM_PROMPT_TOKENS: 1,
@@ -115,9 +117,9 @@ def read(run: Run, table: str, *columns: str) -> list[tuple]:
 def test_each_generated_response_ends_as_a_label_or_as_a_reject_with_its_reason(make_run):
     run = make_run(WORDS)
     parsed = parse(run)
-    assert read(run, "silver", schema.RECORD_ID, schema.TEXT, schema.LABEL, schema.CONFIDENCE) == [
-        ("r0", "text 0", "negative", None),
-        ("r1", "text 1", "positive", None),
+    assert read(run, "silver", schema.RECORD_ID, schema.TEXT, schema.SPLIT, schema.LABEL, schema.CONFIDENCE) == [
+        ("r0", "text 0", "train", "negative", None),
+        ("r1", "text 1", "extra", "positive", None),
     ]
     assert read(run, "rejects", schema.RECORD_ID, schema.REJECT_REASON) == [
         ("r2", "empty"),
@@ -139,7 +141,7 @@ def test_each_generated_response_ends_as_a_label_or_as_a_reject_with_its_reason(
         "refused": 2,
         "truncated": 1,
     }
-    assert parsed.counts == {"label.negative": 1, "label.positive": 1}
+    assert parsed.labels == {"negative": 1, "positive": 1}
     assert parsed.measures == {"share.positive": 0.5, "share.negative": 0.5}
     assert run.table("rejects").require_manifest().num_kept == 8
 
@@ -313,9 +315,9 @@ def test_silver_that_was_being_made_again_when_it_was_killed_is_made_again_whole
             {"a part": 3, "the rejects' manifest": 1, "silver's manifest": 2}[place],
         )
 
-        def until_killed(self, *arguments):
+        def until_killed(self, *arguments, **counts):
             calls.append(self)
-            return killed() if len(calls) == wanted else original(self, *arguments)
+            return killed() if len(calls) == wanted else original(self, *arguments, **counts)
 
         monkeypatch.setattr(directory, name, until_killed)
     with pytest.raises(KeyboardInterrupt):

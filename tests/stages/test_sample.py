@@ -23,7 +23,7 @@ COUNTRY = dict(zip(IDS, [None] * 6 + ["fr"] * 18 + ["us"] * 36, strict=True))
 
 
 def test_sample_holds_the_smallest_hashes_in_order_without_duplicates(make_run):
-    run = make_run(num_records=21)
+    run = make_run(num_records=21, gold=True)
     sampled = sample(run)
     table = run.table("sample").read()
     assert table[schema.RECORD_ID].to_pylist() == eligible_in_hash_order()[:21]
@@ -32,8 +32,9 @@ def test_sample_holds_the_smallest_hashes_in_order_without_duplicates(make_run):
         "part-000000008-000000016.parquet",
         "part-000000016-000000021.parquet",
     ]
-    for record_id, text in zip(*table.to_pydict().values(), strict=True):
-        assert text.endswith(f"Number {int(record_id[1:])}.")  # each id with its own text
+    for record_id, text, split in zip(*table.to_pydict().values(), strict=True):
+        assert text.endswith(f"Number {int(record_id[1:])}.")  # each id with its own text, and its split
+        assert split == ("train" if record_id in TRAIN else "test")
     assert sampled.num_rejected == {"duplicate": 5, "not_sampled": NUM_RECORDS - 5 - 21}
     assert sampled.counts["num_short"] == 0
 

@@ -52,8 +52,10 @@ def manifest(**values) -> Manifest:
 
 
 def test_a_part_is_read_back_as_it_was_written(table):
-    part = table.commit_part(NAME, labels("a", "b"), {"label.positive": 2})
-    assert (part.name, part.num_rows, part.counts) == (NAME, 2, {"label.positive": 2})
+    counted = {"counts": {"num_tokens": 9}, "labels": {"positive": 2}, "rejected": {"null_text": 1}}
+    part = table.commit_part(NAME, labels("a", "b"), **counted)
+    assert (part.name, part.num_rows, part.num_in) == (NAME, 2, 3)
+    assert part.model_dump(include=set(counted)) == counted
     assert part.num_bytes == len(table.filesystem.cat_file(table.path(NAME)))
     assert table.read_part(NAME).equals(labels("a", "b"))
     assert table.read_part(NAME, ["label"]).column_names == ["label"]
@@ -62,13 +64,13 @@ def test_a_part_is_read_back_as_it_was_written(table):
 
 
 def test_the_same_rows_give_the_same_bytes(table):
-    part = table.commit_part(NAME, labels("a", "b"), {"n": 1})
-    assert table.commit_part("part-00001.parquet", labels("a", "b"), {"n": 1}).sha256 == part.sha256
+    part = table.commit_part(NAME, labels("a", "b"), counts={"n": 1})
+    assert table.commit_part("part-00001.parquet", labels("a", "b"), counts={"n": 1}).sha256 == part.sha256
 
 
 def test_the_first_writer_wins_and_the_second_is_told_what_is_there(table):
-    first = table.commit_part(NAME, labels("a", score=0.75), {"n": 1})
-    second = table.commit_part(NAME, labels("a", "b", score=0.5), {"n": 2})
+    first = table.commit_part(NAME, labels("a", score=0.75), counts={"n": 1})
+    second = table.commit_part(NAME, labels("a", "b", score=0.5), counts={"n": 2})
     assert second == first
     assert table.read_part(NAME).equals(labels("a", score=0.75))
 
@@ -81,7 +83,7 @@ def test_of_many_racing_writers_one_wins_and_all_agree_which(table):
         writer = TableDirectory(table.uri, schema.LABELS)
         barrier.wait()
         try:
-            outcomes.append(writer.commit_part(NAME, labels(f"writer-{number}"), {"writer": number}))
+            outcomes.append(writer.commit_part(NAME, labels(f"writer-{number}"), counts={"writer": number}))
         except Exception as error:
             errors.append(error)
 
@@ -139,7 +141,7 @@ def test_extra_columns_may_follow_those_of_the_schema(table):
 
 def test_a_table_is_complete_with_its_manifest_and_not_before(table):
     assert table.read_manifest() is None
-    part = table.commit_part(NAME, labels("a"), {"n": 1})
+    part = table.commit_part(NAME, labels("a"), counts={"n": 1})
     with pytest.raises(InputError, match=r"is not complete: it has no manifest\.json"):
         table.require_manifest()
     written = table.write_manifest(manifest(parts=[part], counts={"n": 1}))
@@ -279,7 +281,7 @@ def test_a_run_lives_in_a_folder_of_any_name(tmp_path, store, name):
     if store == "memory" and "::" in name:
         pytest.skip("fsspec takes :: in a URI for a chain of filesystems")
     table = RunDirectory(place).table("labels", "abc", schema.LABELS)
-    part = table.commit_part(NAME, labels("a"), {})
+    part = table.commit_part(NAME, labels("a"))
     assert table.part_names() == [NAME]
     table.write_manifest(manifest(num_kept=1, parts=[part]))
     assert table.read().equals(labels("a"))

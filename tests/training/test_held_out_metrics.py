@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from llambert.training.held_out_metrics import calibration_error, held_out_metrics
+from llambert.training.held_out_metrics import held_out_metrics
 
 LABELS = np.array([0, 0, 0, 1, 1, 2])
 PROBABILITIES = np.array(
@@ -17,9 +17,5 @@ def test_figures_of_three_categories_are_those_counted_by_hand():
     assert figures["classes"]["yes"] == {"precision": 0.0, "recall": 0.0, "num_records": 1}
     assert figures["macro_f1"] == pytest.approx((0.8 + 2 / 3 + 0) / 3)
     assert figures["loss"] == pytest.approx(-np.log([0.8, 0.6, 0.3, 0.7, 0.9, 0.2]).mean())
-
-
-def test_calibration_error_is_nought_where_confidence_is_the_share_right_and_the_gap_elsewhere():
-    right = np.array([True] * 75 + [False] * 25)
-    assert calibration_error(np.full(100, 0.75), right) == pytest.approx(0, abs=1e-9)
-    assert calibration_error(np.full(100, 1.0), right) == pytest.approx(0.25)
+    # Of the two records of confidence 0.6 one is right, as of the two of 0.8; those of 0.7 and 0.9 are.
+    assert figures["calibration_error"] == pytest.approx((2 * 0.1 + 0.3 + 2 * 0.3 + 0.1) / 6)

@@ -35,8 +35,9 @@ def silver(num=200, seed=0):
     rows = {
         schema.RECORD_ID: [f"r{i}" for i in range(num)],
         schema.TEXT: texts,
+        schema.SPLIT: ["train"] * num,
         schema.LABEL: [CATEGORIES[label] for label in labels],
-        schema.LABEL_PROBABILITIES: schema.probability_rows(CATEGORIES, probabilities),
+        schema.LABEL_PROBABILITIES: schema.encode_probabilities(CATEGORIES, probabilities),
         schema.CONFIDENCE: [0.9] * num,
     }
     return pa.table(rows, schema=schema.SILVER)

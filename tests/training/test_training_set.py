@@ -15,11 +15,12 @@ def silver(num=200, with_probabilities=True, seed=0):
     random = np.random.default_rng(seed)
     probabilities = random.dirichlet([1, 1, 1], size=num)
     best = probabilities.argmax(axis=1)
-    rows = schema.probability_rows(CATEGORIES, probabilities) if with_probabilities else [None] * num
+    rows = schema.encode_probabilities(CATEGORIES, probabilities) if with_probabilities else [None] * num
     return pa.table(
         {
             schema.RECORD_ID: [f"r{i}" for i in range(num)],
             schema.TEXT: [f"text {i}" for i in range(num)],
+            schema.SPLIT: ["train"] * num,
             schema.LABEL: [CATEGORIES[b] for b in best],
             schema.LABEL_PROBABILITIES: rows,
             schema.CONFIDENCE: probabilities.max(axis=1) if with_probabilities else [None] * num,
@@ -110,8 +111,8 @@ def test_confidence_and_class_weights_keep_a_mean_of_one():
     ("table", "fields", "message"),
     [
         (silver(0), {}, "silver table is empty"),
-        (silver(40).set_column(2, schema.LABEL, pa.array(["yes"] * 40)), {}, "have one label"),
-        (silver(40).set_column(2, schema.LABEL, pa.array(["ja"] * 40)), {}, "no category of the task.*'ja'"),
+        (silver(40).set_column(3, schema.LABEL, pa.array(["yes"] * 40)), {}, "have one label"),
+        (silver(40).set_column(3, schema.LABEL, pa.array(["ja"] * 40)), {}, "no category of the task.*'ja'"),
         (silver(40, with_probabilities=False), {"loss": "soft"}, "classifier.loss: soft needs label_probabilities"),
         (silver(40, with_probabilities=False), {"confidence_weights": True}, "confidence_weights needs confidence"),
         (silver(40), {"min_confidence": 1.0}, "no silver record reaches 1.0"),

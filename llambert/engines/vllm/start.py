@@ -216,7 +216,7 @@ def model_location(annotator: AnnotatorRecipe) -> str:
     if not target.exists():
         cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f"{target.name}.", dir=cache) as partial:
-            for saved in load_model(annotator.model_copy(update={"gpus_per_replica": 0}), packed=False):
+            for saved in load_model(annotator.model_copy(update={"gpus_per_replica": 0}), reordered=False):
                 saved.save_pretrained(f"{partial}/model")
             try:
                 os.rename(f"{partial}/model", target)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable
 from typing import Any, TypeGuard
 
+import numpy as np
 import pyarrow as pa
 
 from llambert import schema
@@ -25,7 +26,7 @@ from llambert.recipe import AnnotatorRecipe
 from llambert.run import Run
 from llambert.stages.annotate.stored_answers import BUSY, NUM_PASSING, StoredAnswers, free_amendment_name, unanswered
 from llambert.stages.shots import prompted_task
-from llambert.storage.run_directory import Manifest, Part, total_counts
+from llambert.storage.run_directory import Manifest, Part, total
 from llambert.training.encoder_trial import require_encoder
 
 _CONTENT_FREE = {"content_free": True}  # the unit of work beside the ranges of ranks
@@ -52,7 +53,7 @@ def annotate(run: Run, executor: Executor = RAY) -> Manifest:
     sample = run.table("sample").require_manifest()
     if not wants_content_free and _is_final(manifest, sample.num_kept):
         return manifest
-    warn_of_unlearned(run, sample)
+    warn_of_unlearned(run.recipe.classifier, sample)
     stored = StoredAnswers(responses, sample.num_kept, annotator.records_per_part)
     stored.read()
     again = stored.ask_again()
@@ -100,7 +101,7 @@ def _num_answered(outcome: Outcome) -> int:
 
 def _num_tokens(parts: Iterable[Part]) -> tuple[int, int]:
     """Prompt and response tokens."""
-    counts = total_counts(parts)
+    counts = total(parts)
     return counts["num_prompt_tokens"], counts["num_response_tokens"]
 
 
@@ -119,7 +120,7 @@ def _complete(run: Run, before: StoredAnswers, progress: StageProgress, is_first
     assert not stored.missing, f"{responses.uri}: no answers of ranks {stored.missing}"
     if latest and {part.name for part in stored.all_parts} == {part.name for part in listed}:
         return latest  # complete already, or by another driver on the same run
-    counts = total_counts(stored.all_parts)
+    counts = total(stored.all_parts)
     busy_seconds = counts.pop(BUSY, 0) / 1000
     if num_failing := counts[NUM_PASSING]:
         print(
@@ -155,7 +156,7 @@ def _measures(progress: StageProgress) -> dict[str, float]:
         **shares,
         "records_per_second": (progress.num_done - progress.num_done_before) / seconds,
         "tokens_per_second": sum(_num_tokens(progress.new_parts)) / seconds,
-        "busy_replicas": total_counts(progress.new_parts)[BUSY] / 1000 / seconds,
+        "busy_replicas": total(progress.new_parts)[BUSY] / 1000 / seconds,
     }
 
 
@@ -235,14 +236,14 @@ class AnnotatePart:
         counts = _counts(final) | {"num_records": 0, NUM_PASSING: -len(final)}
         counts["num_errors"] -= len(final)
         table = responses_table(records.take(rows), final, self._categories, self._model)
-        part = self._responses.commit_part(name, table, {**counts, BUSY: round(busy_seconds * 1000)})
+        part = self._responses.commit_part(name, table, counts={**counts, BUSY: round(busy_seconds * 1000)})
         self._metrics.add({**_counts(final), NUM_PASSING: 0}, busy_seconds, name)
         return [part]
 
     def _answer_content_free(self) -> Outcome:
         started_at = time.time()
         ids = [f"content-free-{n}" for n in range(len(CONTENT_FREE_TEXTS))]
-        records = pa.table({schema.RECORD_ID: ids, schema.TEXT: list(CONTENT_FREE_TEXTS)})
+        records = pa.table([ids, list(CONTENT_FREE_TEXTS), pa.nulls(len(ids))], schema.SAMPLE.names)
         answers = self._engine.annotate(list(CONTENT_FREE_TEXTS))
         rows = responses_table(records, answers, self._categories, self._model)
         self._content_free.commit_part(_CONTENT_FREE_PART, rows)
@@ -253,16 +254,14 @@ class AnnotatePart:
         counts = _counts(answers)
         rows = responses_table(records.slice(0, len(answers)), answers, self._categories, self._model)
         name = part_name(start, start + len(answers))
-        part = self._responses.commit_part(name, rows, {**counts, BUSY: round(busy_seconds * 1000)})
+        part = self._responses.commit_part(name, rows, counts={**counts, BUSY: round(busy_seconds * 1000)})
         self._metrics.add(counts, busy_seconds, name)
         return part
 
     def _read(self, start: int, end: int) -> pa.Table:
         """Sample rows of ranks ``start`` to ``end``, whatever parts they lie in."""
         pieces = [
-            self._sample.read_part(name, [schema.RECORD_ID, schema.TEXT]).slice(
-                max(start - first, 0), min(end, last) - max(start, first)
-            )
+            self._sample.read_part(name).slice(max(start - first, 0), min(end, last) - max(start, first))
             for first, last, name in self._sample_parts
             if first < end and start < last
         ]
@@ -283,21 +282,22 @@ def _counts(answers: list[Answer]) -> dict[str, int]:
 
 
 def responses_table(records: pa.Table, answers: list[Answer], categories: list[str], model: str) -> pa.Table:
-    """The rows of ``schema.RESPONSES`` for ``records`` (record_id, text) and their answers, in the same order."""
-    probabilities = [
-        None
-        if answer.label_probabilities is None
-        else [{"category": name, "probability": answer.label_probabilities[name]} for name in categories]
-        for answer in answers
-    ]
+    """The rows of ``schema.RESPONSES`` for ``records`` (``schema.SAMPLE``) and their answers, in the same order."""
+    given = [answer.label_probabilities for answer in answers]
+    probabilities = np.zeros((len(given), len(categories)))
+    for row, of_answer in enumerate(given):
+        if of_answer is not None:
+            probabilities[row] = [of_answer[name] for name in categories]
+    is_given = np.array([of_answer is not None for of_answer in given], dtype=bool)
     return pa.table(
         {
             schema.RECORD_ID: records[schema.RECORD_ID],
             schema.TEXT: records[schema.TEXT],
+            schema.SPLIT: records[schema.SPLIT],
             schema.PROMPT: [answer.prompt for answer in answers],
             schema.RESPONSE: [answer.response for answer in answers],
             schema.FINISH_REASON: [answer.finish_reason for answer in answers],
-            schema.LABEL_PROBABILITIES: probabilities,
+            schema.LABEL_PROBABILITIES: schema.encode_probabilities(categories, probabilities, is_given),
             schema.NUM_PROMPT_TOKENS: [answer.num_prompt_tokens for answer in answers],
             schema.NUM_RESPONSE_TOKENS: [answer.num_response_tokens for answer in answers],
             schema.NUM_TRUNCATED_TOKENS: [answer.num_truncated_tokens for answer in answers],

@@ -67,10 +67,10 @@ class StoredAnswers:
 
 
 def unanswered(responses: TableDirectory, name: str, amendments: list[str], end: int) -> pa.Table:
-    """The records (record_id, text) below rank ``end`` that a part and its amendments leave without a final answer."""
-    columns = [schema.RECORD_ID, schema.TEXT, schema.ERROR_KIND]
+    """The sampled records below rank ``end`` that a part and its amendments leave without a final answer."""
+    columns = [*schema.SAMPLE.names, schema.ERROR_KIND]
     rows = read_amended(responses, name, amendments, columns).slice(0, max(0, end - ranks(name)[0]))
-    return rows.filter(is_passing(rows)).select(columns[:2])
+    return rows.filter(is_passing(rows)).select(schema.SAMPLE.names)
 
 
 def free_amendment_name(name: str, amendments: list[str]) -> str:

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from llambert import schema
 from llambert.annotation.responses import ANSWERS
-from llambert.annotation.splits import TRAIN, left_out, named
+from llambert.annotation.splits import is_learned_gold, named, not_learned
 from llambert.corpora.duplicates import first_copies
 from llambert.errors import InputError
 from llambert.run import Run
@@ -48,18 +48,12 @@ def silver_rows(run: Run) -> tuple[pa.Table, int]:
 
     ``InputError`` where all are of others.
     """
-    silver, unwanted = run.table("silver").read(), left_out(run.recipe)
-    if not unwanted or not silver.num_rows:
-        return silver, 0
-    ids = silver[schema.RECORD_ID].combine_chunks()
-    excluded: list[pa.Array] = []
-    for part in run.table("corpus").iter_tables([schema.RECORD_ID, schema.SPLIT]):
-        found = part[schema.RECORD_ID].filter(pc.is_in(part[schema.SPLIT], pa.array(unwanted)))
-        excluded.append(found.filter(pc.is_in(found, ids)).combine_chunks())
-    kept = silver.filter(pc.invert(pc.is_in(ids, pa.concat_arrays(excluded))))
-    if not kept.num_rows:
+    silver, regime = run.table("silver").read(), run.recipe.classifier.regime
+    unwanted = not_learned(regime)
+    kept = silver.filter(pc.invert(pc.is_in(silver[schema.SPLIT], pa.array(unwanted, pa.string()))))
+    if silver.num_rows and not kept.num_rows:
         raise InputError(
-            f"classifier.regime: {run.recipe.classifier.regime} does not learn from {named(unwanted)}, and all "
+            f"classifier.regime: {regime} does not learn from {named(unwanted)}, and all "
             f"{silver.num_rows:,} silver records are of these; annotator.splits says which splits are annotated"
         )
     return kept, silver.num_rows - kept.num_rows
@@ -83,8 +77,7 @@ def _gold_rows(run: Run) -> tuple[pa.Table, int]:
     columns = [schema.RECORD_ID, schema.TEXT, schema.GOLD_LABEL]
     found = [schema.CORPUS.empty_table().select(columns)]
     for part in run.table("corpus").iter_tables([*columns, schema.SPLIT]):
-        wanted = pc.and_(pc.equal(part[schema.SPLIT], TRAIN), pc.is_valid(part[schema.GOLD_LABEL]))
-        found.append(part.filter(wanted).select(columns).cast(found[0].schema))
+        found.append(part.filter(is_learned_gold(part)).select(columns).cast(found[0].schema))
     rows = pa.concat_tables(found)
     first_of_each = np.sort(
         np.unique(first_copies(run.table("duplicates"), rows[schema.RECORD_ID]), return_index=True)[1]

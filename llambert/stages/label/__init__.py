@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 from llambert import schema
-from llambert.classifier.labelling import REJECTED, PartLabeller, num_in, read_windows, work_counts
+from llambert.classifier.labelling import PartLabeller, read_windows, work_counts
 from llambert.errors import InputError
 from llambert.execution import Executor, Outcome, Pool
 from llambert.execution.ray_executor import RAY
@@ -18,7 +18,7 @@ from llambert.execution.stage_progress import StageProgress
 from llambert.run import Run
 from llambert.stages.label.by_label import check, publish_by_label
 from llambert.stages.label.dataset_card import dataset_card
-from llambert.storage.run_directory import Manifest, total_counts
+from llambert.storage.run_directory import Manifest, total
 
 
 def label(run: Run, executor: Executor = RAY) -> Manifest:
@@ -38,7 +38,7 @@ def _label(run: Run, executor: Executor) -> Manifest:
     recipe, checkpoint = run.recipe.label, run.table("checkpoint").require_manifest()
     corpus_parts = run.table("corpus").require_manifest().parts
     _check_columns(run)
-    progress = StageProgress.by_part("label", run.table("labels"), corpus_parts, num_in)
+    progress = StageProgress.by_part("label", run.table("labels"), corpus_parts, lambda part: part.num_in)
     pool = Pool(
         recipe.min_actors,
         recipe.max_actors,
@@ -48,15 +48,16 @@ def _label(run: Run, executor: Executor) -> Manifest:
         recipe.node_resource,
     )
     parts = progress.run_parts(executor, LabelPart, (run,), corpus_parts, pool)
-    totals = total_counts(parts)
-    padded = totals["num_padded_tokens"]
+    counts = total(parts)
+    padded = counts["num_padded_tokens"]
     return run.complete(
         "labels",
         parts,
-        {k.removeprefix(REJECTED): n for k, n in sorted(totals.items()) if k.startswith(REJECTED)},
+        total(parts, "rejected"),
         num_in=sum(part.num_rows for part in corpus_parts),
-        counts={key: num for key, num in sorted(totals.items()) if not key.startswith(REJECTED)},
-        measures={"padding_waste": 1 - totals["num_tokens"] / padded if padded else 0.0, **progress.measures()},
+        counts=counts,
+        labels=total(parts, "labels"),
+        measures={"padding_waste": 1 - counts["num_tokens"] / padded if padded else 0.0, **progress.measures()},
         card=lambda labels: dataset_card(run, labels, checkpoint),
         **progress.seconds,
     )
@@ -78,7 +79,7 @@ class LabelPart:
         """Label one part of the corpus and commit it under its own name."""
         started_at = time.time()
         done = self._labeller.commit(unit["name"], read_windows(self._corpus, unit["name"], self._columns))
-        assert num_in(done.part) == unit["num_rows"], f"{unit['name']}: the corpus part has lost rows"
+        assert done.part.num_in == unit["num_rows"], f"{unit['name']}: the corpus part has lost rows"
         self._metrics.add(work_counts(done.part), done.busy_seconds, done.part.name)
         ended_at = time.time()
         held = (ended_at - started_at) * self._num_gpus

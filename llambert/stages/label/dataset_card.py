@@ -11,7 +11,7 @@ def dataset_card(run: Run, labels: Manifest, checkpoint: Manifest) -> str:
     ``labels`` is the manifest about to be written, ``checkpoint`` the classifier's, whose measures are quoted.
     """
     recipe, task = run.recipe, run.task
-    counts = {name: labels.counts.get(f"label.{name}", 0) for name in task.category_names}
+    counts = {name: labels.labels.get(name, 0) for name in task.category_names}
     shares = [[name, f"{num:,}", f"{num / max(labels.num_kept, 1):.2%}"] for name, num in counts.items()]
     measures = [f"- {name}: {value:.4g}" for name, value in sorted(checkpoint.measures.items())]
     lines = [

@@ -14,10 +14,10 @@ import pyarrow.compute as pc
 
 from llambert import corpora, schema
 from llambert.classifier.inference import WINDOW_RECORDS, try_checkpoint
-from llambert.classifier.labelling import MALFORMED, REJECTED, PartLabeller, num_in, work_counts
+from llambert.classifier.labelling import MALFORMED, PartLabeller, work_counts
 from llambert.corpora import READING, SourceFile, checks, find_sources
 from llambert.corpora.chunks import Chunk, read_chunks
-from llambert.corpora.records import source_columns
+from llambert.corpora.records import malformed_rejects, source_columns
 from llambert.corpora.rows import HIDDEN_FILES, LACKING
 from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError
@@ -25,10 +25,9 @@ from llambert.execution import Executor, Outcome, Pool
 from llambert.execution.ray_executor import RAY
 from llambert.execution.replica_metrics import ReplicaMetrics
 from llambert.execution.stage_progress import StageProgress
-from llambert.printable import escaped
 from llambert.recipe import DEFAULTS_VERSION, LabelRecipe, digest, result_fields
 from llambert.storage.reference import content_identity
-from llambert.storage.run_directory import Manifest, TableDirectory, total_counts
+from llambert.storage.run_directory import Manifest, TableDirectory, total
 
 
 def label_files(
@@ -64,18 +63,19 @@ def label_files(
     pool = Pool(recipe.min_actors, recipe.max_actors, recipe.cpus_per_actor, recipe.gpus_per_actor, recipe.max_attempts)
     progress.run(executor, LabelFile, (recipe, checkpoint, corpus, labels, rejects), units, pool)
     parts = sorted(progress.parts, key=lambda part: part.name)
-    totals, num_rows = total_counts(parts), sum(map(num_in, parts))
+    totals, num_rows = total(parts), sum(part.num_in for part in parts)
     totals[HIDDEN_FILES] += sources.num_hidden
     _check(totals, num_rows, sources.units, corpus)
     _check_malformed(totals[MALFORMED], num_rows, corpus, rejects)
     return labels.complete(
         "label",
         parts,
-        {k.removeprefix(REJECTED): n for k, n in sorted(totals.items()) if k.startswith(REJECTED)},
+        total(parts, "rejected"),
         recipe=recipe.model_dump(mode="json"),
         model=checkpoint,
         model_identity=identity,
-        counts={key: num for key, num in sorted(totals.items()) if not key.startswith((REJECTED, LACKING))},
+        counts={key: num for key, num in sorted(totals.items()) if not key.startswith(LACKING)},
+        labels=total(parts, "labels"),
         **progress.seconds,
     )
 
@@ -111,7 +111,7 @@ class LabelFile:
             records = self._records(source, chunk)
             starts = range(0, max(records.num_rows, 1), WINDOW_RECORDS)
             windows = (records.slice(start, WINDOW_RECORDS) for start in starts)
-            done = self.labeller.commit(name, windows, _malformed(source, chunk), chunk.counts)
+            done = self.labeller.commit(name, windows, malformed_rejects(source, chunk), chunk.counts)
             self.metrics.add(work_counts(done.part), done.busy_seconds, done.part.name)
             parts.append(done.part)
             busy_seconds += done.busy_seconds
@@ -125,19 +125,6 @@ class LabelFile:
             ids = pc.coalesce(rows[columns.record_id], ids)
         kept = {name: rows[name] for name in self.keep}
         return pa.table({schema.RECORD_ID: ids, schema.TEXT: rows[columns.text], **kept})
-
-
-def _malformed(source: SourceFile, chunk: Chunk) -> pa.Table:
-    """The rows of a chunk that could not be read, as ``SOURCE_REJECTS``; they have no id."""
-    rows = chunk.malformed_records()
-    columns = {
-        schema.RECORD_ID: pa.array([""] * rows.num_rows, pa.string()),
-        schema.TEXT: rows[schema.TEXT],
-        schema.REJECT_REASON: rows[schema.REJECT_REASON],
-        schema.SOURCE: pc.fill_null(rows[schema.SOURCE], escaped(source.uri)),
-        schema.LINE: rows[schema.LINE],
-    }
-    return pa.table(columns).cast(schema.SOURCE_REJECTS)
 
 
 def _check(totals: Counter[str], num_rows: int, sources: list[SourceFile], corpus: CorpusRecipe) -> None:

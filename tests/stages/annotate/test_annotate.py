@@ -43,7 +43,7 @@ def test_each_rank_is_covered_once(committed, num, used, missing):
 
 
 def test_worker_commits_the_responses_of_its_ranks_with_counts(make_run):
-    run = make_run(num_records=21)
+    run = make_run(num_records=21, gold=True)
     sample(run)
     outcome = AnnotatePart(run)({"start": 13, "end": 21})  # across two parts of the sample
     (part,) = outcome.parts
@@ -51,6 +51,7 @@ def test_worker_commits_the_responses_of_its_ranks_with_counts(make_run):
     assert part.name == "part-000000013-000000021.parquet"
     assert table.schema == schema.RESPONSES
     assert table[schema.RECORD_ID].to_pylist() == eligible_in_hash_order()[13:21]
+    assert table.select(schema.SAMPLE.names).to_pylist() == run.table("sample").read().slice(13).to_pylist()
     assert {key: part.counts[key] for key in ("num_records", "num_errors", "num_truncated")} == {
         "num_records": 8,
         "num_errors": 0,

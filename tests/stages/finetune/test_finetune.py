@@ -89,10 +89,8 @@ def make_run(folder: Path, encoder: str, storage: str | None = None, **classifie
     splits = [["test", "extra", "train"][number % 3] for number in range(len(ids))]
     corpus = pa.table([ids, texts, splits, labels], schema=schema.CORPUS)
     probabilities = np.where(np.array(labels)[:, None] == ["negative", "positive"], 0.8, 0.2)
-    rows = schema.probability_rows(["negative", "positive"], probabilities)
-    silver = pa.table(
-        [ids, texts, labels, pa.array(rows, schema.PROBABILITIES), [0.8] * len(ids)], schema=schema.SILVER
-    )
+    rows = schema.encode_probabilities(["negative", "positive"], probabilities)
+    silver = pa.table([ids, texts, splits, labels, rows, [0.8] * len(ids)], schema=schema.SILVER)
     _complete(run, "corpus", corpus)
     _complete(run, "silver", silver)
     return run
@@ -141,15 +139,21 @@ def test_each_regime_trains_on_its_splits_alone_and_accounts_for_every_record(tm
         assert len(used) + sum(phase.num_left_out.values()) == phase.num_in
 
 
-def test_silver_training_never_opens_the_gold_column(tmp_path, encoder):
-    run = make_run(tmp_path, encoder, regime="silver")
+@pytest.mark.parametrize("regime", ["silver", "silver_extra"])
+def test_silver_training_reads_nothing_but_the_silver_table(tmp_path, encoder, regime):
+    run = make_run(tmp_path, encoder, regime=regime)
+    expected = select(run)["silver"].train.texts
+    shutil.rmtree(run.table("corpus").path())
+    assert select(run)["silver"].train.texts == expected != []
+
+
+def test_gold_training_reads_the_gold_column(tmp_path, encoder):
+    run = make_run(tmp_path, encoder, regime="gold")
     corpus = run.table("corpus")
     part = next(Path(corpus.path()).glob("*.parquet"))
-    table = corpus.read_part(part.name).drop_columns([schema.GOLD_LABEL])
-    pa.parquet.write_table(table, part)
-    assert len(select(run)["silver"].train) > 0
+    pa.parquet.write_table(corpus.read_part(part.name).drop_columns([schema.GOLD_LABEL]), part)
     with pytest.raises(InputError, match=schema.GOLD_LABEL):
-        select(make_run(tmp_path, encoder, regime="gold"))
+        select(run)
 
 
 def test_a_changed_gold_label_changes_the_fingerprint_of_gold_regimes_alone(tmp_path, encoder):

@@ -48,7 +48,7 @@ def test_every_record_is_labelled_once_as_the_bare_classifier_labels_it(tmp_path
     assert [row["label"] for row in rows] == expected_labels(run, tiny_texts(50))
     assert [part.name for part in manifest.parts] == [part.name for part in run.table("corpus").read_manifest().parts]
     assert (manifest.num_in, manifest.num_kept, manifest.num_rejected) == (50, 50, {})
-    assert sum(manifest.counts[f"label.{name}"] for name in ("positive", "negative")) == 50
+    assert sum(manifest.labels[name] for name in ("positive", "negative")) == 50
     assert manifest.counts["num_tokens"] > 100
     assert manifest.busy_seconds > 0
     assert manifest.model_identity
@@ -240,7 +240,7 @@ def test_the_dataset_card_states_schema_provenance_and_counts(tmp_path, executor
         manifest.model_identity,
     ):
         assert expected in card
-    assert f"| positive | {manifest.counts['label.positive']} |" in card
+    assert f"| positive | {manifest.labels['positive']} |" in card
 
 
 def test_a_category_of_any_name_stays_one_cell_of_the_dataset_card(tmp_path, executor):
