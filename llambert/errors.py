@@ -1,13 +1,27 @@
 """What a user did, or has, that llambert cannot work with."""
 
-from typing import Literal
+from enum import StrEnum
 
 from llambert.printable import visible
 
-ErrorKind = Literal["refused", "over_length", "passing", "failed"]
-"""Why a record has no answer. ``refused``: by an endpoint's moderation. ``over_length``: its prompt does not fit,
-however much is cut. ``passing``: an outage, a time-out, a broken reply, no memory; the next start asks again.
-``failed``: anything else. All but ``passing`` are final."""
+
+class ErrorKind(StrEnum):
+    """Why a record has no answer. All but ``PASSING`` are final."""
+
+    REFUSED = "refused"  # by an endpoint's moderation
+    OVER_LENGTH = "over_length"  # its prompt does not fit, however much is cut
+    PASSING = "passing"  # an outage, a time-out, a broken reply, no memory; the next start asks again
+    FAILED = "failed"  # anything else
+
+
+class LabelFault(StrEnum):
+    """Why a text has no label."""
+
+    EMPTY_TEXT = "empty_text"
+    NULL_TEXT = "null_text"
+    TOKENIZER_ERROR = "tokenizer_error"
+    MODEL_ERROR = "model_error"
+    NOT_FINITE = "not_finite"
 
 
 class InputError(ValueError):
@@ -20,6 +34,10 @@ class InputError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(visible(message))
+
+
+class UnfitModel(InputError):
+    """What is wrong with a model, without its name: whoever loads it says which one it is and which key names it."""
 
 
 def one_line(error: BaseException) -> str:
@@ -39,7 +57,8 @@ def last_line(error: BaseException) -> str:
 
 def loading_fault(error: BaseException, section: str) -> str:
     """Why a model cannot be loaded, and the field of the recipe's ``section`` that allows what was refused."""
-    if "custom code" in str(error):  # transformers' words; it names an argument that no recipe has
+    # transformers raises a plain ValueError: its words tell it apart, and name an argument that no recipe has.
+    if isinstance(error, ValueError) and "custom code" in str(error):
         return f"it comes with custom code; {section}.trust_remote_code: true runs it, if you trust it"
     return one_line(error) if isinstance(error, (OSError, ValueError)) else described(error)
 

@@ -18,12 +18,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llambert import schema
+from llambert.errors import ErrorKind
 from llambert.recipe import digest
 from llambert.storage.run_directory import Manifest, Part, TableDirectory
 
 AMENDMENTS = "_amendments"
 ANSWERS = "answers"  # in the upstream of a manifest: the version of the answers that a table is made of
-_PASSING = "passing"
 
 
 def amendment_name(part: str, number: int) -> str:
@@ -71,7 +71,7 @@ def read_amended(responses: TableDirectory, name: str, amendments: list[str], co
 
 def is_passing(rows: pa.Table) -> pa.ChunkedArray:
     """Which rows failed for a reason that may pass."""
-    return pc.fill_null(pc.equal(rows[schema.ERROR_KIND], _PASSING), False)
+    return pc.fill_null(pc.equal(rows[schema.ERROR_KIND], ErrorKind.PASSING), False)
 
 
 def answers_version(manifest: Manifest | None) -> str:

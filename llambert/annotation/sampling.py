@@ -26,6 +26,17 @@ import pyarrow.compute as pc
 from llambert.hashing import hash64
 
 
+class LeftOut(StrEnum):
+    """Why a record is not annotated, or not learned from."""
+
+    OTHER_SPLIT = "other_split"
+    DUPLICATE = "duplicate"  # of an earlier record's text
+    SHOT = "shot"
+    NOT_SAMPLED = "not_sampled"
+    LOW_CONFIDENCE = "low_confidence"
+    BEYOND_NUM_RECORDS = "beyond_num_records"
+
+
 class Purpose(StrEnum):
     """What a draw is for: BLAKE2b's personalization string, at most 16 bytes.
 

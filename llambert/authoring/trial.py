@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 from llambert import schema
 from llambert.annotation.prompts import chat_messages, completion_text, llama2_text
 from llambert.annotation.sampling import Purpose, Selection
-from llambert.annotation.verbalizer import Verbalizer
+from llambert.annotation.verbalizer import RejectReason, Verbalizer
 from llambert.corpora import SourceFile, checks, find_source_files, gold
 from llambert.corpora.chunks import read_chunks
 from llambert.corpora.records import separate, source_columns
@@ -171,7 +171,7 @@ def _read(answer: Answer, task: Task, verbalizer: Verbalizer) -> tuple[str | Non
         reading = verbalizer.read(answer.response, answer.finish_reason)
         return reading.category, reading.reject_reason
     if not any(probabilities.values()):
-        return None, "no_category"
+        return None, RejectReason.NO_CATEGORY
     return max(task.category_names, key=lambda name: probabilities.get(name, 0.0)), None
 
 

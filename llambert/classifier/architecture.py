@@ -18,7 +18,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
 from llambert.classifier.batching import pad
-from llambert.errors import InputError, described
+from llambert.errors import InputError, UnfitModel, described
 
 NO_TOKEN = -1
 """An id that no token has."""
@@ -88,7 +88,7 @@ class InputFormat:
 def find_input_format(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> InputFormat:
     """How ``model``, in evaluation mode, wants its input; a dozen passes over a few tokens.
 
-    ``InputError`` where the model fails on any text, or answers with what is no number.
+    ``UnfitModel`` where it fails on any text, or answers with what is no number.
     """
     tried = _Trial(model, tokenizer)
     found = tried.with_end(InputFormat(tried.padding_id, takes_mask=tried.takes("attention_mask")))
@@ -98,15 +98,15 @@ def find_input_format(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 
 
 def require_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, form: InputFormat, length: int) -> None:
-    """``InputError`` where ``model`` fails on a text of ``length`` tokens, or answers with what is no number."""
+    """``UnfitModel`` where ``model`` fails on a text of ``length`` tokens, or answers with what is no number."""
     trial = _Trial(model, tokenizer)
     try:
         is_finite = bool(trial.answer(form, [trial.text(length)]).isfinite().all())
-        reason = "" if is_finite else "its answer is no finite number"
+        reason = None if is_finite else "its answer is no finite number"
     except FAULTS as error:
         reason = described(error)
     if reason:
-        raise InputError(f"{type(model).__name__} fails on a text of {length} tokens: {reason}")
+        raise UnfitModel(f"{type(model).__name__} fails on a text of {length} tokens: {reason}")
 
 
 def trial_texts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, form: InputFormat) -> list[np.ndarray]:
@@ -178,11 +178,11 @@ def has_vocabulary(tokenizer: PreTrainedTokenizerBase) -> bool:
     return len(tokenizer.get_vocab()) > len(tokenizer.all_special_tokens)
 
 
-def without_classifier(config: PreTrainedConfig) -> str:
-    """Why no model of this configuration's type classifies texts; empty: one does."""
+def without_classifier(config: PreTrainedConfig) -> str | None:
+    """Why no model of this configuration's type classifies texts; None: one does."""
     own_code = getattr(config, "auto_map", None) or {}
     if type(config) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING or "AutoModelForSequenceClassification" in own_code:
-        return ""
+        return None
     return f"transformers has no classifier of texts of model type {config.model_type!r}; name an encoder of texts"
 
 
@@ -262,7 +262,7 @@ class _Trial:
                 return form
             except FAULTS as error:
                 fault = error
-        raise InputError(f"{type(self.model).__name__} fails on any text: {described(fault)}") from fault
+        raise UnfitModel(f"{type(self.model).__name__} fails on any text: {described(fault)}") from fault
 
     def with_token_types(self, form: InputFormat) -> InputFormat:
         """With the tokenizer's token types, where it makes some and the model answers otherwise without (XLNet)."""
@@ -277,7 +277,7 @@ class _Trial:
         """Padded on the side where that leaves the answer alone; on the right if both do."""
         alone = torch.cat([self.answer(form, [text]) for text in self.texts[:-1]])
         if not alone.isfinite().all():
-            raise InputError(f"{type(self.model).__name__} answers with what is no finite number")
+            raise UnfitModel(f"{type(self.model).__name__} answers with what is no finite number")
         found: list[tuple[float, InputFormat]] = []
         sides: tuple[Literal["right", "left"], ...] = ("right", "left")
         for side in sides if form.takes_mask else ():

@@ -96,8 +96,8 @@ def check_checkpoint(
     return config, tokenizer
 
 
-def _not_a_classifier(config: PreTrainedConfig) -> str:
-    """Why a model of this configuration cannot give a text one of several categories; empty: it can."""
+def _not_a_classifier(config: PreTrainedConfig) -> str | None:
+    """Why a model of this configuration cannot give a text one of several categories; None: it can."""
     if reason := without_classifier(config):
         return reason
     others = [name for name in config.architectures or [] if hasattr(transformers, name) and name not in _CLASSIFIERS]
@@ -117,4 +117,4 @@ def _not_a_classifier(config: PreTrainedConfig) -> str:
         return f"id2label in its config.json gives no name to output {unnamed[0]}"
     if duplicates := [name for name in names.values() if list(names.values()).count(name) > 1]:
         return f"id2label in its config.json gives the name {duplicates[0]!r} to several outputs"
-    return ""
+    return None

@@ -31,7 +31,7 @@ from llambert.classifier.architecture import (
 )
 from llambert.classifier.batching import MAX_PADDING_WASTE, Batch, packed, plan_batches, plan_packs
 from llambert.classifier.checkpoint import check_checkpoint, load_checkpoint
-from llambert.errors import InputError
+from llambert.errors import InputError, LabelFault
 from llambert.storage.reference import local_copy
 
 log = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class Predictions:
 
     ``labels``: category names, None where ``failures`` has the index. ``probabilities``: float32 of shape
     (n, categories), rows summing to 1; ``scores``: float32 (n,), the probability of ``labels``; both NaN for
-    a failure. ``failures``: index -> ``null_text``, ``tokenizer_error``, ``model_error`` or ``not_finite``.
+    a failure. ``failures``: by index.
     ``num_tokens`` are real tokens, special ones included; ``num_padded_tokens`` what the model was given.
     ``num_truncated`` texts had more tokens than the checkpoint takes. ``busy_seconds``: the model at work.
     """
@@ -69,7 +69,7 @@ class Predictions:
     labels: list[str | None]
     scores: np.ndarray
     probabilities: np.ndarray
-    failures: dict[int, str] = field(default_factory=dict)
+    failures: dict[int, LabelFault] = field(default_factory=dict)
     num_tokens: int = 0
     num_padded_tokens: int = 0
     num_truncated: int = 0
@@ -85,7 +85,7 @@ class Predictions:
 class _Window:
     num_texts: int
     batches: list[Batch]
-    failures: dict[int, str]
+    failures: dict[int, LabelFault]
     num_tokens: int
     num_truncated: int
 
@@ -176,13 +176,15 @@ class Classifier:
 
     def _prepare(self, texts: Sequence[str]) -> _Window:
         ids: list[np.ndarray] = []
-        failures: dict[int, str] = {}
+        failures: dict[int, LabelFault] = {}
         num_truncated = 0
         for start in range(0, len(texts), _TEXTS_PER_ENCODING):
             chunk = list(texts[start : start + _TEXTS_PER_ENCODING])
             for offset, encoded in enumerate(self._encode(chunk)):
                 if encoded is None:
-                    failures[start + offset] = "null_text" if chunk[offset] is None else "tokenizer_error"
+                    failures[start + offset] = (
+                        LabelFault.NULL_TEXT if chunk[offset] is None else LabelFault.TOKENIZER_ERROR
+                    )
                     ids.append(np.zeros(0, np.int32))
                 else:
                     ids.append(self._format.completed(encoded[0], self.max_length))
@@ -268,7 +270,7 @@ class Classifier:
             probabilities[rows] = result.cpu().numpy()
         self._decide_ties(window.batches, probabilities)
         for row in np.flatnonzero(~np.isfinite(probabilities).all(axis=1)):
-            failures.setdefault(int(row), "not_finite")
+            failures.setdefault(int(row), LabelFault.NOT_FINITE)
         busy_seconds = time.perf_counter() - started
         failed = sorted(failures)
         probabilities[failed] = np.nan
@@ -298,7 +300,7 @@ class Classifier:
                 alone = self._collate(batch.rows[[place]], [batch.ids[place]])
                 probabilities[alone.rows] = self._forward(alone).cpu().numpy()
 
-    def _forward_or_split(self, batch: Batch, failures: dict[int, str]) -> list[tuple[np.ndarray, torch.Tensor]]:
+    def _forward_or_split(self, batch: Batch, failures: dict[int, LabelFault]) -> list[tuple[np.ndarray, torch.Tensor]]:
         """The batch's probabilities; if the model fails on it, those of its halves, down to the one record.
 
         A record that fails alone is put down in ``failures``, unless the model fails on an empty text too:
@@ -310,7 +312,7 @@ class Classifier:
             if len(batch.rows) == 1:
                 self._forward(self._prepare([""]).batches[0])
                 log.warning("the model failed on a text of %d tokens: %s", batch.num_positions, error)
-                failures[int(batch.rows[0])] = "model_error"
+                failures[int(batch.rows[0])] = LabelFault.MODEL_ERROR
                 return []
         middle = len(batch.rows) // 2
         return [

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Self
 
 from llambert.corpora.opening import open_bytes
-from llambert.corpora.rows import HIDDEN_FILES, Malformed, Skipped
+from llambert.corpora.rows import HIDDEN_FILES, Malformed, RowFault, Skipped
 from llambert.errors import InputError, one_line
 from llambert.storage.reference import is_hidden
 
@@ -49,7 +49,7 @@ def _content(archive: tarfile.TarFile, member: tarfile.TarInfo, uri: str, limit:
     if is_hidden(member.name):
         return Skipped(HIDDEN_FILES)
     if not member.isfile():
-        return Malformed(None, member.name, "not_a_file", f"{uri}/{member.name}")
+        return Malformed(None, member.name, RowFault.NOT_A_FILE, f"{uri}/{member.name}")
     content = archive.extractfile(member)
     assert content is not None, f"{member.name} is a file without content"
     return content.read(limit)

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 from llambert.corpora.opening import MAX_LINE_CHARS, numbered_lines, open_text
 from llambert.corpora.rows import (
-    GARBLED_ID,
     Malformed,
     Row,
+    RowFault,
     Skipped,
     is_garbled,
     lacking,
@@ -43,7 +43,7 @@ def read_delimited(
                 yield row
                 continue
             if id_place is not None and is_garbled(row[id_place]):
-                yield Malformed(lines.taken[0][0], delimiter.join(row), GARBLED_ID)
+                yield Malformed(lines.taken[0][0], delimiter.join(row), RowFault.GARBLED_RECORD_ID)
                 continue
             yield [None if place is None else row[place] or None for place in places]
             yield from absent
@@ -73,17 +73,25 @@ class _Lines:
         self.given_back: deque[tuple[int, str]] = deque()
         self.taken: list[tuple[int, str]] = []
         self.over_long: list[Malformed] = []
+        self.are_over = False
 
     def __iter__(self) -> "_Lines":
         return self
 
     def __next__(self) -> str:
+        self.are_over = True  # unless there is one more
         numbered = self.given_back.popleft() if self.given_back else next(self.source)
         while isinstance(numbered, Malformed):
             self.over_long.append(numbered)
             numbered = next(self.source)
+        self.are_over = False
         self.taken.append(numbered)
         return numbered[1]
+
+    def fault(self) -> RowFault:
+        """Why the row taken is none: an open quote takes all to the end, or more than a field may hold."""
+        is_open = self.are_over or sum(len(line) for _, line in self.taken) > MAX_LINE_CHARS
+        return RowFault.UNTERMINATED_QUOTE if is_open else RowFault.BAD_QUOTES
 
     def give_back(self) -> None:
         """All but the first line of the row."""
@@ -101,13 +109,12 @@ def _parse(lines: _Lines, delimiter: str, width: int) -> Iterator[list[str] | Ma
         except StopIteration:
             yield from lines.over_long
             return
-        except csv.Error as error:
+        except csv.Error:
+            fault = lines.fault()
             lines.give_back()
             reader = csv.reader(lines, delimiter=delimiter, strict=True)
             number, line = lines.taken[0]
-            yield _as_it_stands(line, delimiter, width) or Malformed(
-                number, line, _REASONS.get(str(error), "bad_quotes")
-            )
+            yield _as_it_stands(line, delimiter, width) or Malformed(number, line, fault)
             continue
         if lines.over_long:
             yield from lines.over_long
@@ -122,16 +129,10 @@ def _parse(lines: _Lines, delimiter: str, width: int) -> Iterator[list[str] | Ma
             yield literal
         else:
             text = "".join(line for _, line in lines.taken)
-            yield Malformed(lines.taken[0][0], text, "wrong_number_of_fields")
+            yield Malformed(lines.taken[0][0], text, RowFault.WRONG_NUMBER_OF_FIELDS)
 
 
 def _as_it_stands(line: str, delimiter: str, width: int) -> list[str] | None:
     """The fields of a TSV line with quotes as ordinary characters, if there are as many as there should be."""
     fields = line.rstrip("\r\n").split(delimiter)
     return fields if delimiter == "\t" and len(fields) == width else None
-
-
-_REASONS = {
-    "unexpected end of data": "unterminated_quote",
-    f"field larger than field limit ({MAX_LINE_CHARS})": "unterminated_quote",
-}

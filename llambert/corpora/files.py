@@ -13,10 +13,10 @@ from llambert.corpora.delimited import read_delimited, read_header
 from llambert.corpora.encodings import is_undecodable
 from llambert.corpora.opening import COMPRESSIONS, numbered_lines, open_text, unreadable
 from llambert.corpora.rows import (
-    GARBLED_ID,
     LACKING,
     Malformed,
     Row,
+    RowFault,
     Rows,
     Skipped,
     SourceFile,
@@ -149,7 +149,7 @@ def _read_jsonl(uri: str, corpus: CorpusRecipe, columns: list[str]) -> Iterator[
             row, reason = parse_object(content)
             if row is None or reason is not None:
                 _refuse_json_array(uri, num_objects, content)
-                yield Malformed(number, content, reason or "not_json")
+                yield Malformed(number, content, reason or RowFault.NOT_JSON)
                 continue
             num_objects += 1
             found = [row.get(column) for column in columns]
@@ -168,11 +168,11 @@ def _read_jsonl(uri: str, corpus: CorpusRecipe, columns: list[str]) -> Iterator[
                 yield from (lacks[column] for column in columns if column not in row)
 
 
-def _id_fault(row: dict[str, Any], record_id: str | None) -> str | None:
+def _id_fault(row: dict[str, Any], record_id: str | None) -> RowFault | None:
     value = row.get(record_id) if record_id else None
     if isinstance(value, list | dict):
-        return "nested_record_id"
-    return GARBLED_ID if isinstance(value, str) and is_garbled(value) else None
+        return RowFault.NESTED_RECORD_ID
+    return RowFault.GARBLED_RECORD_ID if isinstance(value, str) and is_garbled(value) else None
 
 
 def _refuse_json_array(uri: str, num_objects: int, line: str) -> None:

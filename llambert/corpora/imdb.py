@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from llambert import schema
 from llambert.corpora.archive import read_archive
 from llambert.corpora.files import read_parquet
-from llambert.corpora.rows import Malformed, Row, Rows, Skipped, SourceFile, Sources, batched, require_columns
+from llambert.corpora.rows import Malformed, Row, RowFault, Rows, Skipped, SourceFile, Sources, batched, require_columns
 from llambert.corpora.text_files import read_members, units_of
 from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError
@@ -73,7 +73,7 @@ def _reviews(files: Iterable[tuple[str, bytes | Malformed | Skipped]]) -> Iterat
         elif isinstance(content, Malformed):
             yield content
         elif not (name := _NAME.fullmatch(review[4])):
-            yield Malformed(None, review[1], "bad_file_name", path)
+            yield Malformed(None, review[1], RowFault.BAD_FILE_NAME, path)
         else:
             is_labelled = review[3] != "unsup"
             split = review[2] if is_labelled else "extra"
@@ -89,7 +89,7 @@ def _hub_reviews(uri: str) -> Iterator[Row | Malformed | Skipped]:
     for rows in read_parquet(uri, ["text", "label"]):
         for text, label in zip(*(column.to_pylist() for column in rows.records.columns), strict=True):
             if label not in _HUB_LABELS:
-                yield Malformed(number + 1, f"label {label}: {text}", "unknown_label", uri)
+                yield Malformed(number + 1, f"label {label}: {text}", RowFault.UNKNOWN_LABEL, uri)
             else:
                 text = None if text is None else _LINE_BREAK.sub("\n", text)
                 yield [f"{stem}/{number:06d}", text, split, _HUB_LABELS[label], None]

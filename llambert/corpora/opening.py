@@ -7,7 +7,7 @@ from typing import IO
 import pyarrow as pa
 
 from llambert.corpora.encodings import codec_of, error_handler, other_encoding
-from llambert.corpora.rows import Malformed
+from llambert.corpora.rows import Malformed, RowFault
 from llambert.errors import InputError, one_line
 from llambert.storage.locations import open_binary
 
@@ -119,4 +119,4 @@ def numbered_lines(text: io.TextIOWrapper) -> Iterator[tuple[int, str] | Malform
             continue
         while (rest := text.readline(MAX_LINE_CHARS)) and rest[-1] not in "\r\n":
             pass
-        yield Malformed(number, line, "over_long_line")
+        yield Malformed(number, line, RowFault.OVER_LONG_LINE)

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from llambert import schema
 from llambert.corpora.chunks import Chunk
 from llambert.corpora.gold import NUM_GOLD, NUM_UNKNOWN_GOLD, UNKNOWN_GOLD, GoldLabels, GoldReader, most_frequent
-from llambert.corpora.rows import SourceFile
+from llambert.corpora.rows import RowFault, SourceFile
 from llambert.corpus_recipe import CorpusRecipe
 from llambert.printable import escaped
 
@@ -105,7 +105,8 @@ def _reject_reasons(table: pa.Table, chunk: Chunk, required: list[pa.Array], cor
         excluded = pc.or_(excluded, pc.invert(_is_one_of(table, chunk, column, values)))
     blank = pc.equal(pc.utf8_trim_whitespace(pc.fill_null(text, "")), "")
     cases = pc.make_struct(excluded, pc.is_null(ids), pc.is_null(text), blank, pc.is_null(splits))
-    return pc.case_when(cases, "excluded", "null_record_id", "null_text", "empty_text", "null_split")
+    faults = (RowFault.EXCLUDED, RowFault.NULL_RECORD_ID, RowFault.NULL_TEXT, RowFault.EMPTY_TEXT, RowFault.NULL_SPLIT)
+    return pc.case_when(cases, *faults)
 
 
 def _is_one_of(table: pa.Table, chunk: Chunk, column: str, values: Sequence[str]) -> pa.Array:
@@ -141,8 +142,8 @@ def _rejects(rows: pa.Table) -> pa.Table:
     """The ``SOURCE_REJECTS`` among ``rows`` (record_id, text, reject_reason or null)."""
     rows = rows.filter(pc.is_valid(rows[schema.REJECT_REASON]))
     reasons, nowhere = rows[schema.REJECT_REASON], pa.nulls(rows.num_rows)
-    # An excluded row is another kind of row, not a damaged record: its text stays in the source.
-    texts = pc.if_else(pc.equal(reasons, "excluded"), None, rows[schema.TEXT])
+    # The text of an excluded row stays in the source.
+    texts = pc.if_else(pc.equal(reasons, RowFault.EXCLUDED), None, rows[schema.TEXT])
     columns = [pc.fill_null(rows[schema.RECORD_ID], ""), texts, reasons, nowhere, nowhere]
     return pa.table(columns, schema.SOURCE_REJECTS.names).cast(schema.SOURCE_REJECTS)
 

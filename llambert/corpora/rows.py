@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -31,9 +32,6 @@ ENCODING_FAULTS = "num_encoding_faults"
 UNDECODABLE = "num_undecodable"
 """Count of rows, malformed ones too, with bytes that are no characters of the file's encoding; lone surrogates that
 JSON spells out are not among them."""
-
-GARBLED_ID = "garbled_record_id"
-"""Why a row is malformed whose ID would change: two IDs might become one."""
 
 LACKING = "lacking."
 """Begins the count of the rows that do not have a column (JSON Lines: a key); the column's name follows."""
@@ -105,12 +103,39 @@ class Rows:
     class_names: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
+class RowFault(StrEnum):
+    """Why a row of the source is no record."""
+
+    EXCLUDED = "excluded"  # by corpus.exclude or corpus.only: another kind of row, not a damaged record
+    NULL_RECORD_ID = "null_record_id"
+    NULL_TEXT = "null_text"
+    EMPTY_TEXT = "empty_text"
+    NULL_SPLIT = "null_split"
+    # Malformed: the row cannot be read.
+    BAD_CONCEPT_ID = "bad_concept_id"
+    BAD_ENCODING = "bad_encoding"
+    BAD_FILE_NAME = "bad_file_name"
+    BAD_QUOTES = "bad_quotes"
+    GARBLED_RECORD_ID = "garbled_record_id"  # an ID that would change: two IDs might become one
+    NESTED_RECORD_ID = "nested_record_id"
+    NOT_AN_OBJECT = "not_an_object"
+    NOT_A_FILE = "not_a_file"
+    NOT_JSON = "not_json"
+    OTHER_ENCODING = "other_encoding"
+    OVER_LONG_LINE = "over_long_line"
+    UNKNOWN_CONCEPT = "unknown_concept"
+    UNKNOWN_LABEL = "unknown_label"
+    UNREADABLE_FILE = "unreadable_file"
+    UNTERMINATED_QUOTE = "unterminated_quote"
+    WRONG_NUMBER_OF_FIELDS = "wrong_number_of_fields"
+
+
 class Malformed(NamedTuple):
-    """A row that could not be read. ``reason`` is an identifier: a reject_reason; ``source`` None: the unit's file."""
+    """A row that could not be read; ``source`` None: the unit's file."""
 
     line: int | None
     text: str | None
-    reason: str
+    reason: RowFault
     source: str | None = None
 
 

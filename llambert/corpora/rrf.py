@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 
-from llambert.corpora.rows import Malformed
+from llambert.corpora.rows import Malformed, RowFault
 from llambert.errors import InputError, one_line
 from llambert.storage.locations import open_binary
 from llambert.storage.reference import find_files
@@ -192,7 +192,7 @@ def _gunzipped(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
 class RrfRows:
     """The rows of a block with some of their columns, and a mask of those that are sound.
 
-    What is not goes into ``malformed``: ``bad_encoding`` (not UTF-8), ``wrong_field_count``, ``bad_concept_id``,
+    What is not goes into ``malformed``: ``bad_encoding`` (not UTF-8), ``wrong_number_of_fields``, ``bad_concept_id``,
     and the reasons that ``refuse`` is given. Arrays are as long as the block has rows of the right number of
     fields; only where ``sound`` holds they mean anything.
     """
@@ -207,9 +207,9 @@ class RrfRows:
         self.num_lines = self._table.num_rows + len(refused)
         self._lines = np.delete(np.arange(self.num_lines), refused)
         self.sound = np.ones(len(self._lines), bool)
-        self._report(refused, "wrong_field_count")
-        self.refuse(self._emptied(), "bad_encoding")
-        self.refuse(self._unended(), "wrong_field_count")
+        self._report(refused, RowFault.WRONG_NUMBER_OF_FIELDS)
+        self.refuse(self._emptied(), RowFault.BAD_ENCODING)
+        self.refuse(self._unended(), RowFault.WRONG_NUMBER_OF_FIELDS)
 
     @cached_property
     def _line_bounds(self) -> tuple[np.ndarray, np.ndarray]:
@@ -234,12 +234,12 @@ class RrfRows:
         starts, ends = self._line_bounds
         return self._block.data[starts[line] : ends[line]].rstrip(b"\r")
 
-    def _report(self, lines: np.ndarray, reason: str) -> None:
+    def _report(self, lines: np.ndarray, reason: RowFault) -> None:
         for line in lines.tolist():
             text = self._line(line).decode(errors="replace")
             self.malformed.append(Malformed(self._block.first_line + line, text, reason, self._block.table.label))
 
-    def refuse(self, bad: np.ndarray, reason: str) -> None:
+    def refuse(self, bad: np.ndarray, reason: RowFault) -> None:
         """Put the sound rows where ``bad`` holds into ``malformed``."""
         refused = self.sound & bad
         self._report(self._lines[refused], reason)
@@ -271,7 +271,7 @@ class RrfRows:
             sound &= (digits <= 9) | np.logical_not(inside)
             numbers = numbers * 10 + digits if is_uniform else np.where(inside, numbers * 10 + digits, numbers)
         sound &= (widths > 1) & (widths <= _ID_WIDTH)
-        self.refuse(~sound, "bad_concept_id")
+        self.refuse(~sound, RowFault.BAD_CONCEPT_ID)
         return np.where(sound, numbers + _FIRST_CODE[np.clip(widths - 1, 0, _ID_WIDTH - 1)], 0)
 
 

@@ -14,7 +14,7 @@ import fsspec
 from llambert import schema
 from llambert.corpora.encodings import codec_of, decode, other_encoding
 from llambert.corpora.opening import COMPRESSIONS, open_bytes
-from llambert.corpora.rows import Malformed, Row, Rows, SourceFile, Sources, batched, require_columns
+from llambert.corpora.rows import Malformed, Row, RowFault, Rows, SourceFile, Sources, batched, require_columns
 from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError
 from llambert.printable import escaped
@@ -72,7 +72,7 @@ def _rows(source: SourceFile, corpus: CorpusRecipe, columns: list[str]) -> Itera
         codec, num_mark = codec_of(content[:_HEAD_BYTES], corpus.encoding)
         if not num_mark and other_encoding(content[:_HEAD_BYTES], codec):
             shown = content[:_HEAD_BYTES].decode("ascii", errors="surrogateescape").replace("\0", "\udc80")
-            yield Malformed(None, shown, "other_encoding", f"{source.uri}/{member}")
+            yield Malformed(None, shown, RowFault.OTHER_ENCODING, f"{source.uri}/{member}")
             continue
         text, name = decode(content, corpus.encoding), escaped(member)
         values = dict(zip(COLUMNS, (name, text, name.rpartition("/")[0].rpartition("/")[2]), strict=True))
@@ -94,7 +94,7 @@ def read_members(source: SourceFile, corpus: CorpusRecipe) -> Iterator[tuple[str
             with open_bytes(filesystem.unstrip_protocol(path)) as stream:
                 return stream.read(limit)
         except (OSError, InputError) as error:
-            return Malformed(None, str(error), "unreadable_file", filesystem.unstrip_protocol(path))
+            return Malformed(None, str(error), RowFault.UNREADABLE_FILE, filesystem.unstrip_protocol(path))
 
     is_here = is_local(filesystem)
     if is_here:

@@ -21,6 +21,7 @@ from llambert import schema
 from llambert.corpora import files
 from llambert.corpora.rows import (
     Malformed,
+    RowFault,
     Rows,
     SourceFile,
     Sources,
@@ -176,14 +177,14 @@ class _Release:
         rows = RrfRows(block, ["CUI"])
         codes = rows.concept_codes("CUI")
         rows.malformed.clear()  # reported at the first reading
-        rows.refuse(~self._known[codes], "unknown_concept")
+        rows.refuse(~self._known[codes], RowFault.UNKNOWN_CONCEPT)
         return _Done(0, rows.malformed)
 
     def _take_terms(self, block: Block) -> _Done:
         recipe, rows, counts = self.recipe, RrfRows(block, ["CUI", "LAT", "TTY", "STR", "SUPPRESS"]), Counter[str]()
         codes = rows.concept_codes("CUI")
         self._known[codes[rows.sound]] = True
-        rows.refuse(~self._typed[codes], "unknown_concept")
+        rows.refuse(~self._typed[codes], RowFault.UNKNOWN_CONCEPT)
 
         def without(left: np.ndarray, rule: str, left_out: np.ndarray) -> np.ndarray:
             counts[f"num_terms_{rule}"] += int((left & left_out).sum())
@@ -203,7 +204,7 @@ class _Release:
     def _mark_linked(self, block: Block) -> _Done:
         rows = RrfRows(block, ["CUI1", "REL", "CUI2"])
         first, second = rows.concept_codes("CUI1"), rows.concept_codes("CUI2")
-        rows.refuse(~(self._known[first] & self._known[second]), "unknown_concept")
+        rows.refuse(~(self._known[first] & self._known[second]), RowFault.UNKNOWN_CONCEPT)
         related = np.flatnonzero(rows.sound & rows.is_any("REL", self.recipe.relations) & (first != second))
         for codes in (first, second):
             related = related[self._wanted[codes[related]] & self._named[codes[related]]]

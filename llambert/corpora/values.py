@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from llambert.corpora.rows import ENCODING_FAULTS, UNDECODABLE, Rows
+from llambert.corpora.rows import ENCODING_FAULTS, UNDECODABLE, RowFault, Rows
 from llambert.corpus_recipe import Columns
 from llambert.errors import InputError, one_line
 
@@ -38,7 +38,7 @@ _FAST = json.JSONDecoder(parse_constant=lambda _: None)
 _EXACT = json.JSONDecoder(parse_constant=lambda _: None, parse_float=_Written)
 
 
-def parse_object(line: str, is_exact: bool = False) -> tuple[dict[str, Any] | None, str | None]:
+def parse_object(line: str, is_exact: bool = False) -> tuple[dict[str, Any] | None, RowFault | None]:
     """The JSON object of a line, or the reason why it is not one; a not-a-number is null.
 
     ``is_exact``: its numbers remember their digits, which takes longer.
@@ -46,8 +46,8 @@ def parse_object(line: str, is_exact: bool = False) -> tuple[dict[str, Any] | No
     try:
         row = (_EXACT if is_exact else _FAST).decode(line)
     except (ValueError, RecursionError):  # ValueError: also an integer of more than 4,300 digits
-        return None, "not_json"
-    return (row, None) if isinstance(row, dict) else (None, "not_an_object")
+        return None, RowFault.NOT_JSON
+    return (row, None) if isinstance(row, dict) else (None, RowFault.NOT_AN_OBJECT)
 
 
 def text_of(value: Any) -> str | None:

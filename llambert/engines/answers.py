@@ -12,7 +12,7 @@ import numpy as np
 from llambert.annotation.prompts import RenderedPrompt, Renderer
 from llambert.engines import Answer
 from llambert.engines.scoring import AnswerSequences
-from llambert.errors import InputError, OverLength, described
+from llambert.errors import ErrorKind, InputError, OverLength, described
 from llambert.hashing import hash64
 from llambert.recipe import AnnotatorRecipe, Decoding
 from llambert.tasks import Task
@@ -90,6 +90,7 @@ def failed(error: Exception, prompt: RenderedPrompt | None = None, is_passing: b
 
     ``is_passing``: the same record may succeed at another time, as where memory was short.
     """
+    final = ErrorKind.OVER_LENGTH if isinstance(error, OverLength) else ErrorKind.FAILED
     return Answer(
         prompt=prompt.text if prompt else "",
         response=None,
@@ -97,7 +98,7 @@ def failed(error: Exception, prompt: RenderedPrompt | None = None, is_passing: b
         num_prompt_tokens=len(prompt.token_ids) if prompt else 0,
         num_truncated_tokens=prompt.num_truncated_tokens if prompt else 0,
         error=described(error),
-        error_kind="passing" if is_passing else "over_length" if isinstance(error, OverLength) else "failed",
+        error_kind=ErrorKind.PASSING if is_passing else final,
     )
 
 

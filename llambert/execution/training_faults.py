@@ -44,8 +44,8 @@ class Faults:
 
     prefix: str = field(default_factory=lambda: f"llambert-faults-{uuid.uuid4().hex}-")
 
-    def add(self, error: Exception, worker: int, place: int) -> Fault | None:
-        """Note that ``worker`` failed at ``place`` of its work; the fault if it would recur."""
+    def add(self, error: Exception, worker: int, place: int | None) -> Fault | None:
+        """Note that ``worker`` failed at ``place`` of its work (None: before it began); the fault if it would recur."""
         if isinstance(error, _OF_THE_SURROUNDINGS):
             return None
         fault = Fault(described(error), "".join(traceback.format_exception(error)))

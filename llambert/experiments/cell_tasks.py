@@ -83,11 +83,11 @@ def _wait(running: dict[Any, Cell], name: str) -> None:
                 progress.advance(1)
     finally:
         for reference in running:
-            with contextlib.suppress(ray.exceptions.RayError):
+            with contextlib.suppress(ray.exceptions.RayError):  # it ended with its worker
                 ray.cancel(reference, force=True)
 
 
-def _train(cell: Cell, labels: Labels, store: CellStore, settings: dict[str, Any], _before: Any) -> str:
+def _train(cell: Cell, labels: Labels, store: CellStore, settings: dict[str, Any], _before: Any) -> str | None:
     """The Ray task; ``_before`` is the outcome of the cell it starts from. What a user must fix is returned."""
     torch.set_num_threads(settings["num_threads"])
     transformers.logging.set_verbosity_error()
@@ -97,4 +97,4 @@ def _train(cell: Cell, labels: Labels, store: CellStore, settings: dict[str, Any
         train_cell(cell, labels, store, settings["store_every_s"], settings["keep_weights"], device)
     except InputError as error:
         return str(error)
-    return ""
+    return None

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from llambert.annotation.responses import amended_part
 from llambert.execution import Executor
 from llambert.execution.ray_executor import RAY
-from llambert.integrity.verify import Finding, verify
+from llambert.integrity.verify import Finding, FindingKind, verify
 from llambert.pipeline import pipeline
 from llambert.run import Run
 from llambert.storage.locations import move_file
@@ -24,15 +24,14 @@ def repair(run: Run, executor: Executor = RAY) -> Iterator[Finding]:
 
     ``RuntimeError`` naming what is left if a round mended nothing of what the round before it found.
     """
-    before: list[str] = []
+    before: list[Finding] = []
     while findings := verify(run):
-        problems = [str(finding) for finding in findings]
-        if problems == before:
-            raise RuntimeError(f"repair: made again, and still {len(problems)} findings, the first: {problems[0]}")
+        if findings == before:
+            raise RuntimeError(f"repair: made again, and still {len(findings)} findings, the first: {findings[0]}")
         yield from findings
         set_aside(run, findings)
         pipeline(run, executor)
-        before = problems
+        before = findings
 
 
 def set_aside(run: Run, findings: Iterable[Finding]) -> list[str]:
@@ -43,9 +42,10 @@ def set_aside(run: Run, findings: Iterable[Finding]) -> list[str]:
     """
     findings = list(findings)
     damaged: dict[tuple[TableSpec, ...], set[str]] = {}
-    remade = {finding.table for finding in findings if not finding.redo and run.tables[finding.table].is_files}
+    others = [finding for finding in findings if finding.kind is not FindingKind.OTHER_CHECKPOINT]
+    remade = {finding.table for finding in others if run.tables[finding.table].is_files}
     for finding in findings:
-        if finding.table in remade and finding.redo:
+        if finding.table in remade and finding.kind is FindingKind.OTHER_CHECKPOINT:
             continue  # whether the labels fit the checkpoint is seen when it is there again: on a CPU they do
         for table, part in finding.redo or ((finding.table, finding.part),):
             damaged.setdefault(run.tables.together(table), set()).update([part] if part else [])

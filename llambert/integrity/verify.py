@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llambert import schema
-from llambert.errors import InputError
+from llambert.errors import InputError, one_line
 from llambert.hashing import hash64
 from llambert.recipe import Recipe
 from llambert.run import Run
@@ -37,19 +38,39 @@ HASHES_PER_BUCKET = 4 << 20
 _PART_READERS = 4
 _NUM_EXAMPLES = 3
 _MAX_SUSPECTS = 10_000
+_Place = tuple[str, str]  # a table and a part of it
+
+
+class FindingKind(StrEnum):
+    """What is wrong. All decisions are made on it; a finding's ``problem`` is for people."""
+
+    INCOMPLETE = "incomplete"  # a table without a manifest
+    MANIFEST = "manifest"  # damaged, or it contradicts itself or its parts' sums
+    MISSING_PART = "missing_part"
+    UNEXPECTED_PART = "unexpected_part"
+    ALTERED = "altered"  # by its checksum
+    UNREADABLE = "unreadable"
+    MISCOUNTED = "miscounted"  # a part's rows or counts are not those of the manifest
+    SCHEMA = "schema"
+    NULL_ID = "null_id"
+    DUPLICATE = "duplicate"
+    MISSING_RECORD = "missing_record"
+    UNEXPECTED_RECORD = "unexpected_record"
+    OTHER_CHECKPOINT = "other_checkpoint"  # not the one that made the labels
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong, in words; ``part`` is the part's name, None where it is not one part's fault.
+    """One thing that is wrong; ``part`` is the part's name, None where it is not one part's fault.
 
     ``redo``: the (table, part)s that have to be made again; empty: the one named.
     """
 
+    kind: FindingKind
     table: str
     part: str | None
     problem: str
-    redo: tuple[tuple[str, str], ...] = ()
+    redo: tuple[_Place, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.table}/{self.part}: {self.problem}" if self.part else f"{self.table}: {self.problem}"
@@ -59,7 +80,7 @@ class Finding:
 class _Checked:
     """What one part came to: its ids' hashes, and what is wrong with it."""
 
-    problems: list[str]
+    problems: list[tuple[FindingKind, str]]
     hashes: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint64))
     arrow_schema: pa.Schema | None = None
 
@@ -90,20 +111,22 @@ def verify(run: Run) -> list[Finding]:
         try:
             manifest = run.table(name).read_manifest()
         except InputError as error:
-            findings.append(Finding(name, None, str(error)))
+            findings.append(Finding(FindingKind.MANIFEST, name, None, str(error)))
             continue
         if manifest is not None:
             manifests[name] = manifest
         elif name in needed:
-            findings.append(Finding(name, None, "not complete: it has no manifest.json"))
+            findings.append(Finding(FindingKind.INCOMPLETE, name, None, "not complete: it has no manifest.json"))
             findings += _check_unfinished(run, table)
     num_rows = sum(part.num_rows for manifest in manifests.values() for part in manifest.parts)
     with tempfile.TemporaryDirectory(prefix="llambert-verify-") as folder:
         ids = _IdFiles(Path(folder), 1 + num_rows // HASHES_PER_BUCKET)
         for name, manifest in list(manifests.items()):
-            spec = run.tables[name]
+            spec, directory = run.tables[name], run.table(name)
+            problems = _manifest_problems(spec, directory, manifest)
+            findings += [Finding(FindingKind.MANIFEST, name, None, problem) for problem in problems]
             check = _check_files if spec.is_files else _check_table
-            findings += check(spec, run.table(name), manifest, ids)
+            findings += check(spec, directory, manifest, ids)
             if spec.has_amendments:
                 manifests[name + _ASKED_AGAIN] = manifest.model_copy(update={"parts": manifest.amendments})
                 findings += _check_foreign(run, [name + _ASKED_AGAIN], name, manifests, ids)
@@ -125,27 +148,26 @@ def _check_unfinished(run: Run, spec: TableSpec) -> Iterator[Finding]:
     stored = {table: _stored_parts(run.table(table)) for table in tables}
     for table, parts in stored.items():
         for part in sorted(stored[name] - parts):
-            yield Finding(table, part, f"the part is missing, that of {name} is there")
+            yield Finding(FindingKind.MISSING_PART, table, part, f"the part is missing, that of {name} is there")
         for part in sorted(parts):
             try:
                 run.table(table).committed_part(part)
             except InputError as error:
-                yield Finding(table, part, str(error))
+                yield Finding(FindingKind.UNREADABLE, table, part, str(error))
 
 
 def _check_files(spec: TableSpec, table: TableDirectory, manifest: Manifest, _: "_IdFiles") -> Iterator[Finding]:
     """The files of a model folder, whatever they hold; tokenizers of old add some of their own, so more is no fault."""
     name = spec.name
-    for problem in _manifest_problems(spec, table, manifest):
-        yield Finding(name, None, problem)
     for part in manifest.parts:
         try:
             content = table.filesystem.cat_file(table.path(part.name))
         except FileNotFoundError:
-            yield Finding(name, part.name, "the file is missing")
+            yield Finding(FindingKind.MISSING_PART, name, part.name, "the file is missing")
             continue
         if hashlib.sha256(content).hexdigest() != part.sha256:
-            yield Finding(name, part.name, "its content was altered: the checksum is not the manifest's")
+            problem = "its content was altered: the checksum is not the manifest's"
+            yield Finding(FindingKind.ALTERED, name, part.name, problem)
 
 
 def _check_table(spec: TableSpec, table: TableDirectory, manifest: Manifest, ids: "_IdFiles") -> Iterator[Finding]:
@@ -153,17 +175,15 @@ def _check_table(spec: TableSpec, table: TableDirectory, manifest: Manifest, ids
     parts = [*manifest.parts, *manifest.amendments]
     listed = [part.name for part in parts]
     there = _stored_parts(table)
-    for problem in _manifest_problems(spec, table, manifest):
-        yield Finding(name, None, problem)
     if not spec.may_hold_more:
         for part_name in sorted(there - set(listed)):
-            yield Finding(name, part_name, "a part that the manifest does not know")
+            yield Finding(FindingKind.UNEXPECTED_PART, name, part_name, "a part that the manifest does not know")
     present = []
     for part in parts:
         if part.name in there:
             present.append(part)
         else:
-            yield Finding(name, part.name, "the part is missing")
+            yield Finding(FindingKind.MISSING_PART, name, part.name, "the part is missing")
     first_schema: pa.Schema | None = None
     with ThreadPoolExecutor(_PART_READERS) as readers:
         results = readers.map(lambda part: _check_part(table, part, spec.has_ids), present)
@@ -172,9 +192,9 @@ def _check_table(spec: TableSpec, table: TableDirectory, manifest: Manifest, ids
             if checked.arrow_schema is not None:
                 first_schema = first_schema or checked.arrow_schema
                 if not checked.arrow_schema.equals(first_schema):
-                    problems.append(f"its schema differs from that of {present[0].name}")
-            for problem in problems:
-                yield Finding(name, part.name, problem)
+                    problems.append((FindingKind.SCHEMA, f"its schema differs from that of {present[0].name}"))
+            for kind, problem in problems:
+                yield Finding(kind, name, part.name, problem)
             ids.add(name + _ASKED_AGAIN if part in manifest.amendments else name, checked.hashes)
 
 
@@ -213,7 +233,8 @@ def _check_part(table: TableDirectory, part: Part, with_ids: bool) -> _Checked:
     content = table.filesystem.cat_file(table.path(part.name))
     problems = []
     if hashlib.sha256(content).hexdigest() != part.sha256:
-        problems.append(f"its content was altered: {len(content):,} bytes, of which the checksum is not the manifest's")
+        problem = f"its content was altered: {len(content):,} bytes, of which the checksum is not the manifest's"
+        problems.append((FindingKind.ALTERED, problem))
     try:
         parquet = pq.ParquetFile(io.BytesIO(content))
         names = parquet.schema_arrow.names
@@ -221,18 +242,19 @@ def _check_part(table: TableDirectory, part: Part, with_ids: bool) -> _Checked:
         rows = parquet.read(columns)
         counts = stored_counts(parquet)
     except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: a damaged name or count is no UTF-8 or JSON
-        return _Checked([*problems, f"it is no whole Parquet file: {str(error).partition(chr(10))[0]}"])
+        return _Checked([*problems, (FindingKind.UNREADABLE, f"it is no whole Parquet file: {one_line(error)}")])
     if rows.num_rows != part.num_rows:
-        problems.append(f"it has {rows.num_rows:,} rows, the manifest says {part.num_rows:,}")
+        problem = f"it has {rows.num_rows:,} rows, the manifest says {part.num_rows:,}"
+        problems.append((FindingKind.MISCOUNTED, problem))
     if counts != part.model_dump(include=set(counts)):
-        problems.append("its own counts differ from those in the manifest")
+        problems.append((FindingKind.MISCOUNTED, "its own counts differ from those in the manifest"))
     arrow_schema = parquet.schema_arrow.remove_metadata()
-    problems += _schema_problems(arrow_schema, table.schema)
+    problems += [(FindingKind.SCHEMA, problem) for problem in _schema_problems(arrow_schema, table.schema)]
     if not (with_ids and columns):
         return _Checked(problems, arrow_schema=arrow_schema)
     record_ids = rows[schema.RECORD_ID]
     if record_ids.null_count:
-        problems.append(f"{record_ids.null_count} of its rows have no record_id")
+        problems.append((FindingKind.NULL_ID, f"{record_ids.null_count} of its rows have no record_id"))
         record_ids = record_ids.drop_null()
     return _Checked(problems, hash64(record_ids), arrow_schema)
 
@@ -266,38 +288,42 @@ class _IdFiles:
             hashes = [np.fromfile(file, dtype=np.uint64) for file in files if file.exists()]
             yield np.concatenate([np.zeros(0, np.uint64), *hashes])
 
+    def only_in(self, tables: list[str], others: list[str]) -> np.ndarray:
+        """The hashes of ``tables`` that ``others`` do not have."""
+        pairs = zip(self.buckets(*tables), self.buckets(*others), strict=True)
+        return np.concatenate([np.setdiff1d(hashes, other) for hashes, other in pairs])
+
 
 def _check_unique(run: Run, names: list[str], manifests: dict[str, Manifest], ids: _IdFiles) -> Iterator[Finding]:
-    """Ids that stand more than once in the tables ``names`` together."""
+    """Ids that stand more than once in the tables ``names`` together; of several tables, in more than one of them."""
     suspects: list[np.ndarray] = []
     for hashes in ids.buckets(*names):
         hashes.sort()
         suspects.append(np.unique(hashes[1:][hashes[1:] == hashes[:-1]]))
-    places = _places(run, names, manifests, np.concatenate(suspects))
-    repeated = {record_id: where for record_id, where in places.items() if len(where) > 1}
-    by_parts: dict[tuple[str, ...], list[str]] = {}
-    for record_id, where in repeated.items():
-        by_parts.setdefault(tuple(sorted({f"{table}/{part}" for table, part in where})), []).append(record_id)
-    for parts, record_ids in sorted(by_parts.items()):
-        table, _, part = parts[0].partition("/")
-        also = f" (also in {', '.join(parts[1:])})" if len(parts) > 1 else ""
-        redo = tuple((where.partition("/")[0], where.partition("/")[2]) for where in parts)
-        yield Finding(table, part, f"{_these(record_ids)} more than once{also}", redo)
+    found = _places(run, names, manifests, np.concatenate(suspects))
+    repeated = {
+        record_id: sorted(set(places))
+        for record_id, places in found.items()
+        if len(places) > 1 and (len(names) == 1 or len({table for table, _ in places}) > 1)
+    }
+    for (first, *others), record_ids in _by_place(repeated):
+        also = f" (also in {', '.join(map('/'.join, others))})" if others else ""
+        problem = f"{_these(record_ids)} more than once{also}"
+        yield Finding(FindingKind.DUPLICATE, *first, problem, redo=(first, *others))
 
 
 def _check_cover(
     run: Run, names: list[str], whole: str, manifests: dict[str, Manifest], ids: _IdFiles
 ) -> Iterator[Finding]:
     """Whether the tables ``names`` hold each id of ``whole`` once between them, and no other."""
-    yield from (finding for finding in _check_unique(run, names, manifests, ids) if "also in" in finding.problem)
-    missing = []
-    for covering, covered in zip(ids.buckets(*names), ids.buckets(whole), strict=True):
-        missing.append(np.setdiff1d(covered, covering))
-    for part, record_ids in _by_part(_places(run, [whole], manifests, np.concatenate(missing))):
-        name = part.partition("/")[2]
+    if len(names) > 1:
+        yield from _check_unique(run, names, manifests, ids)
+    missing = _places(run, [whole], manifests, ids.only_in([whole], names))
+    for ((table, part), *_), record_ids in _by_place(missing):
         # The covering part has the name of the one it covers, or its table is made again whole, as that may be too.
-        redo = ((names[0], name), *([(whole, name)] if run.tables[whole].is_made_whole else []))
-        yield Finding(whole, name, f"{_these(record_ids)} in neither {' nor '.join(names)}", redo)
+        redo = ((names[0], part), *([(whole, part)] if run.tables[whole].is_made_whole else []))
+        problem = f"{_these(record_ids)} in neither {' nor '.join(names)}"
+        yield Finding(FindingKind.MISSING_RECORD, table, part, problem, redo)
     yield from _check_foreign(run, names, whole, manifests, ids)
 
 
@@ -305,19 +331,15 @@ def _check_foreign(
     run: Run, names: list[str], whole: str, manifests: dict[str, Manifest], ids: _IdFiles
 ) -> Iterator[Finding]:
     """Ids of the tables ``names`` that ``whole`` does not have."""
-    foreign = []
-    for covering, covered in zip(ids.buckets(*names), ids.buckets(whole), strict=True):
-        foreign.append(np.setdiff1d(covering, covered))
-    for part, record_ids in _by_part(_places(run, names, manifests, np.concatenate(foreign))):
-        table, _, name = part.partition("/")
-        yield Finding(table, name, f"{_these(record_ids)} that {whole} does not have")
+    foreign = _places(run, names, manifests, ids.only_in(names, [whole]))
+    for ((table, part), *_), record_ids in _by_place(foreign):
+        problem = f"{_these(record_ids)} that {whole} does not have"
+        yield Finding(FindingKind.UNEXPECTED_RECORD, table, part, problem)
 
 
-def _places(
-    run: Run, names: list[str], manifests: dict[str, Manifest], hashes: np.ndarray
-) -> dict[str, list[tuple[str, str]]]:
-    """Id -> the (table, part)s it stands in, for the ids of ``hashes``; reads the tables again if there are any."""
-    places: dict[str, list[tuple[str, str]]] = {}
+def _places(run: Run, names: list[str], manifests: dict[str, Manifest], hashes: np.ndarray) -> dict[str, list[_Place]]:
+    """Id -> the places it stands in, for the ids of ``hashes``; reads the tables again if there are any."""
+    places: dict[str, list[_Place]] = {}
     if not len(hashes):
         return places
     wanted = np.sort(hashes)[:_MAX_SUSPECTS]
@@ -330,18 +352,19 @@ def _places(
                 continue
             try:
                 record_ids = table.read_part(part.name, [schema.RECORD_ID])[schema.RECORD_ID].drop_null()
-            except (InputError, OSError):
+            except InputError:
                 continue  # no whole Parquet file: a finding already
             for position in np.flatnonzero(np.isin(hash64(record_ids), wanted)):
                 places.setdefault(record_ids[int(position)].as_py(), []).append((stored_as, part.name))
     return places
 
 
-def _by_part(places: dict[str, list[tuple[str, str]]]) -> list[tuple[str, list[str]]]:
-    by_part: dict[str, list[str]] = {}
+def _by_place(places: dict[str, list[_Place]]) -> list[tuple[tuple[_Place, ...], list[str]]]:
+    """The ids that stand in the same places, together."""
+    by_place: dict[tuple[_Place, ...], list[str]] = {}
     for record_id, where in places.items():
-        by_part.setdefault("/".join(where[0]), []).append(record_id)
-    return sorted(by_part.items())
+        by_place.setdefault(tuple(where), []).append(record_id)
+    return sorted(by_place.items())
 
 
 def _these(record_ids: list[str]) -> str:
@@ -359,4 +382,5 @@ def _check_models(run: Run, manifests: dict[str, Manifest]) -> Iterator[Finding]
             continue
         if made.model_identity != content_identity(run.table(files).uri):
             redo = tuple((table.name, part.name) for part in made.parts)
-            yield Finding(files, None, f"its files are not those that the {table.name} were made with", redo)
+            problem = f"its files are not those that the {table.name} were made with"
+            yield Finding(FindingKind.OTHER_CHECKPOINT, files, None, problem, redo)

@@ -15,6 +15,7 @@ import ray
 
 from llambert import schema
 from llambert.annotation.responses import iter_answers
+from llambert.annotation.sampling import LeftOut
 from llambert.annotation.splits import is_learned_gold, not_learned
 from llambert.execution.ray_executor import connect
 from llambert.planning.forecast import PILOT_FILE, CurvePoint, Measured, Pilot, pilot_table, relative_deviation
@@ -68,7 +69,7 @@ def pilot(run: Run, num_records: int, with_curve: bool) -> Pilot:
         num_pilot_records=num_few,
         num_corpus=corpus.num_kept,
         num_annotated=sampled.num_kept,
-        num_annotatable=sampled.num_kept + sampled.num_rejected["not_sampled"],
+        num_annotatable=sampled.num_kept + sampled.num_rejected[LeftOut.NOT_SAMPLED],
         num_steps=num_steps,
         num_unlearned=sum(sampled.counts.get(f"split.{name}", 0) for name in not_learned(run.recipe.classifier.regime)),
         learned_share=num_learned / num_few if curve else 1.0,
@@ -254,7 +255,7 @@ def num_training_steps(recipe: ClassifierRecipe, trained: Manifest, scales: dict
         plans["gold"] = (recipe.gold.epochs, recipe.gold.num_records)
     steps = 0
     for phase, (epochs, most) in plans.items():
-        beyond = trained.num_rejected.get(f"{phase}.beyond_num_records", 0)
+        beyond = trained.num_rejected.get(f"{phase}.{LeftOut.BEYOND_NUM_RECORDS}", 0)
         usable = round((trained.counts.get(f"num_{phase}_train", 0) + beyond) * scales[phase])
         steps += epochs * -(-min(usable, most or usable) // recipe.batch_size)
     return steps * recipe.soup_members

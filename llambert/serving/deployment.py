@@ -22,7 +22,7 @@ from ray import serve
 from ray.util.metrics import Counter, Histogram
 
 from llambert.classifier.inference import Classifier, try_checkpoint
-from llambert.errors import InputError
+from llambert.errors import InputError, LabelFault
 from llambert.execution.placement import node_claim
 from llambert.recipe import LabelRecipe
 from llambert.run import open_run
@@ -226,7 +226,7 @@ class Labeller:
         # Blank texts are no records for the corpus either; the others keep their places.
         rows = [row for row, text in enumerate(texts) if text and not text.isspace()]
         predictions = self._classifier.predict([texts[row] for row in rows])
-        verdicts = [Verdict(None, 0.0, (), "empty_text")] * len(texts)
+        verdicts = [Verdict(None, 0.0, (), LabelFault.EMPTY_TEXT)] * len(texts)
         for position, (row, label, score) in enumerate(
             zip(rows, predictions.labels, predictions.scores.tolist(), strict=True)
         ):

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import Field, PositiveInt
 
+from llambert.errors import LabelFault
 from llambert.section import Section
 
 
@@ -55,7 +56,7 @@ class Verdict:
     label: str | None
     score: float
     probabilities: Sequence[float]
-    error: str | None = None
+    error: LabelFault | None = None
 
 
 _KEYS = ("text", "texts", "probabilities")

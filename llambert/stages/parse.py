@@ -30,7 +30,7 @@ from llambert.annotation.calibration import (
 from llambert.annotation.ranks import is_part_name, part_name, ranks
 from llambert.annotation.responses import ANSWERS, answers_version, iter_answers
 from llambert.annotation.verbalizer import RejectReason, Verbalizer
-from llambert.errors import ErrorKind, InputError
+from llambert.errors import InputError
 from llambert.run import Run
 from llambert.storage.run_directory import Manifest, Part, TableDirectory, total
 
@@ -44,12 +44,6 @@ _COLUMNS = [
     schema.LABEL_PROBABILITIES,
     schema.ERROR_KIND,
 ]
-_REASON_OF_KIND: dict[ErrorKind, RejectReason] = {
-    "refused": "refused",
-    "over_length": "over_length",
-    "passing": "engine_error",
-    "failed": "engine_error",
-}
 
 
 def parse(run: Run) -> Manifest:
@@ -178,7 +172,7 @@ class _Labelled:
     """
 
     labels: list[str | None]
-    reject_reasons: list[str | None]
+    reject_reasons: list[RejectReason | None]
     probabilities: Floats | None = None
     confidence: Floats | None = None
 
@@ -246,8 +240,9 @@ class _Parser:
             if sure:
                 labels[row] = self._categories[category]
             else:
-                reasons[row] = "low_confidence"
-        reasons = [reason or (None if label else "no_category") for label, reason in zip(labels, reasons, strict=True)]
+                reasons[row] = RejectReason.LOW_CONFIDENCE
+        none = RejectReason.NO_CATEGORY
+        reasons = [reason or (None if label else none) for label, reason in zip(labels, reasons, strict=True)]
         return _Labelled(labels, reasons, corrected[is_sure], confidence[is_sure])
 
     def _fit(self, run: Run) -> Correction:
@@ -310,10 +305,10 @@ class _Parser:
         return (mass > 0) & (mass >= self._recipe.min_answer_mass)
 
 
-def _reasons_of_errors(responses: pa.Table) -> list[str | None]:
+def _reasons_of_errors(responses: pa.Table) -> list[RejectReason | None]:
     """Why the engine gave no answer; None where it gave one."""
     return [
-        _REASON_OF_KIND[kind or "failed"] if finish_reason == "error" else None
+        RejectReason.of_error(kind) if finish_reason == "error" else None
         for finish_reason, kind in zip(
             responses[schema.FINISH_REASON].to_pylist(), responses[schema.ERROR_KIND].to_pylist(), strict=True
         )

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from llambert import schema
 from llambert.annotation.ranks import part_name
-from llambert.annotation.sampling import IdSource, Selection, select, select_stratified
+from llambert.annotation.sampling import IdSource, LeftOut, Selection, select, select_stratified
 from llambert.annotation.splits import is_sampled, require_learnable
 from llambert.errors import InputError
 from llambert.hashing import hash64
@@ -32,6 +32,7 @@ _MAX_WINDOWS = 64
 MIN_PARTS_PER_WINDOW = 16
 
 logger = logging.getLogger(__name__)
+_ALWAYS_TOLD = (LeftOut.DUPLICATE, LeftOut.NOT_SAMPLED)
 
 
 def sample(run: Run) -> Manifest:
@@ -61,17 +62,17 @@ def sample(run: Run) -> Manifest:
         )
     parts, per_split = _write_sample(run, selection)
     rejected = {
-        "other_split": eligible.num_other_split,
-        "duplicate": eligible.num_duplicates,
-        "shot": eligible.num_shots,
-        "not_sampled": eligible.num - num_selected,
+        LeftOut.OTHER_SPLIT: eligible.num_other_split,
+        LeftOut.DUPLICATE: eligible.num_duplicates,
+        LeftOut.SHOT: eligible.num_shots,
+        LeftOut.NOT_SAMPLED: eligible.num - num_selected,
     }
     of_splits = {"splits": list(annotator.splits)} if annotator.splits is not None else {}
     selection_of = {"num_records": annotator.num_records, "seed": annotator.seed, "stratify_by": annotator.stratify_by}
     return run.complete(
         "sample",
         parts,
-        {name: num for name, num in rejected.items() if num or name in ("duplicate", "not_sampled")},
+        {why: num for why, num in rejected.items() if num or why in _ALWAYS_TOLD},
         num_in=run.table("corpus").require_manifest().num_kept,
         recipe={**selection_of, **of_splits},
         counts={"num_short": annotator.num_records - num_selected, **per_split},

@@ -343,11 +343,17 @@ def _clear_refusals(uri: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if "bucket does not exist" in str(error) or isinstance(error, PermissionError) or error.errno in _NO_ROOM:
+        if isinstance(error, PermissionError) or error.errno in _NO_ROOM or _lacks_bucket(error):
             raise InputError(
                 f"storage: {uri}: {one_line(error)}; what is committed is kept, mend it and run the job again"
             ) from error
         raise
+
+
+def _lacks_bucket(error: OSError) -> bool:
+    """s3fs raises ``FileNotFoundError`` for a missing bucket and for a missing object: S3's own code tells which."""
+    response: dict[str, Any] = getattr(error.__cause__, "response", None) or {}
+    return response.get("Error", {}).get("Code") == "NoSuchBucket"
 
 
 def create_whole(filesystem: fsspec.AbstractFileSystem, path: str, content: bytes) -> bool:

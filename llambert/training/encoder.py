@@ -33,7 +33,7 @@ from llambert.classifier.architecture import (
     trial_texts,
     without_classifier,
 )
-from llambert.errors import InputError, described, loading_fault
+from llambert.errors import InputError, UnfitModel, described, loading_fault
 from llambert.recipe import ClassifierRecipe, LabelRecipe
 from llambert.storage.reference import local_copy
 
@@ -160,7 +160,7 @@ def _check_length(encoder: Encoder, recipe: ClassifierRecipe) -> None:
     """Refuse a length that the encoder has no positions for, whatever it states."""
     try:
         require_length(encoder.model, encoder.tokenizer, encoder.input_format, encoder.max_length)
-    except InputError as error:
+    except UnfitModel as error:
         raise InputError(f"classifier.max_length: {recipe.model}: {error}; lower it") from error
 
 
@@ -171,7 +171,7 @@ def _check_labelling(encoder: Encoder, recipe: ClassifierRecipe, label: LabelRec
     if label.dtype == "bfloat16":
         try:
             find_input_format(encoder.model.bfloat16(), encoder.tokenizer)
-        except InputError as error:
+        except UnfitModel as error:
             raise InputError(f"label.dtype: {recipe.model} cannot label in {label.dtype}: {error}") from error
 
 
@@ -180,14 +180,20 @@ def _refusals(recipe: ClassifierRecipe) -> Iterator[None]:
     """What is wrong with an encoder, as one line."""
     try:
         yield
-    except InputError as error:
-        message = str(error)
-        named = message.startswith("classifier.") or recipe.model in message
-        raise InputError(message if named else f"classifier.model: {recipe.model}: {message}") from error
+    except UnfitModel as error:
+        raise InputError(f"classifier.model: {recipe.model}: {error}") from error
+    except InputError:
+        raise
     except LOADING_FAULTS as error:
         reason = loading_fault(error, "classifier")
-        hint = "; classifier.pickled_weights: true takes pickled ones, if you trust them" * ("safetensors" in reason)
-        raise InputError(f"classifier.model: {recipe.model} cannot be loaded: {reason}{hint}") from error
+        if not recipe.pickled_weights and _lacks_safetensors(error):
+            reason += "; classifier.pickled_weights: true takes pickled ones, if you trust them"
+        raise InputError(f"classifier.model: {recipe.model} cannot be loaded: {reason}") from error
+
+
+def _lacks_safetensors(error: BaseException) -> bool:
+    """Whether weights are missing, or pickled: transformers raises a plain ``OSError``, which only its words tell."""
+    return isinstance(error, OSError) and "file named model.safetensors" in str(error)
 
 
 def _source(recipe: ClassifierRecipe) -> dict[str, Any]:
@@ -198,10 +204,10 @@ def _read(recipe: ClassifierRecipe, categories: list[str]) -> tuple[PreTrainedCo
     """The configuration, with a head for ``categories``, and the tokenizer."""
     location = local_copy(recipe.model)
     if Path(location).is_file():
-        raise InputError("it is a file; name the folder that holds config.json, weights and tokenizer")
+        raise UnfitModel("it is a file; name the folder that holds config.json, weights and tokenizer")
     config = AutoConfig.from_pretrained(location, **_source(recipe))
     if reason := without_classifier(config):
-        raise InputError(reason)
+        raise UnfitModel(reason)
     _refuse_other_categories(config, categories, recipe.model)
     config.id2label = dict(enumerate(categories))
     config.label2id = {category: code for code, category in enumerate(categories)}
@@ -213,9 +219,9 @@ def _read(recipe: ClassifierRecipe, categories: list[str]) -> tuple[PreTrainedCo
                 setattr(config, name, recipe.dropout)
     tokenizer = AutoTokenizer.from_pretrained(location, **_source(recipe))
     if not tokenizer.is_fast:
-        raise InputError("its tokenizer has no fast (Rust) form, which the label stage needs")
+        raise UnfitModel("its tokenizer has no fast (Rust) form, which the label stage needs")
     if not has_vocabulary(tokenizer):
-        raise InputError("its tokenizer knows no token; is tokenizer.json (or a vocabulary) missing?")
+        raise UnfitModel("its tokenizer knows no token; is tokenizer.json (or a vocabulary) missing?")
     tokenizer.truncation_side = "right"  # the label stage reads long texts from their start, and no further than needed
     return config, tokenizer
 
@@ -225,11 +231,11 @@ def _require_weights(model: PreTrainedModel, missing: Iterable[str], mismatched:
     prefix = f"{model.base_model_prefix}."
     other = [name for name in mismatched if name.startswith(prefix)]
     if other:
-        raise InputError(f"its weights do not have the shapes that its config.json states, for example {other[0]}")
+        raise UnfitModel(f"its weights do not have the shapes that its config.json states, for example {other[0]}")
     sizes = {name: tensor.numel() for name, tensor in model.state_dict().items() if name.startswith(prefix)}
     if sum(sizes.get(name, 0) for name in missing) > _MAX_MISSING_SHARE * sum(sizes.values()):
         absent = next(name for name in missing if name in sizes)
-        raise InputError(f"it lacks weights of the model that its config.json describes, for example {absent}")
+        raise UnfitModel(f"it lacks weights of the model that its config.json describes, for example {absent}")
 
 
 def _settle_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -242,7 +248,7 @@ def _settle_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) 
         )
         token = None if number is None else tokenizer.convert_ids_to_tokens(number)
         if token is None:
-            raise InputError("its tokenizer has neither a padding token nor an end-of-text token to pad with; add one")
+            raise UnfitModel("its tokenizer has neither a padding token nor an end-of-text token to pad with; add one")
         tokenizer.pad_token = token
     if config.pad_token_id is None:
         config.pad_token_id = tokenizer.pad_token_id
@@ -256,12 +262,12 @@ def _try_training(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, in
     """
     largest = max(tokenizer.get_vocab().values(), default=0)
     if largest >= (num_known := num_embeddings(model)):
-        raise InputError(f"its tokenizer has token {largest}, its model has embeddings for {num_known} tokens")
+        raise UnfitModel(f"its tokenizer has token {largest}, its model has embeddings for {num_known} tokens")
     try:
         given: Any = input_format.arguments(trial_texts(model, tokenizer, input_format))
         model(**given).logits.float().logsumexp(dim=-1).sum().backward()
     except FAULTS as error:
-        raise InputError(f"{type(model).__name__} cannot be trained: {described(error)}") from error
+        raise UnfitModel(f"{type(model).__name__} cannot be trained: {described(error)}") from error
     for parameter in model.parameters():
         parameter.requires_grad = parameter.requires_grad and parameter.grad is not None
     model.zero_grad(set_to_none=True)

@@ -148,12 +148,12 @@ LINES = st.sampled_from(
         (b"C0000001|\xe4|A1|Some|AT1|256|", "bad_encoding"),
         (b"\xff" * 300, "bad_encoding"),
         (b"C1|\xe4", "bad_encoding"),
-        (b"C0000001|T023|", "wrong_field_count"),
-        (b"C0000001|T023|A1|Some|AT1|256|more", "wrong_field_count"),
-        (b"|||||||", "wrong_field_count"),
+        (b"C0000001|T023|", "wrong_number_of_fields"),
+        (b"C0000001|T023|A1|Some|AT1|256|more", "wrong_number_of_fields"),
+        (b"|||||||", "wrong_number_of_fields"),
         (b"||||||", "bad_concept_id"),
-        (b"", "wrong_field_count"),
-        (b"\r", "wrong_field_count"),
+        (b"", "wrong_number_of_fields"),
+        (b"\r", "wrong_number_of_fields"),
     ]
 )
 

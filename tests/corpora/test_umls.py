@@ -125,22 +125,22 @@ def test_concepts_of_many_ranges_come_in_order(tmp_path, monkeypatch):
 
 
 FAULTS = [
-    ("MRCONSO", 3, b"C0000001|ENG|P|L1", "wrong_field_count"),
-    ("MRCONSO", 5, sample.MRCONSO[0].encode() + b"more|", "wrong_field_count"),
-    ("MRCONSO", 1, sample.MRCONSO[0][:-1].encode(), "wrong_field_count"),
-    ("MRCONSO", 7, b"", "wrong_field_count"),
+    ("MRCONSO", 3, b"C0000001|ENG|P|L1", "wrong_number_of_fields"),
+    ("MRCONSO", 5, sample.MRCONSO[0].encode() + b"more|", "wrong_number_of_fields"),
+    ("MRCONSO", 1, sample.MRCONSO[0][:-1].encode(), "wrong_number_of_fields"),
+    ("MRCONSO", 7, b"", "wrong_number_of_fields"),
     ("MRCONSO", 2, term("C0000001", "Br").encode().replace(b"Br", b"Br\xe9"), "bad_encoding"),
     ("MRCONSO", 20, term("C0000077", "Who?").encode(), "unknown_concept"),
     ("MRCONSO", 4, term("X0000001", "Who?").encode(), "bad_concept_id"),
     ("MRCONSO", 4, term("C00000012", "Who?").encode(), "bad_concept_id"),
     ("MRCONSO", 4, term("C000000a", "Who?").encode(), "bad_concept_id"),
     ("MRCONSO", 4, term("", "Who?").encode(), "bad_concept_id"),
-    ("MRSTY", 1, b"C0000001|T023|", "wrong_field_count"),
+    ("MRSTY", 1, b"C0000001|T023|", "wrong_number_of_fields"),
     ("MRSTY", 12, semantic_type("C0000078", "T023").encode(), "unknown_concept"),
     ("MRSTY", 2, semantic_type("C", "T023").encode(), "bad_concept_id"),
     ("MRREL", 3, relation("C0000001", "CHD", "C0000079").encode(), "unknown_concept"),
     ("MRREL", 3, relation("C0000079", "CHD", "C0000001").encode(), "unknown_concept"),
-    ("MRREL", 9, relation("C0000001", "CHD", "C2|").encode(), "wrong_field_count"),
+    ("MRREL", 9, relation("C0000001", "CHD", "C2|").encode(), "wrong_number_of_fields"),
     ("MRREL", 9, relation("C0000001", "CHD", "D0000001").encode(), "bad_concept_id"),
     ("MRREL", 1, relation("C0000001", "\xff", "C0000005").encode("latin-1"), "bad_encoding"),
 ]

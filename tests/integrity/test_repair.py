@@ -13,7 +13,7 @@ import ray
 from llambert import schema
 from llambert.execution.in_process import IN_PROCESS
 from llambert.integrity.repair import repair, set_aside
-from llambert.integrity.verify import Finding, verify
+from llambert.integrity.verify import Finding, FindingKind, verify
 from llambert.pipeline import pipeline
 from llambert.recipe import load_recipe
 from llambert.run import Run, record_recipe
@@ -233,7 +233,7 @@ def test_a_whole_run_is_left_as_it_is(run):
 
 
 def test_damage_that_comes_back_ends_the_repair_and_is_named(run, monkeypatch):
-    finding = Finding("corpus", None, "the disk loses what is written")
+    finding = Finding(FindingKind.INCOMPLETE, "corpus", None, "the disk loses what is written")
     monkeypatch.setattr("llambert.integrity.repair.verify", lambda _: [finding])
     with pytest.raises(RuntimeError, match="still 1 findings, the first: corpus: the disk loses"):
         list(repair(run))

@@ -1,5 +1,6 @@
 """Planted damage of every kind is found and its part named; a whole run gives no finding."""
 
+import errno
 import json
 
 import pyarrow as pa
@@ -11,7 +12,7 @@ from llambert.annotation.responses import amendment_name
 from llambert.errors import InputError
 from llambert.execution.in_process import IN_PROCESS
 from llambert.integrity import verify as module
-from llambert.integrity.verify import verify, verify_directory
+from llambert.integrity.verify import FindingKind, verify, verify_directory
 from llambert.run import Run, record_recipe
 from llambert.stages.label import label
 from llambert.storage.run_directory import TableDirectory
@@ -48,6 +49,10 @@ def findings(run: Run) -> list[str]:
     return [str(finding) for finding in verify(run)]
 
 
+def kinds(run: Run) -> list[tuple[FindingKind, str, str | None]]:
+    return [(finding.kind, finding.table, finding.part) for finding in verify(run)]
+
+
 def rewrite(table: TableDirectory, name: str, rows: pa.Table) -> None:
     """Put other rows into a part and make the manifest agree: damage that no checksum shows."""
     manifest = table.read_manifest()
@@ -77,13 +82,14 @@ def test_a_run_known_by_its_directory_is_verified_from_its_recipe(run):
     record_recipe(run)
     assert verify_directory(run.recipe.storage) == []
     run.table("labels").filesystem.rm_file(run.table("labels").path(SECOND))
-    assert f"labels/{SECOND}: the part is missing" in map(str, verify_directory(run.recipe.storage))
+    found = [(finding.kind, finding.table, finding.part) for finding in verify_directory(run.recipe.storage)]
+    assert (FindingKind.MISSING_PART, "labels", SECOND) in found
     with pytest.raises(InputError, match=r"no recipe.yaml there"):
         verify_directory(run.recipe.storage + "/labels")
 
 
 def test_an_unfinished_table_is_a_finding(tmp_path):
-    assert "labels: not complete: it has no manifest.json" in findings(make_run(tmp_path))
+    assert (FindingKind.INCOMPLETE, "labels", None) in kinds(make_run(tmp_path))
 
 
 def test_a_missing_part_is_named_and_so_are_its_records(run):
@@ -93,13 +99,17 @@ def test_a_missing_part_is_named_and_so_are_its_records(run):
         f"labels/{SECOND}: the part is missing",
         f"corpus/{SECOND}: 20 records (r00020, r00021, r00022, …) in neither labels nor label_rejects",
     ]
+    assert kinds(run) == [
+        (FindingKind.MISSING_PART, "labels", SECOND),
+        (FindingKind.MISSING_RECORD, "corpus", SECOND),
+    ]
 
 
 @pytest.mark.parametrize("name", ["corpus", "sample", "responses", "silver", "labels", "label_rejects"])
 def test_a_missing_part_of_any_table_is_found(run, name):
     table = run.table(name)
     table.filesystem.rm_file(table.path(FIRST))
-    assert f"{name}/{FIRST}: the part is missing" in findings(run)
+    assert (FindingKind.MISSING_PART, name, FIRST) in kinds(run)
 
 
 @pytest.mark.parametrize("position", [10, 200, -200, -5])
@@ -108,7 +118,7 @@ def test_one_flipped_bit_anywhere_in_a_part_is_found(run, position):
     content = bytearray(labels.filesystem.cat_file(labels.path(FIRST)))
     content[position] ^= 1
     labels.filesystem.pipe_file(labels.path(FIRST), bytes(content))
-    assert any(line.startswith(f"labels/{FIRST}: its content was altered") for line in findings(run))
+    assert (FindingKind.ALTERED, "labels", FIRST) in kinds(run)
 
 
 def test_a_flipped_bit_in_a_columns_name_is_found(run):
@@ -116,7 +126,7 @@ def test_a_flipped_bit_in_a_columns_name_is_found(run):
     content = bytearray(responses.filesystem.cat_file(responses.path(FIRST)))
     content[content.rindex(b"record_id")] ^= 0x80  # no UTF-8 any more
     responses.filesystem.pipe_file(responses.path(FIRST), bytes(content))
-    assert any(line.startswith(f"responses/{FIRST}: its content was altered") for line in findings(run))
+    assert (FindingKind.ALTERED, "responses", FIRST) in kinds(run)
 
 
 @pytest.mark.parametrize("num_bytes", [0, 4, 500])
@@ -124,24 +134,28 @@ def test_a_part_cut_short_is_found(run, num_bytes):
     labels = run.table("labels")
     content = labels.filesystem.cat_file(labels.path(FIRST))
     labels.filesystem.pipe_file(labels.path(FIRST), content[:num_bytes])
-    found = findings(run)
-    assert any(line.startswith(f"labels/{FIRST}: its content was altered") for line in found)
-    assert any(line.startswith(f"labels/{FIRST}: it is no whole Parquet file") for line in found)
+    found = kinds(run)
+    assert (FindingKind.ALTERED, "labels", FIRST) in found
+    assert (FindingKind.UNREADABLE, "labels", FIRST) in found
 
 
 def test_a_foreign_part_is_found(run):
     labels = run.table("labels")
     labels.commit_part("part-99999-000000.parquet", labels.read_part(FIRST))
-    assert findings(run) == ["labels/part-99999-000000.parquet: a part that the manifest does not know"]
+    assert kinds(run) == [(FindingKind.UNEXPECTED_PART, "labels", "part-99999-000000.parquet")]
 
 
 def test_a_part_copied_over_another_is_found_by_its_checksum_and_its_ids(run):
     labels = run.table("labels")
     labels.filesystem.pipe_file(labels.path(SECOND), labels.filesystem.cat_file(labels.path(FIRST)))
-    found = findings(run)
-    assert any(line.startswith(f"labels/{SECOND}: its content was altered") for line in found)
-    assert f"labels/{FIRST}: 20 records (r00000, r00001, r00002, …) more than once (also in labels/{SECOND})" in found
-    assert any(line.startswith(f"corpus/{SECOND}: 20 records") for line in found)
+    assert kinds(run) == [
+        (FindingKind.ALTERED, "labels", SECOND),
+        (FindingKind.MISCOUNTED, "labels", SECOND),
+        (FindingKind.DUPLICATE, "labels", FIRST),  # once, though the labels cover the corpus as well
+        (FindingKind.MISSING_RECORD, "corpus", SECOND),
+    ]
+    duplicates = f"20 records (r00000, r00001, r00002, …) more than once (also in labels/{SECOND})"
+    assert f"labels/{FIRST}: {duplicates}" in findings(run)
 
 
 def test_a_record_twice_in_one_part_is_found_though_every_sum_agrees(run):
@@ -149,12 +163,27 @@ def test_a_record_twice_in_one_part_is_found_though_every_sum_agrees(run):
     rows = labels.read_part(FIRST)
     rewrite(labels, FIRST, pa.concat_tables([rows, rows.slice(3, 1)]))
     assert f"labels/{FIRST}: 1 record (r00003) more than once" in findings(run)
+    assert kinds(run) == [(FindingKind.DUPLICATE, "labels", FIRST)]
+
+
+def test_a_fault_of_the_storage_is_no_proof_that_nothing_is_wrong(run, monkeypatch):
+    labels = run.table("labels")
+    rows = labels.read_part(FIRST)
+    rewrite(labels, FIRST, pa.concat_tables([rows, rows.slice(3, 1)]))
+
+    def out_of_reach(*_):
+        raise OSError(errno.EIO, "the disk is gone")
+
+    monkeypatch.setattr(TableDirectory, "read_part", out_of_reach)
+    with pytest.raises(OSError, match="the disk is gone"):
+        verify(run)
 
 
 def test_a_record_missing_from_a_part_is_found_though_every_sum_agrees(run):
     labels = run.table("labels")
     rewrite(labels, FIRST, labels.read_part(FIRST).slice(1))
     assert f"corpus/{FIRST}: 1 record (r00000) in neither labels nor label_rejects" in findings(run)
+    assert kinds(run) == [(FindingKind.MISSING_RECORD, "corpus", FIRST)]
 
 
 def test_a_record_that_the_corpus_does_not_have_is_found(run):
@@ -164,6 +193,7 @@ def test_a_record_that_the_corpus_does_not_have_is_found(run):
     rewrite(labels, FIRST, rows.set_column(0, schema.LABELS.field(0), ids))
     found = findings(run)
     assert f"labels/{FIRST}: 1 record (stranger) that corpus does not have" in found
+    assert (FindingKind.UNEXPECTED_RECORD, "labels", FIRST) in kinds(run)
     assert f"corpus/{FIRST}: 1 record (r00000) in neither labels nor label_rejects" in found
 
 
@@ -172,6 +202,8 @@ def test_a_record_both_labelled_and_rejected_is_found(run):
     rows = pa.table([["r00007"], ["x"], ["model_error"]], schema=schema.CORPUS_REJECTS)
     rewrite(rejects, FIRST, rows)
     assert f"label_rejects/{FIRST}: 1 record (r00007) more than once (also in labels/{FIRST})" in findings(run)
+    [duplicate] = [finding for finding in verify(run) if finding.kind is FindingKind.DUPLICATE]
+    assert duplicate.redo == (("label_rejects", FIRST), ("labels", FIRST))
 
 
 def test_a_sampled_record_that_is_neither_silver_nor_rejected_is_found(run):
@@ -189,25 +221,26 @@ def test_a_changed_schema_is_found(run):
     table = TableDirectory(labels.uri)
     rewrite(table, SECOND, rows.append_column("extra", rows["label"]))
     assert f"labels/{SECOND}: its schema differs from that of {FIRST}" in findings(run)
+    assert kinds(run) == [(FindingKind.SCHEMA, "labels", SECOND)]
     rewrite(table, SECOND, rows.rename_columns(["id", "label", "score"]))
     assert f"labels/{SECOND}: column 0 should be 'record_id'; it has id, label, score" in findings(run)
 
 
 @pytest.mark.parametrize(
-    ("changes", "found"),
+    ("changes", "kind", "found"),
     [
-        ({"fingerprint": "0" * 12}, "labels: the manifest is of fingerprint 000000000000"),
-        ({"num_in": 51, "num_kept": 51}, "labels: the manifest says 51 rows, its parts together 50"),
-        ({"num_in": 51}, "is damaged"),
-        ({"labels": {"positive": 1000}}, "labels: the manifest counts 1,000 rows labelled positive"),
-        ({"num_kept": "many"}, "is damaged"),
-        ({"surprise": 1}, "is damaged"),
-        ({"model_identity": "other"}, "checkpoint: its files are not those that the labels were made with"),
+        ({"fingerprint": "0" * 12}, FindingKind.MANIFEST, "labels: the manifest is of fingerprint 000000000000"),
+        ({"num_in": 51, "num_kept": 51}, FindingKind.MANIFEST, "the manifest says 51 rows, its parts together 50"),
+        ({"num_in": 51}, FindingKind.MANIFEST, "is damaged"),
+        ({"labels": {"positive": 1000}}, FindingKind.MANIFEST, "the manifest counts 1,000 rows labelled positive"),
+        ({"num_kept": "many"}, FindingKind.MANIFEST, "is damaged"),
+        ({"surprise": 1}, FindingKind.MANIFEST, "is damaged"),
+        ({"model_identity": "other"}, FindingKind.OTHER_CHECKPOINT, "its files are not those that the labels were"),
     ],
 )
-def test_an_edited_manifest_is_found(run, changes, found):
+def test_an_edited_manifest_is_found(run, changes, kind, found):
     edit_manifest(run.table("labels"), **changes)
-    assert any(found in line for line in findings(run)), findings(run)
+    assert any(finding.kind is kind and found in str(finding) for finding in verify(run)), findings(run)
 
 
 def test_a_manifest_that_lists_a_part_twice_or_miscounts_it_is_found(run):
@@ -221,6 +254,7 @@ def test_a_manifest_that_lists_a_part_twice_or_miscounts_it_is_found(run):
     found = findings(run)
     assert f"labels/{FIRST}: its own counts differ from those in the manifest" in found
     assert f"labels/{SECOND}: it has 20 rows, the manifest says 21" in found
+    assert {(FindingKind.MISCOUNTED, "labels", part) for part in (FIRST, SECOND)} <= set(kinds(run))
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff\xfe"])
@@ -237,7 +271,7 @@ def test_a_changed_checkpoint_is_found(run):
     checkpoint = run.table("checkpoint")
     with open(checkpoint.path("model.safetensors"), "ab") as file:
         file.write(b"x")
-    assert findings(run) == ["checkpoint: its files are not those that the labels were made with"]
+    assert kinds(run) == [(FindingKind.OTHER_CHECKPOINT, "checkpoint", None)]
 
 
 def test_two_ids_of_one_hash_are_no_finding(run, monkeypatch):
@@ -270,6 +304,7 @@ def test_null_ids_are_found(run):
     ids = pa.array([None, *rows["record_id"].to_pylist()[1:]], pa.string())
     rewrite(labels, FIRST, rows.set_column(0, "record_id", ids))
     assert f"labels/{FIRST}: 1 of its rows have no record_id" in findings(run)
+    assert (FindingKind.NULL_ID, "labels", FIRST) in kinds(run)
     assert pq.read_schema(labels.path(FIRST)).names == schema.LABELS.names
 
 
@@ -300,4 +335,4 @@ def test_later_answers_are_proven_like_any_part(run):
     amend(run, (stranger, "r99999"))
     assert findings(run) == [f"responses/{stranger}: 1 record (r99999) that responses does not have"]
     run.table("responses").filesystem.rm_file(run.table("responses").path(stranger))
-    assert findings(run) == [f"responses/{stranger}: the part is missing"]
+    assert kinds(run) == [(FindingKind.MISSING_PART, "responses", stranger)]

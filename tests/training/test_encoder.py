@@ -184,6 +184,17 @@ def test_pickled_weights_are_loaded_only_if_the_recipe_says_so(tmp_path):
     assert torch.equal(loaded[name], weights[name])
 
 
+@pytest.mark.parametrize("lacking", ["model.safetensors", "config.json"])
+def test_pickled_weights_are_advised_only_where_they_would_help(tmp_path, lacking):
+    folder = tmp_path / "safetensors"  # a name that says nothing of the fault
+    save_tiny_encoder(folder)
+    (folder / lacking).unlink()
+    may_be_pickled = lacking == "model.safetensors"  # then the recipe has allowed it already
+    with pytest.raises(InputError, match=r"^classifier.model: .*cannot be loaded") as refusal:
+        load_encoder(recipe(str(folder), pickled_weights=may_be_pickled), CATEGORIES)
+    assert "classifier.pickled_weights" not in str(refusal.value)
+
+
 # What differs between families, and is found before anything is spent
 
 

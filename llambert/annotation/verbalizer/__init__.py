@@ -31,15 +31,14 @@ known, and a sentence with one says nothing of any category.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import lru_cache
-from typing import Literal
 
 from llambert.annotation.verbalizer.structured import JsonReader
 from llambert.annotation.verbalizer.thoughts import without_thoughts
 from llambert.annotation.verbalizer.tokens import Tokenizer, normalise
 from llambert.annotation.verbalizer.weighing import Evidence, weigh
-
-RejectReason = Literal["empty", "no_category", "ambiguous", "truncated", "refused", "over_length", "engine_error"]
+from llambert.errors import ErrorKind
 
 RULES_VERSION = 2
 """Part of the fingerprint of what is read: a response that the rules read otherwise than before is another table."""
@@ -57,6 +56,24 @@ _REFUSAL = re.compile(
 )
 # One of them is in every refusal, and quicker to find.
 _TRACES_OF_REFUSAL = ("as a", "not", "n't", "unable", "sorry", "apolog", "decline", "against my", "rather not")
+
+
+class RejectReason(StrEnum):
+    """Why a record of the sample has no silver label."""
+
+    EMPTY = "empty"  # the response has neither letter nor digit
+    NO_CATEGORY = "no_category"
+    AMBIGUOUS = "ambiguous"
+    TRUNCATED = "truncated"
+    REFUSED = "refused"  # by the LLM, or by an endpoint's moderation
+    OVER_LENGTH = "over_length"  # no prompt fits the context
+    ENGINE_ERROR = "engine_error"
+    LOW_CONFIDENCE = "low_confidence"  # below parse.min_confidence
+
+    @classmethod
+    def of_error(cls, kind: str | None) -> "RejectReason":
+        """For a record without an answer, by its ``errors.ErrorKind``."""
+        return cls(kind) if kind in (ErrorKind.REFUSED, ErrorKind.OVER_LENGTH) else cls.ENGINE_ERROR
 
 
 @dataclass(frozen=True)
@@ -89,34 +106,34 @@ class Verbalizer:
     def _read(self, response: str, is_cut_off: bool) -> Reading:
         answer = without_thoughts(response)
         if answer is None:
-            return Reading(reject_reason="truncated")
-        said = None
+            return Reading(reject_reason=RejectReason.TRUNCATED)
+        said, otherwise = None, RejectReason.TRUNCATED if is_cut_off else RejectReason.NO_CATEGORY
         if "{" in answer or "[" in answer:
             said = self._json.answer(answer)
             if said is not None:
                 if said.is_undecided or said.affirmed or said.denied:
-                    return self._reading(said.evidence, answer, is_cut_off)
+                    return self._reading(said.evidence, answer, otherwise)
                 answer = said.text
         text = normalise(answer)
         if not _LETTER_OR_DIGIT.search(text):
-            return Reading(reject_reason="truncated" if is_cut_off else "no_category" if said else "empty")
-        return self._reading(self._weigh(text, is_cut_off), text, is_cut_off)
+            return Reading(reject_reason=otherwise if is_cut_off or said else RejectReason.EMPTY)
+        return self._reading(self._weigh(text, is_cut_off), text, otherwise)
 
     def _weigh(self, text: str, is_cut_off: bool) -> Evidence:
         return weigh(self._tokenizer.tokens(text, is_cut_off), is_cut_off)
 
-    def _reading(self, evidence: Evidence, text: str, is_cut_off: bool) -> Reading:
+    def _reading(self, evidence: Evidence, text: str, otherwise: RejectReason) -> Reading:
         affirmed, denied = evidence.affirmed, evidence.denied
         if affirmed:
             if len(affirmed) == 1 and not affirmed & denied:
                 return self._read_as[next(iter(affirmed))]
-            return Reading(reject_reason="ambiguous")
+            return Reading(reject_reason=RejectReason.AMBIGUOUS)
         if denied:
             left = [category for category in self.categories if category not in denied]
             if len(left) == 1:
                 return self._read_as[left[0]]
         if evidence.is_taken_back:
-            return Reading(reject_reason="ambiguous")
+            return Reading(reject_reason=RejectReason.AMBIGUOUS)
         if any(trace in text for trace in _TRACES_OF_REFUSAL) and (_REFUSAL.search(text) or _INABILITY.search(text)):
-            return Reading(reject_reason="refused")
-        return Reading(reject_reason="truncated" if is_cut_off else "no_category")
+            return Reading(reject_reason=RejectReason.REFUSED)
+        return Reading(reject_reason=otherwise)

@@ -202,7 +202,9 @@ def _mark_contradiction(clause: Clause, following: Clause) -> None:
 def _ignore_sentences(clauses: list[Clause]) -> None:
     """Forget what is said under a condition, by an LLM that cannot say, or where a negation is not understood."""
     foreign: set[int] = set()
-    unable = dangling = conditional = -1
+    unable: int | None = None  # sentences
+    dangling: int | None = None
+    conditional: int | None = None
     for number, clause in enumerate(clauses):
         if clause.is_conditional:
             conditional = clause.sentence
@@ -216,7 +218,7 @@ def _ignore_sentences(clauses: list[Clause]) -> None:
                 else:
                     foreign.add(clause.sentence)
         if clause.turn or ":" in clause.closing:
-            unable = -1
+            unable = None
         if clause.sentence in (unable, dangling, conditional):
             clause.forget()
         if any(token.role == "inability" for token in clause.tokens):

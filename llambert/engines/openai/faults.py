@@ -26,6 +26,7 @@ class Meaning(Enum):
     """403: the key's fault or the record's; other records tell."""
     BAD_KEY = auto()
     NO_MODEL = auto()
+    NO_ADDRESS = auto()
     NO_QUOTA = auto()
     PASSING = auto()
     """The same request may succeed a little later."""
@@ -37,7 +38,10 @@ class Meaning(Enum):
 
 @dataclass(frozen=True)
 class Fault:
-    """An error as an endpoint told it. ``name`` says what kind of failure it was, ``status`` is None without one."""
+    """An error as an endpoint told it. ``name`` says what kind of failure it was, ``status`` is None without one.
+
+    ``is_unreachable``: there was no connection at all.
+    """
 
     name: str
     status: int | None
@@ -47,6 +51,7 @@ class Fault:
     params: frozenset[str] = frozenset()
     """The parameters it names as such."""
     numbers: tuple[int, int] | None = None
+    is_unreachable: bool = False
     """The longest prompt that would fit and the length of this one, where fields say so."""
 
 
@@ -235,7 +240,9 @@ def meaning(fault: Fault, max_new_tokens: int) -> Meaning:
     is_too_long = _is_about_length(fault)
     if is_too_long or (status in (400, 422) and _LIMIT_VALUE.search(text)):
         return _meaning_of_length(fault, is_too_long, max_new_tokens)
-    if status in (404, 405) or (status == 400 and (codes & _MODEL_CODES or _MODEL.search(text))):
+    if status in (404, 405):
+        return Meaning.NO_MODEL if "model" in words.lower() else Meaning.NO_ADDRESS
+    if status == 400 and (codes & _MODEL_CODES or _MODEL.search(text)):
         return Meaning.NO_MODEL
     is_passing = status in _PASSING_STATUS or status == 500 or status > 501  # 501: not implemented, today or later
     return Meaning.PASSING if is_passing or (status == 400 and _PASSING.search(text)) else Meaning.FAILED

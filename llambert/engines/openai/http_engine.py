@@ -35,7 +35,6 @@ from llambert.tasks import Task
 
 _OPENAI_URL = "https://api.openai.com/v1"
 _KEY = "OPENAI_API_KEY"
-_UNREACHABLE = openai.APIConnectionError.__name__  # the name of such a fault; that of a time-out is another
 FIRST_DELAY_S = 1.0
 _LONGEST_DELAY_S = 60.0
 # An endpoint that asks for more patience than this is down for the day.
@@ -50,13 +49,13 @@ _MAX_CUTS_BY_NUMBERS = 3  # then half of the text, each time
 # What is asked to tell a record's fault from the endpoint's: no moderation minds it, and it fits everywhere.
 _HARMLESS = "A short text."
 _KIND: dict[Meaning, ErrorKind] = {
-    Meaning.REFUSED: "refused",
-    Meaning.DENIED: "refused",
-    Meaning.OVER_LENGTH: "over_length",
-    Meaning.PASSING: "passing",
+    Meaning.REFUSED: ErrorKind.REFUSED,
+    Meaning.DENIED: ErrorKind.REFUSED,
+    Meaning.OVER_LENGTH: ErrorKind.OVER_LENGTH,
+    Meaning.PASSING: ErrorKind.PASSING,
 }
-_MAYBE_PARAMETERS = (Meaning.FAILED, Meaning.NO_MODEL)  # what an error about a parameter is taken for
-_NAME: dict[ErrorKind, str] = {"refused": "Refused", "over_length": "OverLength"}  # else the kind of the failure
+_MAYBE_PARAMETERS = (Meaning.FAILED, Meaning.NO_MODEL, Meaning.NO_ADDRESS)  # an error about one is taken for these
+_NAME = {ErrorKind.REFUSED: "Refused", ErrorKind.OVER_LENGTH: "OverLength"}  # else the kind of the failure
 
 logger = logging.getLogger(__name__)
 
@@ -134,7 +133,7 @@ class OpenAIEngine:
             self._client.models.with_raw_response.list()  # whatever it is: nothing of it is read
         except openai.APIError as error:
             fault = _fault_of(error)
-            if fault.name == _UNREACHABLE or self._meaning(fault) is Meaning.BAD_KEY:
+            if fault.is_unreachable or self._meaning(fault) is Meaning.BAD_KEY:
                 raise InputError(self._describe(fault)) from None
             logger.debug("%s: no list of models: %s", self._url, self._clean(str(error)))
 
@@ -149,8 +148,8 @@ class OpenAIEngine:
                 reply = self._request(prompt)
             except EndpointError as error:
                 fault = error.fault
-                kind = _KIND.get(self._meaning(fault), "failed")
-                if kind != "over_length":
+                kind = _KIND.get(self._meaning(fault), ErrorKind.FAILED)
+                if kind is not ErrorKind.OVER_LENGTH:
                     return self._failed(prompt, fault, kind)
                 if not text:
                     self._count_failure(fault)  # the prompt alone is too long, for any record
@@ -266,7 +265,7 @@ class OpenAIEngine:
             num_response_tokens=reply.num_response_tokens,
             num_truncated_tokens=num_truncated,
             error=f"Refused: {self._clean(reply.refusal)}" if reply.refusal else None,
-            error_kind="refused" if reply.refusal else None,
+            error_kind=ErrorKind.REFUSED if reply.refusal else None,
         )
 
     def _failed(self, prompt: Prompt, fault: Fault, kind: ErrorKind) -> Answer:
@@ -291,7 +290,7 @@ class OpenAIEngine:
             if other in (Meaning.DENIED, Meaning.REFUSED, Meaning.BAD_KEY):
                 self._stop(self._describe(fault))
             return Meaning.PASSING if other else Meaning.DENIED
-        if found in (Meaning.BAD_KEY, Meaning.NO_MODEL):
+        if found in (Meaning.BAD_KEY, Meaning.NO_MODEL, Meaning.NO_ADDRESS):
             self._stop(self._describe(fault))
         if found is Meaning.NO_QUOTA:
             self._stop(f"{self._url}: the account has no quota left: {self._clean(fault.message)}")
@@ -322,7 +321,7 @@ class OpenAIEngine:
             self._num_failures_in_a_row = 0
 
     def _count_failure(self, fault: Fault) -> None:
-        is_passing, is_unreachable = self._meaning(fault) is Meaning.PASSING, fault.name == _UNREACHABLE
+        is_passing, is_unreachable = self._meaning(fault) is Meaning.PASSING, fault.is_unreachable
         with self._lock:
             self._num_failures_in_a_row += 1
             num, num_answered = self._num_failures_in_a_row, self._num_answered
@@ -351,10 +350,10 @@ class OpenAIEngine:
         return asked + random.uniform(0, min(asked, FIRST_DELAY_S))
 
     def _describe(self, fault: Fault) -> str:
-        message = self._clean(fault.message)
-        if fault.status in (404, 405) and "model" not in f"{fault.codes} {fault.message}".lower():
+        message, found = self._clean(fault.message), self._meaning(fault)
+        if found is Meaning.NO_ADDRESS:
             return f"annotator.base_url: {self._url} has no such address; is it right, with its /v1? {message}"
-        if self._meaning(fault) is Meaning.NO_MODEL:
+        if found is Meaning.NO_MODEL:
             return f"annotator.model: {self._recipe.model!r} is not at {self._url}: {message}"
         if fault.status is not None:
             what = f"the key in {_KEY}" if self._secret else f"requests without a key; set {_KEY}"
@@ -397,4 +396,5 @@ def _fault_of(error: openai.APIError) -> Fault:
     name = type(error).__name__
     if isinstance(error, openai.APIStatusError):
         return read_fault(name, error.status_code, error.response.text)
-    return Fault(name, None, str(error))
+    # Not of its subclass: where a request timed out there was a connection.
+    return Fault(name, None, str(error), is_unreachable=type(error) is openai.APIConnectionError)

@@ -17,7 +17,7 @@ from llambert.annotation.ranks import part_name, ranks
 from llambert.annotation.responses import AMENDMENTS, amended_part, by_part
 from llambert.annotation.splits import warn_of_unlearned
 from llambert.engines import Answer, StoppedEarly, check, create_engine
-from llambert.errors import InputError
+from llambert.errors import ErrorKind, InputError
 from llambert.execution import Executor, Outcome, Pool
 from llambert.execution.ray_executor import RAY
 from llambert.execution.replica_metrics import ReplicaMetrics
@@ -229,7 +229,7 @@ class AnnotatePart:
 
         The counts are what the amendment adds to those of the part it amends.
         """
-        rows = [row for row, answer in enumerate(answers) if answer.error_kind != "passing"]
+        rows = [row for row, answer in enumerate(answers) if answer.error_kind is not ErrorKind.PASSING]
         if not rows:
             return []
         final = [answers[row] for row in rows]
@@ -277,7 +277,7 @@ def _counts(answers: list[Answer]) -> dict[str, int]:
         "num_response_tokens": sum(a.num_response_tokens for a in answers),
         "num_truncated": sum(a.num_truncated_tokens > 0 for a in answers),
         "num_errors": sum(a.finish_reason == "error" for a in answers),
-        **{f"num_{kind}": sum(a.error_kind == kind for a in answers) for kind in ("refused", "over_length", "passing")},
+        **{f"num_{kind}": sum(a.error_kind is kind for a in answers) for kind in ErrorKind if kind != ErrorKind.FAILED},
     }
 
 

@@ -11,10 +11,11 @@ import pyarrow as pa
 from llambert import schema
 from llambert.annotation.ranks import is_part_name, part_name, ranks
 from llambert.annotation.responses import AMENDMENTS, amendment_name, by_part, is_passing, read_amended
+from llambert.errors import ErrorKind
 from llambert.storage.run_directory import Part, TableDirectory
 
 BUSY = "busy_milliseconds"  # in the counts of each part, so that a kill loses none of it
-NUM_PASSING = "num_passing"
+NUM_PASSING = f"num_{ErrorKind.PASSING}"
 
 
 @dataclass

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 
 from llambert import schema
 from llambert.annotation.responses import ANSWERS
+from llambert.annotation.sampling import LeftOut
 from llambert.annotation.splits import is_learned_gold, named, not_learned
 from llambert.corpora.duplicates import first_copies
 from llambert.errors import InputError
@@ -39,7 +40,7 @@ def select(run: Run) -> dict[str, Selected]:
 def _select_silver(run: Run) -> Selected:
     silver, num_others = silver_rows(run)
     selected = select_silver(silver, run.task.category_names, run.recipe.classifier)
-    others = {"other_split": num_others} if num_others else {}
+    others = {LeftOut.OTHER_SPLIT: num_others} if num_others else {}
     return Selected(selected.train, selected.held_out, silver.num_rows + num_others, selected.num_left_out | others)
 
 
@@ -62,7 +63,7 @@ def silver_rows(run: Run) -> tuple[pa.Table, int]:
 def _select_gold(run: Run, num: int | None) -> Selected:
     rows, num_duplicates = _gold_rows(run)
     selected = select_gold(rows, run.task.category_names, run.recipe.classifier, num)
-    duplicates = {"duplicate": num_duplicates} if num_duplicates else {}
+    duplicates = {LeftOut.DUPLICATE: num_duplicates} if num_duplicates else {}
     return Selected(
         selected.train, selected.held_out, rows.num_rows + num_duplicates, selected.num_left_out | duplicates
     )

@@ -174,7 +174,7 @@ def test_too_many_response_tokens_are_no_prompt_that_is_too_long(status, message
         (400, "Model unloaded.", Meaning.PASSING),
         (400, "Incorrect API key provided: x***y.", Meaning.BAD_KEY),
         (403, "API key expired. Please renew it.", Meaning.BAD_KEY),
-        (405, "Method Not Allowed", Meaning.NO_MODEL),
+        (405, "Method Not Allowed", Meaning.NO_ADDRESS),
         (400, "films/m is not a valid model ID", Meaning.NO_MODEL),
         (400, "Could not finish the message because max_tokens or model output limit was reached.", Meaning.TRUNCATED),
         (422, "the length of a name must be positive", Meaning.FAILED),
