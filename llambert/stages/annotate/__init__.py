@@ -16,6 +16,7 @@ from llambert.annotation.calibration import CONTENT_FREE_TEXTS
 from llambert.annotation.ranks import part_name, ranks
 from llambert.annotation.responses import AMENDMENTS, amended_part, by_part
 from llambert.annotation.splits import warn_of_unlearned
+from llambert.annotation.verbalizer import RejectReason
 from llambert.engines import Answer, StoppedEarly, check, create_engine
 from llambert.errors import ErrorKind, InputError
 from llambert.execution import Executor, Outcome, Pool
@@ -128,8 +129,10 @@ def _complete(run: Run, before: StoredAnswers, progress: StageProgress, is_first
             "start asks again",
             flush=True,
         )
-    rejected = {kind: counts[f"num_{kind}"] for kind in ("refused", "over_length")}
-    rejected["engine_error"] = counts["num_errors"] - sum(rejected.values())
+    rejected = {
+        RejectReason.of_error(kind): counts[f"num_{kind}"] for kind in (ErrorKind.REFUSED, ErrorKind.OVER_LENGTH)
+    }
+    rejected[RejectReason.ENGINE_ERROR] = counts["num_errors"] - sum(rejected.values())
     is_larger = latest is not None and latest.num_in > annotator.num_records
     times = {"busy_seconds": busy_seconds, "accelerator_seconds": busy_seconds * annotator.gpus_per_replica}
     return run.complete(
