@@ -163,8 +163,7 @@ def plan(
         planned = planning.plan_by_rates(load_recipe(recipe, settings), rates, corpus_records, table)
     else:
         opened = _open(recipe, settings)
-        record_recipe(opened)
-        planned = planning.plan(opened, records, gain / 100, table, curve)
+        planned = planning.plan(record_recipe(opened), records, gain / 100, table, curve)
     for line in planning.render(planned, accelerator):
         print(line)
 
@@ -205,7 +204,7 @@ def repair(recipe: RecipePath, settings: Settings = None) -> None:
     from llambert.integrity.repair import repair
 
     num = 0
-    for num, finding in enumerate(repair(_open(recipe, settings)), 1):  # noqa: B007
+    for num, finding in enumerate(repair(record_recipe(_open(recipe, settings))), 1):  # noqa: B007
         print(finding, flush=True)
     print(f"repaired: {num} findings, made again and verified" if num else "nothing to repair: every part is whole")
 
@@ -369,7 +368,7 @@ def _executor(in_process: bool) -> Executor:
 
 
 def _start(run: Run, step: Callable[[Run], object]) -> None:
-    record_recipe(run)
+    run = record_recipe(run)
     done = step(run)
     if isinstance(done, Manifest) and done.stage != "report":
         print(_outcome(done))

@@ -8,7 +8,11 @@ from llambert.section import Section, Share, inconsistent, placed
 
 
 class Columns(Section):
-    """Which source column is what. ``record_id`` null: made from content and position, deterministically."""
+    """Which source column is what.
+
+    ``record_id`` null: the path of the file where a file is a record (``text_files``, ``imdb``), else made of the
+    file's path, the row and its text, whatever other files the corpus has.
+    """
 
     text: str = "text"
     record_id: str | None = None
@@ -52,10 +56,11 @@ class HuggingFaceDataset(Section):
     config: str | None = None
     splits: tuple[str, ...] = ()
     """Empty: all of them. ``columns.split: split`` keeps their names."""
-    revision: str | None = None
-    """Of a hub name: the commit to read; null: the newest."""
+    revision: str | None = placed(None)
+    """Of a hub name: a commit, branch or tag; null: ``main``. Looked up once, and stored in the run as a commit."""
     streaming: bool = placed(True)
-    """Read without copying the whole data set to this machine first."""
+    """Read without copying the whole data set to this machine first. Of a copy, record IDs that are made depend on the
+    files before theirs."""
 
 
 class CorpusRecipe(Section):
@@ -94,6 +99,11 @@ class CorpusRecipe(Section):
     """Share of the source's rows that may be malformed; they are kept in ``corpus_rejects``. More end the run."""
     max_undecodable_share: Share = placed(0.01, ge=0, le=1)
     """Share of the rows that may hold bytes that are not text in ``encoding`` (they become U+FFFD)."""
+
+    @property
+    def record_id(self) -> str | None:
+        """The column that record IDs are read from; null: they are made."""
+        return self.columns.record_id or ("record_id" if self.format in ("text_files", "imdb") else None)
 
     @field_validator("encoding")
     @classmethod

@@ -78,7 +78,8 @@ class AnnotatorRecipe(Section):
 
     engine: Literal["transformers", "vllm", "openai"] = "transformers"
     model: str
-    revision: str | None = None
+    revision: str | None = placed(None)
+    """Of a hub name: a commit, branch or tag; null: ``main``. Looked up once, and stored in the run as a commit."""
     prompt: str | None = None
     num_shots: NonNegativeInt | None = None
     """The first so many of the prompt's shots; null: all."""
@@ -159,7 +160,8 @@ class ClassifierRecipe(Section):
     """
 
     model: str
-    revision: str | None = None
+    revision: str | None = placed(None)
+    """Of a hub name: a commit, branch or tag; null: ``main``. Looked up once, and stored in the run as a commit."""
     regime: Literal["gold", "silver", "silver_extra", "combined"] = "silver"
     num_records: PositiveInt | None = None
     """So many silver (regime gold: gold) records, drawn by ``seed``: nested subsets; null: all. With ``annotator.seed``

@@ -1,21 +1,24 @@
 """One run: a recipe, its task, its directory, and the fingerprint under which each table lives."""
 
-import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cache, cached_property
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
+from urllib.parse import quote
 
 from llambert import corpora
 from llambert.annotation.sampling import Purpose
 from llambert.annotation.verbalizer import RULES_VERSION
 from llambert.corpora import READING
 from llambert.recipe import DEFAULTS_VERSION, Recipe, digest, dump_recipe, load_recipe, result_fields
-from llambert.storage.reference import content_identity
+from llambert.storage.reference import MAIN, content_identity, find_commit, is_hub_name
 from llambert.storage.run_directory import Manifest, Part, RunDirectory, TableDirectory
 from llambert.tables import TABLES, TableGraph
 from llambert.tasks import Task, load_task
+
+REPORT_VERSION = 1
+"""Part of the report's fingerprint. Raise it when a report of the same tables would say something else: a figure is
+computed in another way, added or removed, or the page shows it otherwise."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,8 @@ class Run:
 
     recipe: Recipe
     task: Task
+    commits: Mapping[str, str] = field(default_factory=dict, compare=False)
+    """File of the run's directory -> the commit that it says, or will say, for a hub name of the recipe."""
     tables: TableGraph = field(default=TABLES, compare=False, repr=False)
 
     @property
@@ -55,7 +60,7 @@ class Run:
         corpus without its gold labels: what annotate, parse, label and silver training may see. So a corrected gold
         label costs a new report, not a new annotation. ``responses`` leaves ``num_records`` out: a response depends
         on its record, not on how many others are asked about, so a larger sample finds the responses of the smaller
-        one. ``report`` covers the code that writes it: a figure that is computed better is a new report.
+        one.
         """
         recipe, task = self.recipe, self.task
         annotator = result_fields(recipe.annotator)
@@ -99,7 +104,7 @@ class Run:
             "silver": silver,
             "checkpoint": checkpoint,
             "labels": labels,
-            "report": digest(corpus, labels, _report_code()),
+            "report": digest(corpus, labels, REPORT_VERSION),
         }
         for table in self.tables:  # those that need no rule of their own
             if table.fingerprint == table.name and table.name not in found:
@@ -133,7 +138,8 @@ class Run:
         for companion in self.tables.together(name):
             if companion.is_rejects and companion.written_with == name:
                 rejects = self.table(companion.name)
-                rejected = rejects.committed_parts({part.name for part in parts})
+                stored = {part.name: part for part in rejects.committed_parts({part.name for part in parts})}
+                rejected = [stored[part.name] for part in parts if part.name in stored]
                 found = sum(part.num_rows for part in rejected)
                 assert found == num_rows, f"{companion.name} has {found} rows, {name} counts {num_rows} rejected"
                 rejects.complete(companion.stage, rejected, counts=dict(num_rejected or {}), **provenance)
@@ -158,30 +164,45 @@ class Run:
         return found
 
 
-@cache
-def _report_code() -> str:
-    """A hash of the sources that a report is made by, without importing them."""
-    package = Path(__file__).parent
-    files = [*sorted((package / "evaluation").glob("*.*")), *(package / name for name in _REPORT_SOURCES)]
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
-
-
-_REPORT_SOURCES = (
-    "costs.py",
-    "forecast.py",
-    "prices.yaml",
-    "calibration.py",
-    "splits.py",
-    "corpora/checks.py",
-)
-
-
 def open_run(recipe_path: str, settings: list[str] | None = None) -> Run:
-    """The run a recipe file describes; nothing is written."""
+    """The run a recipe file describes, each hub name at the commit that is stored, or that it is at now.
+
+    Nothing is written. ``InputError`` if another version's run is in its place.
+    """
     recipe = load_recipe(recipe_path, settings)
-    return Run(recipe, load_task(recipe.task))
+    directory = RunDirectory(recipe.storage)
+    directory.check_layout()
+    commits: dict[str, str] = {}
+
+    def find(name: str, revision: str | None, repo_type: str) -> str | None:
+        if not is_hub_name(name):
+            return revision
+        file = f"commits/{repo_type}/{quote(f'{name}@{revision or MAIN}', safe='')}"
+        commits[file] = directory.find(file) or find_commit(name, revision, repo_type)
+        return commits[file]
+
+    return Run(_at_commits(recipe, find), load_task(recipe.task), commits)
 
 
-def record_recipe(run: Run) -> None:
-    """Save the resolved recipe beside the results."""
-    run.directory.write("recipe.yaml", dump_recipe(run.recipe))
+def record_recipe(run: Run) -> Run:
+    """Save the resolved recipe and the commits beside the results; the run at the commits that were saved first."""
+    run.directory.claim()
+    stored = {commit: run.directory.create(file, commit) for file, commit in run.commits.items()}
+    recipe = _at_commits(run.recipe, lambda name, revision, repo_type: stored.get(revision or "", revision))
+    run.directory.write("recipe.yaml", dump_recipe(recipe))
+    return replace(run, recipe=recipe)
+
+
+def _at_commits(recipe: Recipe, find: Callable[[str, str | None, str], str | None]) -> Recipe:
+    """The recipe with what ``find`` makes of each model's and data set's name, revision and kind as its revision."""
+    annotator, classifier, corpus = recipe.annotator, recipe.classifier, recipe.corpus
+    if annotator.engine != "openai":
+        revision = find(annotator.model, annotator.revision, "model")
+        annotator = annotator.model_copy(update={"revision": revision})
+    revision = find(classifier.model, classifier.revision, "model")
+    classifier = classifier.model_copy(update={"revision": revision})
+    if corpus.format == "huggingface":
+        revision = find(corpus.path, corpus.huggingface.revision, "dataset")
+        dataset = corpus.huggingface.model_copy(update={"revision": revision})
+        corpus = corpus.model_copy(update={"huggingface": dataset})
+    return recipe.model_copy(update={"annotator": annotator, "classifier": classifier, "corpus": corpus})

@@ -20,7 +20,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def placed(default: Any, **constraints: Any) -> Any:
-    """A field of placement, concurrency or batch size: part of the recipe, not of any fingerprint."""
+    """A field of placement, concurrency or batch size, or that an identity covers: not part of any fingerprint."""
     return Field(default, json_schema_extra={"changes_result": False}, **constraints)
 
 

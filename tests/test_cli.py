@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from llambert.run import open_run, record_recipe
 from tests.fixtures.tiny_classifier import save_tiny_classifier
 from tests.fixtures.tiny_encoder import save_tiny_encoder
 
@@ -63,6 +64,50 @@ def test_bad_input_is_one_clear_line_and_exit_status_2(recipe, setting, message)
     assert done.stderr.count("\n") == 1
     assert "Traceback" not in done.stderr
     assert not (recipe.parent / "run" / "corpus").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "{recipe}"],
+        ["plan", "{recipe}"],
+        ["status", "{recipe}"],
+        ["verify", "{recipe}"],
+        ["repair", "{recipe}"],
+        ["report", "{recipe}"],
+        ["review", "export", "{recipe}"],
+        ["review", "import", "{recipe}", "answers.csv"],
+        ["ontology", "{recipe}", "--category", "positive", "--out", "x"],
+        ["serve", "{recipe}"],
+        ["serve", "{run}"],
+    ],
+    ids=" ".join,
+)
+def test_a_run_of_an_earlier_version_is_refused_in_one_line_by_every_command_that_opens_it(recipe, arguments):
+    run = recipe.parent / "run"
+    run.mkdir()
+    (run / "recipe.yaml").write_text(recipe.read_text())
+    before = sorted(run.rglob("*"))
+    done = llambert(*(argument.format(recipe=recipe, run=run) for argument in arguments))
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert f"storage: the run in {run} was made by an earlier llambert (layout 1)" in done.stderr
+    assert "cannot read; choose another storage" in done.stderr
+    assert sorted(run.rglob("*")) == before
+
+
+def test_a_run_of_another_layout_is_refused_and_one_of_this_layout_or_none_is_opened(recipe):
+    run = recipe.parent / "run"
+    assert llambert("status", recipe).returncode == 0  # nothing is there
+    assert not run.exists()
+    run.mkdir()
+    assert llambert("status", recipe).returncode == 0  # an empty folder
+    record_recipe(open_run(str(recipe)))
+    assert llambert("status", recipe).returncode == 0
+    (run / "layout.json").write_text('{"layout": 99, "made_by": "llambert 9.9.0"}')
+    done = llambert("status", recipe)
+    assert done.returncode == 2
+    assert f"storage: the run in {run} was made by llambert 9.9.0 (layout 99), which llambert" in done.stderr
 
 
 @pytest.mark.slow

@@ -19,6 +19,13 @@ def test_annotated_splits_decide_the_sample_and_what_follows_and_no_splits_are_a
     assert changed(plain, open_films(tmp_path, "annotator.splits=null")) == set()
 
 
+def test_the_version_of_the_report_is_part_of_its_fingerprint_alone(tmp_path, monkeypatch):
+    before = open_films(tmp_path)
+    before.fingerprints  # noqa: B018  looked up before the change
+    monkeypatch.setattr("llambert.run.REPORT_VERSION", 1000)
+    assert changed(before, open_films(tmp_path)) == {"report"}
+
+
 @pytest.mark.parametrize("regime", ["gold", "silver_extra", "combined"])
 def test_one_set_of_answers_serves_every_regime(tmp_path, regime):
     settings = ["annotator.splits=[train,extra,test]"]

@@ -25,6 +25,7 @@ from llambert.engines import Answer, create_engine
 from llambert.errors import InputError
 from llambert.recipe import EMBEDDED_ANNOTATOR, AnnotatorRecipe, load_recipe
 from llambert.section import parse_yaml, read_text
+from llambert.storage.reference import find_commit, is_hub_name
 from llambert.tasks import Task, load_task
 
 HEAD_RECORDS = 10_000
@@ -148,8 +149,11 @@ class _Head:
 
 def try_out(records: pa.Table, trial: Trial) -> list[Tried]:
     """Ask the trial's LLM about the records."""
-    task = trial.task
-    engine = create_engine(trial.annotator, task)
+    task, annotator = trial.task, trial.annotator
+    if annotator.engine != "openai" and is_hub_name(annotator.model):
+        revision = find_commit(annotator.model, annotator.revision)
+        annotator = annotator.model_copy(update={"revision": revision})
+    engine = create_engine(annotator, task)
     try:
         answers = engine.annotate(records[schema.TEXT].to_pylist())
         for note in engine.notes:

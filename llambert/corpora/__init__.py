@@ -28,17 +28,17 @@ __all__ = [
 ]
 
 
-READING = 2
+READING = 3
 """What is read from the same source by the same recipe; part of every fingerprint of a corpus. Raise it when that
 changes, so that a corpus read before is never taken for one read now. 2: gold values match by meaning, numbers are
-written exactly, a column may appear in any row, UTF-16 is read."""
+written exactly, a column may appear in any row, UTF-16 is read. 3: record IDs are made of a file's path."""
 
 
 class Format(Protocol):
     """What a module of this package is to ingest."""
 
     def find(self, corpus: CorpusRecipe) -> Sources:
-        """The units of work, ``index`` from 0 in order; ``InputError`` if there is none."""
+        """The units of work in a fixed order; ``InputError`` if there is none."""
         ...
 
     def read(self, source: SourceFile, corpus: CorpusRecipe, columns: list[str]) -> Iterator[Rows]:
@@ -65,7 +65,8 @@ def identity(corpus: CorpusRecipe) -> str:
     if corpus.format == "umls":  # a release has tens of gigabytes that are not read
         return digest(*map(content_identity, umls.uris(corpus)))
     # What is hidden in a data set's folder can say how the others are read.
-    return content_identity(corpus.path, corpus.huggingface.revision, hidden=corpus.format == "huggingface")
+    is_data_set = corpus.format == "huggingface"
+    return content_identity(corpus.path, corpus.huggingface.revision, hidden=is_data_set, repo_type="dataset")
 
 
 def read_rows(source: SourceFile, corpus: CorpusRecipe, columns: list[str]) -> Iterator[Rows]:

@@ -26,6 +26,7 @@ from llambert.corpora.rows import (
     lacking,
     optional_columns,
     require_columns,
+    unit_key,
     unpaired,
 )
 from llambert.corpora.values import parse_object, rows_of_table, text_of
@@ -52,16 +53,18 @@ PARQUET_BYTES_PER_UNIT = 256 << 20
 
 def find(corpus: CorpusRecipe) -> Sources:
     """A file, a folder's files or those of a glob, in the order of their paths."""
-    filesystem, files, num_hidden = find_files(corpus.path)
+    found = find_files(corpus.path)
     units: list[SourceFile] = []
-    for name in files:
-        uri, file_format, size = filesystem.unstrip_protocol(name), _format_of(name, corpus), files[name]["size"] or 0
-        spans = row_group_spans(uri) if file_format == "parquet" and size > PARQUET_BYTES_PER_UNIT else [None]
-        units += [
-            SourceFile(len(units) + number, uri, file_format, size // len(spans), span=span)
-            for number, span in enumerate(spans)
-        ]
-    return Sources(units, num_hidden)
+    for name, info in found.files.items():
+        uri, file_format = found.filesystem.unstrip_protocol(name), _format_of(name, corpus)
+        size, inside = info["size"] or 0, found.inside(name)
+        if file_format == "parquet" and size > PARQUET_BYTES_PER_UNIT:
+            spans = row_group_spans(uri)
+            sizes = size // len(spans)
+            units += [SourceFile(unit_key(inside, *span), uri, file_format, sizes, span=span) for span in spans]
+        else:
+            units.append(SourceFile(unit_key(inside), uri, file_format, size))
+    return Sources(units, found.num_hidden)
 
 
 def row_group_spans(uri: str) -> list[tuple[int, int]]:

@@ -6,7 +6,8 @@ Columns are those of the data set; ``split`` is the name of the split where it h
 import contextlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pyarrow as pa
 
 from llambert import schema
 from llambert.corpora.files import complete
-from llambert.corpora.rows import Rows, SourceFile, Sources, optional_columns, require_columns
+from llambert.corpora.rows import Rows, SourceFile, Sources, optional_columns, require_columns, unit_key
 from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError, one_line
 from llambert.printable import SURROGATE, escaped
@@ -27,21 +28,20 @@ _ROWS_PER_READ = 1024
 
 
 def find(corpus: CorpusRecipe) -> Sources:
-    """A unit for each shard of each split asked for: the data set's own files, or 100,000 rows on disk."""
+    """A unit for each file of each split asked for, or for 100,000 rows of a data set that is on disk as a table."""
     units: list[SourceFile] = []
     for name, split in _splits(corpus).items():
-        for shard in range(split.num_shards):
-            span = (shard, split.num_shards)
-            units.append(SourceFile(len(units), corpus.path, corpus.format, 0, members=(name,), span=span))
+        for identity, span in split.units():
+            units.append(SourceFile(unit_key(name, identity), corpus.path, corpus.format, 0, (name,), span))
     location = resolve(corpus.path).location
     return Sources(units, find_files(location).num_hidden if _is_folder_of_files(location) else 0)
 
 
 def read(source: SourceFile, corpus: CorpusRecipe, columns: list[str]) -> Iterator[Rows]:
-    """The rows of one shard, streamed."""
+    """The rows of one unit, streamed."""
     assert source.span is not None
-    [name], (shard, num_shards) = source.members, source.span
-    split = _splits(corpus)[name].shard(num_shards, shard)
+    [name] = source.members
+    split = _splits(corpus)[name].rows(*source.span)
     class_names = {column: kind.names for column, kind in (split.features or {}).items() if hasattr(kind, "names")}
     uri = f"{source.uri} (split {name})"
     try:
@@ -57,20 +57,54 @@ def read(source: SourceFile, corpus: CorpusRecipe, columns: list[str]) -> Iterat
         raise InputError(f"corpus.path: {corpus.path}, split {name!r}, cannot be read: {one_line(error)}") from error
 
 
-def _splits(corpus: CorpusRecipe) -> dict[str, Any]:
-    """Name -> ``datasets.IterableDataset`` of the splits asked for."""
+@dataclass(frozen=True)
+class _Split:
+    """A ``datasets.Dataset`` or ``IterableDataset``, and the paths of its files within the data set, where known."""
+
+    loaded: Any
+    files: list[str]
+
+    @property
+    def _is_table(self) -> bool:
+        return hasattr(self.loaded, "select")
+
+    def units(self) -> Iterator[tuple[str | int, tuple[int, int]]]:
+        """What each unit is, whatever others there are, and its rows, of a table; or its shard of how many."""
+        if self._is_table:
+            for start in range(0, max(self.loaded.num_rows, 1), ROWS_PER_SHARD):
+                yield start, (start, min(start + ROWS_PER_SHARD, self.loaded.num_rows))
+            return
+        num = self.loaded.num_shards
+        identities: Sequence[str | int] = self.files if len(self.files) == num else range(num)
+        yield from ((identity, (shard, num)) for shard, identity in enumerate(identities))
+
+    def rows(self, first: int, last: int) -> Any:
+        """The data set of one unit."""
+        return self.loaded.select(range(first, last)) if self._is_table else self.loaded.shard(last, first)
+
+
+def _splits(corpus: CorpusRecipe) -> dict[str, _Split]:
+    """Name -> the splits asked for."""
     import datasets  # takes a second, which no other format should cost
 
     options = corpus.huggingface
     location = resolve(corpus.path).location
+    files: dict[str, list[str]] = {}
     try:
         if _is_saved(location):
             loaded: Any = datasets.load_from_disk(location)
         else:
             folder = _plain_folder(location) if _is_folder_of_files(location) else location
-            loaded = datasets.load_dataset(
-                folder, options.config, revision=options.revision, streaming=options.streaming
-            )
+            builder = datasets.load_dataset_builder(folder, options.config, revision=options.revision)
+            files = {
+                str(split): [_inside(str(name), folder) for name in names]
+                for split, names in (builder.config.data_files or {}).items()
+            }
+            if options.streaming:
+                loaded = builder.as_streaming_dataset()
+            else:
+                builder.download_and_prepare()
+                loaded = builder.as_dataset()
     except Exception as error:  # the library passes on those of every filesystem and format it reads
         raise InputError(f"corpus.path: {corpus.path} cannot be opened as a data set: {one_line(error)}") from error
     splits = dict(loaded) if isinstance(loaded, dict) else {str(loaded.split or "all"): loaded}
@@ -78,7 +112,12 @@ def _splits(corpus: CorpusRecipe) -> dict[str, Any]:
     missing = [name for name in wanted if name not in splits]
     if missing:
         raise InputError(f"corpus.huggingface.splits: no split {missing[0]!r}; {corpus.path} has {', '.join(splits)}")
-    return {name: _iterable(splits[name]) for name in wanted}
+    return {name: _Split(splits[name], files.get(name, [])) for name in wanted}
+
+
+def _inside(name: str, folder: str) -> str:
+    """A file's path within a folder, or within a data set of the hub (``hf://datasets/org/name@commit/path``)."""
+    return name.partition("@")[2].partition("/")[2] if name.startswith("hf://") else os.path.relpath(name, folder)
 
 
 def _is_saved(location: str) -> bool:
@@ -95,7 +134,7 @@ def _plain_folder(location: str) -> str:
 
     The library takes the path for a pattern, reads ``_delta_log`` and the like, and fails at names that are not UTF-8.
     """
-    _, files, num_hidden = find_files(location)
+    _, files, num_hidden, _ = find_files(location)
     is_plain = not any(character in location for character in "*?[")
     if is_plain and not num_hidden and not any(SURROGATE.search(name) for name in files):
         return location
@@ -112,10 +151,3 @@ def _plain_folder(location: str) -> str:
                 os.rename(f"{partial}/links", place)
         assert place.exists(), f"{place} could not be made"
     return str(place)
-
-
-def _iterable(split: Any) -> Any:
-    """Also a data set on disk as one that streams: memory-mapped, in shards of a fixed size."""
-    if hasattr(split, "to_iterable_dataset"):
-        return split.to_iterable_dataset(num_shards=max(1, -(-split.num_rows // ROWS_PER_SHARD)))
-    return split

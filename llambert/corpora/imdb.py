@@ -12,7 +12,18 @@ from collections.abc import Iterable, Iterator
 from llambert import schema
 from llambert.corpora.archive import read_archive
 from llambert.corpora.files import read_parquet
-from llambert.corpora.rows import Malformed, Row, RowFault, Rows, Skipped, SourceFile, Sources, batched, require_columns
+from llambert.corpora.rows import (
+    Malformed,
+    Row,
+    RowFault,
+    Rows,
+    Skipped,
+    SourceFile,
+    Sources,
+    batched,
+    require_columns,
+    unit_key,
+)
 from llambert.corpora.text_files import read_members, units_of
 from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError
@@ -30,20 +41,21 @@ _HUB_LABELS = {"0": "neg", "1": "pos", "-1": None}
 
 def find(corpus: CorpusRecipe) -> Sources:
     """The archive, the Parquet files, or the folder's reviews some thousand a unit."""
-    filesystem, files, num_hidden = find_files(corpus.path)
-    if whole := [name for name in files if _ARCHIVE.search(name) or _SHARD.search(name)]:
+    found = find_files(corpus.path)
+    if whole := [name for name in found.files if _ARCHIVE.search(name) or _SHARD.search(name)]:
+        uris = {name: found.filesystem.unstrip_protocol(name) for name in whole}
         units = [
-            SourceFile(index, filesystem.unstrip_protocol(name), corpus.format, files[name]["size"] or 0)
-            for index, name in enumerate(whole)
+            SourceFile(unit_key(found.inside(name)), uris[name], corpus.format, found.files[name]["size"] or 0)
+            for name in whole
         ]
-        return Sources(units, num_hidden)
-    reviews = {name: info for name, info in files.items() if _REVIEW.search(name)}
+        return Sources(units, found.num_hidden)
+    reviews = [name for name in found.files if _REVIEW.search(name)]
     if not reviews:
         raise InputError(
             f"corpus.path: {corpus.path} is no IMDb data set: neither an archive aclImdb_v1.tar.gz, nor a folder with "
             "train/pos/*.txt, nor Parquet files train-*.parquet"
         )
-    return Sources(units_of(filesystem, reviews, corpus.format), num_hidden)
+    return Sources(units_of(found, reviews, corpus.format), found.num_hidden)
 
 
 def read(source: SourceFile, corpus: CorpusRecipe, columns: list[str]) -> Iterator[Rows]:

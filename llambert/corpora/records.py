@@ -37,7 +37,7 @@ def source_columns(recipe: CorpusRecipe) -> list[str]:
     columns = recipe.columns
     named = [
         columns.text,
-        columns.record_id,
+        recipe.record_id,
         columns.split,
         columns.gold_label,
         *columns.keep,
@@ -83,13 +83,13 @@ def separate(source: SourceFile, chunk: Chunk, corpus: CorpusRecipe, categories:
 
 
 def _record_ids(source: SourceFile, table: pa.Table, first_row: int, corpus: CorpusRecipe) -> pa.Array:
-    """The id column, or file, row and a hash of the text: the same whenever the same file is read."""
+    """The id column, or unit, row and a hash of the text: the same whenever the same file is read."""
     columns = corpus.columns
-    if columns.record_id:
-        return table[columns.record_id].combine_chunks()
+    if corpus.record_id:
+        return table[corpus.record_id].combine_chunks()
     texts = table[columns.text].to_pylist()
     ids = (
-        f"{source.index:05d}-{row:09d}-{blake2b((text or '').encode(), digest_size=4).hexdigest()}"
+        f"{source.key}-{row:09d}-{blake2b((text or '').encode(), digest_size=4).hexdigest()}"
         for row, text in enumerate(texts, start=first_row)
     )
     return pa.array(ids, pa.string())

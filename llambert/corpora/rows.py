@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -14,6 +15,7 @@ from llambert.corpora.encodings import is_undecodable
 from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError
 from llambert.printable import escaped
+from llambert.recipe import digest
 
 MALFORMED = pa.schema(
     [
@@ -56,22 +58,34 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 class SourceFile:
     """A bounded piece of a corpus' source: one unit of work of ingest. Crosses to its worker as JSON.
 
-    ``index`` is its place in the sorted list of units; part names and made record ids begin with it. What
-    ``members`` (files below ``uri``) and ``span`` (from, to: row groups, bytes, shards) mean is the format's own;
+    Part names and made record IDs are made of ``key`` (``unit_key``), which does not depend on other files. What
+    ``members`` (files below ``uri``) and ``span`` (from, to: row groups, bytes, shards, rows) mean is the format's own;
     empty and null stand for the whole of ``uri``. ``members`` of at most some thousand names.
     """
 
-    index: int
+    key: str
     uri: str
     format: str
     num_bytes: int
     members: Sequence[str] = ()
     span: Sequence[int] | None = None
 
+    def part_name(self, number: int) -> str:
+        """The name of its ``number``-th part."""
+        return f"part-{self.key}-{number:06d}.parquet"
+
+
+def unit_key(*identity: str | int) -> str:
+    """The key of a unit of work: a hash of its file's path within the corpus and of what it is of that file."""
+    return digest(*identity)
+
 
 @dataclass(frozen=True)
 class Sources:
-    """A corpus' units of work in a fixed order, and how many hidden files are beside them, which are not read."""
+    """A corpus' units of work in a fixed order, and how many hidden files are beside them, which are not read.
+
+    ``InputError`` if two units have one key.
+    """
 
     units: list[SourceFile]
     num_hidden: int = 0
@@ -80,6 +94,23 @@ class Sources:
     def skipped(self) -> str:
         """For the screen: what is not read; empty if everything is."""
         return hidden_files_skipped(self.num_hidden)
+
+    def __post_init__(self) -> None:
+        for number, source in enumerate(self.units):
+            other = self.units[self._places.setdefault(source.key, number)]
+            if other is not source:
+                names = [one.members[0] if one.members else one.uri for one in (other, source)]
+                raise InputError(
+                    f"corpus.path: by chance {names[0]} and {names[1]} have the same key; rename one of them"
+                )
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {}
+
+    def place(self, part_name: str) -> tuple[int, str]:
+        """Where a part belongs: after all parts of earlier units, by its name among those of its own."""
+        return self._places[part_name.split("-")[1]], part_name
 
 
 def hidden_files_skipped(num: int) -> str:

@@ -94,7 +94,7 @@ class RrfTable:
 
 def find_tables(path: str) -> dict[str, RrfTable]:
     """The three tables anywhere below a folder (or a glob's); ``InputError`` if one is missing or ambiguous."""
-    filesystem, files, _ = find_files(path)
+    filesystem, files, *_ = find_files(path)
     tables = {}
     for name in FIELDS:
         pattern = re.compile(rf"(.*/)?({name}\.RRF)(\.gz)?(?:\.([a-z][a-z]|\d+))?(\.gz)?")

@@ -4,58 +4,68 @@ In a path that is not UTF-8 the bytes that are not are escaped: ``caf\xE9.txt``.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import blake2b
 from pathlib import Path
-from typing import Any
-
-import fsspec
 
 from llambert import schema
 from llambert.corpora.encodings import codec_of, decode, other_encoding
 from llambert.corpora.opening import COMPRESSIONS, open_bytes
-from llambert.corpora.rows import Malformed, Row, RowFault, Rows, SourceFile, Sources, batched, require_columns
+from llambert.corpora.rows import (
+    Malformed,
+    Row,
+    RowFault,
+    Rows,
+    SourceFile,
+    Sources,
+    batched,
+    require_columns,
+    unit_key,
+)
 from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError
 from llambert.printable import escaped
 from llambert.storage.locations import is_local, open_location
-from llambert.storage.reference import find_files
+from llambert.storage.reference import Found, find_files
 
 COLUMNS = [schema.RECORD_ID, schema.TEXT, "folder"]
-FILES_PER_UNIT = 2000
+FILES_PER_UNIT = 1000  # on average
 _BYTES_PER_UNIT = 64 << 20
 _REMOTE_READERS = 32
 _HEAD_BYTES = 4096
 
 
 def find(corpus: CorpusRecipe) -> Sources:
-    """All visible files of a folder or a glob, some thousand a unit."""
-    filesystem, files, num_hidden = find_files(corpus.path)
-    return Sources(units_of(filesystem, files, corpus.format), num_hidden)
+    """All visible files of a folder or a glob, some hundred a unit."""
+    found = find_files(corpus.path)
+    return Sources(units_of(found, found.files, corpus.format), found.num_hidden)
 
 
-def units_of(
-    filesystem: fsspec.AbstractFileSystem, files: dict[str, dict[str, Any]], format_name: str
-) -> list[SourceFile]:
-    """Files by path, as ``find_files`` gives them, as bounded units in the order given."""
-    root = os.path.commonpath({name.rpartition("/")[0] or "/" for name in files})
+def units_of(found: Found, names: Iterable[str], format_name: str) -> list[SourceFile]:
+    """Some of the files that were found as units, each of consecutive files, in the order given.
+
+    A unit begins at each file that ``_begins_unit`` says, and has its key of that file: one that is added or removed
+    moves no file from one unit to another, unless a unit begins at it.
+    """
+    uri = found.filesystem.unstrip_protocol(found.folder or "/")
     units: list[SourceFile] = []
-    members: list[str] = []
-    num_bytes = 0
+    first, members, num_bytes = "", list[str](), 0
+    for name in names:
+        inside, size = found.inside(name), found.files[name]["size"] or 0
+        if _begins_unit(inside, size):
+            if members:
+                units.append(SourceFile(unit_key(first), uri, format_name, num_bytes, members))
+            first, members, num_bytes = inside, [], 0
+        members.append(inside)
+        num_bytes += size
+    return [*units, SourceFile(unit_key(first), uri, format_name, num_bytes, members)]
 
-    def close() -> None:
-        uri = filesystem.unstrip_protocol(root)
-        units.append(SourceFile(len(units), uri, format_name, num_bytes, members=members))
 
-    for name, info in files.items():
-        members.append(name.removeprefix(root).lstrip("/"))
-        num_bytes += info["size"] or 0
-        if len(members) == FILES_PER_UNIT or num_bytes >= _BYTES_PER_UNIT:
-            close()
-            members, num_bytes = [], 0
-    if members:
-        close()
-    return units
+def _begins_unit(inside: str, num_bytes: int) -> bool:
+    """By a hash of the path alone, so that it depends on no other file; the likelier the larger the file."""
+    number = int.from_bytes(blake2b(os.fsencode(inside), digest_size=8).digest(), "big")
+    return number / 2**64 < 1 / FILES_PER_UNIT + num_bytes / _BYTES_PER_UNIT
 
 
 def read(source: SourceFile, corpus: CorpusRecipe, columns: list[str]) -> Iterator[Rows]:

@@ -28,6 +28,7 @@ from llambert.corpora.rows import (
     malformed_rows,
     require_columns,
     require_in_some_row,
+    unit_key,
 )
 from llambert.corpora.rrf import (
     NUM_CODES,
@@ -60,7 +61,9 @@ def find(corpus: CorpusRecipe) -> Sources:
     tables = find_tables(corpus.path)
     if corpus.columns.record_id is None:
         raise InputError("corpus.columns.record_id: is missing; of a UMLS release it is record_id, the CUI")
-    return Sources([SourceFile(0, corpus.path, "umls", sum(table.num_bytes for table in tables.values()))])
+    return Sources(
+        [SourceFile(unit_key(corpus.format), corpus.path, "umls", sum(table.num_bytes for table in tables.values()))]
+    )
 
 
 def uris(corpus: CorpusRecipe) -> list[str]:

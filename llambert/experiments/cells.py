@@ -21,7 +21,7 @@ import torch
 from llambert.annotation.sampling import Purpose
 from llambert.experiments.sources import Labels
 from llambert.recipe import ClassifierRecipe, GoldPhase, digest, result_fields
-from llambert.storage.reference import content_identity
+from llambert.storage.reference import content_identity, find_commit, is_hub_name
 from llambert.storage.run_directory import create_whole, open_filesystem, remove_temporaries, write_whole
 
 
@@ -61,6 +61,8 @@ def create_cell(recipe: ClassifierRecipe, labels: Labels) -> Cell:
         fields["gold"] = recipe.gold.model_copy(update={"num_records": num})
     else:
         fields |= {"gold": GoldPhase(), "regime": "gold" if recipe.regime == "gold" else "silver"}
+    if is_hub_name(recipe.model):
+        fields["revision"] = find_commit(recipe.model, recipe.revision)
     plain = recipe.model_copy(update=fields)
     learned = [{"gold": "gold"}.get(plain.regime, silver), *(["gold"] if plain.regime == "combined" else [])]
     return Cell(
@@ -68,7 +70,7 @@ def create_cell(recipe: ClassifierRecipe, labels: Labels) -> Cell:
         silver=silver,
         num_train=fields["num_records"] + (fields["gold"].num_records or 0),
         fingerprint=digest(
-            {**result_fields(plain), "model": content_identity(recipe.model, recipe.revision)},
+            {**result_fields(plain), "model": content_identity(plain.model, plain.revision)},
             labels.categories,
             [labels.identities[name] for name in [*learned, "test"]],
             *([Purpose.GOLD_TRAINING] if "gold" in learned else []),

@@ -26,7 +26,7 @@ from llambert.recipe import Recipe
 from llambert.run import Run
 from llambert.section import parse_yaml, validate
 from llambert.storage.locations import is_local
-from llambert.storage.part_file import stored_counts
+from llambert.storage.part_file import is_unaltered, parse_footer
 from llambert.storage.reference import content_identity
 from llambert.storage.run_directory import Manifest, Part, RunDirectory, TableDirectory, is_part, total
 from llambert.tables import TableSpec
@@ -87,7 +87,9 @@ class _Checked:
 
 def verify_directory(uri: str) -> list[Finding]:
     """``verify`` for a run known by its directory alone, whose ``recipe.yaml`` says what it was."""
-    text = RunDirectory(uri).read("recipe.yaml")
+    directory = RunDirectory(uri)
+    directory.check_layout()
+    text = directory.read("recipe.yaml")
     path = f"{uri.rstrip('/')}/recipe.yaml"
     recipe = validate(Recipe, {**parse_yaml(text, path), "storage": uri}, text, path)
     return verify(Run(recipe, load_task(recipe.task)))
@@ -151,7 +153,7 @@ def _check_unfinished(run: Run, spec: TableSpec) -> Iterator[Finding]:
             yield Finding(FindingKind.MISSING_PART, table, part, f"the part is missing, that of {name} is there")
         for part in sorted(parts):
             try:
-                run.table(table).committed_part(part)
+                run.table(table).check_part(part)
             except InputError as error:
                 yield Finding(FindingKind.UNREADABLE, table, part, str(error))
 
@@ -232,15 +234,15 @@ def _manifest_problems(spec: TableSpec, table: TableDirectory, manifest: Manifes
 def _check_part(table: TableDirectory, part: Part, with_ids: bool) -> _Checked:
     content = table.filesystem.cat_file(table.path(part.name))
     problems = []
-    if hashlib.sha256(content).hexdigest() != part.sha256:
+    if not is_unaltered(content, part.sha256):
         problem = f"its content was altered: {len(content):,} bytes, of which the checksum is not the manifest's"
         problems.append((FindingKind.ALTERED, problem))
     try:
+        counts = parse_footer(content).counts
         parquet = pq.ParquetFile(io.BytesIO(content))
         names = parquet.schema_arrow.names
         columns = [schema.RECORD_ID] if schema.RECORD_ID in names else []
         rows = parquet.read(columns)
-        counts = stored_counts(parquet)
     except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: a damaged name or count is no UTF-8 or JSON
         return _Checked([*problems, (FindingKind.UNREADABLE, f"it is no whole Parquet file: {one_line(error)}")])
     if rows.num_rows != part.num_rows:

@@ -6,6 +6,7 @@ What it annotates is stored where the run will look for it. The rest, a small ru
 import contextlib
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -112,7 +113,7 @@ def _measured_whole(manifest: Manifest) -> Measured:
 def with_num_records(run: Run, num_records: int, **changes: Any) -> Run:
     """The run that annotates ``num_records``; ``changes`` are other fields of its ``annotator`` section."""
     annotator = run.recipe.annotator.model_copy(update={"num_records": num_records, **changes})
-    return Run(run.recipe.model_copy(update={"annotator": annotator}), run.task)
+    return replace(run, recipe=run.recipe.model_copy(update={"annotator": annotator}))
 
 
 def _parsed(run: Run) -> Run:
@@ -120,7 +121,7 @@ def _parsed(run: Run) -> Run:
     if run.recipe.parse.prior_correction != "gold":
         return run
     recipe = run.recipe.parse.model_copy(update={"prior_correction": "none"})
-    return Run(run.recipe.model_copy(update={"parse": recipe}), run.task)
+    return replace(run, recipe=run.recipe.model_copy(update={"parse": recipe}))
 
 
 def _annotate(few: Run) -> Measured:
@@ -166,7 +167,7 @@ def _small_run(run: Run, few: Run) -> Iterator[Run]:
     if not classifier.learns_silver:
         changes["num_records"] = _MIN_STEPS * classifier.batch_size
     updates = {"storage": storage, "classifier": classifier.model_copy(update=changes)}
-    small = Run(few.recipe.model_copy(update=updates), few.task)
+    small = replace(few, recipe=few.recipe.model_copy(update=updates))
     filesystem, path = run.table("corpus").filesystem, f"{run.table('corpus').path().rsplit('/', 2)[0]}/pilot"
     remove_folder(filesystem, path)  # of a pilot that was killed
     try:

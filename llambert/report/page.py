@@ -5,8 +5,6 @@ wrong (``schema.SUSPECTS``).
 """
 
 import dataclasses
-import hashlib
-import io
 import json
 import textwrap
 import time
@@ -14,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from llambert import schema
 from llambert.annotation.responses import ANSWERS
@@ -22,7 +19,8 @@ from llambert.evaluation.evidence import Evidence, read_evidence
 from llambert.planning.costs import StageCost, compare, format_duration, load_prices
 from llambert.planning.forecast import read_pilot
 from llambert.run import Run
-from llambert.storage.run_directory import Manifest, Part, TableDirectory, write_whole
+from llambert.storage.part_file import PartRows, parse_footer
+from llambert.storage.run_directory import Manifest, Part, TableDirectory, part_of, write_whole
 
 PLOTS = "plots"
 METRICS_PART = "metrics.parquet"
@@ -231,12 +229,11 @@ def _plain(value: Any) -> Any:
 
 
 def _write_table(directory: TableDirectory, name: str, table: pa.Table) -> Part:
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
-    content = sink.getvalue()
+    rows = PartRows()
+    rows.add(table)
+    content = rows.content({})
     _write(directory, name, content)
-    sha256 = hashlib.sha256(content).hexdigest()
-    return Part(name=name, num_rows=table.num_rows, num_bytes=len(content), sha256=sha256)
+    return part_of(name, parse_footer(content), len(content))
 
 
 def _write(directory: TableDirectory, name: str, content: bytes) -> None:

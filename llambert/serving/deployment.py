@@ -152,7 +152,9 @@ def find_checkpoint(run: str, settings: list[str]) -> tuple[str, LabelRecipe]:
     filesystem, path = open_filesystem(run)
     if filesystem.exists(f"{path}/config.json"):
         return _absolute(run), LabelRecipe()
-    text = RunDirectory(run).read("recipe.yaml")
+    directory = RunDirectory(run)
+    directory.check_layout()
+    text = directory.read("recipe.yaml")
     complete = _complete_checkpoints(filesystem, f"{path}/checkpoint")
     if len(complete) != 1:
         found = f"{len(complete)} ({', '.join(complete)}): name the folder of one" if complete else "none"

@@ -66,14 +66,12 @@ def complete(run: Run, sources: Sources, parts: list[Part], **seconds: Any) -> M
     Refused: more rows that are not text or malformed than the recipe allows, a column that no row has, no record at
     all, gold values of which none is a label, record IDs that are not unique. ``seconds`` are the manifest's.
     """
-    parts = sorted(parts, key=lambda part: part.name)
+    parts = sorted(parts, key=lambda part: sources.place(part.name))
     counts, rejected = total(parts), total(parts, "rejected")
     counts[HIDDEN_FILES] += sources.num_hidden
     corpus = run.recipe.corpus
-    faulty = {part.name for part in parts if part.counts.get(UNDECODABLE)}
-    checks.require_decodable(
-        counts, corpus, (s for s in sources.units if any(n.startswith(_prefix(s)) for n in faulty))
-    )
+    faulty = dict.fromkeys(sources.place(part.name)[0] for part in parts if part.counts.get(UNDECODABLE))
+    checks.require_decodable(counts, corpus, (sources.units[place] for place in faulty))
     # Where a record is made of many source rows (umls), the malformed ones are a share of those.
     _check_malformed(run, counts["num_malformed"], counts["num_source_rows"] or counts["num_read"])
     checks.require_columns_somewhere(counts, corpus, sources.units, source_columns(corpus))
@@ -111,11 +109,6 @@ def _check_malformed(run: Run, num_malformed: int, num_read: int) -> None:
     )
 
 
-def _prefix(source: SourceFile) -> str:
-    """Begins the name of each part of a unit of work."""
-    return f"part-{source.index:05d}-"
-
-
 def _place(row: dict[str, Any]) -> str:
     line = "" if row[schema.LINE] is None else f":{row[schema.LINE]}"
     return f"{row[schema.SOURCE]}{line} ({row[schema.REJECT_REASON]})"
@@ -144,7 +137,7 @@ class IngestFile:
         committed = set(self.corpus.part_names())
         parts = []
         for number, chunk in enumerate(read_chunks(source, self.recipe, self.columns)):
-            name = f"{_prefix(source)}{number:06d}.parquet"
+            name = source.part_name(number)
             if name in committed:
                 parts.append(self.corpus.committed_part(name))
                 continue

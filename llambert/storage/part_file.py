@@ -1,22 +1,28 @@
-"""A part as a Parquet file: its rows as they come, its own counts in the footer, a checksum on every page.
+"""A part as a Parquet file: its rows as they come, a checksum on every page, counts and a digest in the footer.
 
 Without checksums a fifth of all single altered bytes are read back as other rows, and no reader would know
-(DECISIONS.md, "Drills").
+(DECISIONS.md, "Drills"). The footer holds the SHA-256 of everything before it, so its own SHA-256 stands for the
+whole file: a restart reads footers alone, ``verify`` the bytes that they vouch for too.
 """
 
 import contextlib
+import hashlib
 import io
 import json
 from collections.abc import Iterator
-from typing import TypedDict
+from typing import NamedTuple, TypedDict
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llambert.errors import InputError, one_line
 
-# Under which a part carries its own counts, so that a restart reads footers, not rows.
-COUNTS_KEY = b"llambert.counts"
+# Under which the footer holds the part's own counts, and the SHA-256 of the bytes before it and of the counts.
+_COUNTS_KEY, _DIGEST_KEY = b"llambert.counts", b"llambert.sha256"
+_MAGIC = b"PAR1"
+_NUM_END_BYTES = 8  # the footer's length, and the magic
+_NUM_BYTES_READ = 64 << 10  # holds the footer of some million rows
 
 
 class PartCounts(TypedDict, total=False):
@@ -25,6 +31,9 @@ class PartCounts(TypedDict, total=False):
     counts: dict[str, int]
     labels: dict[str, int]
     rejected: dict[str, int]
+
+
+_NO_COUNTS = PartCounts(counts={}, labels={}, rejected={})
 
 
 class PartRows:
@@ -52,7 +61,9 @@ class PartRows:
         if self._waiting:
             self._write()
         assert self._writer is not None, "a part without a table has no schema"
-        self._writer.add_key_value_metadata({COUNTS_KEY: json.dumps(counts, sort_keys=True).encode()})
+        counted = _NO_COUNTS | counts
+        digest = _digest(self._sink.getbuffer(), counted)
+        self._writer.add_key_value_metadata({_COUNTS_KEY: _json(counted), _DIGEST_KEY: digest})
         self._writer.close()
         return self._sink.getvalue()
 
@@ -64,16 +75,68 @@ class PartRows:
         self._waiting, self._num_waiting = [], 0
 
 
-def stored_counts(parquet: pq.ParquetFile) -> PartCounts:
-    """The counts that a part carries in its footer."""
-    stored = json.loads((parquet.metadata.metadata or {}).get(COUNTS_KEY, b"{}"))
-    return PartCounts(counts={}, labels={}, rejected={}) | stored
+class Footer(NamedTuple):
+    """What the end of a part says of it. ``sha256``: of these bytes; ``digest``: what they hold of the others."""
+
+    num_bytes: int
+    num_rows: int
+    counts: PartCounts
+    sha256: str
+    digest: str
 
 
-def check_pages(parquet: pq.ParquetFile) -> None:
-    """Read every page, of which ``parquet`` was opened to verify the checksums; Parquet's own error if one is wrong."""
-    for group in range(parquet.num_row_groups):
-        parquet.read_row_group(group)
+def parse_footer(end: bytes) -> Footer:
+    """The footer of a part that ends with ``end``; ``ArrowInvalid``, or another ``ValueError``, if it is not whole."""
+    num_bytes = _footer_length(end)
+    if num_bytes > len(end):
+        raise pa.ArrowInvalid(f"its footer should have {num_bytes:,} bytes, and {len(end):,} are there")
+    footer = end[-num_bytes:]
+    metadata = pq.read_metadata(pa.BufferReader(footer))
+    stored = metadata.metadata or {}
+    if not {_COUNTS_KEY, _DIGEST_KEY} <= stored.keys():
+        raise pa.ArrowInvalid("its footer holds no digest of its pages")
+    counts, digest = json.loads(stored[_COUNTS_KEY]), stored[_DIGEST_KEY].decode()
+    return Footer(num_bytes, metadata.num_rows, counts, hashlib.sha256(footer).hexdigest(), digest)
+
+
+def read_footer(filesystem: fsspec.AbstractFileSystem, path: str, size: int) -> Footer:
+    """``parse_footer`` of a stored part of ``size`` bytes, of which the end alone is read."""
+    end = filesystem.cat_file(path, start=max(size - _NUM_BYTES_READ, 0), end=size)
+    if len(end) < (num_bytes := _footer_length(end)) <= size:
+        end = filesystem.cat_file(path, start=size - num_bytes, end=size)
+    return parse_footer(end)
+
+
+def check_pages(content: bytes) -> Footer:
+    """The footer of a whole part; ``ArrowInvalid`` if the bytes before it, or its counts, are not those written."""
+    footer = parse_footer(content)
+    if _digest(memoryview(content)[: -footer.num_bytes], footer.counts) != footer.digest:
+        raise pa.ArrowInvalid("its pages are not those that were written")
+    return footer
+
+
+def is_unaltered(content: bytes, sha256: str) -> bool:
+    """Whether a whole part is the one whose footer has this SHA-256."""
+    try:
+        return check_pages(content).sha256 == sha256
+    except (pa.ArrowException, OSError, ValueError):
+        return False
+
+
+def _digest(pages: memoryview, counts: PartCounts) -> str:
+    digest = hashlib.sha256(pages)
+    digest.update(_json(counts))
+    return digest.hexdigest()
+
+
+def _json(counts: PartCounts) -> bytes:
+    return json.dumps(counts, sort_keys=True).encode()
+
+
+def _footer_length(end: bytes) -> int:
+    if end[-len(_MAGIC) :] != _MAGIC:
+        raise pa.ArrowInvalid("it does not end as a Parquet file does")
+    return int.from_bytes(end[-_NUM_END_BYTES : -len(_MAGIC)], "little") + _NUM_END_BYTES
 
 
 @contextlib.contextmanager
@@ -81,7 +144,7 @@ def clear_damage(uri: str) -> Iterator[None]:
     """``InputError`` naming ``uri`` where Parquet cannot read what is stored there; storage's own faults pass."""
     try:
         yield
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
             raise
         raise InputError(f"{uri} is damaged: {one_line(error)}; `llambert repair` makes it again") from error

@@ -1,7 +1,7 @@
 """Where a model or a corpus lives: one string that says it.
 
 ========================  =====================================================================
-``meta-llama/Llama-2-…``   a name on the Hugging Face hub (models; ``hf://datasets/…`` for corpora)
+``meta-llama/Llama-2-…``   a name on the Hugging Face hub (models; ``hf://datasets/…`` for corpora), or name@commit
 ``./folder``, ``/folder``  a local file or folder
 ``s3://bucket/key``        anything fsspec can open
 ``package:name/file``      a file inside an installed Python package, found without importing it
@@ -27,7 +27,10 @@ from llambert.printable import visible
 from llambert.storage.file_hashes import add_content, add_stream, cache_folder, remembered
 from llambert.storage.locations import copy_folder, is_local, open_location
 
-_HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?$")
+_HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[0-9a-f]{40})?$")
+MAIN = "main"  # what a hub name without a revision stands for
+_COMMIT = re.compile("[0-9a-f]{40}")
+_CHECKPOINT_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.py"]
 # What a remote listing may say of a file's content, the surest first: checksums, then times of change.
 _MARKS = (
     "ETag", "etag", "md5Hash", "blob_id", "CRC",
@@ -77,17 +80,58 @@ def _inside_package(reference: str) -> Path:
     raise InputError(f"{reference}: the package {name!r} has no {inside!r}")
 
 
-def content_identity(reference: str, revision: str | None = None, hidden: bool = True) -> str:
+def is_hub_name(reference: str) -> bool:
+    """Whether a reference names a repository of the Hugging Face hub; ``InputError`` as ``resolve`` has it."""
+    return not _has_wildcard(reference) and resolve(reference).kind == "hub"
+
+
+def find_commit(name: str, revision: str | None = None, repo_type: str = "model") -> str:
+    """The commit that a revision of a repository of the hub is at; null: that of ``main``, or of ``name@commit``.
+
+    A full commit is itself. Otherwise the hub says so, and where it cannot be asked, what it said last on this machine;
+    ``InputError`` where it never did.
+    """
+    name, _, commit = name.partition("@")
+    if _COMMIT.fullmatch(commit or revision or ""):
+        return commit or revision or ""
+    from huggingface_hub import HfApi
+
+    try:
+        return HfApi().resolve_revision(name, revision=revision, repo_type=repo_type).resolved
+    except Exception as error:  # the transport and the hub have many of their own
+        raise InputError(
+            f"{name}: which commit its revision {revision or MAIN} is at cannot be found out: "
+            f"{one_line(error.__cause__ or error)}; set the revision to a full commit, start once with access to the "
+            "hub, or name a local folder"
+        ) from error
+
+
+def at_commit(reference: str) -> str:
+    """A hub name as ``name@commit``, so that every process loads the same; any other reference as it is."""
+    return f"{reference.partition('@')[0]}@{find_commit(reference)}" if is_hub_name(reference) else reference
+
+
+def _snapshot(name: str, commit: str) -> str:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return snapshot_download(name, revision=commit, allow_patterns=_CHECKPOINT_FILES)
+    except Exception as error:  # the transport and the hub have many of their own
+        raise InputError(f"{name}: commit {commit} cannot be downloaded: {one_line(error)}") from error
+
+
+def content_identity(reference: str, revision: str | None = None, hidden: bool = True, repo_type: str = "model") -> str:
     """A short hash of what a reference stands for now, so that replaced content is never met by old results.
 
     Local files count by name and content; remote ones by name, size and what their store says of the content,
-    their content itself where it says nothing; a hub name by its revision, or, if the recipe pins none, by the
-    revision in the local hub cache. ``hidden``: whether hidden files count; a corpus does not read them.
+    their content itself where it says nothing; a hub name by its commit (``find_commit``). ``hidden``: whether hidden
+    files count; a corpus does not read them.
     """
-    if not _has_wildcard(reference) and (resolved := resolve(reference)).kind == "hub":
-        version = revision or _cached_revision(resolved.location)
-        return hashlib.sha256(f"{resolved.location}@{version}".encode()).hexdigest()[:16]
-    filesystem, files, _ = find_files(reference, hidden)
+    if is_hub_name(reference):
+        pinned = f"{reference.partition('@')[0]}@{find_commit(reference, revision, repo_type)}"
+        return hashlib.sha256(pinned.encode()).hexdigest()[:16]
+    found = find_files(reference, hidden)
+    filesystem, files = found.filesystem, found.files
     try:
         if is_local(filesystem):
             return remembered(list(files), sum(info["size"] for info in files.values()), lambda: _identity(files))
@@ -113,11 +157,24 @@ def _identity(files: dict[str, dict[str, Any]], remote: fsspec.AbstractFileSyste
 
 
 class Found(NamedTuple):
-    """A filesystem, the files that a reference names there, by sorted path, and how many hidden ones it leaves out."""
+    """A filesystem, the files that a reference names there, by sorted path, and how many hidden ones it leaves out.
+
+    ``root``: the file or folder that the reference names, or the folder that its pattern is searched for in.
+    """
 
     filesystem: fsspec.AbstractFileSystem
     files: dict[str, dict[str, Any]]
     num_hidden: int
+    root: str
+
+    @property
+    def folder(self) -> str:
+        """The root, or the folder of a root that is a file."""
+        return self.root.rpartition("/")[0] if self.root in self.files else self.root.rstrip("/")
+
+    def inside(self, name: str) -> str:
+        """A file's path below ``folder``: the same wherever the corpus lies and whatever other files it has."""
+        return name.removeprefix(self.folder).lstrip("/")
 
 
 def find_files(reference: str, hidden: bool = False) -> Found:
@@ -153,7 +210,7 @@ def find_files(reference: str, hidden: bool = False) -> Found:
     num_hidden = len(listed) - len(visible_names)
     if not found:
         raise InputError(f"{reference}: no file is there{' but hidden ones' if num_hidden else ''}")
-    return Found(filesystem, found, num_hidden)
+    return Found(filesystem, found, num_hidden, root)
 
 
 def _has_wildcard(text: str) -> bool:
@@ -245,29 +302,16 @@ def _local_size(name: str) -> int:
     return os.path.getsize(name)
 
 
-def _cached_revision(hub_name: str) -> str:
-    from huggingface_hub import scan_cache_dir
-    from huggingface_hub.errors import CacheNotFound
-
-    try:
-        repositories = scan_cache_dir().repos
-    except CacheNotFound:
-        return "main"
-    for repository in repositories:
-        if repository.repo_id == hub_name:
-            for revision in repository.revisions:
-                if "main" in revision.refs:
-                    return revision.commit_hash
-    return "main"
-
-
 def local_copy(reference: str) -> str:
     """A local path or hub name that transformers can load, downloading remote folders once.
 
     Remote folders are copied below ``LLAMBERT_CACHE`` (default ``~/.cache/llambert``) under their content
-    identity, whole before they get their name: a copy cut short is never taken for a model.
+    identity, whole before they get their name: a copy cut short is never taken for a model. ``name@commit`` is
+    downloaded into the hub's own cache.
     """
     resolved = resolve(reference)
+    if resolved.kind == "hub" and "@" in reference:
+        return _snapshot(*reference.split("@"))
     if resolved.kind != "remote":
         return resolved.location
     target = cache_folder() / content_identity(reference)

@@ -2,7 +2,9 @@
 
 ::
 
+    RUN/layout.json                            which version of this layout it has, and who made it; written first
     RUN/recipe.yaml                            the resolved recipe of the latest start
+    RUN/commits/model/<name>@<revision>        the commit that a revision of the hub stands for in this run
     RUN/<table>/<fingerprint>/part-00000.parquet …
     RUN/<table>/<fingerprint>/progress.json    how far the stage is; rewritten while it works
     RUN/<table>/<fingerprint>/manifest.json    written last: with it, the table is complete
@@ -13,8 +15,6 @@ table of its own and never meets a stale part; going back to the old recipe find
 
 import contextlib
 import errno
-import hashlib
-import io
 import json
 import os
 import uuid
@@ -36,8 +36,20 @@ from llambert import __version__
 from llambert.errors import InputError, one_line
 from llambert.printable import SURROGATE
 from llambert.storage.locations import is_local, open_location
-from llambert.storage.part_file import PartCounts, PartRows, check_pages, clear_damage, stored_counts
+from llambert.storage.part_file import (
+    Footer,
+    PartCounts,
+    PartRows,
+    check_pages,
+    clear_damage,
+    parse_footer,
+    read_footer,
+)
 
+LAYOUT_VERSION = 2
+"""Of a run's directory. Raise it when this version cannot go on with what the last one wrote."""
+LAYOUT = "layout.json"
+_LAYOUT_BEFORE = '{"layout": 1, "made_by": "an earlier llambert"}'  # which wrote no such file
 MANIFEST = "manifest.json"
 PROGRESS = "progress.json"
 _PART_READERS = 8
@@ -49,7 +61,8 @@ class Part(BaseModel):
     """One committed file of a table, with what was counted when it was made; the manifest has the sums.
 
     ``counts``: the stage's own figures. ``labels``: rows by their label. ``rejected``: by reason, records of the same
-    unit of work that are in the table of rejects instead.
+    unit of work that are in the table of rejects instead. ``sha256``: of a Parquet part that of its footer, which
+    holds the digest of the rest; of any other file its own.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -120,15 +133,9 @@ def is_part(name: str) -> bool:
     return name.endswith(".parquet") and not name.rpartition("/")[2].startswith(".")
 
 
-def _part(name: str, content: bytes) -> Part:
-    parquet = pq.ParquetFile(io.BytesIO(content))
-    return Part(
-        name=name,
-        num_rows=parquet.metadata.num_rows,
-        num_bytes=len(content),
-        sha256=hashlib.sha256(content).hexdigest(),
-        **stored_counts(parquet),
-    )
+def part_of(name: str, footer: Footer, num_bytes: int) -> Part:
+    """The part of this footer, whose file has ``num_bytes``."""
+    return Part(name=name, num_rows=footer.num_rows, num_bytes=num_bytes, sha256=footer.sha256, **footer.counts)
 
 
 @dataclass(frozen=True)
@@ -175,14 +182,19 @@ class TableDirectory:
         content = rows.content(counts)
         with _clear_refusals(f"{self.uri}/{name}"):
             is_new = create_whole(self.filesystem, self.path(name), content)
-        return _part(name, content) if is_new else self.committed_part(name)
+        return part_of(name, parse_footer(content), len(content)) if is_new else self.committed_part(name)
 
     def committed_part(self, name: str) -> Part:
-        """What the store holds under ``name``, read back; ``InputError`` if its pages are not those written."""
+        """What the store holds under ``name``, by its footer alone; ``InputError`` if that is not whole."""
+        size = self.filesystem.size(self.path(name))
+        with clear_damage(f"{self.uri}/{name}"):
+            return part_of(name, read_footer(self.filesystem, self.path(name), size), size)
+
+    def check_part(self, name: str) -> None:
+        """Read a whole part; ``InputError`` if it is not as it was written."""
         content = self.filesystem.cat_file(self.path(name))
         with clear_damage(f"{self.uri}/{name}"):
-            check_pages(pq.ParquetFile(io.BytesIO(content), page_checksum_verification=True))
-            return _part(name, content)
+            check_pages(content)
 
     def committed_parts(self, names: Collection[str] | None = None) -> list[Part]:
         """``committed_part`` of all that is committed, or of those ``names`` that are, sorted by name."""
@@ -300,23 +312,53 @@ class RunDirectory:
         return TableDirectory(f"{self.uri.rstrip('/')}/{name}/{fingerprint}", schema, fingerprint)
 
     def write(self, name: str, content: str) -> None:
-        """Write a file of the run itself (recipe.yaml), whole; ``InputError`` if the storage takes none.
-
-        The first write of every start, so this is where storage that cannot be used is found out.
-        """
+        """Write a file of the run itself (recipe.yaml), whole; ``InputError`` if the storage takes none."""
         filesystem, path = open_filesystem(self.uri)
-        try:
+        with self._clear_faults("written"):
             write_whole(filesystem, f"{path}/{name}", content.encode())
-        except Exception as error:  # each filesystem of fsspec has exceptions of its own
-            raise InputError(f"storage: {self.uri} cannot be written: {one_line(error)}") from error
+
+    def create(self, name: str, content: str) -> str:
+        """Write a file of the run itself, or keep the one that is there; what it then holds."""
+        filesystem, path = open_filesystem(self.uri)
+        with self._clear_faults("written"):
+            create_whole(filesystem, f"{path}/{name}", content.encode())
+        return self.read(name)
+
+    def find(self, name: str) -> str | None:
+        """Read a file of the run itself, None if it is not there."""
+        filesystem, path = open_filesystem(self.uri)
+        with self._clear_faults("read"):
+            try:
+                return filesystem.cat_file(f"{path}/{name}").decode()
+            except FileNotFoundError:
+                return None
 
     def read(self, name: str) -> str:
         """Read a file of the run itself; ``InputError`` if it is not there."""
-        filesystem, path = open_filesystem(self.uri)
+        if (content := self.find(name)) is None:
+            raise InputError(f"{self.uri}: no {name} there; is this a run directory?")
+        return content
+
+    def claim(self) -> None:
+        """Say that this version makes the run here: the first write of every start."""
+        self.check_layout()
+        self.create(LAYOUT, json.dumps({"layout": LAYOUT_VERSION, "made_by": f"llambert {__version__}"}))
+
+    def check_layout(self) -> None:
+        """``InputError`` if a version whose layout was another made the run that is here."""
+        text = self.find(LAYOUT) or (self.find("recipe.yaml") is not None and _LAYOUT_BEFORE)
+        if text and (layout := json.loads(text))["layout"] != LAYOUT_VERSION:
+            raise InputError(
+                f"storage: the run in {self.uri} was made by {layout['made_by']} (layout {layout['layout']}), which "
+                f"llambert {__version__} (layout {LAYOUT_VERSION}) cannot read; choose another storage"
+            )
+
+    @contextlib.contextmanager
+    def _clear_faults(self, done: str) -> Iterator[None]:
         try:
-            return filesystem.cat_file(f"{path}/{name}").decode()
-        except FileNotFoundError as error:
-            raise InputError(f"{self.uri}: no {name} there; is this a run directory?") from error
+            yield
+        except Exception as error:  # each filesystem of fsspec has exceptions of its own
+            raise InputError(f"storage: {self.uri} cannot be {done}: {one_line(error)}") from error
 
 
 def open_filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:

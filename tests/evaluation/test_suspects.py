@@ -4,7 +4,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from llambert import run as run_module
 from llambert import schema
 from llambert.evaluation.evidence import read_evidence
 from llambert.evaluation.suspects import find_suspects
@@ -56,15 +55,3 @@ def test_other_prices_write_the_report_again(run, tmp_path):
     assert report(run).completed_at == before
     report(run, str(tmp_path / "prices.yaml"))
     assert run.table("report").read_manifest() is not None
-
-
-def test_a_report_by_other_code_is_another_report(tmp_path, monkeypatch):
-    for folder in ("evaluation", "corpora"):
-        (tmp_path / folder).mkdir()
-    for name in (*run_module._REPORT_SOURCES, "evaluation/metrics.py"):
-        (tmp_path / name).write_text("first")
-    monkeypatch.setattr(run_module, "__file__", str(tmp_path / "run.py"))
-    first = run_module._report_code.__wrapped__()
-    assert run_module._report_code.__wrapped__() == first
-    (tmp_path / "evaluation" / "metrics.py").write_text("second")
-    assert run_module._report_code.__wrapped__() != first

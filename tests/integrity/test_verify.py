@@ -121,6 +121,19 @@ def test_one_flipped_bit_anywhere_in_a_part_is_found(run, position):
     assert (FindingKind.ALTERED, "labels", FIRST) in kinds(run)
 
 
+@pytest.mark.parametrize("name", ["labels", "label_rejects"])
+def test_a_damaged_part_of_a_table_that_is_not_complete_is_found(run, name):
+    for unfinished in ("labels", "label_rejects"):
+        run.table(unfinished).filesystem.rm_file(run.table(unfinished).path("manifest.json"))
+    table = run.table(name)
+    content = bytearray(table.filesystem.cat_file(table.path(FIRST)))
+    content[10] ^= 1
+    table.filesystem.pipe_file(table.path(FIRST), bytes(content))
+    table.committed_part(FIRST)  # a restart reads the footer alone
+    [line] = [line for line in findings(run) if line.startswith(f"{name}/{FIRST}")]
+    assert "is damaged: its pages are not those that were written" in line
+
+
 def test_a_flipped_bit_in_a_columns_name_is_found(run):
     responses = run.table("responses")
     content = bytearray(responses.filesystem.cat_file(responses.path(FIRST)))

@@ -27,6 +27,7 @@ from llambert.serving.deployment import app, find_checkpoint, options, serve_unt
 from llambert.serving.endpoint import TOKEN_VARIABLE
 from llambert.stages.label import LabelPart
 from llambert.storage.reference import resolve
+from llambert.storage.run_directory import RunDirectory
 from tests.fixtures.label_runs import filled_run
 from tests.fixtures.tiny_classifier import tiny_texts
 
@@ -38,6 +39,7 @@ TOKEN = "the token of a test"
 def run(tmp_path_factory):
     """A run whose parts are labelled as the label stage's actors label them."""
     run = filled_run(tmp_path_factory.mktemp("run"), NUM_TEXTS)
+    run.directory.claim()
     run.directory.write("recipe.yaml", "label: {dtype: float32}\n")
     worker = LabelPart(run)
     for part in run.table("corpus").require_manifest().parts:
@@ -342,6 +344,7 @@ def test_what_cannot_be_served_is_one_line(run, tmp_path):
         options(str(tmp_path), [], ["max_texts"])
     with pytest.raises(InputError, match="is this a run directory"):
         app({"run": str(tmp_path)})
+    RunDirectory(str(tmp_path)).claim()
     (tmp_path / "recipe.yaml").write_text("{}")
     with pytest.raises(InputError, match="expected one complete checkpoint in checkpoint/, found none"):
         app({"run": str(tmp_path)})

@@ -1,13 +1,16 @@
+from dataclasses import asdict
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from llambert import schema
+from llambert.corpora import find_sources
 from llambert.errors import InputError
 from llambert.execution.in_process import IN_PROCESS
 from llambert.recipe import load_recipe
 from llambert.run import Run
-from llambert.stages.ingest import IngestFile, _repeated, ingest
+from llambert.stages.ingest import IngestFile, _repeated, complete, ingest, worker_arguments
 from llambert.storage.run_directory import TableDirectory
 from llambert.tasks import load_task
 
@@ -107,7 +110,7 @@ def ingest_file(tmp_path, run):
     tables = (TableDirectory(f"{tmp_path}/{name}") for name in ("corpus", "rejects", "keys"))
     worker = IngestFile(run.recipe.corpus, ("positive", "negative"), *tables)
     path = tmp_path / "films.csv"
-    return worker, {"index": 0, "uri": str(path), "format": "csv", "num_bytes": path.stat().st_size}
+    return worker, {"key": "0123456789ab", "uri": str(path), "format": "csv", "num_bytes": path.stat().st_size}
 
 
 def test_a_second_start_keeps_committed_parts_and_makes_the_missing_ones(tmp_path):
@@ -127,10 +130,31 @@ def test_ids_are_made_of_file_row_and_content_where_the_corpus_has_none(tmp_path
     run = make_run(tmp_path, settings=["corpus.columns.record_id=null", "corpus.rows_per_part=100"])
     worker, unit = ingest_file(tmp_path, run)
     worker(unit)
-    ids = worker.corpus.read_part("part-00000-000000.parquet")[schema.RECORD_ID].to_pylist()
+    ids = worker.corpus.read_part("part-0123456789ab-000000.parquet")[schema.RECORD_ID].to_pylist()
     assert len(set(ids)) == len(ids) == 5
-    assert ids[0].startswith("00000-000000000-")
+    assert ids[0].startswith("0123456789ab-000000000-")
     assert ids[0].rsplit("-")[-1] == ids[2].rsplit("-")[-1]  # the same text, at another row
+
+
+def test_the_parts_of_a_corpus_are_in_the_order_of_its_files_and_so_is_the_first_of_duplicates(tmp_path):
+    run = make_run(tmp_path, settings=["corpus.columns.record_id=null", f"corpus.path={tmp_path}/in"])
+    (tmp_path / "in").mkdir()
+    for name in "abcdefgh":
+        rows = [f"{name}{row},{name} {row},fresh,review" for row in range(4)]
+        (tmp_path / "in" / f"{name}.csv").write_text("\n".join(["key,body,stars,kind", *rows, "x,same,fresh,review\n"]))
+    sources = find_sources(run.recipe.corpus)
+    worker = IngestFile(*worker_arguments(run))
+    outcomes = [worker(asdict(source)) for source in sources.units]
+    manifest = complete(run, sources, outcomes[::-1], 1.0)
+    names = [part.name for part in manifest.parts]
+    assert names != sorted(names)
+    records = run.table("corpus").read().to_pylist()
+    texts = [record["text"] for record in records]
+    assert texts == [text for name in "abcdefgh" for text in [*(f"{name} {row}" for row in range(4)), "same"]]
+    assert [part.name for part in run.table("corpus_rejects").require_manifest().parts] == names
+    first, *later = [record["record_id"] for record in records if record["text"] == "same"]
+    duplicates = run.table("duplicates").read().to_pylist()
+    assert duplicates == [{"record_id": record_id, "duplicate_of": first} for record_id in later]
 
 
 def test_repeated_finds_every_later_position_and_where_the_value_stood_first():

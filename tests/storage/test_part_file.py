@@ -3,13 +3,16 @@
 import random
 from pathlib import Path
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from llambert import schema
 from llambert.classifier.labelling import read_windows
 from llambert.errors import InputError
+from llambert.storage.part_file import is_unaltered
 from llambert.storage.run_directory import TableDirectory
 
 NAME = "part-00000.parquet"
@@ -57,25 +60,98 @@ def test_no_altered_byte_of_a_page_is_read_as_other_rows(table, read):
     assert all(f"{NAME} is damaged" in line and "llambert repair" in line for line in refusals)
 
 
-def test_a_committed_part_that_was_altered_is_not_taken_for_the_result_by_a_restart(table):
-    path = Path(table.path(NAME))
-    content = bytearray(path.read_bytes())
-    content[len(pages(path)) // 2] ^= 0xFF
-    path.write_bytes(bytes(content))
-    with pytest.raises(InputError, match=f"{NAME} is damaged"):
-        table.committed_part(NAME)
+def flip(path: Path, position: int, content: bytes) -> None:
+    altered = bytearray(content)
+    altered[position] ^= 0xFF
+    path.write_bytes(bytes(altered))
 
 
-def test_a_part_cut_short_is_refused_in_one_line(table):
-    path = Path(table.path(NAME))
-    path.write_bytes(path.read_bytes()[:200])
+def test_an_altered_byte_anywhere_is_found_by_whoever_reads_the_whole_part(table):
+    path, part = Path(table.path(NAME)), table.committed_part(NAME)
+    content = path.read_bytes()
+    table.check_part(NAME)
+    assert is_unaltered(content, part.sha256)
+    for position in range(len(content)):
+        altered = bytearray(content)
+        altered[position] ^= 0xFF
+        assert not is_unaltered(bytes(altered), part.sha256), f"byte {position}"
+    for position in pages(path)[::101]:
+        flip(path, position, content)
+        with pytest.raises(InputError, match=f"{NAME} is damaged: its pages are not those that were written"):
+            table.check_part(NAME)
+
+
+def test_a_restart_never_takes_a_part_with_an_altered_footer_for_the_one_committed(table):
+    path, part = Path(table.path(NAME)), table.committed_part(NAME)
+    content, refusals = path.read_bytes(), []
+    for position in range(pages(path).stop, len(content)):
+        flip(path, position, content)
+        try:
+            found = table.committed_part(NAME)
+        except InputError as error:
+            refusals.append(str(error))
+        else:
+            assert found.sha256 != part.sha256, f"byte {position}"
+    assert len(refusals) > 100
+    assert all(f"{NAME} is damaged" in line for line in refusals)
+
+
+def test_altered_counts_are_found_where_no_manifest_says_what_they_were(tmp_path):
+    table = TableDirectory(str(tmp_path))
+    table.commit_part(NAME, pa.table({"a": [1]}), {"num_read": 4711})
+    path = tmp_path / NAME
+    path.write_bytes(path.read_bytes().replace(b"4711", b"4712"))
+    assert table.committed_part(NAME).counts == {"num_read": 4712}  # a restart cannot know
     with pytest.raises(InputError, match=f"{NAME} is damaged"):
-        table.read_part(NAME)
+        table.check_part(NAME)
+
+
+class CountingFileSystem(LocalFileSystem):
+    """Local files under another name, whose reads are counted."""
+
+    protocol = "counted"
+    cachable = False
+    num_bytes_read = 0
+
+    def cat_file(self, path, start=None, end=None, **options):
+        content = super().cat_file(path, start=start, end=end, **options)
+        CountingFileSystem.num_bytes_read += len(content)
+        return content
+
+
+@pytest.mark.parametrize("num_columns", [1, 1_000])
+def test_a_restart_reads_the_footer_of_a_part_alone_whatever_its_size(tmp_path, num_columns):
+    fsspec.register_implementation("counted", CountingFileSystem, clobber=True)
+    values = pa.array(random.Random(0).choices(range(1 << 60), k=1 << 20 if num_columns == 1 else 1_000))
+    rows = pa.table({f"c{n}": values for n in range(num_columns)})
+    written = TableDirectory(str(tmp_path / "t")).commit_part(NAME, rows, {"n": 3})
+    CountingFileSystem.num_bytes_read = 0
+    assert TableDirectory(f"counted://{tmp_path}/t").committed_part(NAME) == written
+    footer = written.num_bytes - len(pages(tmp_path / "t" / NAME)) - 4
+    assert (footer > 64 << 10) == (num_columns > 1)
+    assert footer <= CountingFileSystem.num_bytes_read <= footer + (64 << 10)
+    assert written.num_bytes > 5 << 20
+
+
+def test_a_parquet_file_that_no_stage_committed_is_not_taken_for_a_part(table):
+    pq.write_table(table.read_part(NAME), table.path("part-00001.parquet"))
+    with pytest.raises(InputError, match=r"part-00001.parquet is damaged: its footer holds no digest of its pages"):
+        table.committed_part("part-00001.parquet")
+
+
+@pytest.mark.parametrize("num_bytes", [0, 3, 200])
+def test_a_part_cut_short_is_refused_in_one_line(table, num_bytes):
+    path = Path(table.path(NAME))
+    path.write_bytes(path.read_bytes()[:num_bytes])
+    for read in (table.read_part, table.committed_part, table.check_part):
+        with pytest.raises(InputError, match=f"{NAME} is damaged"):
+            read(NAME)
 
 
 def test_a_part_that_is_not_there_stays_a_missing_file(table):
-    with pytest.raises(FileNotFoundError):
-        table.read_part("part-00001.parquet")
+    for read in (table.read_part, table.committed_part, table.check_part):
+        with pytest.raises(FileNotFoundError):
+            read("part-00001.parquet")
 
 
 def test_parts_that_were_written_without_checksums_are_still_read(table):

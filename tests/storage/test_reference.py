@@ -65,8 +65,10 @@ def test_a_glob_counts_its_files(tmp_path):
     assert content_identity(f"{tmp_path}/*.csv") != before
 
 
-def test_identity_of_a_hub_name_is_its_revision():
-    assert content_identity("org/model", "abc") != content_identity("org/model", "def")
+def test_identity_of_a_hub_name_is_its_commit():
+    one, other = "1" * 40, "2" * 40
+    assert content_identity("org/model", one) != content_identity("org/model", other)
+    assert content_identity("org/model", one) == content_identity(f"org/model@{one}")
 
 
 def test_a_remote_folder_is_copied_once_and_whole(tmp_path, monkeypatch):

@@ -1,6 +1,6 @@
 """Label files: any corpus and any checkpoint -> a folder of labels, without the rest of the method.
 
-``OUTPUT/part-<file>-<chunk>.parquet`` (record_id, label, score, ...), ``OUTPUT/rejects/`` (``SOURCE_REJECTS``)
+``OUTPUT/part-<key>-<chunk>.parquet`` (record_id, label, score, ...), ``OUTPUT/rejects/`` (``SOURCE_REJECTS``)
 and ``OUTPUT/manifest.json``, written last. A start after a kill goes on where it was.
 """
 
@@ -26,7 +26,7 @@ from llambert.execution.ray_executor import RAY
 from llambert.execution.replica_metrics import ReplicaMetrics
 from llambert.execution.stage_progress import StageProgress
 from llambert.recipe import DEFAULTS_VERSION, LabelRecipe, digest, result_fields
-from llambert.storage.reference import content_identity
+from llambert.storage.reference import at_commit, content_identity
 from llambert.storage.run_directory import Manifest, TableDirectory, total
 
 
@@ -39,13 +39,15 @@ def label_files(
 ) -> Manifest:
     """Label every row of the files of ``corpus`` (its ``path``, ``format``, ``columns``, ``rows_per_part``).
 
-    A row's id is that of ``columns.record_id``; without one, or where it is null, ``<file>-<row>``, both
-    counted from 0. Every row is labelled, blank texts too; a null text is rejected, and so is a row that cannot
-    be read, with its file and line. Ids are not checked for repetition. ``recipe.keep`` names source columns to pass
-    through, as strings. ``InputError`` if ``output`` holds labels of other files, another checkpoint or other
-    settings, or if more rows are malformed than ``corpus.max_malformed_share``; what is labelled is kept then.
+    A row's id is that of ``columns.record_id``; without one, or where it is null, ``<key>-<row>``, the key made of the
+    file's path within the corpus, rows counted from 0. Every row is labelled, blank texts too; a null text is rejected,
+    and so is a row that cannot be read, with its file and line. Ids are not checked for repetition. ``recipe.keep``
+    names source columns to pass through, as strings. ``InputError`` if ``output`` holds labels of other files, another
+    checkpoint or other settings, or if more rows are malformed than ``corpus.max_malformed_share``; what is labelled is
+    kept then.
     """
     recipe = recipe or LabelRecipe()
+    checkpoint = at_commit(checkpoint)
     try_checkpoint(checkpoint, recipe.trust_remote_code)
     identity = content_identity(checkpoint)
     fields = [result_fields(corpus), result_fields(recipe)]
@@ -62,7 +64,7 @@ def label_files(
     units = [asdict(source) for source in sources.units]
     pool = Pool(recipe.min_actors, recipe.max_actors, recipe.cpus_per_actor, recipe.gpus_per_actor, recipe.max_attempts)
     progress.run(executor, LabelFile, (recipe, checkpoint, corpus, labels, rejects), units, pool)
-    parts = sorted(progress.parts, key=lambda part: part.name)
+    parts = sorted(progress.parts, key=lambda part: sources.place(part.name))
     totals, num_rows = total(parts), sum(part.num_in for part in parts)
     totals[HIDDEN_FILES] += sources.num_hidden
     _check(totals, num_rows, sources.units, corpus)
@@ -93,8 +95,7 @@ class LabelFile:
     ) -> None:
         self.labeller = PartLabeller(recipe, checkpoint, labels, rejects)
         self.corpus, self.keep = corpus, recipe.keep
-        columns = corpus.columns
-        named = [columns.text, *([columns.record_id] if columns.record_id else []), *recipe.keep]
+        named = [corpus.columns.text, *([corpus.record_id] if corpus.record_id else []), *recipe.keep]
         self.columns = list(dict.fromkeys(named))
         self.metrics = ReplicaMetrics(labels.uri, "label")
 
@@ -104,7 +105,7 @@ class LabelFile:
         committed = set(labels.part_names())
         parts, busy_seconds = [], 0.0
         for number, chunk in enumerate(read_chunks(source, self.corpus, self.columns)):
-            name = f"part-{source.index:05d}-{number:06d}.parquet"
+            name = source.part_name(number)
             if name in committed:
                 parts.append(labels.committed_part(name))
                 continue
@@ -118,13 +119,13 @@ class LabelFile:
         return Outcome(parts, busy_seconds, replica=self.metrics.replica)
 
     def _records(self, source: SourceFile, chunk: Chunk) -> pa.Table:
-        columns, rows = self.corpus.columns, chunk.records(self.columns)
+        rows = chunk.records(self.columns)
         numbers = range(chunk.first_row, chunk.first_row + rows.num_rows)
-        ids = pa.chunked_array([[f"{source.index:05d}-{row:09d}" for row in numbers]], pa.string())
-        if columns.record_id:
-            ids = pc.coalesce(rows[columns.record_id], ids)
+        ids = pa.chunked_array([[f"{source.key}-{row:09d}" for row in numbers]], pa.string())
+        if self.corpus.record_id:
+            ids = pc.coalesce(rows[self.corpus.record_id], ids)
         kept = {name: rows[name] for name in self.keep}
-        return pa.table({schema.RECORD_ID: ids, schema.TEXT: rows[columns.text], **kept})
+        return pa.table({schema.RECORD_ID: ids, schema.TEXT: rows[self.corpus.columns.text], **kept})
 
 
 def _check(totals: Counter[str], num_rows: int, sources: list[SourceFile], corpus: CorpusRecipe) -> None:

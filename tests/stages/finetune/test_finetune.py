@@ -151,7 +151,9 @@ def test_gold_training_reads_the_gold_column(tmp_path, encoder):
     run = make_run(tmp_path, encoder, regime="gold")
     corpus = run.table("corpus")
     part = next(Path(corpus.path()).glob("*.parquet"))
-    pa.parquet.write_table(corpus.read_part(part.name).drop_columns([schema.GOLD_LABEL]), part)
+    table = corpus.read_part(part.name).drop_columns([schema.GOLD_LABEL])
+    part.unlink()
+    TableDirectory(corpus.uri).commit_part(part.name, table)
     with pytest.raises(InputError, match=schema.GOLD_LABEL):
         select(run)
 

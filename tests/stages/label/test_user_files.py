@@ -40,7 +40,8 @@ def test_every_row_is_labelled_in_order_and_named_by_file_and_row(tmp_path, chec
     manifest = label_files(checkpoint, corpus, str(tmp_path / "out"))
     rows = rows_of(tmp_path / "out")
     assert [row["label"] for row in rows] == Classifier(checkpoint, device="cpu").predict(texts).labels
-    assert [row["record_id"] for row in rows] == [f"00000-{i:09d}" for i in range(25)]
+    key = manifest.parts[0].name.split("-")[1]
+    assert [row["record_id"] for row in rows] == [f"{key}-{i:09d}" for i in range(25)]
     assert (manifest.num_in, manifest.num_kept) == (25, 25)
     assert [part.num_rows for part in manifest.parts] == [10, 10, 5]
 
@@ -51,6 +52,25 @@ def test_ids_and_columns_of_the_source_are_passed_through(tmp_path, checkpoint):
     assert [(row["record_id"], row["text"]) for row in rows_of(tmp_path / "out")] == [
         (f"n{i}", text) for i, text in enumerate(tiny_texts(3))
     ]
+
+
+def test_files_that_are_added_change_no_id_and_no_part_name_of_the_others(tmp_path, checkpoint):
+    (tmp_path / "in").mkdir()
+    found = []
+    for names in (["b", "d"], ["a", "c", "e"]):
+        for name in names:
+            write_csv(tmp_path / "in" / f"{name}.csv", [f"{name} {text}" for text in tiny_texts(25)])
+        output = tmp_path / f"out{len(found)}"
+        corpus = CorpusRecipe(path=str(tmp_path / "in"), rows_per_part=10)
+        manifest = label_files(checkpoint, corpus, str(output), LabelRecipe(keep=("text",)))
+        rows = [row for part in manifest.parts for row in pq.read_table(output / part.name).to_pylist()]
+        files = [row["text"][0] for row in rows]
+        assert files == sorted(files)  # the order of the files, not that of the names of their parts
+        found.append(({part.name for part in manifest.parts}, {row["record_id"]: row["text"] for row in rows}))
+    (before, few), (after, many) = found
+    assert (len(few), len(many)) == (50, 125)
+    assert before < after
+    assert few.items() <= many.items()
 
 
 def test_a_start_after_a_kill_keeps_what_is_committed(tmp_path, checkpoint):
