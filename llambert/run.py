@@ -12,7 +12,7 @@ from llambert.annotation.verbalizer import RULES_VERSION
 from llambert.corpora import READING
 from llambert.recipe import DEFAULTS_VERSION, Recipe, digest, dump_recipe, load_recipe, result_fields
 from llambert.storage.reference import MAIN, content_identity, find_commit, is_hub_name
-from llambert.storage.run_directory import Manifest, Part, RunDirectory, TableDirectory
+from llambert.storage.run_directory import Manifest, Part, RunDirectory, TableDirectory, total
 from llambert.tables import TABLES, TableGraph
 from llambert.tasks import Task, load_task
 
@@ -27,9 +27,9 @@ class Run:
 
     recipe: Recipe
     task: Task
+    tables: TableGraph = field(default=TABLES, compare=False, repr=False)
     commits: Mapping[str, str] = field(default_factory=dict, compare=False)
     """File of the run's directory -> the commit that it says, or will say, for a hub name of the recipe."""
-    tables: TableGraph = field(default=TABLES, compare=False, repr=False)
 
     @property
     def directory(self) -> RunDirectory:
@@ -134,7 +134,8 @@ class Run:
         """
         spec, provenance = self.tables[name], self._provenance(name)
         provenance["upstream"] |= upstream or {}
-        num_rows = sum((num_rejected or {}).values())
+        num_rejected = total(parts, "rejected") if num_rejected is None else num_rejected
+        num_rows = sum(num_rejected.values())
         for companion in self.tables.together(name):
             if companion.is_rejects and companion.written_with == name:
                 rejects = self.table(companion.name)
@@ -142,7 +143,7 @@ class Run:
                 rejected = [stored[part.name] for part in parts if part.name in stored]
                 found = sum(part.num_rows for part in rejected)
                 assert found == num_rows, f"{companion.name} has {found} rows, {name} counts {num_rows} rejected"
-                rejects.complete(companion.stage, rejected, counts=dict(num_rejected or {}), **provenance)
+                rejects.complete(companion.stage, rejected, counts=dict(num_rejected), **provenance)
         if spec.holds_rejected:
             fields["num_kept"] = sum(part.num_rows for part in parts) - num_rows
         return self.table(name).complete(spec.stage, parts, num_rejected, **{**provenance, **fields})
@@ -181,7 +182,7 @@ def open_run(recipe_path: str, settings: list[str] | None = None) -> Run:
         commits[file] = directory.find(file) or find_commit(name, revision, repo_type)
         return commits[file]
 
-    return Run(_at_commits(recipe, find), load_task(recipe.task), commits)
+    return Run(_at_commits(recipe, find), load_task(recipe.task), commits=commits)
 
 
 def record_recipe(run: Run) -> Run:

@@ -20,7 +20,7 @@ from llambert.integrity.repair import set_aside
 from llambert.integrity.status import status
 from llambert.integrity.verify import verify
 from llambert.run import Run
-from llambert.storage.run_directory import Manifest, Part, total
+from llambert.storage.run_directory import Manifest
 from llambert.tables import TABLES, TableSpec
 from tests.fixtures.label_runs import fill, make_run
 
@@ -40,15 +40,9 @@ def count_words(run: Run, executor: Executor = RAY) -> Manifest:
     words, corpus = run.table("words"), run.table("corpus").require_manifest()
     if manifest := words.read_manifest():
         return manifest
-    progress = StageProgress.by_part("count words", words, corpus.parts, num_counted)
+    progress = StageProgress.by_part("count words", words, corpus.parts)
     parts = progress.run_parts(executor, CountWords, (run,), corpus.parts, Pool(max_actors=2))
-    rejected = {"no_word": total(parts)["num_rejected"]}
-    return run.complete("words", parts, rejected, num_in=corpus.num_kept, **progress.seconds)
-
-
-def num_counted(part: Part) -> int:
-    """Records of the corpus that a part stands for."""
-    return part.num_rows + part.counts["num_rejected"]
+    return run.complete("words", parts, **progress.seconds)
 
 
 class CountWords:
@@ -66,7 +60,7 @@ class CountWords:
         empty = empty.append_column(schema.REJECT_REASON, pa.array(["no_word"] * empty.num_rows, pa.string()))
         self.rejects.commit_part(unit["name"], empty)
         counted = pa.table([records[schema.RECORD_ID], num_words], schema=WORDS).filter(has_words)
-        return Outcome([self.words.commit_part(unit["name"], counted, {"num_rejected": empty.num_rows})])
+        return Outcome([self.words.commit_part(unit["name"], counted, rejected={"no_word": empty.num_rows})])
 
 
 # Its tests

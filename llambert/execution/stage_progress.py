@@ -83,17 +83,15 @@ class StageProgress:
         self._busy_seconds = self._accelerator_seconds = 0.0
 
     @classmethod
-    def by_part(
-        cls,
-        stage: str,
-        table: TableDirectory,
-        upstream: Sequence[Part],
-        num_in: Callable[[Part], int] = lambda part: part.num_rows,
-    ) -> Self:
+    def by_part(cls, stage: str, table: TableDirectory, upstream: Sequence[Part]) -> Self:
         """Of a stage that makes one part of each part of a table ``upstream``, of the same name."""
         committed = table.committed_parts({part.name for part in upstream})
         total = sum(part.num_rows for part in upstream)
-        return cls(stage, table, total, "records", lambda outcome: sum(map(num_in, outcome.parts)), committed)
+
+        def num_in(outcome: Outcome) -> int:
+            return sum(part.num_in for part in outcome.parts)
+
+        return cls(stage, table, total, "records", num_in, committed)
 
     def to_do(self, upstream: Sequence[Part]) -> list[Part]:
         """Those parts that no committed part has the name of."""

@@ -85,7 +85,6 @@ def parse(run: Run) -> Manifest:
         silver_parts,
         num_rejected,
         upstream,
-        labels=per_label,
         measures={**parser.measures, **shares},
         wall_seconds=time.monotonic() - started,
     )

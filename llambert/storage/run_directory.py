@@ -270,12 +270,14 @@ class TableDirectory:
     ) -> Manifest:
         """Mark the table complete: ``write_manifest`` with ``fields`` of ``Manifest``.
 
-        ``num_kept``: the rows of ``parts`` if not given; ``num_in``: the records kept and rejected. ``card``: what the
+        ``num_rejected`` and ``num_kept``: what ``parts`` say if not given; ``num_in``: the records kept and rejected. ``card``: what the
         table's README.md says, written before the manifest.
         """
-        parts, rejected = list(parts), dict(num_rejected or {})
+        parts = list(parts)
+        rejected = dict(total(parts, "rejected") if num_rejected is None else num_rejected)
         kept = sum(part.num_rows for part in parts) if num_kept is None else num_kept
-        fields = {"num_in": kept + sum(rejected.values()), "wall_seconds": 0.0, **fields}
+        known = {"num_in": kept + sum(rejected.values()), "labels": total(parts, "labels"), "wall_seconds": 0.0}
+        fields = {**known, **fields}
         counted = {"num_kept": kept, "num_rejected": rejected, **fields}
         manifest = Manifest(stage=stage, fingerprint=self.fingerprint, parts=parts, **counted)
         if card is not None:

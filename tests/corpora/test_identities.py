@@ -111,7 +111,7 @@ def test_a_file_named_by_itself_has_the_ids_that_it_has_in_its_folder(tmp_path):
 
 
 def test_rows_appended_to_a_saved_data_set_change_no_record_id(tmp_path, monkeypatch):
-    monkeypatch.setattr("llambert.corpora.huggingface._ROWS_PER_SHARD", 4)
+    monkeypatch.setattr("llambert.corpora.huggingface.ROWS_PER_SHARD", 4)
     for name, num in {"few": 10, "many": 15}.items():
         datasets.Dataset.from_dict({"text": [f"row {row}" for row in range(num)]}).save_to_disk(tmp_path / name)
     few, many = (ingested(tmp_path / name, "huggingface") for name in ("few", "many"))
@@ -121,7 +121,7 @@ def test_rows_appended_to_a_saved_data_set_change_no_record_id(tmp_path, monkeyp
 
 
 def test_a_large_parquet_file_is_units_whose_ids_do_not_depend_on_other_files(tmp_path, monkeypatch):
-    monkeypatch.setattr("llambert.corpora.files._PARQUET_BYTES_PER_UNIT", 100)
+    monkeypatch.setattr("llambert.corpora.files.PARQUET_BYTES_PER_UNIT", 100)
     write(tmp_path, "auto, Parquet", BEFORE)
     before = ingested(tmp_path, "auto")
     assert len({name.split("-")[1] for name in before}) > len(BEFORE)

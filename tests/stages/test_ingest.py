@@ -145,7 +145,8 @@ def test_the_parts_of_a_corpus_are_in_the_order_of_its_files_and_so_is_the_first
     sources = find_sources(run.recipe.corpus)
     worker = IngestFile(*worker_arguments(run))
     outcomes = [worker(asdict(source)) for source in sources.units]
-    manifest = complete(run, sources, outcomes[::-1], 1.0)
+    parts = [part for outcome in outcomes[::-1] for part in outcome.parts]
+    manifest = complete(run, sources, parts)
     names = [part.name for part in manifest.parts]
     assert names != sorted(names)
     records = run.table("corpus").read().to_pylist()

@@ -105,7 +105,7 @@ def test_stratified_sample_of_some_splits_keeps_the_shares_of_these(make_run, nu
 
 
 def test_shots_of_a_split_that_is_not_annotated_are_counted_with_it(make_run):
-    run = make_run(gold=True, num_records=60, splits=("test",), gold_shots={}, num_shots=4)
+    run = make_run(gold=True, num_records=60, splits=("test",), gold_shots={}, num_shots=4, regime="gold")
     sampled = sample(run)
     num_duplicates = len(set(DUPLICATES) - set(TRAIN))
     assert sampled.num_kept == 20 - num_duplicates
@@ -117,7 +117,7 @@ def test_shots_of_a_split_that_is_not_annotated_are_counted_with_it(make_run):
 
 
 def test_a_sample_without_one_record_is_refused_with_the_reasons(make_run):
-    run = make_run(gold=True, num_records=5, splits=("test",))
+    run = make_run(gold=True, num_records=5, splits=("test",), regime="gold")
     test = [record_id for record_id in IDS if record_id not in TRAIN]
     rows = pa.table([test, [TRAIN[0]] * len(test)], schema=schema.DUPLICATES)
     duplicates = run.table("duplicates")
@@ -156,7 +156,7 @@ def test_annotations_that_the_regime_does_not_learn_from_are_told_before_they_ar
     sampled = sample(run)
     caplog.clear()
     with caplog.at_level(logging.WARNING):
-        warn_of_unlearned(run, sampled)
+        warn_of_unlearned(run.recipe.classifier, sampled)
     if said is None:
         assert not caplog.messages
     else:

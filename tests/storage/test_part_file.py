@@ -98,7 +98,7 @@ def test_a_restart_never_takes_a_part_with_an_altered_footer_for_the_one_committ
 
 def test_altered_counts_are_found_where_no_manifest_says_what_they_were(tmp_path):
     table = TableDirectory(str(tmp_path))
-    table.commit_part(NAME, pa.table({"a": [1]}), {"num_read": 4711})
+    table.commit_part(NAME, pa.table({"a": [1]}), counts={"num_read": 4711})
     path = tmp_path / NAME
     path.write_bytes(path.read_bytes().replace(b"4711", b"4712"))
     assert table.committed_part(NAME).counts == {"num_read": 4712}  # a restart cannot know
@@ -124,7 +124,7 @@ def test_a_restart_reads_the_footer_of_a_part_alone_whatever_its_size(tmp_path, 
     fsspec.register_implementation("counted", CountingFileSystem, clobber=True)
     values = pa.array(random.Random(0).choices(range(1 << 60), k=1 << 20 if num_columns == 1 else 1_000))
     rows = pa.table({f"c{n}": values for n in range(num_columns)})
-    written = TableDirectory(str(tmp_path / "t")).commit_part(NAME, rows, {"n": 3})
+    written = TableDirectory(str(tmp_path / "t")).commit_part(NAME, rows, counts={"n": 3})
     CountingFileSystem.num_bytes_read = 0
     assert TableDirectory(f"counted://{tmp_path}/t").committed_part(NAME) == written
     footer = written.num_bytes - len(pages(tmp_path / "t" / NAME)) - 4

@@ -38,7 +38,7 @@ def _label(run: Run, executor: Executor) -> Manifest:
     recipe, checkpoint = run.recipe.label, run.table("checkpoint").require_manifest()
     corpus_parts = run.table("corpus").require_manifest().parts
     _check_columns(run)
-    progress = StageProgress.by_part("label", run.table("labels"), corpus_parts, lambda part: part.num_in)
+    progress = StageProgress.by_part("label", run.table("labels"), corpus_parts)
     pool = Pool(
         recipe.min_actors,
         recipe.max_actors,
@@ -53,10 +53,8 @@ def _label(run: Run, executor: Executor) -> Manifest:
     return run.complete(
         "labels",
         parts,
-        total(parts, "rejected"),
         num_in=sum(part.num_rows for part in corpus_parts),
         counts=counts,
-        labels=total(parts, "labels"),
         measures={"padding_waste": 1 - counts["num_tokens"] / padded if padded else 0.0, **progress.measures()},
         card=lambda labels: dataset_card(run, labels, checkpoint),
         **progress.seconds,

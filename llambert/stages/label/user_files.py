@@ -72,12 +72,10 @@ def label_files(
     return labels.complete(
         "label",
         parts,
-        total(parts, "rejected"),
         recipe=recipe.model_dump(mode="json"),
         model=checkpoint,
         model_identity=identity,
         counts={key: num for key, num in sorted(totals.items()) if not key.startswith(LACKING)},
-        labels=total(parts, "labels"),
         **progress.seconds,
     )
 
