@@ -172,8 +172,8 @@ def test_a_record_that_is_neither_counted_nor_rejected_is_found(run):
     words = run.table("words")
     rows = words.read_part(SECOND)
     words.filesystem.rm_file(words.path(SECOND))
-    part = words.commit_part(SECOND, rows.slice(1), {"num_rejected": 2})
-    words.complete("count words", [part if one.name == SECOND else one for one in manifest.parts], num_kept=44)
+    part = words.commit_part(SECOND, rows.slice(1), rejected={"no_word": 2})
+    words.complete("count words", [part if one.name == SECOND else one for one in manifest.parts])
     assert f"corpus/{SECOND}: 1 record (r00020) in neither words nor word_rejects" in map(str, findings(run))
 
 

@@ -270,8 +270,8 @@ class TableDirectory:
     ) -> Manifest:
         """Mark the table complete: ``write_manifest`` with ``fields`` of ``Manifest``.
 
-        ``num_rejected`` and ``num_kept``: what ``parts`` say if not given; ``num_in``: the records kept and rejected. ``card``: what the
-        table's README.md says, written before the manifest.
+        ``num_rejected`` and ``num_kept``: what ``parts`` say if not given; ``num_in``: the records kept and rejected.
+        ``card``: what the table's README.md says, written before the manifest.
         """
         parts = list(parts)
         rejected = dict(total(parts, "rejected") if num_rejected is None else num_rejected)
