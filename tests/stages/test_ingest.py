@@ -1,6 +1,5 @@
 from dataclasses import asdict
 
-import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -10,7 +9,7 @@ from llambert.errors import InputError
 from llambert.execution.in_process import IN_PROCESS
 from llambert.recipe import load_recipe
 from llambert.run import Run
-from llambert.stages.ingest import IngestFile, _repeated, complete, ingest, worker_arguments
+from llambert.stages.ingest import IngestFile, complete, ingest, worker_arguments
 from llambert.storage.run_directory import TableDirectory
 from llambert.tasks import load_task
 
@@ -158,11 +157,17 @@ def test_the_parts_of_a_corpus_are_in_the_order_of_its_files_and_so_is_the_first
     assert duplicates == [{"record_id": record_id, "duplicate_of": first} for record_id in later]
 
 
-def test_repeated_finds_every_later_position_and_where_the_value_stood_first():
-    later, first = _repeated(np.array([5, 7, 5, 9, 7, 5], dtype=np.uint64))
-    assert later.tolist() == [2, 4, 5]
-    assert first.tolist() == [0, 1, 0]
-    assert _repeated(np.array([], dtype=np.uint64))[0].tolist() == []
+@pytest.mark.parametrize(
+    ("texts", "copies"),
+    [("xyxzyx", {"r2": "r0", "r4": "r1", "r5": "r0"}), ("xyz", {}), ("x", {}), ("xx", {"r1": "r0"})],
+)
+def test_each_later_copy_of_a_text_is_a_duplicate_of_the_first_one(tmp_path, texts, copies):
+    rows = "".join(f"r{number},{text},fresh,review\n" for number, text in enumerate(texts))
+    run = make_run(tmp_path, f"key,body,stars,kind\n{rows}")
+    assert ingest(run, IN_PROCESS).counts["num_duplicates"] == len(copies)
+    found = run.table("duplicates").read()
+    assert dict(zip(*(column.to_pylist() for column in found.columns), strict=True)) == copies
+    assert found[schema.RECORD_ID].to_pylist() == sorted(copies)
 
 
 def test_the_gold_label_changes_neither_what_is_sampled_nor_what_is_asked(tmp_path):

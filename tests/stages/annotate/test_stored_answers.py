@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -239,19 +240,23 @@ def test_of_two_drivers_that_ask_again_the_first_writer_wins_each_record_once(ma
     annotate(run, IN_PROCESS)
     names = [part.name for part in run.table("responses").require_manifest().parts]
     unit = {"again": names, "end": NUM_RECORDS}
-    late = AnnotatePart(run)
-    ask, seen = late._engine.annotate, []
+    endpoint.requests.clear()
+    overtaking: list[threading.Thread] = []
 
-    def overtaken(texts):
-        """Answer as the endpoint does, while another driver does the same and is done before."""
-        endpoint.otherwise = chat("Negative")
-        found = ask(texts)
-        endpoint.otherwise = only_for("Number 26.", error(500), chat("Positive"))
-        seen.append(AnnotatePart(run)(unit))
-        return found
+    def overtaken(request):
+        """Answer once the late driver has asked for all three, and another driver has asked and stored as many."""
+        while len(endpoint.requests) < len(FAILED_TEXTS):
+            time.sleep(0.01)
+        with endpoint.lock:
+            if not overtaking:
+                endpoint.otherwise = only_for("Number 26.", error(500), chat("Positive"))
+                overtaking.append(threading.Thread(target=AnnotatePart(run), args=(unit,)))
+                overtaking[0].start()
+        overtaking[0].join()
+        return chat("Negative")
 
-    late._engine.annotate = overtaken
-    late(unit)
+    endpoint.otherwise = overtaken
+    AnnotatePart(run)(unit)
     manifest = annotate(run, IN_PROCESS)
     parse(run)
     assert responses_findings(run) == []
@@ -324,7 +329,7 @@ def test_through_ray_a_killed_start_and_the_next_ask_each_failed_record_until_it
         driver.wait()
     endpoint.requests.clear()
     endpoint.otherwise = chat()
-    manifest = annotate(run)
+    manifest = annotate(run, IN_PROCESS)
     ray.shutdown()
     assert asked(endpoint) == ["26", "7", "8"]
     assert manifest.counts["num_passing"] == 0
