@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.annotation.test_splits import open_films
+from tests.fixtures.split_corpora import open_films
 
 UPSTREAM = ("sample", "responses", "silver", "checkpoint", "labels")
 

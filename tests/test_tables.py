@@ -4,7 +4,7 @@ import pytest
 
 from llambert.run import Run
 from llambert.tables import TABLES, TableGraph, TableSpec
-from tests.annotation.test_splits import open_films
+from tests.fixtures.split_corpora import open_films
 
 NAMES = [table.name for table in TABLES]
 

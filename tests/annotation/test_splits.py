@@ -7,37 +7,9 @@ from llambert import schema
 from llambert.annotation.splits import is_learned_gold, require_learnable
 from llambert.errors import InputError
 from llambert.recipe import load_recipe
-from llambert.run import Run, open_run
+from llambert.run import Run
 from llambert.stages.sample import sample
-
-RECIPE = """
-name: films
-task: reviews
-storage: {folder}/run
-corpus: {{path: {folder}/films.csv, columns: {columns}}}
-annotator: {{model: {folder}/llm, num_records: 20}}
-classifier: {{model: {folder}/llm}}
-"""
-
-
-def open_films(folder, *settings: str, splits: str = "test extra train", columns: str = "{split: part}") -> Run:
-    """A run whose corpus has 30 records, the first third of the first split and so on."""
-    (folder / "films.csv").write_text("text\n")
-    (folder / "llm").write_text("weights")
-    (folder / "recipe.yaml").write_text(RECIPE.format(folder=folder, columns=columns))
-    run = open_run(str(folder / "recipe.yaml"), list(settings))
-    corpus = run.table("corpus")
-    if corpus.read_manifest() is None:
-        names = splits.split()
-        rows = {
-            schema.RECORD_ID: [f"r{n}" for n in range(30)],
-            schema.TEXT: [f"film {n}" for n in range(30)],
-            schema.SPLIT: [names[n * len(names) // 30] for n in range(30)],
-            schema.GOLD_LABEL: pa.nulls(30, pa.string()),
-        }
-        part = corpus.commit_part("part-0.parquet", pa.table(rows, schema=schema.CORPUS))
-        corpus.complete("ingest", [part])
-    return run
+from tests.fixtures.split_corpora import RECIPE, open_films
 
 
 def require(run: Run) -> None:

@@ -1,18 +1,10 @@
-"""An endpoint on loopback, and engines that ask it."""
+"""Engines that ask the endpoint on loopback."""
 
 import pytest
 
 from llambert.engines import create_engine
 from llambert.recipe import AnnotatorRecipe, EndpointLimits
-from tests.fixtures.openai_endpoint import KEY, TASK, Endpoint, serve
-
-
-@pytest.fixture
-def endpoint(monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setattr("llambert.engines.openai.http_engine.FIRST_DELAY_S", 0.01)
-    with serve(Endpoint()) as served:
-        yield served
+from tests.fixtures.openai_endpoint import TASK
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from pathlib import Path
 import psutil
 import pyarrow.parquet as pq
 import pytest
-import ray
 
 from llambert.errors import InputError
 from llambert.experiments.cell_tasks import run_cells
@@ -23,14 +22,7 @@ from llambert.experiments.sources import read_labels
 from tests.fixtures.labelled_films import open_experiment, write_experiment
 
 JOB = Path(__file__).parents[2] / "jobs" / "experiments.py"
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module", autouse=True)
-def local_ray():
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
 
 
 @pytest.fixture(scope="module")

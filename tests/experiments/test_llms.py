@@ -4,7 +4,6 @@ import csv
 
 import pyarrow as pa
 import pytest
-import ray
 import yaml
 
 from llambert import schema
@@ -36,48 +35,42 @@ def test_the_page_has_a_row_for_each_llm_and_number_of_shots_and_the_papers_belo
 
 
 @pytest.mark.slow
-def test_rows_are_the_runs_own_figures_and_a_second_start_asks_nothing(tmp_path):
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    try:
-        with (tmp_path / "films.csv").open("w", newline="") as stream:
-            lines = csv.writer(stream)
-            lines.writerow(["id", "text", "gold"])
-            lines.writerows([n, f"A dull mess, number {n}.", "negative" if n % 4 else "positive"] for n in range(40))
-        recipe = {
-            "name": "films",
-            "task": "reviews",
-            "corpus": {
-                "path": str(tmp_path / "films.csv"),
-                "columns": {"text": "text", "record_id": "id", "gold_label": "gold"},
-            },
-            "annotator": {
-                "model": str(save_tiny_llm(tmp_path / "llm")),
-                "dtype": "float32",
-                "prompt": "completion",
-                "mode": "score",
-                "num_records": 30,
-            },
-            "classifier": {"model": str(tmp_path / "llm")},
-        }
-        (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-        experiment = Llms(
-            name="llms",
-            experiment="llms",
-            storage=str(tmp_path / "experiments"),
-            llms={"tiny": Llm(recipe=str(tmp_path / "recipe.yaml"), shots=(0, 2))},
-        )
-        shown = run_experiment(experiment)
-        responses = tmp_path / "experiments/llms/run/responses"
-        before = {path: path.stat().st_mtime_ns for path in responses.rglob("*.parquet")}
-        assert len({path.parent for path in before}) == 2  # a table for each number of shots
-        assert run_experiment(experiment) == shown
-        assert {path: path.stat().st_mtime_ns for path in responses.rglob("*.parquet")} == before
-        run = open_run(
-            str(tmp_path / "recipe.yaml"), ["annotator.num_shots=2", f"storage={tmp_path}/experiments/llms/run"]
-        )
-        silver = run.table("silver").read([schema.RECORD_ID, schema.LABEL]).to_pylist()
-        num_right = sum((row["label"] == "negative") == (int(row["record_id"]) % 4 > 0) for row in silver)
-        assert f"| tiny | 2 | {100 * num_right / len(silver):.2f} (" in shown
-        assert "| 100.00 (88.65–100.00) |" in shown
-    finally:
-        ray.shutdown()
+def test_rows_are_the_runs_own_figures_and_a_second_start_asks_nothing(tmp_path, local_ray):
+    with (tmp_path / "films.csv").open("w", newline="") as stream:
+        lines = csv.writer(stream)
+        lines.writerow(["id", "text", "gold"])
+        lines.writerows([n, f"A dull mess, number {n}.", "negative" if n % 4 else "positive"] for n in range(40))
+    recipe = {
+        "name": "films",
+        "task": "reviews",
+        "corpus": {
+            "path": str(tmp_path / "films.csv"),
+            "columns": {"text": "text", "record_id": "id", "gold_label": "gold"},
+        },
+        "annotator": {
+            "model": str(save_tiny_llm(tmp_path / "llm")),
+            "dtype": "float32",
+            "prompt": "completion",
+            "mode": "score",
+            "num_records": 30,
+        },
+        "classifier": {"model": str(tmp_path / "llm")},
+    }
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    experiment = Llms(
+        name="llms",
+        experiment="llms",
+        storage=str(tmp_path / "experiments"),
+        llms={"tiny": Llm(recipe=str(tmp_path / "recipe.yaml"), shots=(0, 2))},
+    )
+    shown = run_experiment(experiment)
+    responses = tmp_path / "experiments/llms/run/responses"
+    before = {path: path.stat().st_mtime_ns for path in responses.rglob("*.parquet")}
+    assert len({path.parent for path in before}) == 2  # a table for each number of shots
+    assert run_experiment(experiment) == shown
+    assert {path: path.stat().st_mtime_ns for path in responses.rglob("*.parquet")} == before
+    run = open_run(str(tmp_path / "recipe.yaml"), ["annotator.num_shots=2", f"storage={tmp_path}/experiments/llms/run"])
+    silver = run.table("silver").read([schema.RECORD_ID, schema.LABEL]).to_pylist()
+    num_right = sum((row["label"] == "negative") == (int(row["record_id"]) % 4 > 0) for row in silver)
+    assert f"| tiny | 2 | {100 * num_right / len(silver):.2f} (" in shown
+    assert "| 100.00 (88.65–100.00) |" in shown

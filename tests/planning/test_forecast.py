@@ -3,28 +3,13 @@ from importlib.resources import files
 
 import pytest
 
-from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError
 from llambert.planning.costs import format_duration, load_prices
 from llambert.planning.forecast import Measured, Pilot, forecast, parse_measured, relative_deviation, usd
-from llambert.recipe import AnnotatorRecipe, ClassifierRecipe, LabelRecipe, Recipe
+from tests.fixtures.recipes import make_recipe
 
 PAPER = json.loads(files("llambert.experiments").joinpath("paper.json").read_text())["imdb"]
 NUM_REVIEWS = PAPER["num_reviews_total"]
-
-
-def make_recipe(**sections) -> Recipe:
-    annotator = {"model": "llm", "num_records": 10_000, **sections.get("annotator", {})}
-    classifier = {"model": "encoder", **sections.get("classifier", {})}
-    return Recipe(
-        name="test",
-        task="imdb",
-        corpus=CorpusRecipe(path="x", rows_per_part=sections.get("rows_per_part", 50_000)),
-        annotator=AnnotatorRecipe(**annotator),
-        classifier=ClassifierRecipe(**classifier),
-        label=LabelRecipe(**sections.get("label", {})),
-        storage="run",
-    )
 
 
 def make_pilot(num_corpus=10_000, num_annotated=1_000, num_steps=100, ray_seconds=0.0, **stages) -> Pilot:

@@ -13,7 +13,7 @@ from llambert.execution.in_process import IN_PROCESS, InProcessExecutor
 from llambert.stages.finetune import finetune
 from tests.fixtures.own_code import add_own_code
 from tests.fixtures.tiny_encoder import save_tiny_encoder
-from tests.stages.finetune.test_finetune import LONG, assert_equal_runs, make_run, wait_for_checkpoint
+from tests.fixtures.training_runs import LONG, assert_equal_runs, make_run, wait_for_checkpoint
 from tests.stages.finetune.test_recurring_faults import FAILS_IN_TRAINING
 
 PROGRAM = """
@@ -23,11 +23,6 @@ from llambert.run import open_run
 from llambert.stages.finetune import finetune
 finetune(open_run(sys.argv[1]), IN_PROCESS)
 """
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory):
-    return save_tiny_encoder(tmp_path_factory.mktemp("encoder"))
 
 
 class Listening(InProcessExecutor):

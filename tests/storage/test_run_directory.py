@@ -21,15 +21,9 @@ from llambert.storage.run_directory import (
     open_filesystem,
     write_whole,
 )
-from tests.fixtures.s3_server import LIMITED_KEY, S3Server, running_server
+from tests.fixtures.s3_server import LIMITED_KEY, S3Server
 
 NAME = "part-00000.parquet"
-
-
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory):
-    with running_server(tmp_path_factory.mktemp("s3")) as server:
-        yield server
 
 
 @pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.s3)])

@@ -17,6 +17,7 @@ from tests.fixtures.encoder_families import CONFIGURATIONS, save_family, save_fa
 from tests.fixtures.tiny_encoder import NEGATIVE, NEUTRAL, POSITIVE
 
 CATEGORIES = ["negative", "positive"]
+pytestmark = pytest.mark.usefixtures("one_thread")
 ODD_TEXTS = [
     "good <pad> film <pad> <pad>",
     "<pad> bad plot",
@@ -90,15 +91,6 @@ def assert_labels_as_plain_transformers(checkpoint, words):
         np.testing.assert_allclose(found.probabilities[readable], expected[readable], atol=1e-5)
         names = [classifier.categories[best] for best in expected[readable].argmax(axis=1)]
         assert [label for label, is_readable in zip(found.labels, readable, strict=True) if is_readable] == names
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Threads that share a machine with other tests wait for each other at every tiny layer."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module", params=CONFIGURATIONS)

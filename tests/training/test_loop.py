@@ -19,6 +19,7 @@ from llambert.training.training_set import select_silver
 from tests.fixtures.tiny_encoder import NEGATIVE, NEUTRAL, POSITIVE, save_tiny_encoder
 
 CATEGORIES = ["negative", "positive"]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def silver(num=200, seed=0):
@@ -41,15 +42,6 @@ def silver(num=200, seed=0):
         schema.CONFIDENCE: [0.9] * num,
     }
     return pa.table(rows, schema=schema.SILVER)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """So small a model gains nothing from a second thread and waits for it when the machine is busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from llambert.stages.annotate import AnnotatePart
 from llambert.stages.parse import parse
 from tests.fixtures.annotate_runs import NUM_RECORDS, open_run
 from tests.fixtures.annotate_runs import sample_and_annotate as annotate
-from tests.fixtures.openai_endpoint import Endpoint, chat, error, only_for, serve
+from tests.fixtures.openai_endpoint import Endpoint, chat, error, only_for
 from tests.fixtures.tiny_encoder import save_tiny_encoder
 
 pytest.importorskip("openai", reason="needs the openai extra")
@@ -44,14 +44,6 @@ def asked(endpoint: Endpoint) -> list[str]:
     """The numbers of the records asked about, in order."""
     contents = [request["messages"][-1]["content"] for request in endpoint.requests]
     return sorted(content.split("Number ")[1].split(".")[0] for content in contents if "Number " in content)
-
-
-@pytest.fixture
-def endpoint(monkeypatch):
-    monkeypatch.setenv("OPENAI_API_KEY", "x")
-    monkeypatch.setattr("llambert.engines.openai.http_engine.FIRST_DELAY_S", 0.01)
-    with serve(Endpoint()) as served:
-        yield served
 
 
 @pytest.fixture

@@ -5,19 +5,16 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest.mock import patch
 
-import numpy as np
 import psutil
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import ray
 import torch
-import yaml
 from ray.train.torch import TorchTrainer
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -25,95 +22,24 @@ from llambert import schema
 from llambert.errors import InputError
 from llambert.execution.in_process import IN_PROCESS
 from llambert.execution.ray_executor import RayExecutor
-from llambert.run import Run, open_run
+from llambert.run import Run
 from llambert.stages.finetune import finetune
 from llambert.stages.finetune.selection import select
 from llambert.stages.finetune.worker import store_file
-from llambert.storage.run_directory import Manifest, TableDirectory
+from llambert.storage.run_directory import TableDirectory
 from llambert.training.card import CURVES
 from tests.fixtures.s3_server import running_server
 from tests.fixtures.tensorboard_events import scalars
-from tests.fixtures.tiny_encoder import NEGATIVE, NEUTRAL, POSITIVE, save_tiny_encoder
-
-NUM_RECORDS = 600
-TASK = {
-    "name": "opinion",
-    "question": "What does the reviewer think?",
-    "categories": [
-        {"name": "negative", "answer_words": ["negative"]},
-        {"name": "positive", "answer_words": ["positive"]},
-    ],
-    "prompts": {"plain": {"template": "{text} Opinion:"}},
-}
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory):
-    return save_tiny_encoder(tmp_path_factory.mktemp("encoder"))
-
-
-def records(num=NUM_RECORDS):
-    random = np.random.default_rng(0)
-    labels = random.integers(2, size=num)
-    texts = []
-    for label in labels:
-        words = [str(word) for word in random.choice(NEUTRAL, size=random.integers(2, 20))]
-        texts.append(" ".join([*words, str(random.choice([NEGATIVE, POSITIVE][label]))]))
-    return [f"r{number:03}" for number in range(num)], texts, [["negative", "positive"][label] for label in labels]
-
-
-def make_run(folder: Path, encoder: str, storage: str | None = None, **classifier) -> Run:
-    """A run whose corpus and silver tables are complete; splits go test, extra, train, test, …"""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "corpus.csv").write_text("text\nnever read: the table is there\n")
-    (folder / "task.yaml").write_text(yaml.safe_dump(TASK))
-    recipe = {
-        "name": "tiny",
-        "task": str(folder / "task.yaml"),
-        "storage": storage or str(folder / "run"),
-        "corpus": {"path": str(folder / "corpus.csv"), "columns": {"split": "split", "gold_label": "gold"}},
-        "annotator": {"model": encoder, "num_records": NUM_RECORDS},
-        "classifier": {
-            "model": encoder,
-            "epochs": 2,
-            "learning_rate": 3e-3,
-            "held_out_share": 0.1,
-            "dtype": "float32",
-            "checkpoint_every_steps": 1_000,
-            **classifier,
-        },
-    }
-    (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    run = open_run(str(folder / "recipe.yaml"))
-    ids, texts, labels = records()
-    splits = [["test", "extra", "train"][number % 3] for number in range(len(ids))]
-    corpus = pa.table([ids, texts, splits, labels], schema=schema.CORPUS)
-    probabilities = np.where(np.array(labels)[:, None] == ["negative", "positive"], 0.8, 0.2)
-    rows = schema.encode_probabilities(["negative", "positive"], probabilities)
-    silver = pa.table([ids, texts, splits, labels, rows, [0.8] * len(ids)], schema=schema.SILVER)
-    _complete(run, "corpus", corpus)
-    _complete(run, "silver", silver)
-    return run
-
-
-def _complete(run: Run, name: str, table: pa.Table) -> None:
-    directory = run.table(name)
-    part = directory.commit_part("part-00000.parquet", table)
-    directory.write_manifest(
-        Manifest(
-            stage=name, fingerprint="", num_in=table.num_rows, num_kept=table.num_rows, wall_seconds=0.0, parts=[part]
-        )
-    )
-
-
-def checkpoint_folder(run: Run) -> Path:
-    return Path(run.table("checkpoint").path())
-
-
-def weights(run: Run) -> torch.Tensor:
-    model = AutoModelForSequenceClassification.from_pretrained(checkpoint_folder(run))
-    return torch.cat([value.flatten() for value in model.state_dict().values()])
-
+from tests.fixtures.training_runs import (
+    LONG,
+    NUM_RECORDS,
+    assert_equal_runs,
+    checkpoint_folder,
+    make_run,
+    records,
+    wait_for_checkpoint,
+    weights,
+)
 
 # Without Ray: what each regime reads
 
@@ -183,14 +109,6 @@ def test_a_missing_encoder_and_one_sided_labels_are_refused_before_ray_starts(tm
 # With Ray Train
 
 
-@pytest.fixture(scope="module")
-def local_ray():
-    ray.shutdown()  # an earlier module's has as many CPUs as the machine
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
 @pytest.mark.slow
 def test_the_result_is_an_ordinary_folder_with_card_record_and_curves_and_is_not_made_twice(
     tmp_path, encoder, local_ray, capfd
@@ -236,9 +154,6 @@ def test_of_two_trainings_at_once_the_curves_of_the_first_stay_and_both_name_the
     assert again[0] == again[1]
 
 
-LONG = {"epochs": 5, "checkpoint_every_steps": 6, "learning_rate": 1e-3}
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory, encoder, local_ray):
     """The run that the drills below are compared with."""
@@ -262,24 +177,6 @@ def test_in_process_training_writes_the_bytes_that_ray_train_with_one_worker_wri
         for made in (manifest, expected)
     ]
     assert figures[0] == figures[1]
-
-
-def wait_for_checkpoint(run: Run, timeout_s: float = 90.0) -> None:
-    """Until a training checkpoint is stored; the run is then far from its end."""
-    deadline = time.monotonic() + timeout_s
-    training = run.table("training")
-    while not any(path.endswith("state.pt") for path in training.filesystem.find(training.path())):
-        training.filesystem.invalidate_cache()
-        assert time.monotonic() < deadline, "no training checkpoint appeared"
-        assert run.table("checkpoint").read_manifest() is None, "training was over before it could be disturbed"
-        time.sleep(0.05)
-
-
-def assert_equal_runs(run: Run, other: Run) -> None:
-    assert torch.allclose(weights(run), weights(other), atol=1e-4)
-    curves = [json.loads((checkpoint_folder(r) / "training_record.json").read_text())["steps"] for r in (run, other)]
-    assert [step["step"] for step in curves[0]] == list(range(1, 61))
-    assert [step["loss"] for step in curves[0]] == pytest.approx([step["loss"] for step in curves[1]], abs=1e-4)
 
 
 @pytest.mark.slow

@@ -1,21 +1,11 @@
 """Faults of the code in a worker of fine-tuning: told apart from a lost machine, and not retried as if one was."""
 
 import pytest
-import ray
 
 from llambert.stages.finetune import finetune
 from tests.fixtures.own_code import add_own_code
 from tests.fixtures.tiny_encoder import save_tiny_encoder
-from tests.stages.finetune.test_finetune import make_run
-
-
-@pytest.fixture(scope="module")
-def local_ray():
-    ray.shutdown()  # an earlier module's has as many CPUs as the machine
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
-
+from tests.fixtures.training_runs import make_run
 
 FAILS_IN_TRAINING = """
 

@@ -11,14 +11,8 @@ from llambert.errors import InputError
 from llambert.stages.finetune import finetune
 from llambert.stages.finetune.selection import drop_outdated_training, select, silver_rows
 from llambert.storage.run_directory import Manifest, write_whole
-from tests.fixtures.tiny_encoder import save_tiny_encoder
-from tests.stages.finetune.test_finetune import NUM_RECORDS, _complete, records
-from tests.stages.finetune.test_finetune import make_run as make_training_run
-
-
-@pytest.fixture(scope="module")
-def encoder(tmp_path_factory):
-    return save_tiny_encoder(tmp_path_factory.mktemp("encoder"))
+from tests.fixtures.training_runs import NUM_RECORDS, complete, records
+from tests.fixtures.training_runs import make_run as make_training_run
 
 
 def test_each_gold_text_is_trained_on_once_and_its_copies_are_counted(tmp_path, encoder):
@@ -27,7 +21,7 @@ def test_each_gold_text_is_trained_on_once_and_its_copies_are_counted(tmp_path, 
     train = ids[2::3]
     # Copies of a train record, of a test record (two of them), and of train records in other splits.
     pairs = [(train[5], train[1]), (train[7], ids[0]), (train[8], ids[0]), (ids[9], train[2]), (ids[10], train[2])]
-    _complete(
+    complete(
         run, "duplicates", pa.table([list(column) for column in zip(*pairs, strict=True)], schema.DUPLICATES.names)
     )
     gold = select(run)["gold"]

@@ -15,7 +15,7 @@ from llambert.stages.label import label
 from tests.fixtures.faulty_proxy import faulty_proxy
 from tests.fixtures.label_runs import fill, make_run
 from tests.fixtures.noting_executor import NotingExecutor
-from tests.fixtures.s3_server import LIMITED_KEY, S3Server, running_server
+from tests.fixtures.s3_server import LIMITED_KEY, S3Server
 from tests.fixtures.tiny_classifier import tiny_texts
 
 NUM_RECORDS = 70
@@ -24,12 +24,6 @@ NUM_RECORDS = 70
 @pytest.fixture
 def executor():
     return NotingExecutor()
-
-
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory):
-    with running_server(tmp_path_factory.mktemp("s3")) as server:
-        yield server
 
 
 @pytest.fixture(scope="module")
