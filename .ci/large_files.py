@@ -1,4 +1,4 @@
-"""`python .ci/large_files.py FILE ...` refuses large files: models, wheels and data sets are no part of a repository."""
+"""`python .ci/large_files.py FILE ...` refuses large files: models, wheels and data do not belong in the repository."""
 
 import sys
 from pathlib import Path
