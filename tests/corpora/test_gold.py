@@ -2,7 +2,6 @@
 
 import pytest
 
-from llambert.corpora import checks
 from llambert.corpora.gold import GoldReader, most_frequent
 from llambert.corpus_recipe import Columns, CorpusRecipe
 from llambert.errors import InputError
@@ -117,14 +116,3 @@ def test_examples_are_the_most_frequent_values_short_and_by_name():
     assert most_frequent(["0"], ["bad"]) == {"bad": 1}
     [(shown, num)] = most_frequent(["x" * 1000]).items()
     assert (len(shown), shown[-1], num) == (40, "…", 1)
-
-
-@pytest.mark.parametrize(
-    ("counts", "warned"),
-    [({"num_gold": 0}, True), ({"num_gold": 1}, False), ({"num_gold": 0, "num_unknown_gold": 2}, False)],
-)
-def test_a_gold_column_without_one_value_is_warned_of(counts, warned):
-    corpus = CorpusRecipe(path="x.csv", columns=Columns(gold_label="y"))
-    found = [line for line in checks.warnings(counts, corpus) if "No gold label was found: column 'y' is empty" in line]
-    assert bool(found) == warned
-    assert not [line for line in checks.warnings(counts, CorpusRecipe(path="x.csv")) if "No gold label" in line]

@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM
 
 from llambert.annotation.prompts import Prompt, Shot
 from llambert.engines import create_engine
-from llambert.engines.scoring import AnswerSequences, answer_sequences
+from llambert.engines.scoring import answer_sequences
 from llambert.engines.transformers import TransformersEngine, load_model
 from llambert.errors import InputError
 from llambert.recipe import AnnotatorRecipe, Decoding
@@ -207,27 +207,6 @@ def test_sampled_generation_is_keyed_by_text_and_differs_from_greedy(make_engine
     greedy = make_engine(mode="generate", decoding=Decoding(max_new_tokens=5)).annotate(TEXTS)
     assert forward != [a.response for a in greedy]
     assert forward[0] == forward[6]  # the same text, the same draw
-
-
-def test_nested_answer_words_count_once():
-    # "a" and "a b" in one category, "a c" in the other: P(first) = P(a) - P(a c).
-    found = AnswerSequences(((1,), (1, 2), (1, 3), (4,)), (0, 0, 1, 1), 2)
-    assert found.continuations == ((1,),)
-    row = found.category_probabilities(np.log([[0.5, 0.2, 0.1, 0.3]]))
-    np.testing.assert_allclose(row, [[0.4, 0.4]])
-
-
-def test_continuations_leave_out_what_a_longer_one_covers():
-    found = AnswerSequences(((1, 2, 3), (1, 2), (5, 6), (7,)), (0, 0, 1, 1), 2)
-    assert found.continuations == ((1, 2), (5,))
-
-
-def test_answer_word_forms_are_with_and_without_blank_and_capital():
-    tokenizer = tiny_tokenizer()
-    task = TASK.model_copy(update={"categories": (Category(name="x", answer_words=("Yes",)), TASK.categories[1])})
-    found = answer_sequences(tokenizer, task)
-    texts = {tokenizer.decode(s) for s, c in zip(found.sequences, found.category_of, strict=True) if c == 0}
-    assert texts == {"Yes", " Yes", "yes", " yes"}
 
 
 @pytest.mark.parametrize(

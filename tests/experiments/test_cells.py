@@ -9,11 +9,6 @@ from llambert.experiments.sources import read_labels
 from tests.fixtures.labelled_films import open_experiment
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("films")
-
-
 def grid(folder, kind, **fields):
     experiment = open_experiment(folder, kind, **fields)
     return places(experiment, read_labels(experiment.data))

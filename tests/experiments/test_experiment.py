@@ -25,11 +25,6 @@ JOB = Path(__file__).parents[2] / "jobs" / "experiments.py"
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("films")
-
-
 def cell_files(folder):
     return {path: path.stat().st_mtime_ns for path in (folder / "experiments/cells").glob("*")}
 

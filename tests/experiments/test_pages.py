@@ -2,18 +2,10 @@
 
 import re
 
-import pytest
-
-from llambert.experiments.figures import curve, figure
 from llambert.experiments.grids import ANNOTATOR, END_TO_END, FROZEN
 from llambert.experiments.pages import cross_tables, page, paper_cross_tables
 from tests.fixtures.hand_made import results
 from tests.fixtures.labelled_films import open_experiment
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return tmp_path_factory.mktemp("films")
 
 
 def test_a_table_half_done_says_so_and_shows_what_is_there(folder):
@@ -45,27 +37,6 @@ def test_the_figures_tables_stand_beside_the_papers(folder):
     assert re.search(r"\| 2 % \| 96.47 .*\n\| 4.61 % \|  \| 94.83 \|  \|\n\| 5 % \| 96.35", shown)
 
 
-def test_a_curve_is_the_means_in_per_cent_with_their_bounds():
-    found = results({("silver", 400): [0.9, 0.9], ("silver", 200): [0.8, 0.9]})
-    drawn = curve(found, "silver", percent=False)
-    assert (drawn.x, drawn.accuracy) == ([200.0, 400.0], pytest.approx([85.0, 90.0]))
-    assert (drawn.low[1], drawn.high[1]) == pytest.approx((90.0, 90.0))
-    assert drawn.low[0] < 85.0 < drawn.high[0]
-
-
-def test_figures_are_png_and_svg_with_labelled_axes_and_both_panels(folder):
-    wrong = open_experiment(folder, "mislabel", paper="imdb", shares=[0.0, 0.2])
-    found = results({(END_TO_END, 0.0): [0.9, 0.91], (ANNOTATOR, 0.035): [0.8, 0.82], (FROZEN, 0.0): [0.7, 0.71]})
-    drawn = figure(wrong, found)
-    assert drawn["png"].startswith(b"\x89PNG")
-    svg = drawn["svg"].decode()
-    assert svg.count("labels made wrong on purpose (% of the training labels)") == 2
-    assert svg.count("accuracy on gold test records (%)") == 2
-    assert "own errors: 3.5 %" in svg
-    assert "own errors: 4.61 %" in svg
-    assert figure(open_experiment(folder, "regimes"), found) == {}
-
-
 def test_cross_tables_have_the_papers_shape():
     shown = cross_tables(paper_cross_tables())
     assert "| model: positive | 31 | 16 | 13 |" in shown
@@ -77,10 +48,3 @@ def test_labels_of_any_name_stay_one_cell_of_a_cross_table():
     lines = cross_tables(counts).splitlines()
     assert r"|  | person: a \| b | person: \$\$ |" in lines
     assert r"| model: \$\$ | 2 | 3 |" in lines
-
-
-def test_a_model_of_any_name_stands_in_the_title_of_a_figure(folder):
-    wrong = open_experiment(folder, "mislabel", shares=[0.0, 0.1])
-    classifier = wrong.classifier.model_copy(update={"model": "$$" + "x" * 200 + "$\\frac{/encoder"})
-    drawn = figure(wrong.model_copy(update={"classifier": classifier}), results({(END_TO_END, 0.1): [0.9]}))
-    assert f"$${'x' * 27}…".encode() in drawn["svg"]

@@ -33,39 +33,11 @@ def _metrics(run) -> dict[str, dict]:
     return {row["metric"]: row for row in json.loads(_read(run, "metrics.json"))["metrics"]}
 
 
-def test_accuracy_is_measured_on_distinct_records_the_annotator_never_saw(full):
-    run, _ = full
-    evidence = read_evidence(run)
-    quality = assess(evidence)
-    plan = Plan()
-    assert quality.unseen.accuracy.num == plan.num - plan.num_annotated - plan.num_duplicates
-    assert quality.whole.accuracy.num == plan.num - plan.num_duplicates
-    assert quality.silver.accuracy.num == plan.num_annotated - plan.num_rejected
-    assert quality.unseen.accuracy.value == pytest.approx(0.9, abs=0.04)
-    assert quality.silver.accuracy.value == pytest.approx(0.8, abs=0.08)
-    low, high = quality.difference.bounds
-    assert low < quality.unseen.accuracy.value - quality.silver.accuracy.value < high
-    assert set(quality.by_split) == {"train", "test"}
-
-
 def test_the_report_says_in_which_language_negation_is_read(full, tmp_path):
     run = write_run(tmp_path, Plan(mode="generate"))
     report(run)
     assert "Negation and doubt are read in English" in _read(run, "report.html")
     assert "Negation" not in _read(full[0], "report.html")  # probabilities need no reading
-
-
-def test_gold_that_was_trained_on_judges_no_classifier(tmp_path):
-    run = write_run(tmp_path, Plan(regime="combined", splits=("train", "test")))
-    evidence = read_evidence(run)
-    records, quality = evidence.records, assess(evidence)
-    trained = records.split == records.splits.index("train")
-    # The first ten texts are those of the last record again, which is of split test: five of these are trained on.
-    trained[[*range(1, 10, 2), -1]] = True
-    assert (records.is_trained_on_gold == trained).all()
-    assert quality.unseen.accuracy.num == int((~trained & ~records.is_annotated & ~records.is_duplicate).sum())
-    assert set(quality.by_split) == {"test"}
-    assert all(share.corrected.num == int((~trained).sum()) for share in quality.shares)
 
 
 def test_a_sample_of_some_splits_speaks_for_these_and_is_compared_with_these(tmp_path):
@@ -95,15 +67,6 @@ def test_labels_are_joined_by_record_id_not_by_place(full):
     # The labels table of the synthetic run is shuffled: joined by place, accuracy would be a coin's.
     run, _ = full
     assert _metrics(run)["classifier_accuracy_all"]["value"] > 0.85
-
-
-def test_prior_correction_is_measured_on_the_same_records(full):
-    run, _ = full
-    prior = assess(read_evidence(run)).prior
-    assert prior.raw.num == prior.corrected.num
-    assert prior.raw.value < prior.corrected.value
-    assert prior.gain.value == pytest.approx(prior.corrected.value - prior.raw.value)
-    assert prior.num_changed > 0
 
 
 def test_with_gold_everywhere_the_corrected_share_is_the_gold_share(full):

@@ -242,21 +242,6 @@ def test_answers_are_taken_whatever_their_case_and_another_word_for_mixed(run, s
     assert table.num_answered == 2
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("a.csv", "id,answer\n1,positive\n", "a.csv: no column item"),
-        ("a.json", "[{]", "a.json: neither an export"),
-        ("a.json", '[{"x": 1}]', "a.json: neither an export"),
-        ("a.csv", "item,answer\nI,positive\nI,negative\n", "answered item I twice"),
-    ],
-)
-def test_files_that_are_no_answers_are_refused(tmp_path, name, content, message):
-    (tmp_path / name).write_text(content)
-    with pytest.raises(InputError, match=message):
-        read([str(tmp_path / name)])
-
-
 def test_answers_to_what_was_never_exported_are_refused(run, sample):
     item = sample.items[0]
     for answers, message in (

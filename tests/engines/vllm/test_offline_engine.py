@@ -200,7 +200,7 @@ def test_an_engine_dies_with_the_process_that_uses_it(tmp_path):
     script = tmp_path / "use.py"
     script.write_text(
         "import os, signal, sys, psutil\n"
-        "from tests.engines import test_vllm_engine as t\n"
+        "from tests.engines.vllm import test_offline_engine as t\n"
         "if __name__ == '__main__':\n"
         "    engine = t.create_engine(t.recipe(mode='score'), t.TASK)\n"
         "    print(*(p.pid for p in t.processes()), flush=True)\n"
@@ -209,7 +209,8 @@ def test_an_engine_dies_with_the_process_that_uses_it(tmp_path):
     import subprocess
     import sys
 
-    output = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=300)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    output = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=300)
     pids = [int(pid) for pid in output.stdout.split()]
     assert pids, output.stderr
     deadline = time.monotonic() + 30

@@ -25,7 +25,6 @@ from llambert.execution.ray_executor import RayExecutor
 from llambert.run import Run
 from llambert.stages.finetune import finetune
 from llambert.stages.finetune.selection import select
-from llambert.stages.finetune.worker import store_file
 from llambert.storage.run_directory import TableDirectory
 from llambert.training.card import CURVES
 from tests.fixtures.s3_server import running_server
@@ -143,15 +142,6 @@ def test_the_result_is_an_ordinary_folder_with_card_record_and_curves_and_is_not
     with patch.object(TorchTrainer, "fit", side_effect=AssertionError("trained again")):
         assert finetune(run) == manifest
     assert (folder / "manifest.json").stat().st_mtime_ns == made
-
-
-def test_of_two_trainings_at_once_the_curves_of_the_first_stay_and_both_name_them(tmp_path):
-    table = TableDirectory(str(tmp_path / "checkpoint"))
-    first, second = (store_file(table, CURVES, content) for content in (b"first", b"second one"))
-    assert first == second
-    assert table.filesystem.cat_file(table.path(CURVES)) == b"first"
-    again = [store_file(table, "model.safetensors", content) for content in (b"weights", b"weights")]
-    assert again[0] == again[1]
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """The label stage: one part in, one part out, every record once, whatever was killed before."""
 
-import dataclasses
 import json
 
 import numpy as np
@@ -10,15 +9,12 @@ import pytest
 import ray
 
 from llambert import schema
-from llambert.classifier import labelling
 from llambert.classifier.inference import Classifier
-from llambert.classifier.labelling import read_windows
 from llambert.errors import InputError
 from llambert.execution import stage_progress
 from llambert.integrity.verify import verify
 from llambert.run import Run
 from llambert.stages.label import LabelPart, label
-from llambert.stages.label.dataset_card import dataset_card
 from tests.fixtures.label_runs import ROWS_PER_PART, fill, filled_run, make_run
 from tests.fixtures.noting_executor import NotingExecutor
 from tests.fixtures.ray_metrics import scrape_when
@@ -211,23 +207,6 @@ def test_missing_checkpoint_and_missing_columns_are_one_line(tmp_path, executor)
         label(filled_run(tmp_path / "c", 5, keep=("label",)), executor)
 
 
-def test_windows_of_a_part_are_bounded_and_hold_every_row_in_order(tmp_path, monkeypatch):
-    run = make_run(tmp_path)
-    corpus = run.table("corpus")
-    texts = ["x" * (n % 50) for n in range(5000)]
-    table = pa.table(
-        {"record_id": [str(n) for n in range(5000)], "text": texts, "split": ["all"] * 5000, "gold_label": texts}
-    )
-    corpus.commit_part("part-0.parquet", table)
-    monkeypatch.setattr(labelling, "WINDOW_RECORDS", 2048)
-    windows = list(read_windows(corpus, "part-0.parquet", ["record_id", "text"]))
-    assert [window.num_rows for window in windows] == [2048, 2048, 904]
-    assert pa.concat_tables(windows)["text"].to_pylist() == texts
-    assert windows[0].column_names == ["record_id", "text"]
-    monkeypatch.setattr(labelling, "WINDOW_BYTES", 30_000)
-    assert max(window.num_rows for window in read_windows(corpus, "part-0.parquet", ["record_id", "text"])) == 1024
-
-
 def test_the_dataset_card_states_schema_provenance_and_counts(tmp_path, executor):
     run = filled_run(tmp_path, 30, keep=("year",))
     manifest = label(run, executor)
@@ -241,17 +220,6 @@ def test_the_dataset_card_states_schema_provenance_and_counts(tmp_path, executor
     ):
         assert expected in card
     assert f"| positive | {manifest.labels['positive']} |" in card
-
-
-def test_a_category_of_any_name_stays_one_cell_of_the_dataset_card(tmp_path, executor):
-    run = filled_run(tmp_path, 30)
-    manifest = label(run, executor)
-    names = ["a | b\nc", "$x_1$"]
-    categories = [one.model_copy(update={"name": name}) for one, name in zip(run.task.categories, names, strict=True)]
-    renamed = dataclasses.replace(run, task=run.task.model_copy(update={"categories": tuple(categories)}))
-    card = dataset_card(renamed, manifest, run.table("checkpoint").require_manifest())
-    assert r"| a \| b c | 0 | 0.00% |" in card
-    assert r"one of a \| b c, \$x_1\$" in card
 
 
 @pytest.mark.slow
