@@ -10,8 +10,6 @@ from pathlib import Path
 from unittest.mock import patch
 
 import psutil
-import pyarrow as pa
-import pyarrow.parquet
 import pytest
 import ray
 import torch
