@@ -58,7 +58,7 @@ def whole(tmp_path_factory) -> Iterator[Run]:
     recipe = load_recipe(str(folder / "recipe.yaml"))
     run = Run(recipe, load_task(recipe.task))
     record_recipe(run)
-    pipeline(run)
+    pipeline(run, IN_PROCESS)
     yield run
     ray.shutdown()
 
