@@ -1,6 +1,6 @@
 """One run: a recipe, its task, its directory, and the fingerprint under which each table lives."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -123,8 +123,8 @@ class Run:
     def complete(
         self,
         name: str,
-        parts: Sequence[Part],
-        num_rejected: Mapping[str, int] | None = None,
+        parts: list[Part],
+        num_rejected: dict[str, int] | None = None,
         upstream: Mapping[str, str] | None = None,
         **fields: Any,
     ) -> Manifest:

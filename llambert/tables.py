@@ -83,13 +83,6 @@ class TableGraph:
     def __iter__(self) -> Iterator[TableSpec]:
         return iter(self._tables.values())
 
-    def __len__(self) -> int:
-        return len(self._tables)
-
-    def with_tables(self, *more: TableSpec) -> "TableGraph":
-        """These tables, and others after them."""
-        return TableGraph(*self, *more)
-
     def leader(self, name: str) -> TableSpec:
         """The table that the step of ``name`` completes last: itself, or the one it is written with."""
         return self[self[name].written_with or name]

@@ -8,7 +8,6 @@ from llambert.cli import app
 from llambert.errors import InputError
 from llambert.ontology import ontology
 from llambert.run import Run, open_run, record_recipe
-from llambert.storage.run_directory import Manifest
 from tests.fixtures import umls_sample as sample
 
 LABELS = {"C0000001": "yes", "C0000002": "yes", "C0000003": "no", "C0000008": "yes", "C0000009": "yes"}
@@ -34,9 +33,7 @@ classifier: {{model: package:llambert/tasks}}
     labels = [ids, list(LABELS.values()), [0.75] * len(ids)]
     for name, columns, table_schema in (("corpus", records, schema.CORPUS), ("labels", labels, schema.LABELS)):
         table = run.table(name)
-        part = table.commit_part("part-00000.parquet", pa.table(columns, schema=table_schema))
-        counts = {"num_in": len(ids), "num_kept": len(ids), "wall_seconds": 0.0, "parts": [part]}
-        table.write_manifest(Manifest(stage=name, fingerprint="x", **counts))
+        table.complete(name, [table.commit_part("part-00000.parquet", pa.table(columns, schema=table_schema))])
     return run
 
 

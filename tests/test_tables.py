@@ -30,7 +30,7 @@ def test_tables_name_only_tables_that_are_declared_and_those_upstream_before_the
 
 def test_two_tables_of_one_name_are_refused():
     with pytest.raises(AssertionError, match="one name"):
-        TABLES.with_tables(TableSpec("labels", "label again"))
+        TableGraph(*TABLES, TableSpec("labels", "label again"))
 
 
 def test_tables_that_are_complete_only_together_are_found_from_each_of_them():
@@ -75,8 +75,8 @@ def test_what_is_made_from_a_table_is_downstream_of_it():
 
 def test_a_table_that_is_declared_has_a_fingerprint_of_what_it_is_made_from(tmp_path):
     run = open_films(tmp_path)
-    more = TABLES.with_tables(
-        TableSpec("lengths", "measure", upstream=("labels",)), TableSpec("sums", "measure", section="label")
+    more = TableGraph(
+        *TABLES, TableSpec("lengths", "measure", upstream=("labels",)), TableSpec("sums", "measure", section="label")
     )
     declared = Run(run.recipe, run.task, more)
     assert {name: declared.fingerprints[name] for name in run.fingerprints} == run.fingerprints
@@ -84,4 +84,3 @@ def test_a_table_that_is_declared_has_a_fingerprint_of_what_it_is_made_from(tmp_
     other = Run(run.recipe.model_copy(update={"label": changed}), run.task, more)
     for name in ("lengths", "sums"):
         assert other.fingerprints[name] != declared.fingerprints[name]
-    assert TableGraph(*more)["sums"].fingerprint == "sums"

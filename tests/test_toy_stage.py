@@ -21,13 +21,14 @@ from llambert.integrity.status import status
 from llambert.integrity.verify import verify
 from llambert.run import Run
 from llambert.storage.run_directory import Manifest
-from llambert.tables import TABLES, TableSpec
+from llambert.tables import TABLES, TableGraph, TableSpec
 from tests.fixtures.label_runs import fill, make_run
 
 # The stage: its tables, its worker, the meaning of its counts
 
 WORDS = pa.schema([pa.field(schema.RECORD_ID, pa.string(), nullable=False), pa.field("num_words", pa.int64())])
-WITH_WORDS = TABLES.with_tables(
+WITH_WORDS = TableGraph(
+    *TABLES,
     TableSpec("words", "count words", WORDS, upstream=("corpus",), covers="corpus", is_required=True, is_shown=True),
     TableSpec(
         "word_rejects", "count words", schema.CORPUS_REJECTS, written_with="words", is_by_part=True, is_rejects=True
@@ -41,7 +42,7 @@ def count_words(run: Run, executor: Executor = RAY) -> Manifest:
     if manifest := words.read_manifest():
         return manifest
     progress = StageProgress.by_part("count words", words, corpus.parts)
-    parts = progress.run_parts(executor, CountWords, (run,), corpus.parts, Pool(max_actors=2))
+    parts = progress.run_parts(executor, CountWords, (run,), Pool(max_actors=2))
     return run.complete("words", parts, **progress.seconds)
 
 

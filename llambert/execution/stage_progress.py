@@ -60,8 +60,7 @@ class StageProgress:
     """One start of a stage whose units of work an executor does: progress bar, ``progress.json`` and measures.
 
     ``total`` (by default, the units of this start) and ``num_done`` count ``unit``s over all starts; ``num_in`` says
-    how many an outcome stands for.
-    ``parts``: what is committed of ``table``, at first by earlier starts, in the order of commitment.
+    how many an outcome stands for. ``parts``: what is committed of ``table``, at first by earlier starts.
     """
 
     def __init__(
@@ -76,6 +75,7 @@ class StageProgress:
         self.stage, self.total, self._unit, self._num_in = stage, total, unit, num_in
         self.num_done = self.num_done_before = num_in(Outcome(list(committed))) if committed else 0
         self.parts, self._num_committed = list(committed), len(committed)
+        self._upstream: Sequence[Part] = ()
         self.notes: list[str] = []
         self.spans: dict[str, Span] = {}
         self._file = ProgressFile(table, unit)
@@ -91,12 +91,15 @@ class StageProgress:
         def num_in(outcome: Outcome) -> int:
             return sum(part.num_in for part in outcome.parts)
 
-        return cls(stage, table, total, "records", num_in, committed)
+        made = cls(stage, table, total, "records", num_in, committed)
+        made._upstream = upstream
+        return made
 
-    def to_do(self, upstream: Sequence[Part]) -> list[Part]:
-        """Those parts that no committed part has the name of."""
+    @property
+    def to_do(self) -> list[Part]:
+        """The parts of ``upstream`` that no committed part has the name of."""
         done = {part.name for part in self.parts}
-        return [part for part in upstream if part.name not in done]
+        return [part for part in self._upstream if part.name not in done]
 
     def run(
         self,
@@ -121,32 +124,25 @@ class StageProgress:
             self._file.write(self.num_done, self.total, self.seconds, failure=last_line(error))
             raise
 
-    def run_parts(
-        self,
-        executor: Executor,
-        worker: type[Worker],
-        arguments: tuple[Any, ...],
-        upstream: Sequence[Part],
-        pool: Pool,
-    ) -> list[Part]:
+    def run_parts(self, executor: Executor, worker: type[Worker], arguments: tuple[Any, ...], pool: Pool) -> list[Part]:
         """Have the part of each part of ``upstream`` made that is not committed: units of its name and its rows.
 
         Returns all parts in the order of ``upstream``; ``RuntimeError`` names those that could not be made.
         """
-        units = [{"name": part.name, "num_rows": part.num_rows} for part in self.to_do(upstream)]
+        units = [{"name": part.name, "num_rows": part.num_rows} for part in self.to_do]
         try:
             self.run(executor, worker, arguments, units, pool)
         except InputError:
             raise
         except Exception as error:
-            missing = [part.name for part in self.to_do(upstream)]
+            missing = [part.name for part in self.to_do]
             raise RuntimeError(
-                f"{self.stage}: {len(missing)} of {len(upstream)} parts are not done ({', '.join(missing[:5])}"
+                f"{self.stage}: {len(missing)} of {len(self._upstream)} parts are not done ({', '.join(missing[:5])}"
                 f"{', …' if len(missing) > 5 else ''}); what is committed is kept, run the job again to resume"
             ) from error
-        assert not self.to_do(upstream), f"{self.stage}: parts without an outcome: {self.to_do(upstream)[:5]}"
+        assert not self.to_do, f"{self.stage}: parts without an outcome: {self.to_do[:5]}"
         by_name = {part.name: part for part in self.parts}
-        return [by_name[part.name] for part in upstream]
+        return [by_name[part.name] for part in self._upstream]
 
     def _add(self, outcome: Outcome) -> None:
         """One more unit is done."""
@@ -174,8 +170,8 @@ class StageProgress:
 
     @property
     def working_seconds(self) -> float:
-        """Since the first replica was at work, in this start; 0 if none was."""
-        return time.time() - min((span.started_at for span in self.spans.values()), default=time.time())
+        """Since the first replica was at work, in this start; one must have been."""
+        return time.time() - min(span.started_at for span in self.spans.values())
 
     def measures(self) -> dict[str, float]:
         """Of this start, by replica: ``startup_seconds`` until the first was at work, rates from then on.

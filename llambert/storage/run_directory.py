@@ -19,7 +19,7 @@ import json
 import os
 import uuid
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -112,7 +112,7 @@ class Manifest(BaseModel):
     counts: dict[str, int] = Field(default_factory=dict)
     labels: dict[str, int] = Field(default_factory=dict)
     measures: dict[str, float] = Field(default_factory=dict)
-    wall_seconds: float
+    wall_seconds: float = 0.0
     busy_seconds: float = 0.0
     accelerator_seconds: float = 0.0
     completed_at: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
@@ -196,9 +196,9 @@ class TableDirectory:
         with clear_damage(f"{self.uri}/{name}"):
             check_pages(content)
 
-    def committed_parts(self, names: Collection[str] | None = None) -> list[Part]:
-        """``committed_part`` of all that is committed, or of those ``names`` that are, sorted by name."""
-        found = [name for name in self.part_names() if names is None or name in names]
+    def committed_parts(self, names: Collection[str]) -> list[Part]:
+        """``committed_part`` of those of ``names`` that are committed, sorted by name."""
+        found = [name for name in self.part_names() if name in names]
         with ThreadPoolExecutor(_PART_READERS) as readers:
             return list(readers.map(self.committed_part, found))
 
@@ -262,24 +262,23 @@ class TableDirectory:
     def complete(
         self,
         stage: str,
-        parts: Iterable[Part],
-        num_rejected: Mapping[str, int] | None = None,
+        parts: list[Part],
+        num_rejected: dict[str, int] | None = None,
         num_kept: int | None = None,
         card: Callable[[Manifest], str] | None = None,
         **fields: Any,
     ) -> Manifest:
-        """Mark the table complete: ``write_manifest`` with ``fields`` of ``Manifest``.
+        """Mark the table complete by a manifest with ``fields``.
 
-        ``num_rejected`` and ``num_kept``: what ``parts`` say if not given; ``num_in``: the records kept and rejected.
-        ``card``: what the table's README.md says, written before the manifest.
+        ``num_rejected``, ``num_kept`` and ``num_in`` are what ``parts`` say if not given. ``card``: what the table's
+        README.md says, written before the manifest.
         """
         parts = list(parts)
-        rejected = dict(total(parts, "rejected") if num_rejected is None else num_rejected)
+        rejected = total(parts, "rejected") if num_rejected is None else num_rejected
         kept = sum(part.num_rows for part in parts) if num_kept is None else num_kept
-        known = {"num_in": kept + sum(rejected.values()), "labels": total(parts, "labels"), "wall_seconds": 0.0}
-        fields = {**known, **fields}
-        counted = {"num_kept": kept, "num_rejected": rejected, **fields}
-        manifest = Manifest(stage=stage, fingerprint=self.fingerprint, parts=parts, **counted)
+        known = {"num_in": kept + sum(rejected.values()), "labels": total(parts, "labels")}
+        fields = {**known, "fingerprint": self.fingerprint, **fields}
+        manifest = Manifest(stage=stage, parts=parts, num_kept=kept, num_rejected=dict(rejected), **fields)
         if card is not None:
             write_whole(self.filesystem, self.path("README.md"), card(manifest).encode())
         return self.write_manifest(manifest)

@@ -8,7 +8,7 @@ import pytest
 
 from llambert import schema
 from llambert.annotation.responses import amended_part, amendment_name, answers_version, iter_answers
-from llambert.storage.run_directory import Manifest, TableDirectory
+from llambert.storage.run_directory import TableDirectory
 
 PART = "part-000000000-000000004.parquet"
 
@@ -41,12 +41,7 @@ def table(tmp_path) -> TableDirectory:
         directory.commit_part(amendment_name(PART, 0), rows(b="second")),
         directory.commit_part(amendment_name(PART, 1), rows(d="third", c="must not count")),
     ]
-    directory.write_manifest(
-        Manifest(
-            stage="annotate", fingerprint="f", num_in=4, num_kept=4, wall_seconds=0.0,
-            parts=[part], amendments=amendments,
-        )
-    )  # fmt: skip
+    directory.complete("annotate", [part], amendments=amendments)
     return directory
 
 

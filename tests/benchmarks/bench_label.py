@@ -25,7 +25,7 @@ from llambert.corpus_recipe import CorpusRecipe
 from llambert.recipe import AnnotatorRecipe, ClassifierRecipe, LabelRecipe, Recipe
 from llambert.run import Run
 from llambert.stages.label import label
-from llambert.storage.run_directory import Manifest, TableDirectory
+from llambert.storage.run_directory import Manifest
 from llambert.tasks import load_task
 from tests.benchmarks.bench_classifier import ENCODER, review_texts, save_checkpoint
 
@@ -48,12 +48,12 @@ def make_run(storage: str, checkpoint: str, parts: Iterable[list[str]], label_re
             corpus.commit_part(f"part-00000-{number:06d}.parquet", corpus_table(number, texts))
             for number, texts in enumerate(parts)
         ]
-        _complete(corpus, sum(part.num_rows for part in committed), committed)
+        corpus.complete("ingest", committed)
     if made.read_manifest() is None:
         made.filesystem.makedirs(made.path(), exist_ok=True)
         for file in Path(checkpoint).iterdir():
             made.filesystem.pipe_file(made.path(file.name), file.read_bytes())
-        _complete(made, 0, [])
+        made.complete("finetune", [])
     return run
 
 
@@ -65,13 +65,6 @@ def corpus_table(part: int, texts: list[str]) -> pa.Table:
 
 def in_parts(texts: list[str], rows_per_part: int) -> list[list[str]]:
     return [texts[start : start + rows_per_part] for start in range(0, len(texts), rows_per_part)]
-
-
-def _complete(table: TableDirectory, num: int, parts: list) -> None:
-    fingerprint = table.uri.rsplit("/", 1)[-1]
-    table.write_manifest(
-        Manifest(stage="bench", fingerprint=fingerprint, num_in=num, num_kept=num, wall_seconds=0.0, parts=parts)
-    )
 
 
 def bare_rate(checkpoint: str, texts: list[str], threads: int) -> float:

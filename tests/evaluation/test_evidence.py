@@ -8,7 +8,6 @@ from llambert import schema
 from llambert.evaluation.evidence import read_evidence
 from llambert.evaluation.quality import assess
 from llambert.evaluation.suspects import find_suspects
-from llambert.storage.run_directory import Manifest
 from tests.fixtures.synthetic_run import Plan, write_run
 
 # Records take turns: 300 is of split train, 301 of test, 302 of extra, 303 of train again.
@@ -25,10 +24,7 @@ def plan(*copies: tuple[int, int], **fields) -> Plan:
 def complete(run, name: str, table: pa.Table) -> None:
     """Write a table in the place of what is there."""
     directory = run.table(name)
-    part = directory.commit_part("part-99999.parquet", table)
-    num = table.num_rows
-    whole = Manifest(stage=name, fingerprint="f" * 12, num_in=num, num_kept=num, wall_seconds=0.0, parts=[part])
-    directory.filesystem.pipe_file(directory.path("manifest.json"), whole.model_dump_json().encode())
+    directory.complete(name, [directory.commit_part("part-99999.parquet", table)])
 
 
 def unseen(folder, made: Plan) -> set[int]:

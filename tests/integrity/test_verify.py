@@ -16,7 +16,7 @@ from llambert.integrity.verify import FindingKind, verify, verify_directory
 from llambert.run import Run, record_recipe
 from llambert.stages.label import label
 from llambert.storage.run_directory import TableDirectory
-from tests.fixtures.label_runs import complete, filled_run, make_run
+from tests.fixtures.label_runs import filled_run, make_run
 
 FIRST, SECOND = "part-00000-000000.parquet", "part-00000-000001.parquet"
 
@@ -42,7 +42,7 @@ def fill_table(run: Run, name: str, rows: list[dict]) -> None:
         table.commit_part(f"part-00000-{n:06d}.parquet", pa.Table.from_pylist(rows[n * 20 :][:20], schema=table.schema))
         for n in range((len(rows) + 19) // 20)
     ]
-    complete(table, name, table.uri.rsplit("/", 1)[-1], parts)
+    table.complete(name, parts)
 
 
 def findings(run: Run) -> list[str]:

@@ -14,7 +14,6 @@ from llambert.errors import InputError
 from llambert.recipe import AnnotatorRecipe, ClassifierRecipe, ParseRecipe, Recipe
 from llambert.run import Run
 from llambert.stages.parse import parse
-from llambert.storage.run_directory import Manifest
 from llambert.tasks import Category, Task
 
 TASK = Task(
@@ -65,7 +64,7 @@ def make_run(tmp_path):
         if run.table("responses").read_manifest() is None:
             store_responses(run, [response_row(n, row) for n, row in enumerate(rows)], split_at)
         if sample is not None:
-            run.table("sample").write_manifest(manifest("sample", [], sample))
+            run.table("sample").complete("sample", [], num_kept=sample)
         return run
 
     return make
@@ -102,11 +101,7 @@ def store_responses(run: Run, rows: list[dict], split_at) -> None:
     ]
     # A part that the manifest does not list, as two drivers with different samples leave it, counts for nothing.
     table.commit_part("part-000000000-000000001.parquet", pa.Table.from_pylist(rows[:1], schema=schema.RESPONSES))
-    table.write_manifest(manifest("annotate", parts, len(rows)))
-
-
-def manifest(stage: str, parts: list, num: int) -> Manifest:
-    return Manifest(stage=stage, fingerprint="f", num_in=num, num_kept=num, wall_seconds=0.0, parts=parts)
+    table.complete("annotate", parts)
 
 
 def read(run: Run, table: str, *columns: str) -> list[tuple]:

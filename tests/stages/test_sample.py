@@ -2,7 +2,10 @@
 
 import logging
 import re
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +15,7 @@ from llambert import schema
 from llambert.annotation.sampling import Selection
 from llambert.annotation.splits import warn_of_unlearned
 from llambert.errors import InputError
+from llambert.recipe import dump_recipe
 from llambert.run import Run
 from llambert.stages.annotate import AnnotatePart
 from llambert.stages.sample import sample
@@ -232,3 +236,11 @@ def test_gold_shots_stand_in_the_prompt(make_run):
 def test_too_few_gold_records_for_shots_are_one_line(make_run, settings, message):
     with pytest.raises(InputError, match=message):
         draw_shots(make_run(gold=True, num_records=9, **{"gold_shots": {}, **settings}))
+
+
+def test_the_job_draws_the_sample(make_run, tmp_path):
+    run = make_run(num_records=8)
+    (tmp_path / "recipe.yaml").write_text(dump_recipe(run.recipe))
+    job = Path(__file__).parents[2] / "jobs" / "sample.py"
+    subprocess.run([sys.executable, job, tmp_path / "recipe.yaml"], check=True, timeout=120)
+    assert run.table("sample").require_manifest().num_kept == 8

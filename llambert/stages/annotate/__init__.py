@@ -151,9 +151,9 @@ def _complete(run: Run, before: StoredAnswers, progress: StageProgress, is_first
 
 def _measures(progress: StageProgress) -> dict[str, float]:
     """Rates of this start, from the first record asked about: without Ray's start and the model's loading."""
-    seconds = progress.working_seconds
-    if not seconds:
+    if not progress.spans:
         return {}
+    seconds = progress.working_seconds
     shares = {key: value for key, value in progress.measures().items() if not key.startswith("replica_rate")}
     return {
         **shares,

@@ -39,15 +39,9 @@ def _label(run: Run, executor: Executor) -> Manifest:
     corpus_parts = run.table("corpus").require_manifest().parts
     _check_columns(run)
     progress = StageProgress.by_part("label", run.table("labels"), corpus_parts)
-    pool = Pool(
-        recipe.min_actors,
-        recipe.max_actors,
-        recipe.cpus_per_actor,
-        recipe.gpus_per_actor,
-        recipe.max_attempts,
-        recipe.node_resource,
-    )
-    parts = progress.run_parts(executor, LabelPart, (run,), corpus_parts, pool)
+    actors = (recipe.min_actors, recipe.max_actors, recipe.cpus_per_actor, recipe.gpus_per_actor)
+    pool = Pool(*actors, recipe.max_attempts, recipe.node_resource)
+    parts = progress.run_parts(executor, LabelPart, (run,), pool)
     counts = total(parts)
     padded = counts["num_padded_tokens"]
     return run.complete(

@@ -9,6 +9,7 @@ import ray
 from llambert import schema
 from llambert.annotation.calibration import CONTENT_FREE_TEXTS, contextual_calibration, normalise
 from llambert.engines import Answer, StoppedEarly
+from llambert.errors import InputError
 from llambert.execution.in_process import IN_PROCESS
 from llambert.run import Run
 from llambert.stages.annotate import AnnotatePart
@@ -143,6 +144,16 @@ def test_missing_model_is_one_line_before_anything_is_written(make_run):
         annotate_alone(broken, IN_PROCESS)
     with pytest.raises(ValueError, match=r"no 'no-such\.gguf'"):
         resolve("package:llambert/no-such.gguf")
+
+
+def test_the_sample_must_be_there_unless_every_answer_is(make_run):
+    with pytest.raises(InputError, match=r"sample/\w+ is not complete"):
+        annotate_alone(make_run(num_records=8), IN_PROCESS)
+    complete = make_run(num_records=30)
+    manifest = complete.table("responses").complete("annotate", [], num_kept=30)
+    smaller = make_run(num_records=20)  # never sampled
+    assert annotate_alone(smaller, IN_PROCESS) == manifest
+    assert smaller.table("sample").read_manifest() is None
 
 
 def test_texts_without_content_are_asked_about_once_and_correct_the_prior(make_run):

@@ -52,9 +52,7 @@ def test_silver_rows_are_those_of_the_splits_that_are_learned_from(tmp_path, enc
 
 
 def write(run, name: str, num: int, **fields) -> Manifest:
-    stage = {"silver": "parse", "checkpoint": "finetune"}[name]
-    manifest = Manifest(stage=stage, fingerprint="f", num_in=num, num_kept=num, wall_seconds=0.0, **fields)
-    return run.table(name).write_manifest(manifest)
+    return run.table(name).complete(run.tables[name].stage, [], num_kept=num, **fields)
 
 
 def test_records_answered_after_the_training_are_said_with_how_to_train_on_them(make_run, capsys):

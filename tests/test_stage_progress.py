@@ -1,0 +1,85 @@
+"""What a stage says of its work, over all its starts; and the manifests it ends with."""
+
+import pytest
+
+from llambert import schema
+from llambert.errors import InputError
+from llambert.execution import Outcome, Pool
+from llambert.execution.in_process import IN_PROCESS
+from llambert.execution.stage_progress import StageProgress
+from tests.fixtures.label_runs import filled_run, make_run
+
+UNITS = [{"number": number} for number in range(3)]
+
+
+class Works:
+    """A second of work a unit, ten of them held; stops with what the last unit names."""
+
+    def __init__(self, failure: Exception | None = None) -> None:
+        self.failure = failure
+
+    def __call__(self, unit: dict) -> Outcome:
+        number = unit["number"]
+        if number == 2 and self.failure:
+            raise self.failure
+        times = {"started_at": 100.0 + number, "ended_at": 101.0 + number, "accelerator_seconds": 10.0}
+        return Outcome([], 1.0, times, f"replica {number % 2}", ["no stop sequence", f"unit {number}"])
+
+
+def progress(run, total: int | None = None) -> StageProgress:
+    return StageProgress("work", run.table("labels"), total)
+
+
+def test_notes_are_said_once_each_and_kept(tmp_path, capsys):
+    worked = progress(make_run(tmp_path))
+    worked.run(IN_PROCESS, Works, (), UNITS, Pool())
+    assert worked.notes == ["no stop sequence", "unit 0", "unit 1", "unit 2"]
+    assert capsys.readouterr().out.splitlines() == [f"work: {note}" for note in worked.notes]
+
+
+def test_seconds_add_up_over_starts_and_measures_are_of_this_one(tmp_path):
+    run = make_run(tmp_path)
+    progress(run).run(IN_PROCESS, Works, (), UNITS, Pool())
+    again = progress(run)
+    again.run(IN_PROCESS, Works, (), UNITS[:2], Pool())
+    assert (again.seconds["busy_seconds"], again.seconds["accelerator_seconds"]) == (5.0, 50.0)
+    measures = again.measures()
+    assert (measures["busy_share.0"], measures["busy_share.1"]) == (1.0, 1.0)
+    assert "busy_share.2" not in measures
+    assert progress(run).measures() == {}
+
+
+@pytest.mark.parametrize("failure", [InputError("no money left"), RuntimeError("lost")])
+def test_what_stops_a_stage_is_noted_with_how_far_it_came(tmp_path, failure):
+    run = make_run(tmp_path)
+    for start in (1, 2):
+        with pytest.raises(type(failure), match=str(failure)):
+            progress(run, total=7).run(IN_PROCESS, Works, (failure,), UNITS, Pool())
+        noted = run.table("labels").read_progress()
+        assert (noted["done"], noted["total"], noted["num_failures"]) == (2, 7, start)
+        assert noted["failure"].endswith(str(failure))
+
+
+def test_a_complete_table_says_where_it_comes_from_and_so_does_what_it_rejects(tmp_path):
+    run = filled_run(tmp_path, 20)
+    name = "part-00000-000000.parquet"
+    rejected = {schema.RECORD_ID: ["r00003"], schema.TEXT: ["x"], schema.REJECT_REASON: ["model_error"]}
+    rejects = run.table("label_rejects")
+    rejects.commit_part(name, schema.CORPUS_REJECTS.empty_table().from_pydict(rejected, schema.CORPUS_REJECTS))
+    part = run.table("labels").commit_part(name, schema.LABELS.empty_table())
+    with pytest.raises(AssertionError, match="label_rejects has 1 rows, labels counts 2 rejected"):
+        run.complete("labels", [part], {"model_error": 2})
+    assert run.table("labels").read_manifest() is None
+    made = run.complete("labels", [part], {"model_error": 1}, {"more": "1"}, counts={"num_tokens": 4})
+    theirs = rejects.require_manifest()
+    assert (made.num_in, made.num_kept, made.num_rejected) == (1, 0, {"model_error": 1})
+    assert (theirs.num_in, theirs.num_kept, theirs.counts) == (1, 1, {"model_error": 1})
+    for manifest in (made, theirs):
+        assert manifest.stage == "label"
+        assert manifest.fingerprint == run.fingerprints["labels"]
+        assert manifest.upstream == {name: run.fingerprints[name] for name in ("corpus", "checkpoint")} | {"more": "1"}
+        assert manifest.recipe == run.recipe.label.model_dump(mode="json")
+        assert manifest.model == run.recipe.classifier.model
+        assert manifest.model_identity
+    with pytest.raises(ValueError, match="3 in, but 0 kept and 1 rejected"):
+        run.complete("labels", [part], {"model_error": 1}, num_in=3)
