@@ -11,4 +11,4 @@ from llambert.cli import job
 from llambert.stages.sample import sample
 
 if __name__ == "__main__":
-    job(sample)
+    job(lambda run, _: sample(run))
