@@ -1,5 +1,5 @@
 # make demo    the whole method on 12,808 film reviews      make check   lint, types, import directions
-# make test    every test that needs no vLLM                make bench   benchmarks, both sides in one run
+# make test    the fast tests; test-slow: the slow ones    make bench   benchmarks, both sides in one run
 # make drills  processes killed at random, results compared   make fuzz    hostile input, MINUTES=1 for each reader
 # make audit   known vulnerabilities of the locked packages
 PYTHON ?= python3
@@ -13,13 +13,18 @@ export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: demo test test-vllm check audit drills fuzz bench lock clean
+.PHONY: demo test test-slow test-vllm check audit drills fuzz bench lock clean
 
 demo: $(VENV)/installed
 	$(BIN)/python jobs/pipeline.py $(RECIPE)
 
+# Two processes, a file of tests in one of them: many tests wait for a subprocess or a server.
 test: $(VENV)/installed
-	$(BIN)/python -m pytest -m "not vllm"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not vllm and not slow"
+
+# The slow ones start clusters, kill processes and measure memory: one at a time.
+test-slow: $(VENV)/installed
+	$(BIN)/python -m pytest -m "slow and not vllm"
 
 test-vllm: $(VLLM)/installed
 	$(VLLM)/bin/python -m pytest -m vllm
