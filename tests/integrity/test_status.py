@@ -4,7 +4,6 @@ from datetime import UTC, datetime, timedelta
 
 from llambert import schema
 from llambert.integrity.status import render, status, table_status
-from llambert.storage.run_directory import Manifest
 from tests.fixtures.label_runs import make_run
 
 
@@ -65,16 +64,7 @@ def test_a_complete_table_says_so_whatever_its_progress_was(tmp_path):
     run = make_run(tmp_path)
     labels = run.table("labels")
     labels.write_progress(progress(failure="x"))
-    labels.write_manifest(
-        Manifest(
-            stage="label",
-            fingerprint="f",
-            num_in=1000,
-            num_kept=998,
-            num_rejected={"model_error": 2},
-            wall_seconds=10.0,
-        )
-    )
+    labels.complete("label", [], {"model_error": 2}, num_kept=998, wall_seconds=10.0)
     found = table_status("labels", labels)
     assert (found.state, found.done, found.num_rejected, found.rate) == ("complete", 1000, 2, 100.0)
 
@@ -93,7 +83,5 @@ def test_the_rendering_is_a_plain_table_with_one_line_a_table(tmp_path):
 def test_gold_values_that_match_nothing_are_said_below_the_tables(tmp_path):
     run = make_run(tmp_path)
     counts = {"num_gold": 1, "num_unknown_gold": 3, "unknown_gold.meh": 3}
-    run.table("corpus").write_manifest(
-        Manifest(stage="ingest", fingerprint="f", num_in=4, num_kept=4, wall_seconds=1.0, counts=counts)
-    )
+    run.table("corpus").complete("ingest", [], num_kept=4, counts=counts)
     assert "corpus: 3 of 4 gold values (75.0%)" in render(status(run))

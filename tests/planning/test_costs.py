@@ -13,7 +13,7 @@ from llambert.planning.costs import (
     format_usd,
     load_prices,
 )
-from llambert.storage.run_directory import Manifest
+from llambert.storage.run_directory import TableDirectory
 
 PAPER = json.loads(files("llambert.experiments").joinpath("paper.json").read_text())["imdb"]
 
@@ -80,16 +80,9 @@ def test_without_timed_work_there_is_no_comparison():
     assert compare(costs, 1_000, 1, 1) is None
 
 
-def test_cost_of_a_stage_is_read_from_its_manifest():
-    manifest = Manifest(
-        stage="annotate",
-        fingerprint="f",
-        num_in=10,
-        num_kept=10,
-        wall_seconds=5,
-        busy_seconds=4,
-        accelerator_seconds=16,
-    )
+def test_cost_of_a_stage_is_read_from_its_manifest(tmp_path):
+    seconds = {"wall_seconds": 5, "busy_seconds": 4, "accelerator_seconds": 16}
+    manifest = TableDirectory(str(tmp_path)).complete("annotate", [], num_kept=10, **seconds)
     cost = StageCost.of(manifest, num_prompt_tokens=100, num_response_tokens=7)
     assert cost == StageCost("annotate", 10, 5, 4, 16, 100, 7)
     assert cost.records_per_second == 2
