@@ -1,7 +1,7 @@
 """Replicas of four GPUs on a cluster whose GPUs are numbers: two nodes of four each, a scripted worker as engine."""
 
 import json
-import os
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -22,21 +22,18 @@ FOUR_GPUS = {"num_gpus": 4.0, "num_cpus": 0.1}
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory):
+def cluster():
     """A head without GPUs; nodes come and go in the tests. Its files are its own: a crash leaves no trace."""
     if ray.is_initialized():
         ray.shutdown()
-    before = os.environ.get("RAY_TMPDIR")
-    os.environ["RAY_TMPDIR"] = str(tmp_path_factory.mktemp("r"))  # short: socket paths have 107 characters
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 80 << 20})
-    ray.init(address=cluster.address, log_to_driver=False)
-    yield cluster
-    ray.shutdown()
-    cluster.shutdown()
-    if before is None:
-        del os.environ["RAY_TMPDIR"]
-    else:
-        os.environ["RAY_TMPDIR"] = before
+    # A short path: those of Ray's sockets are limited to 107 bytes.
+    with tempfile.TemporaryDirectory(prefix="ray-") as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_TMPDIR", folder)
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 80 << 20})
+        ray.init(address=cluster.address, log_to_driver=False)
+        yield cluster
+        ray.shutdown()
+        cluster.shutdown()
 
 
 def add_node(cluster):
