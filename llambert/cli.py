@@ -20,7 +20,7 @@ from llambert.experiments.experiment_recipe import AnyExperiment, load_experimen
 from llambert.printable import SURROGATE, visible
 from llambert.run import Run, open_run, record_recipe
 from llambert.section import validate
-from llambert.storage.run_directory import Manifest
+from llambert.storage.manifest import Manifest
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 review = typer.Typer(no_args_is_help=True, help="Have people look at the records where two labels disagree.")

@@ -11,8 +11,9 @@ from llambert.annotation.sampling import Purpose
 from llambert.annotation.verbalizer import RULES_VERSION
 from llambert.corpora import READING
 from llambert.recipe import DEFAULTS_VERSION, Recipe, digest, dump_recipe, load_recipe, result_fields
+from llambert.storage.manifest import Manifest, Part, total
 from llambert.storage.reference import MAIN, content_identity, find_commit, is_hub_name
-from llambert.storage.run_directory import Manifest, Part, RunDirectory, TableDirectory, total
+from llambert.storage.run_directory import RunDirectory, TableDirectory
 from llambert.tables import TABLES, TableGraph
 from llambert.tasks import Task, load_task
 

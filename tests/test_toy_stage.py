@@ -20,7 +20,7 @@ from llambert.integrity.repair import set_aside
 from llambert.integrity.status import status
 from llambert.integrity.verify import verify
 from llambert.run import Run
-from llambert.storage.run_directory import Manifest
+from llambert.storage.manifest import Manifest
 from llambert.tables import TABLES, TableGraph, TableSpec
 from tests.fixtures.label_runs import fill, make_run
 

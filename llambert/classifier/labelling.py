@@ -13,8 +13,9 @@ from llambert import schema
 from llambert.classifier.inference import WINDOW_RECORDS, Classifier, Predictions
 from llambert.errors import InputError
 from llambert.recipe import LabelRecipe
-from llambert.storage.part_file import PartRows, clear_damage
-from llambert.storage.run_directory import Part, TableDirectory
+from llambert.storage.manifest import Part
+from llambert.storage.part_file import PartRows, damage_as_input_error
+from llambert.storage.run_directory import TableDirectory
 
 MALFORMED = "num_malformed"
 """The count of rejected rows that could not be read."""
@@ -148,7 +149,7 @@ def read_windows(corpus: TableDirectory, name: str, columns: list[str]) -> Itera
     """
     with (
         corpus.filesystem.open(corpus.path(name), "rb") as stream,
-        clear_damage(f"{corpus.uri}/{name}"),
+        damage_as_input_error(f"{corpus.uri}/{name}"),
         pq.ParquetFile(stream, pre_buffer=False, page_checksum_verification=True) as parquet,
     ):
         missing = [column for column in columns if column not in parquet.schema_arrow.names]

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from llambert.run import Run
-from llambert.storage.run_directory import Part
+from llambert.storage.manifest import Part
 
 if TYPE_CHECKING:  # workers of stages that use no model import this module
     import torch

@@ -11,7 +11,8 @@ import torch
 from llambert.errors import InputError
 from llambert.execution import Outcome, Pool, Result, TrainingContext, TrainingProgress, Worker
 from llambert.run import Run
-from llambert.storage.run_directory import TableDirectory, write_whole
+from llambert.storage.atomic import write_atomically
+from llambert.storage.run_directory import TableDirectory
 
 _STATE = "state.pt"
 
@@ -77,4 +78,4 @@ class _LocalTraining:
     def save_state(self, state: Callable[[], dict[str, Any]]) -> None:
         content = io.BytesIO()
         torch.save(state(), content)
-        write_whole(self._filesystem, self._path, content.getvalue())
+        write_atomically(self._filesystem, self._path, content.getvalue())

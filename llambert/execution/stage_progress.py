@@ -9,7 +9,8 @@ from llambert.errors import InputError, last_line
 from llambert.execution import Executor, Outcome, Pool, Worker
 from llambert.execution.progress import Progress
 from llambert.execution.spans import Span
-from llambert.storage.run_directory import Part, TableDirectory
+from llambert.storage.manifest import Part
+from llambert.storage.run_directory import TableDirectory
 
 EVERY_S = 2.0
 

@@ -14,8 +14,9 @@ from llambert.execution.ray_executor import RAY
 from llambert.integrity.verify import Finding, FindingKind, verify
 from llambert.pipeline import pipeline
 from llambert.run import Run
-from llambert.storage.locations import move_file
-from llambert.storage.run_directory import MANIFEST, TableDirectory, open_filesystem
+from llambert.storage.locations import move_file, open_filesystem
+from llambert.storage.manifest import MANIFEST
+from llambert.storage.run_directory import TableDirectory
 from llambert.tables import TableSpec
 
 

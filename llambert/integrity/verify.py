@@ -26,9 +26,10 @@ from llambert.recipe import Recipe
 from llambert.run import Run
 from llambert.section import parse_yaml, validate
 from llambert.storage.locations import is_local
-from llambert.storage.part_file import is_unaltered, parse_footer
+from llambert.storage.manifest import Manifest, Part, total
+from llambert.storage.part_file import is_part, is_unaltered, parse_footer
 from llambert.storage.reference import content_identity
-from llambert.storage.run_directory import Manifest, Part, RunDirectory, TableDirectory, is_part, total
+from llambert.storage.run_directory import RunDirectory, TableDirectory
 from llambert.tables import TableSpec
 from llambert.tasks import load_task
 

@@ -29,7 +29,9 @@ from llambert.run import open_run
 from llambert.section import Section, parse_yaml, validate
 from llambert.serving.endpoint import TOKEN_VARIABLE, Endpoint, ListeningEndpoint
 from llambert.serving.requests import Limits, Verdict
-from llambert.storage.run_directory import MANIFEST, RunDirectory, open_filesystem
+from llambert.storage.locations import open_filesystem
+from llambert.storage.manifest import MANIFEST
+from llambert.storage.run_directory import RunDirectory
 
 APPLICATION = "llambert"
 _DRAIN_POLL_S = 0.2

@@ -25,7 +25,8 @@ from llambert.execution.replica_metrics import ReplicaMetrics
 from llambert.execution.stage_progress import StageProgress
 from llambert.hashing import hash64
 from llambert.run import Run
-from llambert.storage.run_directory import Manifest, Part, TableDirectory, total
+from llambert.storage.manifest import Manifest, Part, total
+from llambert.storage.run_directory import TableDirectory
 
 _COUNTS = ("num_truncated", gold.NUM_UNKNOWN_GOLD, "num_malformed", ENCODING_FAULTS, HIDDEN_FILES)
 

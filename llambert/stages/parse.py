@@ -32,7 +32,8 @@ from llambert.annotation.responses import ANSWERS, answers_version, iter_answers
 from llambert.annotation.verbalizer import RejectReason, Verbalizer
 from llambert.errors import InputError
 from llambert.run import Run
-from llambert.storage.run_directory import Manifest, Part, TableDirectory, total
+from llambert.storage.manifest import Manifest, Part, total
+from llambert.storage.run_directory import TableDirectory
 
 _REPLACED = "replaced"  # in a manifest's upstream: the version of the answers of which it was made before
 _COLUMNS = [

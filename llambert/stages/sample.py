@@ -24,7 +24,8 @@ from llambert.errors import InputError
 from llambert.hashing import hash64
 from llambert.run import Run
 from llambert.stages.shots import draw_shots
-from llambert.storage.run_directory import Manifest, Part, TableDirectory
+from llambert.storage.manifest import Manifest, Part
+from llambert.storage.run_directory import TableDirectory
 
 # While the sample is put in order at most this many windows of it are files on the driver's disk, and one is in
 # its memory: a 64th of the sample's texts, or 16 parts where that is more.

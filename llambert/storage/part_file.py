@@ -26,7 +26,7 @@ _NUM_BYTES_READ = 64 << 10  # holds the footer of some million rows
 
 
 class PartCounts(TypedDict, total=False):
-    """What was counted when a part was made: see ``run_directory.Part``."""
+    """What was counted when a part was made: see ``manifest.Part``."""
 
     counts: dict[str, int]
     labels: dict[str, int]
@@ -34,6 +34,11 @@ class PartCounts(TypedDict, total=False):
 
 
 _NO_COUNTS = PartCounts(counts={}, labels={}, rejected={})
+
+
+def is_part(name: str) -> bool:
+    """Whether a file of this name is a committed part: not hidden, as unfinished ones are."""
+    return name.endswith(".parquet") and not name.rpartition("/")[2].startswith(".")
 
 
 class PartRows:
@@ -140,7 +145,7 @@ def _footer_length(end: bytes) -> int:
 
 
 @contextlib.contextmanager
-def clear_damage(uri: str) -> Iterator[None]:
+def damage_as_input_error(uri: str) -> Iterator[None]:
     """``InputError`` naming ``uri`` where Parquet cannot read what is stored there; storage's own faults pass."""
     try:
         yield

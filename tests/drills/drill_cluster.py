@@ -30,7 +30,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 
 from llambert.integrity.verify import verify
 from llambert.run import Run, open_run
-from llambert.storage.run_directory import open_filesystem
+from llambert.storage.locations import open_filesystem
 from tests.drills.nodes import ROOT, Nodes
 from tests.fixtures.chromium import Page
 from tests.fixtures.ray_jobs import wait_for_job_agent

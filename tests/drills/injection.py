@@ -9,7 +9,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from llambert.run import Run
-from llambert.storage.run_directory import MANIFEST, is_part
+from llambert.storage.manifest import MANIFEST
+from llambert.storage.part_file import is_part
 from tests.drills.drilled_run import ENDS, GROWS, TABLES, end_driver
 from tests.drills.ground import Ground
 from tests.drills.schedule import DAMAGE, Fault

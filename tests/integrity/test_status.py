@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 from llambert import schema
 from llambert.integrity.status import render, status, table_status
-from llambert.storage.run_directory import Manifest
+from llambert.storage.manifest import Manifest
 from tests.fixtures.label_runs import make_run
 
 

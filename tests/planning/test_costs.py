@@ -13,7 +13,7 @@ from llambert.planning.costs import (
     format_usd,
     load_prices,
 )
-from llambert.storage.run_directory import Manifest
+from llambert.storage.manifest import Manifest
 
 PAPER = json.loads(files("llambert.experiments").joinpath("paper.json").read_text())["imdb"]
 

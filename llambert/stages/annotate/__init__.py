@@ -27,7 +27,7 @@ from llambert.recipe import AnnotatorRecipe
 from llambert.run import Run
 from llambert.stages.annotate.stored_answers import BUSY, NUM_PASSING, StoredAnswers, free_amendment_name, unanswered
 from llambert.stages.shots import prompted_task
-from llambert.storage.run_directory import Manifest, Part, total
+from llambert.storage.manifest import Manifest, Part, total
 from llambert.training.encoder_trial import require_encoder
 
 _CONTENT_FREE = {"content_free": True}  # the unit of work beside the ranges of ranks

@@ -12,7 +12,8 @@ from llambert import schema
 from llambert.annotation.ranks import is_part_name, part_name, ranks
 from llambert.annotation.responses import AMENDMENTS, amendment_name, by_part, is_passing, read_amended
 from llambert.errors import ErrorKind
-from llambert.storage.run_directory import Part, TableDirectory
+from llambert.storage.manifest import Part
+from llambert.storage.run_directory import TableDirectory
 
 BUSY = "busy_milliseconds"  # in the counts of each part, so that a kill loses none of it
 NUM_PASSING = f"num_{ErrorKind.PASSING}"

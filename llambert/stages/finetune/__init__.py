@@ -23,7 +23,8 @@ from llambert.stages.finetune.selection import (
 )
 from llambert.stages.finetune.worker import Trained, train
 from llambert.storage.locations import remove_folder
-from llambert.storage.run_directory import Manifest, TableDirectory
+from llambert.storage.manifest import Manifest
+from llambert.storage.run_directory import TableDirectory
 from llambert.training.encoder_trial import require_encoder
 from llambert.training.training_set import Selected
 

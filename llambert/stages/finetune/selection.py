@@ -16,7 +16,8 @@ from llambert.annotation.splits import is_learned_gold, named, not_learned
 from llambert.corpora.duplicates import first_copies
 from llambert.errors import InputError
 from llambert.run import Run
-from llambert.storage.run_directory import Manifest, write_whole
+from llambert.storage.atomic import write_atomically
+from llambert.storage.manifest import Manifest
 from llambert.training.loop import Phase
 from llambert.training.training_set import Selected, select_gold, select_silver
 
@@ -122,7 +123,7 @@ def drop_outdated_training(run: Run) -> None:
     if earlier != version:
         with contextlib.suppress(FileNotFoundError):
             training.filesystem.rm(training.path(), recursive=True)
-        write_whole(training.filesystem, path, version.encode())
+        write_atomically(training.filesystem, path, version.encode())
 
 
 def untrained_note(run: Run, checkpoint: Manifest) -> str:

@@ -15,7 +15,9 @@ from llambert.errors import InputError
 from llambert.execution import TrainingContext, TrainingProgress
 from llambert.run import Run
 from llambert.stages.finetune.selection import counts, phases, select
-from llambert.storage.run_directory import Part, TableDirectory, create_whole, write_whole
+from llambert.storage.atomic import create_atomically, write_atomically
+from llambert.storage.manifest import Part
+from llambert.storage.run_directory import TableDirectory
 from llambert.training.card import CURVES, Curves, write_descriptions
 from llambert.training.encoder import load_encoder
 from llambert.training.loop import FineTuning, History, Observer, Step
@@ -122,7 +124,7 @@ class _Reporter(Observer):
     def _store_curves(self) -> None:
         if self._curves is not None:
             table = self.run.table("training")
-            write_whole(table.filesystem, table.path(CURVES), self.curves())
+            write_atomically(table.filesystem, table.path(CURVES), self.curves())
 
 
 def _upload(run: Run, tuning: FineTuning, num_by_phase: dict[str, int], curves: bytes) -> list[Part]:
@@ -148,8 +150,8 @@ def store_file(table: TableDirectory, inside: str, content: bytes) -> Part:
     """
     path = table.path(inside)
     if inside != CURVES:
-        write_whole(table.filesystem, path, content)
-    elif not create_whole(table.filesystem, path, content):
+        write_atomically(table.filesystem, path, content)
+    elif not create_atomically(table.filesystem, path, content):
         content = table.filesystem.cat_file(path)
     return Part(name=inside, num_rows=0, num_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
 

@@ -18,7 +18,7 @@ from llambert.execution.stage_progress import StageProgress
 from llambert.run import Run
 from llambert.stages.label.by_label import check, publish_by_label
 from llambert.stages.label.dataset_card import dataset_card
-from llambert.storage.run_directory import Manifest, total
+from llambert.storage.manifest import Manifest, total
 
 
 def label(run: Run, executor: Executor = RAY) -> Manifest:

@@ -26,8 +26,9 @@ from llambert.execution.ray_executor import RAY
 from llambert.execution.replica_metrics import ReplicaMetrics
 from llambert.execution.stage_progress import StageProgress
 from llambert.recipe import DEFAULTS_VERSION, LabelRecipe, digest, result_fields
+from llambert.storage.manifest import Manifest, total
 from llambert.storage.reference import at_commit, content_identity
-from llambert.storage.run_directory import Manifest, TableDirectory, total
+from llambert.storage.run_directory import TableDirectory
 
 
 def label_files(

@@ -11,10 +11,10 @@ import torch
 from llambert.errors import InputError
 from llambert.execution.in_process import IN_PROCESS, InProcessExecutor
 from llambert.stages.finetune import finetune
+from tests.execution.test_training_faults import FAILS_IN_TRAINING
 from tests.fixtures.own_code import add_own_code
 from tests.fixtures.tiny_encoder import save_tiny_encoder
 from tests.fixtures.training_runs import LONG, assert_equal_runs, make_run, wait_for_checkpoint
-from tests.stages.finetune.test_recurring_faults import FAILS_IN_TRAINING
 
 PROGRAM = """
 import sys
