@@ -181,11 +181,9 @@ def _check_table(spec: TableSpec, table: TableDirectory, manifest: Manifest, ids
     if not spec.may_hold_more:
         for part_name in sorted(there - set(listed)):
             yield Finding(FindingKind.UNEXPECTED_PART, name, part_name, "a part that the manifest does not know")
-    present = []
+    present = [part for part in parts if part.name in there]
     for part in parts:
-        if part.name in there:
-            present.append(part)
-        else:
+        if part not in present:
             yield Finding(FindingKind.MISSING_PART, name, part.name, "the part is missing")
     first_schema: pa.Schema | None = None
     with ThreadPoolExecutor(_PART_READERS) as readers:
@@ -203,9 +201,7 @@ def _check_table(spec: TableSpec, table: TableDirectory, manifest: Manifest, ids
 
 def _stored_parts(table: TableDirectory) -> set[str]:
     """The names of a table's parts, those in folders below it too."""
-    found = table.filesystem.find(table.path())
-    names = (str(path).removeprefix(table.path()).lstrip("/") for path in found)
-    return {name for name in names if is_part(name)}
+    return {name for name in table.file_names() if is_part(name)}
 
 
 def _manifest_problems(spec: TableSpec, table: TableDirectory, manifest: Manifest) -> Iterator[str]:

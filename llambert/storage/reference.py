@@ -24,8 +24,8 @@ from fsspec.utils import glob_translate
 
 from llambert.errors import InputError, one_line
 from llambert.printable import visible
-from llambert.storage.file_hashes import add_content, add_stream, cache_folder, remembered
-from llambert.storage.locations import copy_folder, is_local, open_location
+from llambert.storage.file_hashes import add_content, cache_folder, cached_identity
+from llambert.storage.locations import copy_folder, is_local, open_location, path_inside
 
 _HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[0-9a-f]{40})?$")
 MAIN = "main"  # what a hub name without a revision stands for
@@ -106,9 +106,11 @@ def find_commit(name: str, revision: str | None = None, repo_type: str = "model"
         ) from error
 
 
-def at_commit(reference: str) -> str:
+def pin_commit(reference: str, revision: str | None = None, repo_type: str = "model") -> str:
     """A hub name as ``name@commit``, so that every process loads the same; any other reference as it is."""
-    return f"{reference.partition('@')[0]}@{find_commit(reference)}" if is_hub_name(reference) else reference
+    if not is_hub_name(reference):
+        return reference
+    return f"{reference.partition('@')[0]}@{find_commit(reference, revision, repo_type)}"
 
 
 def _snapshot(name: str, commit: str) -> str:
@@ -128,13 +130,12 @@ def content_identity(reference: str, revision: str | None = None, hidden: bool =
     files count; a corpus does not read them.
     """
     if is_hub_name(reference):
-        pinned = f"{reference.partition('@')[0]}@{find_commit(reference, revision, repo_type)}"
-        return hashlib.sha256(pinned.encode()).hexdigest()[:16]
+        return hashlib.sha256(pin_commit(reference, revision, repo_type).encode()).hexdigest()[:16]
     found = find_files(reference, hidden)
     filesystem, files = found.filesystem, found.files
     try:
         if is_local(filesystem):
-            return remembered(list(files), sum(info["size"] for info in files.values()), lambda: _identity(files))
+            return cached_identity(list(files), sum(info["size"] for info in files.values()), lambda: _identity(files))
         return _identity(files, filesystem)
     except OSError as error:
         raise InputError(f"{visible(str(error.filename or reference))}: cannot be read: {one_line(error)}") from error
@@ -152,7 +153,7 @@ def _identity(files: dict[str, dict[str, Any]], remote: fsspec.AbstractFileSyste
             digest.update(f"{mark}\0".encode())
         else:
             with remote.open(name, "rb") as stream:
-                add_stream(stream, digest)
+                hashlib.file_digest(stream, lambda: digest)
     return digest.hexdigest()[:16]
 
 
@@ -174,7 +175,7 @@ class Found(NamedTuple):
 
     def inside(self, name: str) -> str:
         """A file's path below ``folder``: the same wherever the corpus lies and whatever other files it has."""
-        return name.removeprefix(self.folder).lstrip("/")
+        return path_inside(self.folder, name)
 
 
 def find_files(reference: str, hidden: bool = False) -> Found:
@@ -188,7 +189,7 @@ def find_files(reference: str, hidden: bool = False) -> Found:
     try:
         filesystem, root, pattern = _locate(reference)
         listed = _listed(filesystem, root, pattern)
-        relative = {name: name.removeprefix(root.rstrip("/")).lstrip("/") for name in listed}
+        relative = {name: path_inside(root, name) for name in listed}
         if pattern:
             matches = re.compile(glob_translate(pattern)).match
             listed = {name: info for name, info in listed.items() if matches(relative[name])}
@@ -254,22 +255,19 @@ def _below(root: str, pattern: str) -> Iterator[str]:
     steps = pattern.split("/")
     prefixes = [re.compile(glob_translate("/".join(steps[: depth + 1]))) for depth in range(len(steps))]
 
-    def inside(name: str) -> str:
-        return name.removeprefix(root.rstrip("/")).lstrip("/")
-
     def can_match(folder: str) -> bool:
         depth = folder.count("/")
         return "**" in steps[: depth + 1] or (depth < len(steps) - 1 and bool(prefixes[depth].match(folder)))
 
     def refuse(error: OSError) -> None:
-        if not is_hidden(inside(os.fsdecode(error.filename)) + "/", pattern):
+        if not is_hidden(path_inside(root, os.fsdecode(error.filename)) + "/", pattern):
             raise error
 
     for folder, folders, names in os.walk(root, onerror=refuse, followlinks=bool(pattern)):
         yield from (os.path.join(folder, name) for name in names)
         paths = {name: os.path.join(folder, name) for name in folders}
         if pattern:
-            folders[:] = [name for name, path in paths.items() if can_match(inside(path))]
+            folders[:] = [name for name, path in paths.items() if can_match(path_inside(root, path))]
             _refuse_loops(paths[name] for name in folders)
         yield from (path for name, path in paths.items() if os.path.islink(path) and not (pattern and name in folders))
 

@@ -199,7 +199,6 @@ class TableDirectory:
         ``num_rejected``, ``num_kept`` and ``num_in`` are what ``parts`` say if not given. ``card``: what the table's
         README.md says, written before the manifest.
         """
-        parts = list(parts)
         rejected = total(parts, "rejected") if num_rejected is None else num_rejected
         kept = sum(part.num_rows for part in parts) if num_kept is None else num_kept
         known = {"num_in": kept + sum(rejected.values()), "labels": total(parts, "labels")}
@@ -222,10 +221,9 @@ class TableDirectory:
 
     def read_progress(self) -> dict[str, Any]:
         """The last progress written, empty if there is none."""
-        try:
+        with contextlib.suppress(FileNotFoundError):
             return json.loads(self.filesystem.cat_file(self.path(PROGRESS)))
-        except FileNotFoundError:
-            return {}
+        return {}
 
 
 @dataclass(frozen=True)

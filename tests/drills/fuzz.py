@@ -29,7 +29,7 @@ from llambert.corpora import find_sources
 from llambert.errors import InputError, OverLength
 from llambert.recipe import Recipe, load_recipe
 from llambert.run import Run
-from llambert.stages.ingest import IngestFile, complete, worker_arguments
+from llambert.stages.ingest import IngestFile, complete
 from llambert.tasks import load_task
 from tests.fixtures import umls_sample
 from tests.fixtures.tiny_llm import CHATML, tiny_tokenizer
@@ -93,7 +93,7 @@ def ingest(files: dict[str, bytes], **corpus: object) -> None:
         fields = _recipe().corpus.model_copy(update={"path": path, "max_malformed_share": 1.0, **corpus})
         run = Run(_recipe().model_copy(update={"corpus": fields, "storage": f"{folder}/run"}), load_task("reviews"))
         sources = find_sources(run.recipe.corpus)
-        worker = IngestFile(*worker_arguments(run))
+        worker = IngestFile(run)
         outcomes = [worker(asdict(source)) for source in sources.units]
         manifest = complete(
             run, sources, [part for outcome in outcomes for part in outcome.parts]

@@ -9,7 +9,7 @@ from llambert.errors import InputError
 from llambert.execution.in_process import IN_PROCESS
 from llambert.recipe import load_recipe
 from llambert.run import Run
-from llambert.stages.ingest import IngestFile, complete, ingest, worker_arguments
+from llambert.stages.ingest import IngestFile, complete, ingest
 from llambert.storage.run_directory import TableDirectory
 from llambert.tasks import load_task
 
@@ -95,7 +95,7 @@ def test_what_a_gold_value_means_is_part_of_the_fingerprint(tmp_path):
 
 def test_a_record_id_that_stands_twice_is_refused_with_examples(tmp_path):
     run = make_run(tmp_path, CSV.replace("d,Bad", "a,Bad"))
-    with pytest.raises(InputError, match="1 record ids stand more than once, for example 'a'"):
+    with pytest.raises(InputError, match="1 record IDs are not unique, for example 'a'"):
         ingest(run, IN_PROCESS)
     assert run.table("corpus").read_manifest() is None
 
@@ -142,7 +142,7 @@ def test_the_parts_of_a_corpus_are_in_the_order_of_its_files_and_so_is_the_first
         rows = [f"{name}{row},{name} {row},fresh,review" for row in range(4)]
         (tmp_path / "in" / f"{name}.csv").write_text("\n".join(["key,body,stars,kind", *rows, "x,same,fresh,review\n"]))
     sources = find_sources(run.recipe.corpus)
-    worker = IngestFile(*worker_arguments(run))
+    worker = IngestFile(run)
     outcomes = [worker(asdict(source)) for source in sources.units]
     parts = [part for outcome in outcomes[::-1] for part in outcome.parts]
     manifest = complete(run, sources, parts)

@@ -15,7 +15,7 @@ from llambert.errors import ErrorKind
 from llambert.storage.manifest import Part
 from llambert.storage.run_directory import TableDirectory
 
-BUSY = "busy_milliseconds"  # in the counts of each part, so that a kill loses none of it
+BUSY_MILLISECONDS = "busy_milliseconds"  # in the counts of each part, so that a kill loses none of it
 NUM_PASSING = f"num_{ErrorKind.PASSING}"
 
 
@@ -34,9 +34,12 @@ class StoredAnswers:
     amendments: list[Part] = field(default_factory=list)
     missing: list[tuple[int, int]] = field(default_factory=list)
 
-    def read(self) -> None:
-        """Look at what is committed now."""
-        names, self.missing = cover(self.responses.part_names(), self.num_records, self.records_per_part)
+    def __post_init__(self) -> None:
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read from storage what is committed now."""
+        names, self.missing = select_parts(self.responses.part_names(), self.num_records, self.records_per_part)
         amendments = by_part(self.responses.part_names(AMENDMENTS))
         self.parts = [self._part(name) for name in names]
         self.amendments = [self._part(amendment) for name in names for amendment in amendments.get(name, ())]
@@ -51,7 +54,7 @@ class StoredAnswers:
         """Amendments too."""
         return [*self.parts, *self.amendments]
 
-    def ask_again(self) -> list[dict[str, Any]]:
+    def retry_units(self) -> list[dict[str, Any]]:
         """Units of work: parts with records that failed for a passing reason, and how many those are."""
         amendments = by_part(part.name for part in self.amendments)
         units: list[dict[str, Any]] = []
@@ -81,7 +84,7 @@ def free_amendment_name(name: str, amendments: list[str]) -> str:
     return next(free for free in (amendment_name(name, number) for number in numbers) if free not in amendments)
 
 
-def cover(names: list[str], num_records: int, size: int) -> tuple[list[str], list[tuple[int, int]]]:
+def select_parts(names: list[str], num_records: int, size: int) -> tuple[list[str], list[tuple[int, int]]]:
     """Committed parts that hold the ranks 0 to ``num_records`` once each, and the ranges that none holds.
 
     Missing ranges end at multiples of ``size``. Drivers with different ``num_records`` may have committed

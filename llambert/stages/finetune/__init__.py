@@ -98,7 +98,7 @@ class _Work(contextlib.ExitStack):
         if progress.busy_seconds < self._busy_now:
             self._busy_before += self._busy_now
         self._done, self._total, self._busy_now = progress.num_done, progress.num_steps, progress.busy_seconds
-        self._file.write_now_and_then(self._done, self._total, self.seconds)
+        self._file.write_throttled(self._done, self._total, self.seconds)
         if self._bar is None:
             self._bar = self.enter_context(Progress("finetune", self._total, "steps", self._done))
         self._bar.advance(max(0, self._done - self._bar.done))  # after a worker's failure it goes back

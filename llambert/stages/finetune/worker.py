@@ -130,16 +130,15 @@ class _Reporter(Observer):
 def _upload(run: Run, tuning: FineTuning, num_by_phase: dict[str, int], curves: bytes) -> list[Part]:
     """Write the model folder file by file into the ``checkpoint`` table; its manifest is the driver's."""
     table = run.table("checkpoint")
-    parts = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         tuning.encoder.save(folder)
         write_descriptions(folder, run.recipe, run.task, tuning.history, num_by_phase)
         files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-        for inside in sorted([*files, CURVES]):
-            content = curves if inside == CURVES else files[inside].read_bytes()
-            parts.append(store_file(table, inside, content))
-    return parts
+        return [
+            store_file(table, inside, curves if inside == CURVES else files[inside].read_bytes())
+            for inside in sorted([*files, CURVES])
+        ]
 
 
 def store_file(table: TableDirectory, inside: str, content: bytes) -> Part:

@@ -14,7 +14,7 @@ from llambert.errors import InputError
 from llambert.execution import Executor, Outcome, Pool
 from llambert.execution.ray_executor import RAY
 from llambert.execution.replica_metrics import ReplicaMetrics
-from llambert.execution.stage_progress import StageProgress
+from llambert.execution.stage_progress import PartByPartProgress
 from llambert.run import Run
 from llambert.stages.label.by_label import check, publish_by_label
 from llambert.stages.label.dataset_card import dataset_card
@@ -38,7 +38,7 @@ def _label(run: Run, executor: Executor) -> Manifest:
     recipe, checkpoint = run.recipe.label, run.table("checkpoint").require_manifest()
     corpus_parts = run.table("corpus").require_manifest().parts
     _check_columns(run)
-    progress = StageProgress.by_part("label", run.table("labels"), corpus_parts)
+    progress = PartByPartProgress("label", run.table("labels"), corpus_parts)
     actors = (recipe.min_actors, recipe.max_actors, recipe.cpus_per_actor, recipe.gpus_per_actor)
     pool = Pool(*actors, recipe.max_attempts, recipe.node_resource)
     parts = progress.run_parts(executor, LabelPart, (run,), pool)
