@@ -14,7 +14,7 @@ from llambert.classifier.inference import WINDOW_RECORDS, Classifier, Prediction
 from llambert.errors import InputError
 from llambert.recipe import LabelRecipe
 from llambert.storage.manifest import Part
-from llambert.storage.part_file import PartRows, damage_as_input_error
+from llambert.storage.part_file import PartWriter, damage_as_input_error
 from llambert.storage.run_directory import TableDirectory
 
 MALFORMED = "num_malformed"
@@ -62,7 +62,7 @@ class PartLabeller:
         """
         counts: Counter[str] = Counter(source_counts)
         per_label: Counter[str] = Counter()
-        rows = PartRows()
+        rows = PartWriter()
         rejected = [schema.CORPUS_REJECTS.empty_table()]
         num_records, busy_seconds = 0, 0.0
         for window, predictions in self._predict(windows):
@@ -132,11 +132,11 @@ class PartLabeller:
         return settled, pc.sum(pc.invert(pc.is_in(theirs, ours))).as_py() or 0
 
 
-def _without(rows: PartRows, record_ids: pa.ChunkedArray) -> tuple[PartRows, Counter[str]]:
+def _without(rows: PartWriter, record_ids: pa.ChunkedArray) -> tuple[PartWriter, Counter[str]]:
     """``rows`` less those of ``record_ids``, and how many these were of each label."""
     table = pq.read_table(pa.BufferReader(rows.content({}))).replace_schema_metadata(None)
     is_gone = pc.is_in(table[schema.RECORD_ID], record_ids)
-    kept = PartRows()
+    kept = PartWriter()
     kept.add(table.filter(pc.invert(is_gone)))
     return kept, Counter(table.filter(is_gone)[schema.LABEL].to_pylist())
 

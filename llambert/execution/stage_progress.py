@@ -1,4 +1,4 @@
-"""How far a stage is, over all its starts: what is committed, what is to do, how long it took, what went wrong."""
+"""Progress of a stage over all its starts: committed parts, seconds, and failures."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -62,7 +62,7 @@ def _count_records(outcome: Outcome) -> int:
 
 
 class StageProgress:
-    """One start of a stage whose units of work an executor does: progress bar, ``progress.json`` and measures.
+    """One start of a stage whose units an executor runs: progress bar, ``progress.json`` and measures.
 
     ``total`` (by default, the units of this start) and ``num_done`` count ``unit``s over all starts; ``num_in`` says
     how many an outcome stands for. ``parts``: what is committed of ``table``, at first by earlier starts.
@@ -94,7 +94,7 @@ class StageProgress:
         units: list[dict[str, Any]],
         pool: Pool,
     ) -> None:
-        """Have ``units`` done. What stops the stage is noted in ``progress.json`` and raised; committed parts stay.
+        """Run ``units``. An exception is recorded in ``progress.json`` and raised; committed parts stay.
 
         ``InputError`` as the worker raises it.
         """

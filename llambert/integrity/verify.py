@@ -34,12 +34,12 @@ from llambert.tables import TableSpec
 from llambert.tasks import load_task
 
 # Amendments, which hold some records of their table once more, are looked at as a table beside it.
-_ASKED_AGAIN = " (asked again)"
+_AMENDMENTS = " (asked again)"
 HASHES_PER_BUCKET = 4 << 20
 _PART_READERS = 4
 _NUM_EXAMPLES = 3
 _MAX_SUSPECTS = 10_000
-_Place = tuple[str, str]  # a table and a part of it
+_Location = tuple[str, str]  # a table and a part of it
 
 
 class FindingKind(StrEnum):
@@ -71,14 +71,14 @@ class Finding:
     table: str
     part: str | None
     problem: str
-    redo: tuple[_Place, ...] = ()
+    redo: tuple[_Location, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.table}/{self.part}: {self.problem}" if self.part else f"{self.table}: {self.problem}"
 
 
 @dataclass(frozen=True)
-class _Checked:
+class _PartCheck:
     """What one part came to: its ids' hashes, and what is wrong with it."""
 
     problems: list[tuple[FindingKind, str]]
@@ -131,14 +131,14 @@ def verify(run: Run) -> list[Finding]:
             check = _check_files if spec.is_files else _check_table
             findings += check(spec, directory, manifest, ids)
             if spec.has_amendments:
-                manifests[name + _ASKED_AGAIN] = manifest.model_copy(update={"parts": manifest.amendments})
-                findings += _check_foreign(run, [name + _ASKED_AGAIN], name, manifests, ids)
+                manifests[name + _AMENDMENTS] = manifest.model_copy(update={"parts": manifest.amendments})
+                findings += _check_unexpected(run, [name + _AMENDMENTS], name, manifests, ids)
         for name in manifests:
             findings += _check_unique(run, [name], manifests, ids)
         for table in run.tables:
             names = [one.name for one in run.tables.together(table.name) if one.has_ids]
             if table.covers and {*names, table.covers} <= manifests.keys():
-                findings += _check_cover(run, names, table.covers, manifests, ids)
+                findings += _check_coverage(run, names, table.covers, manifests, ids)
     return [*findings, *_check_models(run, manifests)]
 
 
@@ -196,7 +196,7 @@ def _check_table(spec: TableSpec, table: TableDirectory, manifest: Manifest, ids
                     problems.append((FindingKind.SCHEMA, f"its schema differs from that of {present[0].name}"))
             for kind, problem in problems:
                 yield Finding(kind, name, part.name, problem)
-            ids.add(name + _ASKED_AGAIN if part in manifest.amendments else name, checked.hashes)
+            ids.add(name + _AMENDMENTS if part in manifest.amendments else name, checked.hashes)
 
 
 def _stored_parts(table: TableDirectory) -> set[str]:
@@ -228,7 +228,7 @@ def _manifest_problems(spec: TableSpec, table: TableDirectory, manifest: Manifes
             yield f"the manifest counts {counted:,} rows labelled {label}, its parts together {summed:,}"
 
 
-def _check_part(table: TableDirectory, part: Part, with_ids: bool) -> _Checked:
+def _check_part(table: TableDirectory, part: Part, with_ids: bool) -> _PartCheck:
     content = table.filesystem.cat_file(table.path(part.name))
     problems = []
     if not is_unaltered(content, part.sha256):
@@ -241,7 +241,7 @@ def _check_part(table: TableDirectory, part: Part, with_ids: bool) -> _Checked:
         columns = [schema.RECORD_ID] if schema.RECORD_ID in names else []
         rows = parquet.read(columns)
     except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: a damaged name or count is no UTF-8 or JSON
-        return _Checked([*problems, (FindingKind.UNREADABLE, f"it is no whole Parquet file: {one_line(error)}")])
+        return _PartCheck([*problems, (FindingKind.UNREADABLE, f"it is no whole Parquet file: {one_line(error)}")])
     if rows.num_rows != part.num_rows:
         problem = f"it has {rows.num_rows:,} rows, the manifest says {part.num_rows:,}"
         problems.append((FindingKind.MISCOUNTED, problem))
@@ -250,12 +250,12 @@ def _check_part(table: TableDirectory, part: Part, with_ids: bool) -> _Checked:
     arrow_schema = parquet.schema_arrow.remove_metadata()
     problems += [(FindingKind.SCHEMA, problem) for problem in _schema_problems(arrow_schema, table.schema)]
     if not (with_ids and columns):
-        return _Checked(problems, arrow_schema=arrow_schema)
+        return _PartCheck(problems, arrow_schema=arrow_schema)
     record_ids = rows[schema.RECORD_ID]
     if record_ids.null_count:
         problems.append((FindingKind.NULL_ID, f"{record_ids.null_count} of its rows have no record_id"))
         record_ids = record_ids.drop_null()
-    return _Checked(problems, hash64(record_ids), arrow_schema)
+    return _PartCheck(problems, hash64(record_ids), arrow_schema)
 
 
 def _schema_problems(found: pa.Schema, declared: pa.Schema | None) -> Iterator[str]:
@@ -299,7 +299,7 @@ def _check_unique(run: Run, names: list[str], manifests: dict[str, Manifest], id
     for hashes in ids.buckets(*names):
         hashes.sort()
         suspects.append(np.unique(hashes[1:][hashes[1:] == hashes[:-1]]))
-    found = _places(run, names, manifests, np.concatenate(suspects))
+    found = _locations(run, names, manifests, np.concatenate(suspects))
     repeated = {
         record_id: sorted(set(places))
         for record_id, places in found.items()
@@ -307,43 +307,45 @@ def _check_unique(run: Run, names: list[str], manifests: dict[str, Manifest], id
     }
     for (first, *others), record_ids in _by_place(repeated):
         also = f" (also in {', '.join(map('/'.join, others))})" if others else ""
-        problem = f"{_these(record_ids)} more than once{also}"
+        problem = f"{_describe_ids(record_ids)} more than once{also}"
         yield Finding(FindingKind.DUPLICATE, *first, problem, redo=(first, *others))
 
 
-def _check_cover(
+def _check_coverage(
     run: Run, names: list[str], whole: str, manifests: dict[str, Manifest], ids: _IdFiles
 ) -> Iterator[Finding]:
     """Whether the tables ``names`` hold each id of ``whole`` once between them, and no other."""
     if len(names) > 1:
         yield from _check_unique(run, names, manifests, ids)
-    missing = _places(run, [whole], manifests, ids.only_in([whole], names))
+    missing = _locations(run, [whole], manifests, ids.only_in([whole], names))
     for ((table, part), *_), record_ids in _by_place(missing):
         # The covering part has the name of the one it covers, or its table is made again whole, as that may be too.
         redo = ((names[0], part), *([(whole, part)] if run.tables[whole].is_made_whole else []))
-        problem = f"{_these(record_ids)} in neither {' nor '.join(names)}"
+        problem = f"{_describe_ids(record_ids)} in neither {' nor '.join(names)}"
         yield Finding(FindingKind.MISSING_RECORD, table, part, problem, redo)
-    yield from _check_foreign(run, names, whole, manifests, ids)
+    yield from _check_unexpected(run, names, whole, manifests, ids)
 
 
-def _check_foreign(
+def _check_unexpected(
     run: Run, names: list[str], whole: str, manifests: dict[str, Manifest], ids: _IdFiles
 ) -> Iterator[Finding]:
     """Ids of the tables ``names`` that ``whole`` does not have."""
-    foreign = _places(run, names, manifests, ids.only_in(names, [whole]))
+    foreign = _locations(run, names, manifests, ids.only_in(names, [whole]))
     for ((table, part), *_), record_ids in _by_place(foreign):
-        problem = f"{_these(record_ids)} that {whole} does not have"
+        problem = f"{_describe_ids(record_ids)} that {whole} does not have"
         yield Finding(FindingKind.UNEXPECTED_RECORD, table, part, problem)
 
 
-def _places(run: Run, names: list[str], manifests: dict[str, Manifest], hashes: np.ndarray) -> dict[str, list[_Place]]:
+def _locations(
+    run: Run, names: list[str], manifests: dict[str, Manifest], hashes: np.ndarray
+) -> dict[str, list[_Location]]:
     """Id -> the places it stands in, for the ids of ``hashes``; reads the tables again if there are any."""
-    places: dict[str, list[_Place]] = {}
+    places: dict[str, list[_Location]] = {}
     if not len(hashes):
         return places
     wanted = np.sort(hashes)[:_MAX_SUSPECTS]
     for name in names:
-        stored_as = name.removesuffix(_ASKED_AGAIN)
+        stored_as = name.removesuffix(_AMENDMENTS)
         table = run.table(stored_as)
         there = _stored_parts(table)
         for part in manifests[name].parts:
@@ -358,15 +360,15 @@ def _places(run: Run, names: list[str], manifests: dict[str, Manifest], hashes: 
     return places
 
 
-def _by_place(places: dict[str, list[_Place]]) -> list[tuple[tuple[_Place, ...], list[str]]]:
+def _by_place(places: dict[str, list[_Location]]) -> list[tuple[tuple[_Location, ...], list[str]]]:
     """The ids that stand in the same places, together."""
-    by_place: dict[tuple[_Place, ...], list[str]] = {}
+    by_place: dict[tuple[_Location, ...], list[str]] = {}
     for record_id, where in places.items():
         by_place.setdefault(tuple(where), []).append(record_id)
     return sorted(by_place.items())
 
 
-def _these(record_ids: list[str]) -> str:
+def _describe_ids(record_ids: list[str]) -> str:
     """For example ``2 records (r1, r2)``."""
     examples = ", ".join(sorted(record_ids)[:_NUM_EXAMPLES])
     more = ", …" if len(record_ids) > _NUM_EXAMPLES else ""

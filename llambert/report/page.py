@@ -21,7 +21,7 @@ from llambert.planning.forecast import read_pilot
 from llambert.run import Run
 from llambert.storage.atomic import write_atomically
 from llambert.storage.manifest import Manifest, Part
-from llambert.storage.part_file import PartRows, parse_footer
+from llambert.storage.part_file import PartWriter, parse_footer
 from llambert.storage.run_directory import TableDirectory
 
 PLOTS = "plots"
@@ -231,7 +231,7 @@ def _plain(value: Any) -> Any:
 
 
 def _write_table(directory: TableDirectory, name: str, table: pa.Table) -> Part:
-    rows = PartRows()
+    rows = PartWriter()
     rows.add(table)
     content = rows.content({})
     _write(directory, name, content)

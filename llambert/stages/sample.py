@@ -33,7 +33,7 @@ _MAX_WINDOWS = 64
 MIN_PARTS_PER_WINDOW = 16
 
 logger = logging.getLogger(__name__)
-_ALWAYS_TOLD = (LeftOut.DUPLICATE, LeftOut.NOT_SAMPLED)
+_ALWAYS_REPORTED = (LeftOut.DUPLICATE, LeftOut.NOT_SAMPLED)
 
 
 def sample(run: Run) -> Manifest:
@@ -73,7 +73,7 @@ def sample(run: Run) -> Manifest:
     return run.complete(
         "sample",
         parts,
-        {why: num for why, num in rejected.items() if num or why in _ALWAYS_TOLD},
+        {why: num for why, num in rejected.items() if num or why in _ALWAYS_REPORTED},
         num_in=run.table("corpus").require_manifest().num_kept,
         recipe={**selection_of, **of_splits},
         counts={"num_short": annotator.num_records - num_selected, **per_split},

@@ -41,7 +41,7 @@ def is_part(name: str) -> bool:
     return name.endswith(".parquet") and not name.rpartition("/")[2].startswith(".")
 
 
-class PartRows:
+class PartWriter:
     """The rows of a part that come piece by piece: compressed as they come, so a part of ten million takes little."""
 
     _ROWS_PER_GROUP = 65_536

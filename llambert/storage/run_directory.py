@@ -34,7 +34,7 @@ from llambert.storage.locations import open_filesystem, path_inside
 from llambert.storage.manifest import MANIFEST, Manifest, Part, total
 from llambert.storage.part_file import (
     PartCounts,
-    PartRows,
+    PartWriter,
     check_pages,
     damage_as_input_error,
     is_part,
@@ -95,11 +95,11 @@ class TableDirectory:
         if self.schema is not None:
             expected, got = self.schema.names, table.schema.names
             assert got[: len(expected)] == expected, f"{name}: columns {got}, the schema has {expected}"
-        rows = PartRows()
+        rows = PartWriter()
         rows.add(table)
         return self.commit_rows(name, rows, **counts)
 
-    def commit_rows(self, name: str, rows: PartRows, **counts: Unpack[PartCounts]) -> Part:
+    def commit_rows(self, name: str, rows: PartWriter, **counts: Unpack[PartCounts]) -> Part:
         """``commit_part`` for rows that came piece by piece."""
         content = rows.content(counts)
         with _refusal_as_input_error(f"{self.uri}/{name}"):

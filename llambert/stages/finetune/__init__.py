@@ -42,17 +42,17 @@ def finetune(run: Run, executor: Executor = RAY) -> Manifest:
         if note := untrained_note(run, manifest):
             print(note, flush=True)
         return manifest
-    work = _Work(checkpoint)
+    report = _TrainingReport(checkpoint)
     try:
         require_encoder(run)
         selected = select(run)
         drop_outdated_training(run)
-        with work:
-            trained = executor.train(run, train, work.tell)
+        with report:
+            trained = executor.train(run, train, report.report_progress)
     except Exception as error:
-        work.write_progress(failure=last_line(error))
+        report.write_progress(failure=last_line(error))
         raise
-    manifest = _complete(run, selected, trained, work.seconds)
+    manifest = _complete(run, selected, trained, report.seconds)
     training = run.table("training")  # its states (weights, optimizer) have no use once the result is complete
     remove_folder(training.filesystem, training.path())
     return manifest
@@ -75,7 +75,7 @@ def _complete(run: Run, selected: dict[str, Selected], trained: Trained, seconds
     )
 
 
-class _Work(contextlib.ExitStack):
+class _TrainingReport(contextlib.ExitStack):
     """How far training is, and the time it took, over all starts of the stage.
 
     A progress bar while it is entered, a line per epoch, and ``progress.json``.
@@ -93,7 +93,7 @@ class _Work(contextlib.ExitStack):
         """``wall_seconds`` and ``busy_seconds`` (of all workers) of all starts together."""
         return self._file.seconds(busy_seconds=self._busy_before + self._busy_now)
 
-    def tell(self, progress: TrainingProgress) -> None:
+    def report_progress(self, progress: TrainingProgress) -> None:
         """What rank 0 said; after a failure a new one starts counting its seconds anew."""
         if progress.busy_seconds < self._busy_now:
             self._busy_before += self._busy_now
