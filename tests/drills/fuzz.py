@@ -26,12 +26,13 @@ from hypothesis import strategies as st
 from llambert.annotation.prompts import Prompt, Renderer
 from llambert.annotation.verbalizer import Verbalizer
 from llambert.corpora import find_sources
+from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError, OverLength
-from llambert.recipe import Recipe, load_recipe
-from llambert.run import Run
+from llambert.recipe import load_recipe
 from llambert.stages.ingest import IngestFile, complete
 from llambert.tasks import load_task
 from tests.fixtures import umls_sample
+from tests.fixtures.ingest_runs import corpus_run
 from tests.fixtures.tiny_llm import CHATML, tiny_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -77,27 +78,18 @@ def read_task(content: bytes) -> None:
         load_task(str(path))
 
 
-@cache
-def _recipe() -> Recipe:
-    model = {"model": "package:llambert/tasks"}
-    sections = {"corpus": {"path": "x"}, "annotator": {**model, "num_records": 1}, "classifier": model}
-    return Recipe.model_validate({"name": "fuzz", "task": "reviews", "storage": "unset", **sections})
-
-
 def ingest(files: dict[str, bytes], **corpus: object) -> None:
     """The files as a corpus, by the ingest stage's own code: every row is a record or a counted reject."""
     with tempfile.TemporaryDirectory() as folder:
         for name, content in files.items():
             Path(folder, name).write_bytes(content)
         path = folder if len(files) > 1 else str(Path(folder, *files))
-        fields = _recipe().corpus.model_copy(update={"path": path, "max_malformed_share": 1.0, **corpus})
-        run = Run(_recipe().model_copy(update={"corpus": fields, "storage": f"{folder}/run"}), load_task("reviews"))
+        run = corpus_run(CorpusRecipe(path=path, max_malformed_share=1.0, **corpus), f"{folder}/run")
         sources = find_sources(run.recipe.corpus)
         worker = IngestFile(run)
         outcomes = [worker(asdict(source)) for source in sources.units]
-        manifest = complete(
-            run, sources, [part for outcome in outcomes for part in outcome.parts]
-        )  # the manifest refuses sums that do not agree
+        parts = [part for outcome in outcomes for part in outcome.parts]
+        manifest = complete(run, sources, parts)  # the manifest refuses sums that do not agree
         ids = [row["record_id"] for row in run.table("corpus").read().to_pylist()]
         assert len(set(ids)) == len(ids) == manifest.num_kept, "record IDs are not unique"
         rejects = run.table("corpus_rejects").require_manifest()

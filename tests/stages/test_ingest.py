@@ -1,4 +1,5 @@
 from dataclasses import asdict
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -10,7 +11,6 @@ from llambert.execution.in_process import IN_PROCESS
 from llambert.recipe import load_recipe
 from llambert.run import Run
 from llambert.stages.ingest import IngestFile, complete, ingest
-from llambert.storage.run_directory import TableDirectory
 from llambert.tasks import load_task
 
 CSV = """\
@@ -106,18 +106,16 @@ def test_a_corpus_without_a_record_is_refused(tmp_path):
 
 
 def ingest_file(tmp_path, run):
-    tables = (TableDirectory(f"{tmp_path}/{name}") for name in ("corpus", "rejects", "keys"))
-    worker = IngestFile(run.recipe.corpus, ("positive", "negative"), *tables)
     path = tmp_path / "films.csv"
-    return worker, {"key": "0123456789ab", "uri": str(path), "format": "csv", "num_bytes": path.stat().st_size}
+    return IngestFile(run), {"key": "0123456789ab", "uri": str(path), "format": "csv", "num_bytes": path.stat().st_size}
 
 
 def test_a_second_start_keeps_committed_parts_and_makes_the_missing_ones(tmp_path):
-    worker, unit = ingest_file(tmp_path, make_run(tmp_path))
+    run = make_run(tmp_path)
+    worker, unit = ingest_file(tmp_path, run)
     first = worker(unit).parts
     assert [part.num_rows for part in first] == [1, 2, 1]
-    lost = tmp_path / "corpus" / first[1].name
-    kept = tmp_path / "corpus" / first[0].name
+    kept, lost, _ = (Path(run.table("corpus").path(part.name)) for part in first)
     lost.unlink()
     written = kept.stat().st_mtime_ns
     assert worker(unit).parts == first
