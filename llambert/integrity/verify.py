@@ -5,6 +5,7 @@ them in memory at a time, whatever the size of the corpus; what looks wrong by i
 its id, so that two ids of one hash are no finding.
 """
 
+import contextlib
 import hashlib
 import io
 import tempfile
@@ -79,7 +80,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class _PartCheck:
-    """What one part came to: its ids' hashes, and what is wrong with it."""
+    """The result for one part: the hashes of its record IDs, and what is wrong with it."""
 
     problems: list[tuple[FindingKind, str]]
     hashes: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint64))
@@ -97,13 +98,12 @@ def verify_directory(uri: str) -> list[Finding]:
 
 
 def verify(run: Run) -> list[Finding]:
-    """Everything that is wrong with the tables of ``run``; empty: nothing is.
+    """All faults of the tables of ``run``.
 
     Per table: its manifest is there and its sums are right; each of its parts is there, has the bytes, rows,
-    counts and schema the manifest says, and no other part is; no id stands twice. Of a table that is not
-    complete, the parts so far can be read. Across tables: the labels
-    and their rejects are the corpus, the silver labels and theirs the sample, and the checkpoint is the one
-    that made the labels.
+    counts and schema the manifest says, and no other part is; record IDs are unique. The parts of an
+    incomplete table can be read. Across tables: labels and their rejects cover the corpus, silver labels and theirs the
+    sample, and the checkpoint is the one that made the labels.
     """
     findings: list[Finding] = []
     manifests: dict[str, Manifest] = {}
@@ -121,9 +121,8 @@ def verify(run: Run) -> list[Finding]:
         elif name in needed:
             findings.append(Finding(FindingKind.INCOMPLETE, name, None, "not complete: it has no manifest.json"))
             findings += _check_unfinished(run, table)
-    num_rows = sum(part.num_rows for manifest in manifests.values() for part in manifest.parts)
     with tempfile.TemporaryDirectory(prefix="llambert-verify-") as folder:
-        ids = _IdFiles(Path(folder), 1 + num_rows // HASHES_PER_BUCKET)
+        ids = _RecordIds(run, manifests, folder)
         for name, manifest in list(manifests.items()):
             spec, directory = run.tables[name], run.table(name)
             problems = _manifest_problems(spec, directory, manifest)
@@ -132,13 +131,13 @@ def verify(run: Run) -> list[Finding]:
             findings += check(spec, directory, manifest, ids)
             if spec.has_amendments:
                 manifests[name + _AMENDMENTS] = manifest.model_copy(update={"parts": manifest.amendments})
-                findings += _check_unexpected(run, [name + _AMENDMENTS], name, manifests, ids)
+                findings += _check_unexpected(ids, [name + _AMENDMENTS], name)
         for name in manifests:
-            findings += _check_unique(run, [name], manifests, ids)
+            findings += _check_unique(ids, [name])
         for table in run.tables:
             names = [one.name for one in run.tables.together(table.name) if one.has_ids]
             if table.covers and {*names, table.covers} <= manifests.keys():
-                findings += _check_coverage(run, names, table.covers, manifests, ids)
+                findings += _check_coverage(ids, names, table.covers)
     return [*findings, *_check_models(run, manifests)]
 
 
@@ -159,7 +158,7 @@ def _check_unfinished(run: Run, spec: TableSpec) -> Iterator[Finding]:
                 yield Finding(FindingKind.UNREADABLE, table, part, str(error))
 
 
-def _check_files(spec: TableSpec, table: TableDirectory, manifest: Manifest, _: "_IdFiles") -> Iterator[Finding]:
+def _check_files(spec: TableSpec, table: TableDirectory, manifest: Manifest, _: "_RecordIds") -> Iterator[Finding]:
     """The files of a model folder, whatever they hold; tokenizers of old add some of their own, so more is no fault."""
     name = spec.name
     for part in manifest.parts:
@@ -173,7 +172,7 @@ def _check_files(spec: TableSpec, table: TableDirectory, manifest: Manifest, _: 
             yield Finding(FindingKind.ALTERED, name, part.name, problem)
 
 
-def _check_table(spec: TableSpec, table: TableDirectory, manifest: Manifest, ids: "_IdFiles") -> Iterator[Finding]:
+def _check_table(spec: TableSpec, table: TableDirectory, manifest: Manifest, ids: "_RecordIds") -> Iterator[Finding]:
     name = spec.name
     parts = [*manifest.parts, *manifest.amendments]
     listed = [part.name for part in parts]
@@ -267,11 +266,13 @@ def _schema_problems(found: pa.Schema, declared: pa.Schema | None) -> Iterator[s
             yield f"column {column.name!r} is {found.field(position).type}, the schema says {column.type}"
 
 
-class _IdFiles:
-    """Id hashes of each table, in files by their last bits: one bucket of all tables fits in memory."""
+class _RecordIds:
+    """Hashes of each table's record IDs, in files by their last bits: one bucket of all tables fits in memory."""
 
-    def __init__(self, folder: Path, num_buckets: int) -> None:
-        self.folder, self.num_buckets = folder, num_buckets
+    def __init__(self, run: Run, manifests: dict[str, Manifest], folder: str) -> None:
+        self.run, self.manifests, self.folder = run, manifests, Path(folder)
+        num_rows = sum(part.num_rows for manifest in manifests.values() for part in manifest.parts)
+        self.num_buckets = 1 + num_rows // HASHES_PER_BUCKET
 
     def add(self, table: str, hashes: np.ndarray) -> None:
         """More hashes of ``table``."""
@@ -292,14 +293,29 @@ class _IdFiles:
         pairs = zip(self.buckets(*tables), self.buckets(*others), strict=True)
         return np.concatenate([np.setdiff1d(hashes, other) for hashes, other in pairs])
 
+    def locations(self, tables: list[str], hashes: np.ndarray) -> dict[str, list[_Location]]:
+        """ID -> where it is in ``tables``, for the IDs of ``hashes``; reads the tables again if there are any."""
+        found: dict[str, list[_Location]] = {}
+        wanted = np.sort(hashes)[:_MAX_SUSPECTS]
+        for name in tables if len(wanted) else ():
+            table = self.run.table(name.removesuffix(_AMENDMENTS))
+            stored = _stored_parts(table)
+            for part in (part.name for part in self.manifests[name].parts if part.name in stored):
+                with contextlib.suppress(InputError):  # not a whole Parquet file: a finding already
+                    record_ids = table.read_part(part, [schema.RECORD_ID])[schema.RECORD_ID].drop_null()
+                    for position in np.flatnonzero(np.isin(hash64(record_ids), wanted)):
+                        location = (name.removesuffix(_AMENDMENTS), part)
+                        found.setdefault(record_ids[int(position)].as_py(), []).append(location)
+        return found
 
-def _check_unique(run: Run, names: list[str], manifests: dict[str, Manifest], ids: _IdFiles) -> Iterator[Finding]:
-    """Ids that stand more than once in the tables ``names`` together; of several tables, in more than one of them."""
+
+def _check_unique(ids: _RecordIds, names: list[str]) -> Iterator[Finding]:
+    """IDs that are not unique: in the table, or, of several tables, in more than one of them."""
     suspects: list[np.ndarray] = []
     for hashes in ids.buckets(*names):
         hashes.sort()
         suspects.append(np.unique(hashes[1:][hashes[1:] == hashes[:-1]]))
-    found = _locations(run, names, manifests, np.concatenate(suspects))
+    found = ids.locations(names, np.concatenate(suspects))
     repeated = {
         record_id: sorted(set(places))
         for record_id, places in found.items()
@@ -311,57 +327,29 @@ def _check_unique(run: Run, names: list[str], manifests: dict[str, Manifest], id
         yield Finding(FindingKind.DUPLICATE, *first, problem, redo=(first, *others))
 
 
-def _check_coverage(
-    run: Run, names: list[str], whole: str, manifests: dict[str, Manifest], ids: _IdFiles
-) -> Iterator[Finding]:
+def _check_coverage(ids: _RecordIds, names: list[str], whole: str) -> Iterator[Finding]:
     """Whether the tables ``names`` hold each id of ``whole`` once between them, and no other."""
     if len(names) > 1:
-        yield from _check_unique(run, names, manifests, ids)
-    missing = _locations(run, [whole], manifests, ids.only_in([whole], names))
+        yield from _check_unique(ids, names)
+    missing = ids.locations([whole], ids.only_in([whole], names))
     for ((table, part), *_), record_ids in _by_place(missing):
         # The covering part has the name of the one it covers, or its table is made again whole, as that may be too.
-        redo = ((names[0], part), *([(whole, part)] if run.tables[whole].is_made_whole else []))
+        redo = ((names[0], part), *([(whole, part)] if ids.run.tables[whole].is_made_whole else []))
         problem = f"{_describe_ids(record_ids)} in neither {' nor '.join(names)}"
         yield Finding(FindingKind.MISSING_RECORD, table, part, problem, redo)
-    yield from _check_unexpected(run, names, whole, manifests, ids)
+    yield from _check_unexpected(ids, names, whole)
 
 
-def _check_unexpected(
-    run: Run, names: list[str], whole: str, manifests: dict[str, Manifest], ids: _IdFiles
-) -> Iterator[Finding]:
+def _check_unexpected(ids: _RecordIds, names: list[str], whole: str) -> Iterator[Finding]:
     """Ids of the tables ``names`` that ``whole`` does not have."""
-    foreign = _locations(run, names, manifests, ids.only_in(names, [whole]))
+    foreign = ids.locations(names, ids.only_in(names, [whole]))
     for ((table, part), *_), record_ids in _by_place(foreign):
         problem = f"{_describe_ids(record_ids)} that {whole} does not have"
         yield Finding(FindingKind.UNEXPECTED_RECORD, table, part, problem)
 
 
-def _locations(
-    run: Run, names: list[str], manifests: dict[str, Manifest], hashes: np.ndarray
-) -> dict[str, list[_Location]]:
-    """Id -> the places it stands in, for the ids of ``hashes``; reads the tables again if there are any."""
-    places: dict[str, list[_Location]] = {}
-    if not len(hashes):
-        return places
-    wanted = np.sort(hashes)[:_MAX_SUSPECTS]
-    for name in names:
-        stored_as = name.removesuffix(_AMENDMENTS)
-        table = run.table(stored_as)
-        there = _stored_parts(table)
-        for part in manifests[name].parts:
-            if part.name not in there:
-                continue
-            try:
-                record_ids = table.read_part(part.name, [schema.RECORD_ID])[schema.RECORD_ID].drop_null()
-            except InputError:
-                continue  # no whole Parquet file: a finding already
-            for position in np.flatnonzero(np.isin(hash64(record_ids), wanted)):
-                places.setdefault(record_ids[int(position)].as_py(), []).append((stored_as, part.name))
-    return places
-
-
 def _by_place(places: dict[str, list[_Location]]) -> list[tuple[tuple[_Location, ...], list[str]]]:
-    """The ids that stand in the same places, together."""
+    """The IDs that are in the same places, together."""
     by_place: dict[tuple[_Location, ...], list[str]] = {}
     for record_id, where in places.items():
         by_place.setdefault(tuple(where), []).append(record_id)

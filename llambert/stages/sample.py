@@ -118,11 +118,12 @@ def _count_eligible(run: Run) -> _Eligible:
             f"{', '.join(sorted(per_split))}"
         )
     num_sampled = sum(per_split[name] for name in set(annotator.splits))
-    nums = [_num_among_sampled(run, run.table("duplicates")), 0]
+    num_duplicates, num_shots = _num_among_sampled(run, run.table("duplicates")), 0
     if annotator.gold_shots:
         draw_shots(run)
-        nums[1] = _num_among_sampled(run, run.table("shots"))
-    return _Eligible(num_sampled - sum(nums), num_in - num_sampled, *nums)
+        num_shots = _num_among_sampled(run, run.table("shots"))
+    num_eligible = num_sampled - num_duplicates - num_shots
+    return _Eligible(num_eligible, num_in - num_sampled, num_duplicates, num_shots)
 
 
 def _num_among_sampled(run: Run, table: TableDirectory) -> int:
@@ -170,7 +171,7 @@ def _select(run: Run, eligible: _Eligible) -> Selection:
 
 
 def _stratum_column(run: Run) -> str:
-    """``annotator.stratify_by``, if the corpus has it and people's answers do not stand there."""
+    """``annotator.stratify_by``, if the corpus has it and it does not hold gold labels."""
     column, corpus = run.recipe.annotator.stratify_by, run.recipe.corpus
     possible = [schema.SPLIT, *corpus.columns.keep]
     if column not in possible:
