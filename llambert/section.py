@@ -1,4 +1,4 @@
-"""What a file of keys and values is made of, and how it is read: sections, closed and typed, from YAML.
+"""Sections, the closed and typed parts of a YAML file, and how they are read.
 
 Recipes, tasks and price lists are such files. ``InputError`` with the file, the line and the key for whatever is wrong
 with one, and the nearest valid name where a key is unknown.

@@ -1,4 +1,4 @@
-"""The tables of a run, each declared once: whatever goes through all tables reads this graph and keeps no other."""
+"""The tables of a run, each declared once: all code that goes through the tables reads this graph."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

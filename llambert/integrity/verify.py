@@ -23,16 +23,13 @@ import pyarrow.parquet as pq
 from llambert import schema
 from llambert.errors import InputError, one_line
 from llambert.hashing import hash64
-from llambert.recipe import Recipe
 from llambert.run import Run
-from llambert.section import parse_yaml, validate
 from llambert.storage.locations import is_local
 from llambert.storage.manifest import Manifest, Part, total
 from llambert.storage.part_file import is_part, is_unaltered, parse_footer
 from llambert.storage.reference import content_identity
-from llambert.storage.run_directory import RunDirectory, TableDirectory
+from llambert.storage.run_directory import TableDirectory
 from llambert.tables import TableSpec
-from llambert.tasks import load_task
 
 # Amendments, which hold some records of their table once more, are looked at as a table beside it.
 _AMENDMENTS = " (asked again)"
@@ -85,16 +82,6 @@ class _PartCheck:
     problems: list[tuple[FindingKind, str]]
     hashes: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint64))
     arrow_schema: pa.Schema | None = None
-
-
-def verify_directory(uri: str) -> list[Finding]:
-    """``verify`` for a run known by its directory alone, whose ``recipe.yaml`` says what it was."""
-    directory = RunDirectory(uri)
-    directory.check_layout()
-    text = directory.read("recipe.yaml")
-    path = f"{uri.rstrip('/')}/recipe.yaml"
-    recipe = validate(Recipe, {**parse_yaml(text, path), "storage": uri}, text, path)
-    return verify(Run(recipe, load_task(recipe.task)))
 
 
 def verify(run: Run) -> list[Finding]:

@@ -1,4 +1,4 @@
-"""A part as a Parquet file: its rows as they come, a checksum on every page, counts and a digest in the footer.
+"""A part as a Parquet file, with a checksum on every page, and counts and a digest in the footer.
 
 Without checksums a fifth of all single altered bytes are read back as other rows, and no reader would know
 (DECISIONS.md, "Drills"). The footer holds the SHA-256 of everything before it, so its own SHA-256 stands for the
@@ -42,7 +42,7 @@ def is_part(name: str) -> bool:
 
 
 class PartWriter:
-    """The rows of a part that come piece by piece: compressed as they come, so a part of ten million takes little."""
+    """Writes a part piece by piece, compressed as it comes, so that a part of ten million rows takes little memory."""
 
     _ROWS_PER_GROUP = 65_536
 

@@ -1,9 +1,10 @@
-"""What of ``responses`` is committed: the parts that count, the ranges of ranks missing, and what is to be asked again.
+"""The committed parts of ``responses``, the missing ranges of ranks, and the records to ask about again.
 
-Everything is read from listings and parts, so that a start after a kill, or beside another driver, comes to the same.
+All of it is read from listings and parts, so that every start, and every driver, finds the same.
 """
 
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 import pyarrow as pa
@@ -80,8 +81,7 @@ def unanswered(responses: TableDirectory, name: str, amendments: list[str], end:
 
 def free_amendment_name(name: str, amendments: list[str]) -> str:
     """The first name of an amendment to a part that is not taken."""
-    numbers = (number for number in range(len(amendments) + 1))
-    return next(free for free in (amendment_name(name, number) for number in numbers) if free not in amendments)
+    return next(free for number in count() if (free := amendment_name(name, number)) not in amendments)
 
 
 def select_parts(names: list[str], num_records: int, size: int) -> tuple[list[str], list[tuple[int, int]]]:

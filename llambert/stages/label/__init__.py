@@ -60,9 +60,8 @@ class LabelPart:
 
     def __init__(self, run: Run) -> None:
         recipe = run.recipe.label
-        self._labeller = PartLabeller(
-            recipe, run.table("checkpoint").uri, run.table("labels"), run.table("label_rejects")
-        )
+        checkpoint, labels, rejects = map(run.table, ("checkpoint", "labels", "label_rejects"))
+        self._labeller = PartLabeller(recipe, checkpoint.uri, labels, rejects)
         self._corpus, self._num_gpus = run.table("corpus"), recipe.gpus_per_actor
         self._columns = list(dict.fromkeys([schema.RECORD_ID, schema.TEXT, *recipe.keep]))
         self._metrics = ReplicaMetrics(run.recipe.name, "label", recipe.gpus_per_actor)
