@@ -6,7 +6,7 @@ Records that failed for a reason that may pass (an outage, a time-out) are asked
 
 Exit status: 0 every sampled record has a response;
 2 the recipe or its inputs are at fault (a line says where); 143 stopped; 1 else.
-Stopped or killed, it goes on when it is submitted again.
+An interrupted job resumes when it is submitted again.
 """
 
 from llambert.cli import job

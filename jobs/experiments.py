@@ -5,7 +5,7 @@ On a Ray cluster:     ray job submit --runtime-env runtime_env.yaml --working-di
                           python jobs/experiments.py jobs/recipes/experiments/umls-table.yaml \
                           --set data.folder=s3://bucket/umls --set storage=s3://bucket/experiments
 
-What is stored already is not computed again; a job that was killed goes on. Results: STORAGE/NAME/results.md, .csv,
+What is stored already is not computed again; an interrupted job resumes. Results: STORAGE/NAME/results.md, .csv,
 .parquet and figure.png, .svg. Exit status: 0 done; 2 the recipe or its inputs are at fault; 1 anything else.
 """
 

@@ -4,7 +4,7 @@
 
 Exit status: 0 every record is labelled or rejected;
 2 the recipe or its inputs are at fault (a line says where); 143 stopped; 1 else.
-Stopped or killed, it goes on when it is submitted again.
+An interrupted job resumes when it is submitted again.
 """
 
 from llambert.cli import job

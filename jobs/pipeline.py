@@ -7,7 +7,7 @@ With another value:   python jobs/pipeline.py jobs/recipes/reviews.yaml --set an
 A small corpus, no Ray: python jobs/pipeline.py jobs/recipes/reviews.yaml --in-process
 
 Exit status: 0 labelled and reported; 2 the recipe or its inputs are at fault (a line says where); 143 stopped; 1 else.
-Stopped or killed, it goes on when it is submitted again.
+An interrupted job resumes when it is submitted again.
 """
 
 from llambert.cli import job

@@ -1,4 +1,4 @@
-"""What a run will take, before it is started: `llambert plan`, where the run will be.
+"""Forecast time and cost of a run before it starts: `llambert plan` as a job, where the run will be.
 
 On this machine:      python jobs/plan.py jobs/recipes/reviews.yaml
 On a Ray cluster:     ray job submit --runtime-env runtime_env.yaml --working-dir . -- \
@@ -7,7 +7,10 @@ On a Ray cluster:     ray job submit --runtime-env runtime_env.yaml --working-di
 Exit status: 0 planned; 2 the recipe or its inputs are at fault (a line says where); 1 else.
 """
 
-from llambert.cli import command_as_job
+import sys
+
+from llambert.cli import main
 
 if __name__ == "__main__":
-    command_as_job("plan")
+    sys.argv.insert(1, "plan")
+    main()

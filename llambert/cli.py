@@ -20,7 +20,7 @@ from llambert.experiments.experiment_recipe import AnyExperiment, load_experimen
 from llambert.printable import SURROGATE, visible
 from llambert.run import Run, open_run, record_recipe
 from llambert.section import validate
-from llambert.storage.run_directory import Manifest
+from llambert.storage.manifest import Manifest
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 review = typer.Typer(no_args_is_help=True, help="Have people look at the records where two labels disagree.")
@@ -39,15 +39,9 @@ def job(step: Callable[[Run, Executor], object]) -> None:
     """Run ``step`` as a program whose arguments are a recipe, ``--set`` and ``--in-process``: the body of every job."""
 
     def main(recipe: RecipePath, settings: Settings = None, in_process: InProcess = False) -> None:
-        _start(_open(recipe, settings), lambda run: step(run, _executor(in_process)))
+        _start(_open_checked(recipe, settings), lambda run: step(run, _executor(in_process)))
 
     _run_as_program(main)
-
-
-def command_as_job(name: str) -> None:
-    """Run one command of ``llambert`` with this program's arguments: the body of a job that is such a command."""
-    sys.argv.insert(1, name)
-    main()
 
 
 def experiment_job(run_experiment: Callable[[AnyExperiment], str]) -> None:
@@ -60,15 +54,14 @@ def experiment_job(run_experiment: Callable[[AnyExperiment], str]) -> None:
 
 
 def _run_as_program(function: Callable[..., None]) -> None:
-    function.__doc__ = sys.modules["__main__"].__doc__
     program = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    program.command()(function)
-    _exit_clearly(program)
+    program.command(help=sys.modules["__main__"].__doc__)(function)
+    _run_and_exit(program)
 
 
 def main() -> None:
     """The console script."""
-    _exit_clearly(app)
+    _run_and_exit(app)
 
 
 @app.callback(invoke_without_command=True)
@@ -97,11 +90,11 @@ def init(
     from llambert.authoring.draft import Draft, guess_text_column, parse_categories, parse_shots
     from llambert.corpus_recipe import CorpusRecipe
 
-    corpus = corpus or _ask("corpus", "Where are the texts (a file, a folder, a glob or s3://…)?")
+    corpus = corpus or _prompt_for("corpus", "Where are the texts (a file, a folder, a glob or s3://…)?")
     source = validate(CorpusRecipe, {"path": corpus, "encoding": encoding}, "", "llambert init")
     text = text or guess_text_column(source)
-    question = question or _ask("question", "What do you want to know about each text?")
-    labels = category or _ask("category", "The labels, separated by semicolons?").split(";")
+    question = question or _prompt_for("question", "What do you want to know about each text?")
+    labels = category or _prompt_for("category", "The labels, separated by semicolons?").split(";")
     categories = parse_categories(labels)
     shots = parse_shots(shot or [], categories)
     draft = Draft(name, question, categories, corpus, text, record_id, gold_label, shots, encoding)
@@ -162,7 +155,7 @@ def plan(
         rates = parse_measured(measured)
         planned = planning.plan_by_rates(load_recipe(recipe, settings), rates, corpus_records, table)
     else:
-        opened = _open(recipe, settings)
+        opened = _open_checked(recipe, settings)
         planned = planning.plan(record_recipe(opened), records, gain / 100, table, curve)
     for line in planning.render(planned, accelerator):
         print(line)
@@ -170,8 +163,8 @@ def plan(
 
 @app.command()
 def run(recipe: RecipePath, settings: Settings = None, in_process: InProcess = False) -> None:
-    """Ingest, annotate, parse, fine-tune, label, report. Skips what is complete, goes on where it was killed."""
-    opened = _open(recipe, settings)
+    """Ingest, annotate, parse, fine-tune, label, report. Skips what is complete and resumes an interrupted run."""
+    opened = _open_checked(recipe, settings)
     from llambert.pipeline import pipeline
 
     _start(opened, lambda run: pipeline(run, _executor(in_process)))
@@ -179,7 +172,7 @@ def run(recipe: RecipePath, settings: Settings = None, in_process: InProcess = F
 
 @app.command()
 def status(recipe: RecipePath, settings: Settings = None) -> None:
-    """How far each stage is; while the job runs, and after it died."""
+    """Show the progress of each stage, during the run and after it."""
     from llambert.integrity.status import render, status
 
     print(render(status(open_run(recipe, settings))))
@@ -187,7 +180,7 @@ def status(recipe: RecipePath, settings: Settings = None) -> None:
 
 @app.command()
 def verify(recipe: RecipePath, settings: Settings = None) -> None:
-    """Prove that every part is there, whole and unaltered, and every record in exactly once."""
+    """Check that every part exists and is unaltered, and that every record is in exactly one."""
     from llambert.integrity.verify import verify
 
     findings = verify(open_run(recipe, settings))
@@ -200,11 +193,11 @@ def verify(recipe: RecipePath, settings: Settings = None) -> None:
 
 @app.command()
 def repair(recipe: RecipePath, settings: Settings = None) -> None:
-    """Set aside what verify finds damaged, and make just that again."""
+    """Set aside what verify finds damaged, and make only that again."""
     from llambert.integrity.repair import repair
 
     num = 0
-    for num, finding in enumerate(repair(record_recipe(_open(recipe, settings))), 1):  # noqa: B007
+    for num, finding in enumerate(repair(record_recipe(_open_checked(recipe, settings))), 1):  # noqa: B007
         print(finding, flush=True)
     print(f"repaired: {num} findings, made again and verified" if num else "nothing to repair: every part is whole")
 
@@ -243,13 +236,13 @@ def serve(
     run: Annotated[str, typer.Argument(help="A run directory, a recipe or a checkpoint folder.", show_default=False)],
     host: Annotated[str, typer.Option(help="Where to listen; 0.0.0.0: for every machine.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
-    replicas: Annotated[int, typer.Option(min=1, help="So many copies of the classifier, at least.")] = 1,
-    max_replicas: Annotated[int, typer.Option(min=1, help="At most so many, as load demands.")] = 1,
-    cpus: Annotated[float | None, typer.Option(help="Of each copy; none: this machine's, shared out.")] = None,
+    replicas: Annotated[int, typer.Option(min=1, help="Minimum number of replicas.")] = 1,
+    max_replicas: Annotated[int, typer.Option(min=1, help="Maximum number of replicas, under load.")] = 1,
+    cpus: Annotated[float | None, typer.Option(help="CPUs per replica; default: an equal share.")] = None,
     limits: Annotated[list[str] | None, typer.Option("--limit", help="A limit, as max_texts=500.")] = None,
     settings: Settings = None,
 ) -> None:
-    """Label by HTTP: POST /v1/label, GET /healthz, /docs. A token in LLAMBERT_SERVE_TOKEN is asked for."""
+    """Label by HTTP: POST /v1/label, GET /healthz, /docs. If LLAMBERT_SERVE_TOKEN is set, requests need that token."""
     from llambert.execution.ray_executor import connect
     from llambert.serving import deployment as serving
 
@@ -290,7 +283,7 @@ def report(
     """Write the report of a finished run if it has none, and print its summary."""
     from llambert.report.page import report
 
-    _start(_open(recipe, settings), lambda run: report(run, prices))
+    _start(_open_checked(recipe, settings), lambda run: report(run, prices))
 
 
 @review.command("export")
@@ -300,8 +293,8 @@ def review_export(
     order: Annotated[
         str, typer.Option(help="random, or hardest: the classifier's least sure labels first.")
     ] = "random",
-    seed: Annotated[int, typer.Option(help="Which random ones.")] = 0,
-    split: Annotated[str | None, typer.Option(help="Of this split of the corpus alone.")] = None,
+    seed: Annotated[int, typer.Option(help="Random seed for the sample.")] = 0,
+    split: Annotated[str | None, typer.Option(help="Only records of this split of the corpus.")] = None,
     mixed: Annotated[str, typer.Option(help="What people may answer besides the categories.")] = "mixed/neutral",
     output: Annotated[str, typer.Option(help="Where the files go: a folder or s3://….")] = "review",
     settings: Settings = None,
@@ -335,15 +328,15 @@ def review_import(
         print(line)
 
 
-def _ask(flag: str, question: str) -> str:
+def _prompt_for(flag: str, question: str) -> str:
     try:
         return str(typer.prompt(question)).strip()
     except typer.Abort:
-        raise InputError(f"--{flag}: is missing, and nobody is there to be asked") from None
+        raise InputError(f"--{flag}: is missing, and this is not an interactive terminal") from None
 
 
-def _open(recipe: str, settings: list[str] | None) -> Run:
-    """The run, once everything that can be refused without reading a record was looked at."""
+def _open_checked(recipe: str, settings: list[str] | None) -> Run:
+    """The run, after every check that reads no record."""
     from llambert.corpora import gold
     from llambert.stages import parse
     from llambert.stages.label import by_label
@@ -353,7 +346,7 @@ def _open(recipe: str, settings: list[str] | None) -> Run:
     engines.check(opened.recipe.annotator, opened.task)
     parse.check(opened)
     by_label.check(opened)
-    opened.fingerprints  # noqa: B018  looks every file and model up
+    opened.fingerprints  # noqa: B018  looks up every file and model
     return opened
 
 
@@ -371,21 +364,21 @@ def _start(run: Run, step: Callable[[Run], object]) -> None:
     run = record_recipe(run)
     done = step(run)
     if isinstance(done, Manifest) and done.stage != "report":
-        print(_outcome(done))
+        print(_summary_line(done))
     elif run.table("report").read_manifest() is not None:
         from llambert.report.page import summary
 
         print(summary(run))
 
 
-def _outcome(manifest: Manifest) -> str:
+def _summary_line(manifest: Manifest) -> str:
     """The last line of a stage's own job."""
     rejected = ", ".join(f"{num:,} {reason}" for reason, num in manifest.num_rejected.items()) or "none"
     kept = f"{manifest.num_kept:,} of {manifest.num_in:,} records"
     return f"{manifest.stage}: complete, {kept}, rejected: {rejected}, {manifest.wall_seconds:.0f} s"
 
 
-def _exit_clearly(program: typer.Typer) -> None:
+def _run_and_exit(program: typer.Typer) -> None:
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))  # as Ray's own handler does, from its start on
     try:
         if strange := next((value for value in sys.argv if SURROGATE.search(value)), None):
@@ -398,5 +391,5 @@ def _exit_clearly(program: typer.Typer) -> None:
     except SystemExit as stopped:
         if stopped.code != signal.SIGTERM:
             raise
-        print("llambert: stopped; what is committed is kept, start it again to go on", file=sys.stderr, flush=True)
+        print("llambert: stopped; committed parts are kept; start it again to resume", file=sys.stderr, flush=True)
         sys.exit(128 + signal.SIGTERM)

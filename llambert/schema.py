@@ -38,35 +38,24 @@ ERROR_KIND = "error_kind"
 # Polars and DuckDB read it, and it survives Parquet without a dictionary key order.
 PROBABILITIES = pa.list_(pa.struct([pa.field("category", pa.string()), pa.field("probability", pa.float64())]))
 
-CORPUS = pa.schema(
-    [
-        pa.field(RECORD_ID, pa.string(), nullable=False),
-        pa.field(TEXT, pa.string(), nullable=False),
-        pa.field(SPLIT, pa.string(), nullable=False),
-        pa.field(GOLD_LABEL, pa.string()),
-    ]
-)
+_RECORD_ID = pa.field(RECORD_ID, pa.string(), nullable=False)
+_TEXT = pa.field(TEXT, pa.string(), nullable=False)
+_SPLIT = pa.field(SPLIT, pa.string(), nullable=False)
+_LABEL = pa.field(LABEL, pa.string(), nullable=False)
+_SCORE = pa.field(SCORE, pa.float32(), nullable=False)
+_REJECT_REASON = pa.field(REJECT_REASON, pa.string(), nullable=False)
+
+CORPUS = pa.schema([_RECORD_ID, _TEXT, _SPLIT, pa.field(GOLD_LABEL, pa.string())])
 """Written by ingest; extra columns the recipe asks for follow these."""
 
-CORPUS_REJECTS = pa.schema(
-    [
-        pa.field(RECORD_ID, pa.string(), nullable=False),
-        pa.field(TEXT, pa.string()),
-        pa.field(REJECT_REASON, pa.string(), nullable=False),
-    ]
-)
+CORPUS_REJECTS = pa.schema([_RECORD_ID, pa.field(TEXT, pa.string()), _REJECT_REASON])
 """Records without a label, each with its reason; the first columns of ``SOURCE_REJECTS``."""
 
 SOURCE_REJECTS = pa.schema([*CORPUS_REJECTS, pa.field(SOURCE, pa.string()), pa.field(LINE, pa.int64())])
 """Rows of the source that are no record, each with its reason; written by ingest. ``source`` (a file) and
 ``line`` say where a malformed row is; its ``record_id`` is empty."""
 
-DUPLICATES = pa.schema(
-    [
-        pa.field(RECORD_ID, pa.string(), nullable=False),
-        pa.field(DUPLICATE_OF, pa.string(), nullable=False),
-    ]
-)
+DUPLICATES = pa.schema([_RECORD_ID, pa.field(DUPLICATE_OF, pa.string(), nullable=False)])
 """Records whose text an earlier record has already: never sampled or evaluated, labelled like any other."""
 
 CORPUS_KEYS = pa.schema(
@@ -74,28 +63,16 @@ CORPUS_KEYS = pa.schema(
 )
 """64-bit hashes of every record's id and text, row for row with ``corpus``: what finds duplicates."""
 
-SAMPLE = pa.schema(
-    [
-        pa.field(RECORD_ID, pa.string(), nullable=False),
-        pa.field(TEXT, pa.string(), nullable=False),
-        pa.field(SPLIT, pa.string(), nullable=False),
-    ]
-)
+SAMPLE = pa.schema([_RECORD_ID, _TEXT, _SPLIT])
 """The random subset, in order of its sampling hash: every prefix is a uniform sample too."""
 
-SHOTS = pa.schema(
-    [
-        pa.field(RECORD_ID, pa.string(), nullable=False),
-        pa.field(TEXT, pa.string(), nullable=False),
-        pa.field(GOLD_LABEL, pa.string(), nullable=False),
-    ]
-)
+SHOTS = pa.schema([_RECORD_ID, _TEXT, pa.field(GOLD_LABEL, pa.string(), nullable=False)])
 """Gold records shown to the annotator as worked answers, in their order in the prompt; never annotated."""
 
 RESPONSES = pa.schema(
     [
-        pa.field(RECORD_ID, pa.string(), nullable=False),
-        pa.field(TEXT, pa.string(), nullable=False),
+        _RECORD_ID,
+        _TEXT,
         pa.field(SPLIT, pa.string()),
         pa.field(PROMPT, pa.string(), nullable=False),
         pa.field(RESPONSE, pa.string()),
@@ -116,10 +93,8 @@ null). ``split`` is null for texts that are not of the corpus."""
 
 SILVER = pa.schema(
     [
-        pa.field(RECORD_ID, pa.string(), nullable=False),
-        pa.field(TEXT, pa.string(), nullable=False),
-        pa.field(SPLIT, pa.string(), nullable=False),
-        pa.field(LABEL, pa.string(), nullable=False),
+        *SAMPLE,
+        _LABEL,
         pa.field(LABEL_PROBABILITIES, PROBABILITIES),
         pa.field(CONFIDENCE, pa.float64()),
     ]
@@ -127,34 +102,14 @@ SILVER = pa.schema(
 """Written by parse. ``label_probabilities`` are normalised over the categories and, if the recipe asks,
 corrected for the annotator's prior; ``confidence`` is that of ``label``."""
 
-REJECTS = pa.schema(
-    [
-        pa.field(RECORD_ID, pa.string(), nullable=False),
-        pa.field(RESPONSE, pa.string()),
-        pa.field(REJECT_REASON, pa.string(), nullable=False),
-    ]
-)
+REJECTS = pa.schema([_RECORD_ID, pa.field(RESPONSE, pa.string()), _REJECT_REASON])
 """Annotated records without a usable answer; written by parse."""
 
-LABELS = pa.schema(
-    [
-        pa.field(RECORD_ID, pa.string(), nullable=False),
-        pa.field(LABEL, pa.string(), nullable=False),
-        pa.field(SCORE, pa.float32(), nullable=False),
-    ]
-)
+LABELS = pa.schema([_RECORD_ID, _LABEL, _SCORE])
 """Written by label. ``score`` is the classifier's probability of ``label``; ``label_probabilities`` and
 corpus columns follow when the recipe asks for them."""
 
-SUSPECTS = pa.schema(
-    [
-        pa.field(RECORD_ID, pa.string(), nullable=False),
-        pa.field(TEXT, pa.string(), nullable=False),
-        pa.field(LABEL, pa.string(), nullable=False),
-        pa.field("suggested_label", pa.string(), nullable=False),
-        pa.field(SCORE, pa.float32(), nullable=False),
-    ]
-)
+SUSPECTS = pa.schema([_RECORD_ID, _TEXT, _LABEL, pa.field("suggested_label", pa.string(), nullable=False), _SCORE])
 """Silver labels that are probably wrong, most suspicious first; written by evaluation. ``suggested_label`` is the
 classifier's, ``score`` its probability."""
 

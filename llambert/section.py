@@ -1,4 +1,4 @@
-"""What a file of keys and values is made of, and how it is read: sections, closed and typed, from YAML.
+"""Sections, the closed and typed parts of a YAML file, and how they are read.
 
 Recipes, tasks and price lists are such files. ``InputError`` with the file, the line and the key for whatever is wrong
 with one, and the nearest valid name where a key is unknown.
@@ -19,7 +19,7 @@ from llambert.printable import SURROGATE
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def placed(default: Any, **constraints: Any) -> Any:
+def placement_field(default: Any, **constraints: Any) -> Any:
     """A field of placement, concurrency or batch size, or that an identity covers: not part of any fingerprint."""
     return Field(default, json_schema_extra={"changes_result": False}, **constraints)
 
@@ -64,8 +64,8 @@ def parse_value(text: str, source: str) -> Any:
         value, node = _load(text), yaml.compose(text, _Loader)
         if node is not None and not _is_whole(node, text):
             problem = f"YAML does not read all of {text.strip()!r} as the value: put it in quotes"
-            raise _Misread(None, None, problem)
-    except _Misread as error:
+            raise _YamlFault(None, None, problem)
+    except _YamlFault as error:
         raise InputError(f"{source}: {_yaml_fault(error)}") from error
     except yaml.YAMLError as error:
         raise InputError(f"{source}: {_yaml_fault(error)}; if the value is a text, put it in quotes") from error
@@ -85,13 +85,13 @@ def _load(text: str) -> Any:
         value = yaml.load(text, _Loader)
         json.dumps(value)
     except RecursionError as error:
-        raise _Misread(None, None, "its lists and mappings are nested too deeply") from error
+        raise _YamlFault(None, None, "its lists and mappings are nested too deeply") from error
     except ValueError as error:  # of json.dumps, for a circular reference
-        raise _Misread(None, None, "a value contains itself by an alias (*…): write it out") from error
+        raise _YamlFault(None, None, "a value contains itself by an alias (*…): write it out") from error
     return value
 
 
-class _Misread(yaml.constructor.ConstructorError):
+class _YamlFault(yaml.constructor.ConstructorError):
     """Sound YAML that does not say what its writer meant."""
 
 
@@ -99,7 +99,7 @@ def _yaml_fault(error: yaml.YAMLError) -> str:
     if isinstance(error, yaml.reader.ReaderError):
         return f"not YAML: the character {chr(error.character)!a} cannot be part of it"
     problem = str(getattr(error, "problem", None) or error)
-    return problem if isinstance(error, _Misread) else f"not YAML: {problem}"
+    return problem if isinstance(error, _YamlFault) else f"not YAML: {problem}"
 
 
 _STRING = "tag:yaml.org,2002:str"
@@ -126,14 +126,18 @@ class _Loader(yaml.SafeLoader):
         keys: set[str] = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise _Misread(None, None, "a key is a list or a mapping, not a text: put it in quotes", key.start_mark)
+                raise _YamlFault(
+                    None, None, "a key is a list or a mapping, not a text: put it in quotes", key.start_mark
+                )
             if key.tag == _MERGE:
                 continue
             if not self._is_text(key):
                 what = _READ_AS.get(key.tag, "something else than text")
-                raise _Misread(None, None, f"the key {key.value!r} is read as {what}: put it in quotes", key.start_mark)
+                raise _YamlFault(
+                    None, None, f"the key {key.value!r} is read as {what}: put it in quotes", key.start_mark
+                )
             if key.value in keys:
-                raise _Misread(None, None, f"not YAML: the key {key.value!r} is a duplicate", key.start_mark)
+                raise _YamlFault(None, None, f"not YAML: the key {key.value!r} is a duplicate", key.start_mark)
             keys.add(key.value)
         return node
 
@@ -148,14 +152,14 @@ class _Loader(yaml.SafeLoader):
         except (ValueError, LookupError) as error:
             what = f"{node.value!r}" if isinstance(node, yaml.ScalarNode) else "a value"
             problem = f"{what} cannot be read as {node.tag.rpartition(':')[2]}: put it in quotes"
-            raise _Misread(None, None, problem, node.start_mark) from error
+            raise _YamlFault(None, None, problem, node.start_mark) from error
 
     def refuse_value(self, node: yaml.Node) -> Any:
         """Refused: JSON, and so every section, has no such values."""
         is_date = isinstance(node, yaml.ScalarNode) and node.tag == _DATE
         what = f"{node.value} is read as a date" if is_date else f"a value is read as {node.tag.rpartition(':')[2]}"
         problem = f"{what}, neither text, number, list nor mapping: put it in quotes"
-        raise _Misread(None, None, problem, node.start_mark)
+        raise _YamlFault(None, None, problem, node.start_mark)
 
 
 for _tag in (_DATE, *(f"tag:yaml.org,2002:{name}" for name in ("binary", "set", "omap", "pairs"))):

@@ -1,4 +1,4 @@
-"""The tables of a run, each declared once: whatever goes through all tables reads this graph and keeps no other."""
+"""The tables of a run, each declared once: all code that goes through the tables reads this graph."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -9,11 +9,11 @@ from llambert import schema
 from llambert.recipe import Recipe
 
 
-def _always(_upstream: str, _recipe: Recipe) -> bool:
+def _always(*_: object) -> bool:
     return True
 
 
-def _never(_recipe: Recipe) -> bool:
+def _never(*_: object) -> bool:
     return False
 
 
@@ -120,26 +120,20 @@ def _has_gold_shots(recipe: Recipe) -> bool:
 
 
 def _trains_on_gold(recipe: Recipe) -> bool:
-    return recipe.classifier.regime in ("gold", "combined")
+    return recipe.classifier.learns_gold
 
 
 def _is_trained_on(upstream: str, recipe: Recipe) -> bool:
     """Of silver labels and the corpus' gold labels, those that the regime trains on."""
-    return _trains_on_gold(recipe) if upstream == "corpus" else recipe.classifier.regime != "gold"
+    return recipe.classifier.learns_gold if upstream == "corpus" else recipe.classifier.learns_silver
 
 
-def _passes_gold_on(recipe: Recipe) -> bool:
+def _keeps_gold_labels(recipe: Recipe) -> bool:
     return schema.GOLD_LABEL in recipe.label.keep
 
 
-def _holds_gold(_recipe: Recipe) -> bool:
-    return True
-
-
 TABLES = TableGraph(
-    TableSpec(
-        "corpus", "ingest", schema.CORPUS, reads_gold=_holds_gold, section="corpus", is_required=True, is_shown=True
-    ),
+    TableSpec("corpus", "ingest", schema.CORPUS, reads_gold=_always, section="corpus", is_required=True, is_shown=True),
     TableSpec(
         "corpus_rejects",
         "ingest",
@@ -151,7 +145,7 @@ TABLES = TableGraph(
     ),
     TableSpec("corpus_keys", "ingest", schema.CORPUS_KEYS, written_with="corpus", is_by_part=True, is_checked=False),
     TableSpec("duplicates", "ingest", schema.DUPLICATES, written_with="corpus"),
-    TableSpec("shots", "sample", schema.SHOTS, reads_gold=_holds_gold, written_with="sample", fingerprint_of="shots"),
+    TableSpec("shots", "sample", schema.SHOTS, reads_gold=_always, written_with="sample", fingerprint_of="shots"),
     TableSpec(
         "sample",
         "sample",
@@ -208,7 +202,7 @@ TABLES = TableGraph(
         "label",
         schema.LABELS,
         upstream=("corpus", "checkpoint"),
-        reads_gold=_passes_gold_on,
+        reads_gold=_keeps_gold_labels,
         section="label",
         model="classifier",
         model_files="checkpoint",
@@ -224,7 +218,7 @@ TABLES = TableGraph(
         "report",
         "report",
         upstream=("corpus", "sample", "responses", "silver", "checkpoint", "labels"),
-        reads_gold=_holds_gold,
+        reads_gold=_always,
         is_made_whole=True,
         is_checked=False,
         is_shown=True,

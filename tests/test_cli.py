@@ -110,6 +110,17 @@ def test_a_run_of_another_layout_is_refused_and_one_of_this_layout_or_none_is_op
     assert f"storage: the run in {run} was made by llambert 9.9.0 (layout 99), which llambert" in done.stderr
 
 
+@pytest.mark.parametrize("content", [b"", b"{", b"null", b"{}", b'{"layout": "?"}'])
+def test_a_damaged_layout_file_is_one_line_that_names_it(recipe, content):
+    run = recipe.parent / "run"
+    run.mkdir()
+    (run / "layout.json").write_bytes(content)
+    done = llambert("status", recipe)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert f"storage: {run}/layout.json is damaged: it does not say which layout the run has; restore" in done.stderr
+
+
 @pytest.mark.slow
 def test_a_missing_column_is_found_while_reading_and_nothing_counts_as_complete(recipe):
     encoder = save_tiny_encoder(recipe.parent / "encoder")

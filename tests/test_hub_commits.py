@@ -32,8 +32,8 @@ load_model(run.recipe.annotator)
 """
 CLASSIFY = """\
 from llambert.classifier.inference import Classifier, try_checkpoint
-from llambert.storage.reference import at_commit, content_identity
-checkpoint = sys.argv[1] if "@" in sys.argv[1] else at_commit(sys.argv[1])
+from llambert.storage.reference import content_identity, pin_commit
+checkpoint = sys.argv[1] if "@" in sys.argv[1] else pin_commit(sys.argv[1])
 try_checkpoint(checkpoint)
 scores = Classifier(checkpoint, device="cpu").predict(["a good film"]).scores.tolist()
 print(json.dumps([checkpoint, content_identity(checkpoint), scores]))

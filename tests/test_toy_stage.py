@@ -15,12 +15,12 @@ from llambert import schema
 from llambert.execution import Executor, Outcome, Pool
 from llambert.execution.in_process import IN_PROCESS
 from llambert.execution.ray_executor import RAY
-from llambert.execution.stage_progress import StageProgress
+from llambert.execution.stage_progress import PartByPartProgress
 from llambert.integrity.repair import set_aside
 from llambert.integrity.status import status
 from llambert.integrity.verify import verify
 from llambert.run import Run
-from llambert.storage.run_directory import Manifest
+from llambert.storage.manifest import Manifest
 from llambert.tables import TABLES, TableGraph, TableSpec
 from tests.fixtures.label_runs import fill, make_run
 
@@ -41,7 +41,7 @@ def count_words(run: Run, executor: Executor = RAY) -> Manifest:
     words, corpus = run.table("words"), run.table("corpus").require_manifest()
     if manifest := words.read_manifest():
         return manifest
-    progress = StageProgress.by_part("count words", words, corpus.parts)
+    progress = PartByPartProgress("count words", words, corpus.parts)
     parts = progress.run_parts(executor, CountWords, (run,), Pool(max_actors=2))
     return run.complete("words", parts, **progress.seconds)
 

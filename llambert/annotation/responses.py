@@ -20,7 +20,8 @@ import pyarrow.compute as pc
 from llambert import schema
 from llambert.errors import ErrorKind
 from llambert.recipe import digest
-from llambert.storage.run_directory import Manifest, Part, TableDirectory
+from llambert.storage.manifest import Manifest, Part
+from llambert.storage.run_directory import TableDirectory
 
 AMENDMENTS = "_amendments"
 ANSWERS = "answers"  # in the upstream of a manifest: the version of the answers that a table is made of

@@ -9,7 +9,8 @@ import pyarrow.compute as pc
 from llambert import schema
 from llambert.errors import InputError
 from llambert.recipe import ClassifierRecipe, Recipe
-from llambert.storage.run_directory import Manifest, TableDirectory
+from llambert.storage.manifest import Manifest
+from llambert.storage.run_directory import TableDirectory
 
 TRAIN, EXTRA, TEST = "train", "extra", "test"
 _NOT_LEARNED = {"gold": (), "silver": (TEST, EXTRA), "silver_extra": (TEST,), "combined": (TEST,)}

@@ -13,8 +13,9 @@ from llambert import schema
 from llambert.classifier.inference import WINDOW_RECORDS, Classifier, Predictions
 from llambert.errors import InputError
 from llambert.recipe import LabelRecipe
-from llambert.storage.part_file import PartRows, clear_damage
-from llambert.storage.run_directory import Part, TableDirectory
+from llambert.storage.manifest import Part
+from llambert.storage.part_file import PartWriter, damage_as_input_error
+from llambert.storage.run_directory import TableDirectory
 
 MALFORMED = "num_malformed"
 """The count of rejected rows that could not be read."""
@@ -61,7 +62,7 @@ class PartLabeller:
         """
         counts: Counter[str] = Counter(source_counts)
         per_label: Counter[str] = Counter()
-        rows = PartRows()
+        rows = PartWriter()
         rejected = [schema.CORPUS_REJECTS.empty_table()]
         num_records, busy_seconds = 0, 0.0
         for window, predictions in self._predict(windows):
@@ -131,11 +132,11 @@ class PartLabeller:
         return settled, pc.sum(pc.invert(pc.is_in(theirs, ours))).as_py() or 0
 
 
-def _without(rows: PartRows, record_ids: pa.ChunkedArray) -> tuple[PartRows, Counter[str]]:
+def _without(rows: PartWriter, record_ids: pa.ChunkedArray) -> tuple[PartWriter, Counter[str]]:
     """``rows`` less those of ``record_ids``, and how many these were of each label."""
     table = pq.read_table(pa.BufferReader(rows.content({}))).replace_schema_metadata(None)
     is_gone = pc.is_in(table[schema.RECORD_ID], record_ids)
-    kept = PartRows()
+    kept = PartWriter()
     kept.add(table.filter(pc.invert(is_gone)))
     return kept, Counter(table.filter(is_gone)[schema.LABEL].to_pylist())
 
@@ -148,7 +149,7 @@ def read_windows(corpus: TableDirectory, name: str, columns: list[str]) -> Itera
     """
     with (
         corpus.filesystem.open(corpus.path(name), "rb") as stream,
-        clear_damage(f"{corpus.uri}/{name}"),
+        damage_as_input_error(f"{corpus.uri}/{name}"),
         pq.ParquetFile(stream, pre_buffer=False, page_checksum_verification=True) as parquet,
     ):
         missing = [column for column in columns if column not in parquet.schema_arrow.names]

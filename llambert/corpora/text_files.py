@@ -27,7 +27,7 @@ from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError
 from llambert.printable import escaped
 from llambert.storage.locations import is_local, open_location
-from llambert.storage.reference import Found, find_files
+from llambert.storage.reference import FoundFiles, find_files
 
 COLUMNS = [schema.RECORD_ID, schema.TEXT, "folder"]
 FILES_PER_UNIT = 1000  # on average
@@ -42,7 +42,7 @@ def find(corpus: CorpusRecipe) -> Sources:
     return Sources(units_of(found, found.files, corpus.format), found.num_hidden)
 
 
-def units_of(found: Found, names: Iterable[str], format_name: str) -> list[SourceFile]:
+def units_of(found: FoundFiles, names: Iterable[str], format_name: str) -> list[SourceFile]:
     """Some of the files that were found as units, each of consecutive files, in the order given.
 
     A unit begins at each file that ``_begins_unit`` says, and has its key of that file: one that is added or removed

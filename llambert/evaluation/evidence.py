@@ -21,7 +21,8 @@ from llambert.annotation.splits import TRAIN, is_sampled
 from llambert.errors import InputError
 from llambert.hashing import hash64
 from llambert.run import Run
-from llambert.storage.run_directory import Manifest, TableDirectory
+from llambert.storage.manifest import Manifest
+from llambert.storage.run_directory import TableDirectory
 
 Mask = NDArray[np.bool_]
 Codes = NDArray[np.int16]

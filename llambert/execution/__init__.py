@@ -1,6 +1,6 @@
-"""Where the work of a stage is done: a stage names units and a worker, and an ``Executor`` has them done.
+"""Execution of stages: an ``Executor`` runs a worker on units of work, here or on a cluster.
 
-Fine-tuning names a function instead, which learns of its surroundings through a ``TrainingContext``.
+Fine-tuning runs a function instead, with a ``TrainingContext``.
 
 A unit of work is a bounded slice of a table with a fixed name. A worker reads it, works, and commits its part under
 that name; the caller sees only small outcomes. Losing a process loses the units in flight, which are done again; a
@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from llambert.run import Run
-from llambert.storage.run_directory import Part
+from llambert.storage.manifest import Part
 
 if TYPE_CHECKING:  # workers of stages that use no model import this module
     import torch
@@ -23,9 +23,9 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one unit came to: its committed parts and the seconds the worker's model or reader was busy.
+    """The result of one unit: its committed parts and the seconds the worker's model or reader was busy.
 
-    ``replica``: who did it, for shares by replica. ``notes``: what the user should know of how it was done.
+    ``replica``: the actor that did it. ``notes``: what the user should know about how it was done.
     """
 
     parts: list[Part]
@@ -35,7 +35,7 @@ class Outcome:
     notes: list[str] = field(default_factory=list)
 
     def to_json(self) -> str:
-        """For the way from an actor to the driver: Arrow would pickle the object itself."""
+        """To be sent from an actor to the driver as text: Arrow would pickle the object."""
         return json.dumps({**asdict(self), "parts": [part.model_dump() for part in self.parts]})
 
     @classmethod
@@ -87,18 +87,21 @@ class TrainingProgress:
     figures: dict[str, float] = field(default_factory=dict)
 
 
+OnProgress = Callable[[TrainingProgress], None]
+
+
 class TrainingContext(Protocol):
     """What a training function needs of the place where it runs, as one of one or more workers.
 
-    Where there are several, they are a ``torch.distributed`` group, and every one calls ``first_refusal`` and
+    Where there are several, they are a ``torch.distributed`` group, and every one calls ``first_error`` and
     ``save_state`` at the same steps.
     """
 
     rank: int
     device: "torch.device"
 
-    def first_refusal(self, refusal: str) -> str:
-        """The first non-empty ``refusal`` of any worker: none must wait for one that gave up."""
+    def first_error(self, message: str) -> str:
+        """The first non-empty ``message`` of any worker, so that no worker waits for one that failed."""
         ...
 
     def latest_state(self) -> dict[str, Any] | None:
@@ -109,13 +112,13 @@ class TrainingContext(Protocol):
         """Store ``state()``, called on rank 0 alone, so that a training that is killed resumes from it."""
         ...
 
-    def tell(self, progress: TrainingProgress) -> None:
-        """Tell the driver; only what rank 0 says reaches it."""
+    def report(self, progress: TrainingProgress) -> None:
+        """Report to the driver; it receives the reports of rank 0 alone."""
         ...
 
 
 class Executor(Protocol):
-    """Has units of work done and a classifier trained, on a cluster or in this process."""
+    """Runs units of work and trains a classifier, on a cluster or in this process."""
 
     def run(
         self, stage: str, worker: type[Worker], arguments: tuple[Any, ...], units: list[dict[str, Any]], pool: Pool
@@ -127,7 +130,10 @@ class Executor(Protocol):
         ...
 
     def train(
-        self, run: Run, function: Callable[[Run, TrainingContext], Result], tell: Callable[[TrainingProgress], None]
+        self,
+        run: Run,
+        function: Callable[[Run, TrainingContext], Result],
+        on_progress: OnProgress,
     ) -> Result:
         """What ``function`` returned on rank 0, with the workers and resources of the recipe's classifier.
 

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 from llambert.errors import InputError
-from llambert.execution import Outcome, Pool, Result, TrainingContext, TrainingProgress, Worker
+from llambert.execution import OnProgress, Outcome, Pool, Result, TrainingContext, Worker
 from llambert.run import Run
-from llambert.storage.run_directory import TableDirectory, write_whole
+from llambert.storage.atomic import write_atomically
+from llambert.storage.run_directory import TableDirectory
 
 _STATE = "state.pt"
 
@@ -42,14 +43,17 @@ class InProcessExecutor:
                 yield in_flight.popleft().result()
 
     def train(
-        self, run: Run, function: Callable[[Run, TrainingContext], Result], tell: Callable[[TrainingProgress], None]
+        self,
+        run: Run,
+        function: Callable[[Run, TrainingContext], Result],
+        on_progress: OnProgress,
     ) -> Result:
         """See ``Executor.train``; one worker, on this machine's GPU if the recipe says ``classifier.use_gpu``."""
         use_gpu = run.recipe.classifier.use_gpu
         if use_gpu and not torch.cuda.is_available():
             raise InputError("classifier.use_gpu: PyTorch finds no GPU on this machine; set it to false")
         device = torch.device("cuda" if use_gpu else "cpu")
-        return function(run, _LocalTraining(device, run.table("training"), tell))
+        return function(run, _LocalTraining(device, run.table("training"), on_progress))
 
 
 IN_PROCESS = InProcessExecutor()
@@ -60,12 +64,12 @@ class _LocalTraining:
 
     rank = 0
 
-    def __init__(self, device: torch.device, states: TableDirectory, tell: Callable[[TrainingProgress], None]) -> None:
-        self.device, self.tell = device, tell
+    def __init__(self, device: torch.device, states: TableDirectory, on_progress: OnProgress) -> None:
+        self.device, self.report = device, on_progress
         self._filesystem, self._path = states.filesystem, states.path(_STATE)
 
-    def first_refusal(self, refusal: str) -> str:
-        return refusal
+    def first_error(self, message: str) -> str:
+        return message
 
     def latest_state(self) -> dict[str, Any] | None:
         try:
@@ -77,4 +81,4 @@ class _LocalTraining:
     def save_state(self, state: Callable[[], dict[str, Any]]) -> None:
         content = io.BytesIO()
         torch.save(state(), content)
-        write_whole(self._filesystem, self._path, content.getvalue())
+        write_atomically(self._filesystem, self._path, content.getvalue())

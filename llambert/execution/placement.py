@@ -1,4 +1,4 @@
-"""What one replica needs, said once: its GPUs and CPUs as one bundle on one node, in a placement group of its own.
+"""One placement group per replica: its GPUs and CPUs as one bundle on one node.
 
 A group is made when its replica starts and removed when the replica is gone, at the latest when the stage
 ends. A group that finds no room waits, which is what makes an autoscaler bring a node; a group whose node dies
@@ -17,10 +17,10 @@ from ray.util.placement_group import PlacementGroup, placement_group, remove_pla
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 
-def node_claim(node_resource: str | None) -> dict[str, float]:
-    """What a replica asks for to stand on a node that has the custom resource: so little that it never runs out.
+def node_resources(node_resource: str | None) -> dict[str, float]:
+    """The resources that bind a replica to nodes with a custom resource: an amount so small that it never runs out.
 
-    An autoscaler then brings nodes of that kind for it, and no others, and they leave when nobody asks any more.
+    An autoscaler then adds nodes of that kind for it, and removes them when they are idle.
     """
     return {node_resource: 0.001} if node_resource else {}
 
@@ -40,7 +40,7 @@ class ReplicaGroups:
     def __init__(
         self, title: str, num_gpus: float, num_cpus: float, max_replicas: int, node_resource: str | None = None
     ) -> None:
-        self._bundle = {"GPU": num_gpus, "CPU": num_cpus, **node_claim(node_resource)}
+        self._bundle = {"GPU": num_gpus, "CPU": num_cpus, **node_resources(node_resource)}
         self._title = title
         run = uuid.uuid4().hex[:8]
         self._names = [f"{title}-replica-{number}-{run}" for number in range(max_replicas)]
@@ -49,7 +49,7 @@ class ReplicaGroups:
         self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
-        """Say so if no node is large enough yet: the stage then waits for the autoscaler, or for ever."""
+        """Print a line if no node is large enough yet: the stage waits for the autoscaler, or forever."""
         nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         if not any(all(node.get(name, 0) >= num for name, num in self._bundle.items()) for node in nodes):
             needed = ", ".join(f"{num:g} {name}" for name, num in self._bundle.items())
@@ -69,7 +69,7 @@ class ReplicaGroups:
         Where all are there, those of the last one: Ray refuses a second actor of a name.
         """
         with self._lock:
-            name = next((name for name in self._names if not _is_there(name)), self._names[-1])
+            name = next((name for name in self._names if not _actor_exists(name)), self._names[-1])
             if name not in self._groups:
                 self._groups[name] = placement_group([self._bundle], strategy="STRICT_PACK", name=name)
             self._handed_out[name] = time.monotonic()
@@ -80,15 +80,15 @@ class ReplicaGroups:
         """Remove the groups of replicas that are gone, so that their GPUs serve others or their node leaves."""
         with self._lock:
             for name in list(self._groups):
-                if time.monotonic() - self._handed_out[name] > STARTING_S and not _is_there(name):
+                if time.monotonic() - self._handed_out[name] > STARTING_S and not _actor_exists(name):
                     self._remove(name)
 
     def _remove(self, name: str) -> None:
         remove_placement_group(self._groups.pop(name))
 
 
-def _is_there(name: str) -> bool:
-    """Whether an actor has this name, waiting for its place, running or being restarted."""
+def _actor_exists(name: str) -> bool:
+    """Whether an actor has this name: pending, running or restarting."""
     try:
         ray.get_actor(name)
     except ValueError:

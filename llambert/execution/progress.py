@@ -1,4 +1,4 @@
-"""How far a long stage is: a bar with rate and ETA in a terminal, a plain line now and then elsewhere."""
+"""Progress of a stage: a bar with rate and ETA in a terminal, a plain line every ten seconds elsewhere."""
 
 import sys
 import time
@@ -6,17 +6,17 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, SpinnerColumn, Task, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TextColumn
 from rich.progress import Progress as Bars
-from rich.text import Text
 
 LINE_EVERY_S = 10.0
 
 
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        tracker: Progress = task.fields["tracker"]
-        return Text(tracker.rate_and_eta())
+def format_duration(seconds: float) -> str:
+    """Hours, minutes and seconds: ``1:02:03``, or ``2:03`` below an hour."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 class Progress:
@@ -41,7 +41,7 @@ class Progress:
                 BarColumn(),
                 MofNCompleteColumn(),
                 TextColumn(self.unit),
-                _Rate(),
+                TextColumn("{task.fields[tracker].rate_and_eta}"),
                 console=console,
             )
             self._bars.start()
@@ -52,7 +52,7 @@ class Progress:
         if self._bars is not None:
             self._bars.stop()
         elif kind is None:
-            self._line()
+            self._print_line()
 
     def advance(self, num: int = 1) -> None:
         """``num`` more units are done."""
@@ -60,20 +60,19 @@ class Progress:
         if self._bars is not None:
             self._bars.update(self._bar, completed=self.done)
         elif time.monotonic() - self._last_line >= LINE_EVERY_S:
-            self._line()
+            self._print_line()
 
+    @property
     def rate_and_eta(self) -> str:
         """For example ``118.2/s, 1:32 left``."""
         elapsed = time.monotonic() - self._started
         rate = (self.done - self._done_before) / elapsed if elapsed > 0 else 0.0
         text = f"{rate:,.1f}/s"
         if self.total is not None and rate > 0:
-            minutes, seconds = divmod(round(max(self.total - self.done, 0) / rate), 60)
-            hours, minutes = divmod(minutes, 60)
-            text += f", {hours}:{minutes:02}:{seconds:02} left" if hours else f", {minutes}:{seconds:02} left"
+            text += f", {format_duration(max(self.total - self.done, 0) / rate)} left"
         return text
 
-    def _line(self) -> None:
+    def _print_line(self) -> None:
         self._last_line = time.monotonic()
         total = f"/{self.total:,}" if self.total is not None else ""
-        print(f"{self.title}: {self.done:,}{total} {self.unit}, {self.rate_and_eta()}", file=sys.stderr, flush=True)
+        print(f"{self.title}: {self.done:,}{total} {self.unit}, {self.rate_and_eta}", file=sys.stderr, flush=True)

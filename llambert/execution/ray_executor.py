@@ -17,8 +17,8 @@ from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _in
 from ray.util.metrics import Counter
 
 from llambert.errors import InputError
-from llambert.execution import Outcome, Pool, Result, TrainingContext, TrainingProgress, Worker
-from llambert.execution.placement import ReplicaGroups, node_claim
+from llambert.execution import OnProgress, Outcome, Pool, Result, TrainingContext, Worker
+from llambert.execution.placement import ReplicaGroups, node_resources
 from llambert.run import Run
 
 
@@ -62,7 +62,7 @@ class RayExecutor:
             if pool.num_gpus >= 1
             else None
         )
-        claim = {} if groups else node_claim(pool.node_resource)
+        claim = {} if groups else node_resources(pool.node_resource)
         with warnings.catch_warnings():
             # Ray 2.60 has no named parameters yet for these.
             warnings.filterwarnings("ignore", message=".*ray_remote_args.*")
@@ -88,20 +88,23 @@ class RayExecutor:
         dataset.set_name(stage)
         with attempts, groups or contextlib.nullcontext():
             for row in dataset.iter_rows():
-                if row["refusal"]:
-                    raise InputError(row["refusal"])
+                if row["input_error"]:
+                    raise InputError(row["input_error"])
                 if groups:
                     groups.release_unused()
                 yield Outcome.from_json(row["outcome"])
 
     def train(
-        self, run: Run, function: Callable[[Run, TrainingContext], Result], tell: Callable[[TrainingProgress], None]
+        self,
+        run: Run,
+        function: Callable[[Run, TrainingContext], Result],
+        on_progress: OnProgress,
     ) -> Result:
         """See ``ray_training.train``."""
         from llambert.execution import ray_training  # with PyTorch, which many actors that import this module never use
 
         connect()
-        return ray_training.train(run, function, tell)
+        return ray_training.train(run, function, on_progress)
 
 
 RAY = RayExecutor()
@@ -109,7 +112,7 @@ RAY = RayExecutor()
 
 @dataclass(frozen=True)
 class _Attempts:
-    """How often each unit was begun, in Ray's own store, which outlives actors and nodes and costs no process.
+    """The number of attempts at each unit, in Ray's own store, which outlives actors and nodes.
 
     Bounds the retries of a unit that kills its process: Ray would restart the actor and try without end.
     """
@@ -134,30 +137,30 @@ class _Attempts:
 
 
 class _UnitActor:
-    """A worker in its actor. What the user must mend travels back as a value, so that it stays one line."""
+    """A worker in its actor. An ``InputError`` is returned as a value, so that it stays one line."""
 
     def __init__(self, stage: str, worker: type[Worker], arguments: tuple[Any, ...], attempts: _Attempts) -> None:
-        self._refusal, self._stage = "", stage
+        self._input_error, self._stage = "", stage
         self._retries = Counter("llambert_retries", "units of work begun again after a process was lost", ("stage",))
         self._attempts = attempts
         try:
             self._worker = worker(*arguments)
         except InputError as error:
-            self._refusal = str(error)
+            self._input_error = str(error)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[str]]:
-        outcomes, refusals = [], []
+        outcomes, input_errors = [], []
         for unit in batch["unit"]:
             if self._attempts.begin(unit) > 1:
                 self._retries.inc(1, {"stage": self._stage})
-            outcome, refusal = self._do(json.loads(unit))
+            outcome, input_error = self._run_unit(json.loads(unit))
             outcomes.append(outcome)
-            refusals.append(refusal)
-        return {"outcome": outcomes, "refusal": refusals}
+            input_errors.append(input_error)
+        return {"outcome": outcomes, "input_error": input_errors}
 
-    def _do(self, unit: dict[str, Any]) -> tuple[str, str]:
-        if self._refusal:
-            return "", self._refusal
+    def _run_unit(self, unit: dict[str, Any]) -> tuple[str, str]:
+        if self._input_error:
+            return "", self._input_error
         try:
             return self._worker(unit).to_json(), ""
         except InputError as error:

@@ -21,8 +21,8 @@ from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from llambert.errors import InputError
-from llambert.execution import Result, TrainingContext, TrainingProgress
-from llambert.execution.placement import node_claim
+from llambert.execution import OnProgress, Result, TrainingContext, TrainingProgress
+from llambert.execution.placement import node_resources
 from llambert.execution.training_faults import Faults
 from llambert.recipe import ClassifierRecipe
 from llambert.run import Run
@@ -32,26 +32,24 @@ from llambert.storage.run_directory import TableDirectory
 _STATE = "state.pt"
 
 
-def train(
-    run: Run, function: Callable[[Run, TrainingContext], Result], tell: Callable[[TrainingProgress], None]
-) -> Result:
+def train(run: Run, function: Callable[[Run, TrainingContext], Result], on_progress: OnProgress) -> Result:
     """See ``Executor.train``; Ray must be connected.
 
     A killed worker resumes from the last state, at most ``classifier.max_failures`` times. ``RuntimeError``: the
     workers failed too often, or of a fault that would recur.
     """
     _require_resources(run.recipe.classifier)
-    with _told_by_workers(tell) as queue, Faults() as faults:
+    with _progress_queue(on_progress) as queue, Faults() as faults:
         outcome = _fit(run, {"run": run, "function": function, "queue": queue, "faults": faults})
-    if "refusal" in outcome:
-        raise InputError(outcome["refusal"])
+    if "input_error" in outcome:
+        raise InputError(outcome["input_error"])
     if "fault" in outcome:
-        raise outcome["fault"].raised_by("finetune")
+        raise outcome["fault"].to_error("finetune")
     return outcome["result"]
 
 
 def _require_resources(recipe: ClassifierRecipe) -> None:
-    """Refuse what a Ray of this machine alone can never give; a cluster may still grow."""
+    """``InputError`` if a local Ray has too few resources; a cluster may still grow."""
     if os.environ.get("RAY_ADDRESS"):
         return
     there = ray.cluster_resources()
@@ -75,10 +73,10 @@ def _fit(run: Run, config: dict[str, Any]) -> dict[str, Any]:
     resources = {
         "CPU": recipe.cpus_per_worker,
         **({"GPU": 1} if recipe.use_gpu else {}),
-        **node_claim(recipe.node_resource),
+        **node_resources(recipe.node_resource),
     }
     trainer = TorchTrainer(
-        _work,  # type: ignore[arg-type]
+        _training_loop,  # type: ignore[arg-type]
         train_loop_config=config,
         scaling_config=ScalingConfig(
             num_workers=recipe.num_workers, use_gpu=recipe.use_gpu, resources_per_worker=resources
@@ -96,7 +94,7 @@ def _fit(run: Run, config: dict[str, Any]) -> dict[str, Any]:
         return trainer.fit().return_value  # type: ignore[attr-defined]
     except ray.train.TrainingFailedError as error:
         if fault := config["faults"].found():
-            raise fault.raised_by("finetune") from error
+            raise fault.to_error("finetune") from error
         last = str(error).strip().rpartition("\n")[2]
         raise RuntimeError(
             f"finetune: its workers failed more than {recipe.max_failures} times (classifier.max_failures), last "
@@ -108,10 +106,10 @@ def _ray_storage(training: TableDirectory) -> tuple[pyarrow.fs.FileSystem | None
     """The run's own filesystem as Ray Train takes it, and the path on it."""
     if is_local(training.filesystem):
         return pyarrow.fs.LocalFileSystem(), training.path()
-    return pyarrow.fs.PyFileSystem(_LiteralPaths(training.filesystem)), training.path()
+    return pyarrow.fs.PyFileSystem(_LiteralPathHandler(training.filesystem)), training.path()
 
 
-class _LiteralPaths(pyarrow.fs.FSSpecHandler):
+class _LiteralPathHandler(pyarrow.fs.FSSpecHandler):
     """A filesystem for Arrow that removes and moves what is named; fsspec would take ``*?[`` in it for a pattern."""
 
     def delete_dir(self, path: str) -> None:
@@ -132,17 +130,17 @@ class _LiteralPaths(pyarrow.fs.FSSpecHandler):
 
 
 @contextlib.contextmanager
-def _told_by_workers(tell: Callable[[TrainingProgress], None]) -> Iterator[Queue]:
-    """A queue whose entries are passed to ``tell`` by a thread; None ends the thread.
+def _progress_queue(on_progress: OnProgress) -> Iterator[Queue]:
+    """A queue whose entries are passed to ``on_progress`` by a thread; None ends the thread.
 
-    Its actor stands on the driver's own node: another may be lost, and training goes on.
+    Its actor is on the driver's node, so that training continues when another node is lost.
     """
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
 
     def pass_on() -> None:
         while (progress := queue.get()) is not None:
-            tell(progress)
+            on_progress(progress)
 
     thread = threading.Thread(target=pass_on, name="training-progress", daemon=True)
     thread.start()
@@ -157,8 +155,8 @@ def _told_by_workers(tell: Callable[[TrainingProgress], None]) -> Iterator[Queue
 # In the workers
 
 
-def _work(config: dict[str, Any]) -> dict[str, Any]:
-    """Ray Train's function. A refusal and a fault that would recur are returned: for an exception Ray starts anew."""
+def _training_loop(config: dict[str, Any]) -> dict[str, Any]:
+    """Ray Train's function. Returns input errors and recurring faults: on an exception Ray restarts the workers."""
     faults: Faults = config["faults"]
     if fault := faults.found():
         return {"fault": fault}
@@ -166,7 +164,7 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
     try:
         return {"result": config["function"](config["run"], context)}
     except InputError as error:
-        return {"refusal": str(error)}
+        return {"input_error": str(error)}
     except Exception as error:
         fault = faults.add(error, context.rank, context.num_done)
         if fault and ray.train.get_context().get_world_size() == 1:
@@ -175,7 +173,7 @@ def _work(config: dict[str, Any]) -> dict[str, Any]:
 
 
 class _RayTraining:
-    """A ``TrainingContext`` that tells Ray's metrics too."""
+    """A ``TrainingContext`` that reports to Ray's metrics too."""
 
     def __init__(self, run: str, queue: Queue) -> None:
         self.rank = ray.train.get_context().get_world_rank()
@@ -185,12 +183,12 @@ class _RayTraining:
         self._figures: dict[str, float] = {}
         self._gauges: dict[str, Gauge] = {}
 
-    def first_refusal(self, refusal: str) -> str:
+    def first_error(self, message: str) -> str:
         if not dist.is_initialized() or dist.get_world_size() == 1:
-            return refusal
-        refusals: list[str] = [""] * dist.get_world_size()
-        dist.all_gather_object(refusals, refusal)
-        return next((found for found in refusals if found), "")
+            return message
+        messages: list[str] = [""] * dist.get_world_size()
+        dist.all_gather_object(messages, message)
+        return next(filter(None, messages), "")
 
     def latest_state(self) -> dict[str, Any] | None:
         if not (checkpoint := ray.train.get_checkpoint()):
@@ -207,7 +205,7 @@ class _RayTraining:
             torch.save(state(), Path(folder, _STATE))
             ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
-    def tell(self, progress: TrainingProgress) -> None:
+    def report(self, progress: TrainingProgress) -> None:
         self.num_done = progress.num_done
         self._figures |= progress.figures
         if self.rank > 0:

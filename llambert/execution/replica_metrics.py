@@ -51,23 +51,23 @@ class ReplicaMetrics:
         if not self.replica:
             return
         for name, count in counts.items():
-            self._count(name, count)
-        self._count("busy_seconds", busy_seconds)
+            self._increment(name, count)
+        self._increment("busy_seconds", busy_seconds)
         if self._num_gpus:
-            self._count("accelerator_seconds", self._num_gpus * (now - self._counted_until))
+            self._increment("accelerator_seconds", self._num_gpus * (now - self._counted_until))
             self._counted_until = now
         self._busy_seconds += busy_seconds
         self._totals.update(counts)
-        self._show("busy_share", self._busy_seconds / max(now - self._began, 1e-9))
+        self._set_gauge("busy_share", self._busy_seconds / max(now - self._began, 1e-9))
         if padded := self._totals["num_padded_tokens"]:
-            self._show("padding_waste", 1 - self._totals["num_tokens"] / padded)
+            self._set_gauge("padding_waste", 1 - self._totals["num_tokens"] / padded)
 
-    def _show(self, name: str, value: float) -> None:
+    def _set_gauge(self, name: str, value: float) -> None:
         if name not in self._gauges:
             self._gauges[name] = Gauge(f"llambert_{name}", _GAUGES[name], _TAGS)
         self._gauges[name].set(value, self._tags)
 
-    def _count(self, name: str, value: float) -> None:
+    def _increment(self, name: str, value: float) -> None:
         if name not in self._counters:
             described = name.removeprefix("num_").replace("_", " ")
             self._counters[name] = Counter(f"llambert_{name.removeprefix('num_')}", f"{described}, so far", _TAGS)

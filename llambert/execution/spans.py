@@ -7,10 +7,7 @@ from llambert.execution import Outcome
 
 @dataclass
 class Span:
-    """From when to when one replica worked, how long its model was busy in between, and what it did.
-
-    Of outcomes whose ``measures`` say ``started_at`` and ``ended_at``.
-    """
+    """When one replica worked, how long its model was busy and how many rows it wrote, by its outcomes' measures."""
 
     started_at: float = float("inf")
     ended_at: float = 0.0
@@ -28,14 +25,9 @@ class Span:
         self.num_rows += num_rows
 
     @property
-    def seconds(self) -> float:
-        """Positive, however short."""
-        return max(self.ended_at - self.started_at, 1e-9)
-
-    @property
     def busy_share(self) -> float:
-        """Of the replica's time, the share that its model worked."""
-        return self.busy_seconds / self.seconds
+        """The share of the replica's time in which its model worked."""
+        return self.busy_seconds / max(self.ended_at - self.started_at, 1e-9)
 
     @property
     def rows_per_second(self) -> float:
@@ -43,4 +35,4 @@ class Span:
         first_ended_at, num_first = self._first or (0.0, 0)
         if self.ended_at > first_ended_at:
             return (self.num_rows - num_first) / (self.ended_at - first_ended_at)
-        return self.num_rows / self.seconds
+        return self.num_rows / max(self.ended_at - self.started_at, 1e-9)

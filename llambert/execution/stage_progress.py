@@ -1,17 +1,18 @@
-"""How far a stage is, over all its starts: what is committed, what is to do, how long it took, what went wrong."""
+"""Progress of a stage over all its starts: committed parts, seconds, and failures."""
 
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any, Self
+from typing import Any
 
 from llambert.errors import InputError, last_line
 from llambert.execution import Executor, Outcome, Pool, Worker
 from llambert.execution.progress import Progress
 from llambert.execution.spans import Span
-from llambert.storage.run_directory import Part, TableDirectory
+from llambert.storage.manifest import Part
+from llambert.storage.run_directory import TableDirectory
 
-EVERY_S = 2.0
+WRITE_EVERY_S = 2.0
 
 
 class ProgressFile:
@@ -46,18 +47,22 @@ class ProgressFile:
             }
         )
 
-    def write_now_and_then(self, done: int, total: int | None, seconds: dict[str, float]) -> None:
+    def write_throttled(self, done: int, total: int | None, seconds: dict[str, float]) -> None:
         """``write``, every two seconds at most and at the end."""
-        if time.monotonic() - self._last_written >= EVERY_S or done == total:
+        if time.monotonic() - self._last_written >= WRITE_EVERY_S or done == total:
             self.write(done, total, seconds)
 
 
-def _one(_: Outcome) -> int:
+def _count_units(_: Outcome) -> int:
     return 1
 
 
+def _count_records(outcome: Outcome) -> int:
+    return sum(part.num_in for part in outcome.parts)
+
+
 class StageProgress:
-    """One start of a stage whose units of work an executor does: progress bar, ``progress.json`` and measures.
+    """One start of a stage whose units an executor runs: progress bar, ``progress.json`` and measures.
 
     ``total`` (by default, the units of this start) and ``num_done`` count ``unit``s over all starts; ``num_in`` says
     how many an outcome stands for. ``parts``: what is committed of ``table``, at first by earlier starts.
@@ -69,37 +74,17 @@ class StageProgress:
         table: TableDirectory,
         total: int | None = None,
         unit: str = "units",
-        num_in: Callable[[Outcome], int] = _one,
+        num_in: Callable[[Outcome], int] = _count_units,
         committed: Sequence[Part] = (),
     ) -> None:
         self.stage, self.total, self._unit, self._num_in = stage, total, unit, num_in
         self.num_done = self.num_done_before = num_in(Outcome(list(committed))) if committed else 0
         self.parts, self._num_committed = list(committed), len(committed)
-        self._upstream: Sequence[Part] = ()
         self.notes: list[str] = []
         self.spans: dict[str, Span] = {}
         self._file = ProgressFile(table, unit)
         self._started_at = time.time()
         self._busy_seconds = self._accelerator_seconds = 0.0
-
-    @classmethod
-    def by_part(cls, stage: str, table: TableDirectory, upstream: Sequence[Part]) -> Self:
-        """Of a stage that makes one part of each part of a table ``upstream``, of the same name."""
-        committed = table.committed_parts({part.name for part in upstream})
-        total = sum(part.num_rows for part in upstream)
-
-        def num_in(outcome: Outcome) -> int:
-            return sum(part.num_in for part in outcome.parts)
-
-        made = cls(stage, table, total, "records", num_in, committed)
-        made._upstream = upstream
-        return made
-
-    @property
-    def to_do(self) -> list[Part]:
-        """The parts of ``upstream`` that no committed part has the name of."""
-        done = {part.name for part in self.parts}
-        return [part for part in self._upstream if part.name not in done]
 
     def run(
         self,
@@ -109,7 +94,7 @@ class StageProgress:
         units: list[dict[str, Any]],
         pool: Pool,
     ) -> None:
-        """Have ``units`` done. What stops the stage is noted in ``progress.json`` and raised; committed parts stay.
+        """Run ``units``. An exception is recorded in ``progress.json`` and raised; committed parts stay.
 
         ``InputError`` as the worker raises it.
         """
@@ -124,26 +109,6 @@ class StageProgress:
             self._file.write(self.num_done, self.total, self.seconds, failure=last_line(error))
             raise
 
-    def run_parts(self, executor: Executor, worker: type[Worker], arguments: tuple[Any, ...], pool: Pool) -> list[Part]:
-        """Have the part of each part of ``upstream`` made that is not committed: units of its name and its rows.
-
-        Returns all parts in the order of ``upstream``; ``RuntimeError`` names those that could not be made.
-        """
-        units = [{"name": part.name, "num_rows": part.num_rows} for part in self.to_do]
-        try:
-            self.run(executor, worker, arguments, units, pool)
-        except InputError:
-            raise
-        except Exception as error:
-            missing = [part.name for part in self.to_do]
-            raise RuntimeError(
-                f"{self.stage}: {len(missing)} of {len(self._upstream)} parts are not done ({', '.join(missing[:5])}"
-                f"{', …' if len(missing) > 5 else ''}); what is committed is kept, run the job again to resume"
-            ) from error
-        assert not self.to_do, f"{self.stage}: parts without an outcome: {self.to_do[:5]}"
-        by_name = {part.name: part for part in self.parts}
-        return [by_name[part.name] for part in self._upstream]
-
     def _add(self, outcome: Outcome) -> None:
         """One more unit is done."""
         self.parts += outcome.parts
@@ -156,7 +121,7 @@ class StageProgress:
             if note not in self.notes:
                 self.notes.append(note)
                 print(f"{self.stage}: {note}", flush=True)
-        self._file.write_now_and_then(self.num_done, self.total, self.seconds)
+        self._file.write_throttled(self.num_done, self.total, self.seconds)
 
     @property
     def new_parts(self) -> list[Part]:
@@ -189,3 +154,38 @@ class StageProgress:
             **{f"replica_rate.{n}": span.rows_per_second for n, span in enumerate(spans)},
             **{f"busy_share.{n}": span.busy_share for n, span in enumerate(spans)},
         }
+
+
+class PartByPartProgress(StageProgress):
+    """Of a stage that makes one part of each part of a table ``upstream``, of the same name."""
+
+    def __init__(self, stage: str, table: TableDirectory, upstream: Sequence[Part]) -> None:
+        committed = table.committed_parts({part.name for part in upstream})
+        super().__init__(stage, table, sum(part.num_rows for part in upstream), "records", _count_records, committed)
+        self.upstream = upstream
+
+    @property
+    def remaining(self) -> list[Part]:
+        """The parts of ``upstream`` without a committed part of the same name."""
+        done = {part.name for part in self.parts}
+        return [part for part in self.upstream if part.name not in done]
+
+    def run_parts(self, executor: Executor, worker: type[Worker], arguments: tuple[Any, ...], pool: Pool) -> list[Part]:
+        """Make what remains, by units ``{"name", "num_rows"}`` of the upstream parts; all parts in upstream order.
+
+        ``RuntimeError`` names the parts that could not be made.
+        """
+        units = [{"name": part.name, "num_rows": part.num_rows} for part in self.remaining]
+        try:
+            self.run(executor, worker, arguments, units, pool)
+        except InputError:
+            raise
+        except Exception as error:
+            missing = [part.name for part in self.remaining]
+            raise RuntimeError(
+                f"{self.stage}: {len(missing)} of {len(self.upstream)} parts are not done ({', '.join(missing[:5])}"
+                f"{', …' if len(missing) > 5 else ''}); committed parts are kept, run the job again to resume"
+            ) from error
+        assert not self.remaining, f"{self.stage}: parts without an outcome: {self.remaining[:5]}"
+        by_name = {part.name: part for part in self.parts}
+        return [by_name[part.name] for part in self.upstream]

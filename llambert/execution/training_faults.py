@@ -1,4 +1,4 @@
-"""Faults that would recur, so that no worker is started anew for them."""
+"""Faults that would recur, for which no worker is restarted."""
 
 import json
 import traceback
@@ -11,11 +11,11 @@ from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _in
 
 from llambert.errors import described
 
-_OF_THE_CODE = (
+_PROGRAMMING_ERRORS = (
     *(TypeError, ValueError, AttributeError, LookupError, ArithmeticError, AssertionError),
     *(ImportError, NameError, NotImplementedError, SyntaxError),
 )
-_OF_THE_SURROUNDINGS = (OSError, RayError)
+_INFRASTRUCTURE_ERRORS = (OSError, RayError)
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Fault:
     summary: str
     traceback: str
 
-    def raised_by(self, stage: str) -> RuntimeError:
+    def to_error(self, stage: str) -> RuntimeError:
         """The driver's exception, with the worker's traceback as a note."""
         error = RuntimeError(
             f"{stage}: {self.summary}; it would fail in the same way again and is not retried; what is stored is kept"
@@ -36,7 +36,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Faults:
-    """What failed in the workers of one stage, in Ray's own store, which outlives them.
+    """The failures of the workers of one stage, in Ray's own store, which outlives them.
 
     A fault would recur if its type says so (a ``TypeError`` is no lost machine), or if it recurred: the same
     exception at the same place of the same worker. A fault of storage, network or Ray never does.
@@ -46,11 +46,11 @@ class Faults:
 
     def add(self, error: Exception, worker: int, place: int | None) -> Fault | None:
         """Note that ``worker`` failed at ``place`` of its work (None: before it began); the fault if it would recur."""
-        if isinstance(error, _OF_THE_SURROUNDINGS):
+        if isinstance(error, _INFRASTRUCTURE_ERRORS):
             return None
         fault = Fault(described(error), "".join(traceback.format_exception(error)))
         key, this = f"{self.prefix}{worker}".encode(), json.dumps([fault.summary, place]).encode()
-        if not isinstance(error, _OF_THE_CODE) and _internal_kv_get(key) != this:
+        if not isinstance(error, _PROGRAMMING_ERRORS) and _internal_kv_get(key) != this:
             _internal_kv_put(key, this, overwrite=True)
             return None
         _internal_kv_put(f"{self.prefix}found".encode(), json.dumps(fault.__dict__).encode(), overwrite=True)

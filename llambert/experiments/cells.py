@@ -21,8 +21,9 @@ import torch
 from llambert.annotation.sampling import Purpose
 from llambert.experiments.sources import Labels
 from llambert.recipe import ClassifierRecipe, GoldPhase, digest, result_fields
+from llambert.storage.atomic import create_atomically, remove_temporaries, write_atomically
+from llambert.storage.locations import open_filesystem
 from llambert.storage.reference import content_identity, find_commit, is_hub_name
-from llambert.storage.run_directory import create_whole, open_filesystem, remove_temporaries, write_whole
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ class CellStore:
             "probabilities": [[round(float(p), 5) for p in row] for row in stored.probabilities],
         }
         filesystem, folder = open_filesystem(self.uri)
-        create_whole(filesystem, f"{folder}/{cell.fingerprint}.json", json.dumps(values).encode())
+        create_atomically(filesystem, f"{folder}/{cell.fingerprint}.json", json.dumps(values).encode())
         self._remove(f"{cell.fingerprint}.state")
         remove_temporaries(filesystem, folder, cell.fingerprint)
 
@@ -149,7 +150,7 @@ class CellStore:
         sink = io.BytesIO()
         torch.save(values, sink)
         filesystem, folder = open_filesystem(self.uri)
-        write_whole(filesystem, f"{folder}/{name}", sink.getvalue())
+        write_atomically(filesystem, f"{folder}/{name}", sink.getvalue())
 
     def _read(self, name: str) -> bytes | None:
         filesystem, folder = open_filesystem(self.uri)

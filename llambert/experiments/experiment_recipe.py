@@ -7,7 +7,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from llambert.errors import InputError
 from llambert.recipe import ClassifierRecipe, Share, apply_setting
-from llambert.section import Section, inconsistent, parse_yaml, placed, read_text, validate
+from llambert.section import Section, inconsistent, parse_yaml, placement_field, read_text, validate
 
 Regime = Literal["gold", "silver", "silver_extra", "combined"]
 
@@ -53,7 +53,7 @@ class Experiment(Section):
     """What every experiment has. Its results are in ``storage/name``, its cells in ``storage/cells``."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    storage: str = placed("runs/experiments")
+    storage: str = placement_field("runs/experiments")
     paper: Literal["imdb", "umls_regions"] | None = None
     """Whose figures of the paper stand beside the results."""
 
@@ -72,11 +72,11 @@ class Trainings(Experiment):
     """A small training set is seen more often than ``classifier.epochs``: until so many steps are taken, …"""
     max_epochs: PositiveInt = 10
     """… but no more often than this."""
-    cpus_per_cell: float = placed(1.0, gt=0)
-    gpus_per_cell: float = placed(0.0, ge=0)
-    store_every_s: float = placed(30.0, gt=0)
+    cpus_per_cell: float = placement_field(1.0, gt=0)
+    gpus_per_cell: float = placement_field(0.0, ge=0)
+    store_every_s: float = placement_field(30.0, gt=0)
     """How often a training under way is stored."""
-    max_attempts: PositiveInt = placed(3)
+    max_attempts: PositiveInt = placement_field(3)
 
     def epochs(self, num_records: int) -> int:
         """Of a training on so many records."""

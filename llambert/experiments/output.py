@@ -7,7 +7,8 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from llambert.experiments.experiment_recipe import Experiment
-from llambert.storage.run_directory import open_filesystem, write_whole
+from llambert.storage.atomic import write_atomically
+from llambert.storage.locations import open_filesystem
 
 PAGE = "results.md"
 
@@ -21,7 +22,7 @@ def write_results(experiment: Experiment, page: str, table: pa.Table, figures: d
     files |= {f"figure.{kind}": content for kind, content in figures.items()}
     filesystem, folder = open_filesystem(experiment_folder(experiment))
     for name, content in files.items():
-        write_whole(filesystem, f"{folder}/{name}", content)
+        write_atomically(filesystem, f"{folder}/{name}", content)
     return f"{experiment_folder(experiment)}/{PAGE}"
 
 

@@ -1,1 +1,1 @@
-"""Proof that a run's tables are whole, how far they are, and making again what is damaged."""
+"""Verification, status and repair of a run's tables."""

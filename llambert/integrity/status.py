@@ -1,4 +1,4 @@
-"""How far each table of a run is: while the job runs, and after it died. Reads listings and progress alone."""
+"""The progress of each table of a run, during the job and after it, from listings and ``progress.json`` alone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,11 +8,12 @@ from rich.console import Console
 from rich.table import Table
 
 from llambert.corpora.checks import warnings
+from llambert.execution.progress import format_duration
 from llambert.run import Run
 from llambert.storage.run_directory import TableDirectory
 
-# A stage at work rewrites its progress every few seconds, or once a part; older than this it is not at work.
-_SILENT_AFTER_S = 600.0
+# A working stage rewrites its progress every few seconds, or once per part.
+_STALE_AFTER_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def table_status(name: str, table: TableDirectory) -> TableStatus:
     failure = progress.get("failure")
     return TableStatus(
         name,
-        "stopped" if failure or age > _SILENT_AFTER_S else "working",
+        "stopped" if failure or age > _STALE_AFTER_S else "working",
         num_parts=num_parts,
         done=done,
         total=total,
@@ -101,7 +102,7 @@ def render(tables: list[TableStatus], width: int = 110) -> str:
             table.state,
             f"{done} {table.unit}" if done else "",
             f"{table.rate:,.1f}/s" if table.rate else "",
-            _duration(table.eta_seconds),
+            "" if table.eta_seconds is None else format_duration(table.eta_seconds),
             f"{table.num_parts:,}" if table.num_parts else "",
             f"{table.num_rejected:,}" if table.num_rejected else "",
             f"{table.num_failures}" if table.num_failures else "",
@@ -114,11 +115,3 @@ def render(tables: list[TableStatus], width: int = 110) -> str:
     lines += [f"{table.name}: {warning}" for table in tables for warning in table.warnings]
     lines += [f"{table.name} failed: {table.failure}" for table in tables if table.failure]
     return "\n".join(lines)
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

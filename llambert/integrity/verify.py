@@ -5,6 +5,7 @@ them in memory at a time, whatever the size of the corpus; what looks wrong by i
 its id, so that two ids of one hash are no finding.
 """
 
+import contextlib
 import hashlib
 import io
 import tempfile
@@ -22,23 +23,21 @@ import pyarrow.parquet as pq
 from llambert import schema
 from llambert.errors import InputError, one_line
 from llambert.hashing import hash64
-from llambert.recipe import Recipe
 from llambert.run import Run
-from llambert.section import parse_yaml, validate
 from llambert.storage.locations import is_local
-from llambert.storage.part_file import is_unaltered, parse_footer
+from llambert.storage.manifest import Manifest, Part, total
+from llambert.storage.part_file import is_part, is_unaltered, parse_footer
 from llambert.storage.reference import content_identity
-from llambert.storage.run_directory import Manifest, Part, RunDirectory, TableDirectory, is_part, total
+from llambert.storage.run_directory import TableDirectory
 from llambert.tables import TableSpec
-from llambert.tasks import load_task
 
 # Amendments, which hold some records of their table once more, are looked at as a table beside it.
-_ASKED_AGAIN = " (asked again)"
+_AMENDMENTS = " (asked again)"
 HASHES_PER_BUCKET = 4 << 20
 _PART_READERS = 4
 _NUM_EXAMPLES = 3
 _MAX_SUSPECTS = 10_000
-_Place = tuple[str, str]  # a table and a part of it
+_Location = tuple[str, str]  # a table and a part of it
 
 
 class FindingKind(StrEnum):
@@ -70,39 +69,28 @@ class Finding:
     table: str
     part: str | None
     problem: str
-    redo: tuple[_Place, ...] = ()
+    redo: tuple[_Location, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.table}/{self.part}: {self.problem}" if self.part else f"{self.table}: {self.problem}"
 
 
 @dataclass(frozen=True)
-class _Checked:
-    """What one part came to: its ids' hashes, and what is wrong with it."""
+class _PartCheck:
+    """The result for one part: the hashes of its record IDs, and what is wrong with it."""
 
     problems: list[tuple[FindingKind, str]]
     hashes: np.ndarray = field(default_factory=lambda: np.zeros(0, np.uint64))
     arrow_schema: pa.Schema | None = None
 
 
-def verify_directory(uri: str) -> list[Finding]:
-    """``verify`` for a run known by its directory alone, whose ``recipe.yaml`` says what it was."""
-    directory = RunDirectory(uri)
-    directory.check_layout()
-    text = directory.read("recipe.yaml")
-    path = f"{uri.rstrip('/')}/recipe.yaml"
-    recipe = validate(Recipe, {**parse_yaml(text, path), "storage": uri}, text, path)
-    return verify(Run(recipe, load_task(recipe.task)))
-
-
 def verify(run: Run) -> list[Finding]:
-    """Everything that is wrong with the tables of ``run``; empty: nothing is.
+    """All faults of the tables of ``run``.
 
     Per table: its manifest is there and its sums are right; each of its parts is there, has the bytes, rows,
-    counts and schema the manifest says, and no other part is; no id stands twice. Of a table that is not
-    complete, the parts so far can be read. Across tables: the labels
-    and their rejects are the corpus, the silver labels and theirs the sample, and the checkpoint is the one
-    that made the labels.
+    counts and schema the manifest says, and no other part is; record IDs are unique. The parts of an
+    incomplete table can be read. Across tables: labels and their rejects cover the corpus, silver labels and theirs the
+    sample, and the checkpoint is the one that made the labels.
     """
     findings: list[Finding] = []
     manifests: dict[str, Manifest] = {}
@@ -120,9 +108,8 @@ def verify(run: Run) -> list[Finding]:
         elif name in needed:
             findings.append(Finding(FindingKind.INCOMPLETE, name, None, "not complete: it has no manifest.json"))
             findings += _check_unfinished(run, table)
-    num_rows = sum(part.num_rows for manifest in manifests.values() for part in manifest.parts)
     with tempfile.TemporaryDirectory(prefix="llambert-verify-") as folder:
-        ids = _IdFiles(Path(folder), 1 + num_rows // HASHES_PER_BUCKET)
+        ids = _RecordIds(run, manifests, folder)
         for name, manifest in list(manifests.items()):
             spec, directory = run.tables[name], run.table(name)
             problems = _manifest_problems(spec, directory, manifest)
@@ -130,14 +117,14 @@ def verify(run: Run) -> list[Finding]:
             check = _check_files if spec.is_files else _check_table
             findings += check(spec, directory, manifest, ids)
             if spec.has_amendments:
-                manifests[name + _ASKED_AGAIN] = manifest.model_copy(update={"parts": manifest.amendments})
-                findings += _check_foreign(run, [name + _ASKED_AGAIN], name, manifests, ids)
+                manifests[name + _AMENDMENTS] = manifest.model_copy(update={"parts": manifest.amendments})
+                findings += _check_unexpected(ids, [name + _AMENDMENTS], name)
         for name in manifests:
-            findings += _check_unique(run, [name], manifests, ids)
+            findings += _check_unique(ids, [name])
         for table in run.tables:
             names = [one.name for one in run.tables.together(table.name) if one.has_ids]
             if table.covers and {*names, table.covers} <= manifests.keys():
-                findings += _check_cover(run, names, table.covers, manifests, ids)
+                findings += _check_coverage(ids, names, table.covers)
     return [*findings, *_check_models(run, manifests)]
 
 
@@ -158,7 +145,7 @@ def _check_unfinished(run: Run, spec: TableSpec) -> Iterator[Finding]:
                 yield Finding(FindingKind.UNREADABLE, table, part, str(error))
 
 
-def _check_files(spec: TableSpec, table: TableDirectory, manifest: Manifest, _: "_IdFiles") -> Iterator[Finding]:
+def _check_files(spec: TableSpec, table: TableDirectory, manifest: Manifest, _: "_RecordIds") -> Iterator[Finding]:
     """The files of a model folder, whatever they hold; tokenizers of old add some of their own, so more is no fault."""
     name = spec.name
     for part in manifest.parts:
@@ -172,7 +159,7 @@ def _check_files(spec: TableSpec, table: TableDirectory, manifest: Manifest, _: 
             yield Finding(FindingKind.ALTERED, name, part.name, problem)
 
 
-def _check_table(spec: TableSpec, table: TableDirectory, manifest: Manifest, ids: "_IdFiles") -> Iterator[Finding]:
+def _check_table(spec: TableSpec, table: TableDirectory, manifest: Manifest, ids: "_RecordIds") -> Iterator[Finding]:
     name = spec.name
     parts = [*manifest.parts, *manifest.amendments]
     listed = [part.name for part in parts]
@@ -180,11 +167,9 @@ def _check_table(spec: TableSpec, table: TableDirectory, manifest: Manifest, ids
     if not spec.may_hold_more:
         for part_name in sorted(there - set(listed)):
             yield Finding(FindingKind.UNEXPECTED_PART, name, part_name, "a part that the manifest does not know")
-    present = []
+    present = [part for part in parts if part.name in there]
     for part in parts:
-        if part.name in there:
-            present.append(part)
-        else:
+        if part not in present:
             yield Finding(FindingKind.MISSING_PART, name, part.name, "the part is missing")
     first_schema: pa.Schema | None = None
     with ThreadPoolExecutor(_PART_READERS) as readers:
@@ -197,14 +182,12 @@ def _check_table(spec: TableSpec, table: TableDirectory, manifest: Manifest, ids
                     problems.append((FindingKind.SCHEMA, f"its schema differs from that of {present[0].name}"))
             for kind, problem in problems:
                 yield Finding(kind, name, part.name, problem)
-            ids.add(name + _ASKED_AGAIN if part in manifest.amendments else name, checked.hashes)
+            ids.add(name + _AMENDMENTS if part in manifest.amendments else name, checked.hashes)
 
 
 def _stored_parts(table: TableDirectory) -> set[str]:
     """The names of a table's parts, those in folders below it too."""
-    found = table.filesystem.find(table.path())
-    names = (str(path).removeprefix(table.path()).lstrip("/") for path in found)
-    return {name for name in names if is_part(name)}
+    return {name for name in table.file_names() if is_part(name)}
 
 
 def _manifest_problems(spec: TableSpec, table: TableDirectory, manifest: Manifest) -> Iterator[str]:
@@ -231,7 +214,7 @@ def _manifest_problems(spec: TableSpec, table: TableDirectory, manifest: Manifes
             yield f"the manifest counts {counted:,} rows labelled {label}, its parts together {summed:,}"
 
 
-def _check_part(table: TableDirectory, part: Part, with_ids: bool) -> _Checked:
+def _check_part(table: TableDirectory, part: Part, with_ids: bool) -> _PartCheck:
     content = table.filesystem.cat_file(table.path(part.name))
     problems = []
     if not is_unaltered(content, part.sha256):
@@ -244,7 +227,7 @@ def _check_part(table: TableDirectory, part: Part, with_ids: bool) -> _Checked:
         columns = [schema.RECORD_ID] if schema.RECORD_ID in names else []
         rows = parquet.read(columns)
     except (pa.ArrowException, OSError, ValueError) as error:  # ValueError: a damaged name or count is no UTF-8 or JSON
-        return _Checked([*problems, (FindingKind.UNREADABLE, f"it is no whole Parquet file: {one_line(error)}")])
+        return _PartCheck([*problems, (FindingKind.UNREADABLE, f"it is no whole Parquet file: {one_line(error)}")])
     if rows.num_rows != part.num_rows:
         problem = f"it has {rows.num_rows:,} rows, the manifest says {part.num_rows:,}"
         problems.append((FindingKind.MISCOUNTED, problem))
@@ -253,12 +236,12 @@ def _check_part(table: TableDirectory, part: Part, with_ids: bool) -> _Checked:
     arrow_schema = parquet.schema_arrow.remove_metadata()
     problems += [(FindingKind.SCHEMA, problem) for problem in _schema_problems(arrow_schema, table.schema)]
     if not (with_ids and columns):
-        return _Checked(problems, arrow_schema=arrow_schema)
+        return _PartCheck(problems, arrow_schema=arrow_schema)
     record_ids = rows[schema.RECORD_ID]
     if record_ids.null_count:
         problems.append((FindingKind.NULL_ID, f"{record_ids.null_count} of its rows have no record_id"))
         record_ids = record_ids.drop_null()
-    return _Checked(problems, hash64(record_ids), arrow_schema)
+    return _PartCheck(problems, hash64(record_ids), arrow_schema)
 
 
 def _schema_problems(found: pa.Schema, declared: pa.Schema | None) -> Iterator[str]:
@@ -270,11 +253,13 @@ def _schema_problems(found: pa.Schema, declared: pa.Schema | None) -> Iterator[s
             yield f"column {column.name!r} is {found.field(position).type}, the schema says {column.type}"
 
 
-class _IdFiles:
-    """Id hashes of each table, in files by their last bits: one bucket of all tables fits in memory."""
+class _RecordIds:
+    """Hashes of each table's record IDs, in files by their last bits: one bucket of all tables fits in memory."""
 
-    def __init__(self, folder: Path, num_buckets: int) -> None:
-        self.folder, self.num_buckets = folder, num_buckets
+    def __init__(self, run: Run, manifests: dict[str, Manifest], folder: str) -> None:
+        self.run, self.manifests, self.folder = run, manifests, Path(folder)
+        num_rows = sum(part.num_rows for manifest in manifests.values() for part in manifest.parts)
+        self.num_buckets = 1 + num_rows // HASHES_PER_BUCKET
 
     def add(self, table: str, hashes: np.ndarray) -> None:
         """More hashes of ``table``."""
@@ -295,14 +280,29 @@ class _IdFiles:
         pairs = zip(self.buckets(*tables), self.buckets(*others), strict=True)
         return np.concatenate([np.setdiff1d(hashes, other) for hashes, other in pairs])
 
+    def locations(self, tables: list[str], hashes: np.ndarray) -> dict[str, list[_Location]]:
+        """ID -> where it is in ``tables``, for the IDs of ``hashes``; reads the tables again if there are any."""
+        found: dict[str, list[_Location]] = {}
+        wanted = np.sort(hashes)[:_MAX_SUSPECTS]
+        for name in tables if len(wanted) else ():
+            table = self.run.table(name.removesuffix(_AMENDMENTS))
+            stored = _stored_parts(table)
+            for part in (part.name for part in self.manifests[name].parts if part.name in stored):
+                with contextlib.suppress(InputError):  # not a whole Parquet file: a finding already
+                    record_ids = table.read_part(part, [schema.RECORD_ID])[schema.RECORD_ID].drop_null()
+                    for position in np.flatnonzero(np.isin(hash64(record_ids), wanted)):
+                        location = (name.removesuffix(_AMENDMENTS), part)
+                        found.setdefault(record_ids[int(position)].as_py(), []).append(location)
+        return found
 
-def _check_unique(run: Run, names: list[str], manifests: dict[str, Manifest], ids: _IdFiles) -> Iterator[Finding]:
-    """Ids that stand more than once in the tables ``names`` together; of several tables, in more than one of them."""
+
+def _check_unique(ids: _RecordIds, names: list[str]) -> Iterator[Finding]:
+    """IDs that are not unique: in the table, or, of several tables, in more than one of them."""
     suspects: list[np.ndarray] = []
     for hashes in ids.buckets(*names):
         hashes.sort()
         suspects.append(np.unique(hashes[1:][hashes[1:] == hashes[:-1]]))
-    found = _places(run, names, manifests, np.concatenate(suspects))
+    found = ids.locations(names, np.concatenate(suspects))
     repeated = {
         record_id: sorted(set(places))
         for record_id, places in found.items()
@@ -310,66 +310,40 @@ def _check_unique(run: Run, names: list[str], manifests: dict[str, Manifest], id
     }
     for (first, *others), record_ids in _by_place(repeated):
         also = f" (also in {', '.join(map('/'.join, others))})" if others else ""
-        problem = f"{_these(record_ids)} more than once{also}"
+        problem = f"{_describe_ids(record_ids)} more than once{also}"
         yield Finding(FindingKind.DUPLICATE, *first, problem, redo=(first, *others))
 
 
-def _check_cover(
-    run: Run, names: list[str], whole: str, manifests: dict[str, Manifest], ids: _IdFiles
-) -> Iterator[Finding]:
+def _check_coverage(ids: _RecordIds, names: list[str], whole: str) -> Iterator[Finding]:
     """Whether the tables ``names`` hold each id of ``whole`` once between them, and no other."""
     if len(names) > 1:
-        yield from _check_unique(run, names, manifests, ids)
-    missing = _places(run, [whole], manifests, ids.only_in([whole], names))
+        yield from _check_unique(ids, names)
+    missing = ids.locations([whole], ids.only_in([whole], names))
     for ((table, part), *_), record_ids in _by_place(missing):
         # The covering part has the name of the one it covers, or its table is made again whole, as that may be too.
-        redo = ((names[0], part), *([(whole, part)] if run.tables[whole].is_made_whole else []))
-        problem = f"{_these(record_ids)} in neither {' nor '.join(names)}"
+        redo = ((names[0], part), *([(whole, part)] if ids.run.tables[whole].is_made_whole else []))
+        problem = f"{_describe_ids(record_ids)} in neither {' nor '.join(names)}"
         yield Finding(FindingKind.MISSING_RECORD, table, part, problem, redo)
-    yield from _check_foreign(run, names, whole, manifests, ids)
+    yield from _check_unexpected(ids, names, whole)
 
 
-def _check_foreign(
-    run: Run, names: list[str], whole: str, manifests: dict[str, Manifest], ids: _IdFiles
-) -> Iterator[Finding]:
+def _check_unexpected(ids: _RecordIds, names: list[str], whole: str) -> Iterator[Finding]:
     """Ids of the tables ``names`` that ``whole`` does not have."""
-    foreign = _places(run, names, manifests, ids.only_in(names, [whole]))
+    foreign = ids.locations(names, ids.only_in(names, [whole]))
     for ((table, part), *_), record_ids in _by_place(foreign):
-        problem = f"{_these(record_ids)} that {whole} does not have"
+        problem = f"{_describe_ids(record_ids)} that {whole} does not have"
         yield Finding(FindingKind.UNEXPECTED_RECORD, table, part, problem)
 
 
-def _places(run: Run, names: list[str], manifests: dict[str, Manifest], hashes: np.ndarray) -> dict[str, list[_Place]]:
-    """Id -> the places it stands in, for the ids of ``hashes``; reads the tables again if there are any."""
-    places: dict[str, list[_Place]] = {}
-    if not len(hashes):
-        return places
-    wanted = np.sort(hashes)[:_MAX_SUSPECTS]
-    for name in names:
-        stored_as = name.removesuffix(_ASKED_AGAIN)
-        table = run.table(stored_as)
-        there = _stored_parts(table)
-        for part in manifests[name].parts:
-            if part.name not in there:
-                continue
-            try:
-                record_ids = table.read_part(part.name, [schema.RECORD_ID])[schema.RECORD_ID].drop_null()
-            except InputError:
-                continue  # no whole Parquet file: a finding already
-            for position in np.flatnonzero(np.isin(hash64(record_ids), wanted)):
-                places.setdefault(record_ids[int(position)].as_py(), []).append((stored_as, part.name))
-    return places
-
-
-def _by_place(places: dict[str, list[_Place]]) -> list[tuple[tuple[_Place, ...], list[str]]]:
-    """The ids that stand in the same places, together."""
-    by_place: dict[tuple[_Place, ...], list[str]] = {}
+def _by_place(places: dict[str, list[_Location]]) -> list[tuple[tuple[_Location, ...], list[str]]]:
+    """The IDs that are in the same places, together."""
+    by_place: dict[tuple[_Location, ...], list[str]] = {}
     for record_id, where in places.items():
         by_place.setdefault(tuple(where), []).append(record_id)
     return sorted(by_place.items())
 
 
-def _these(record_ids: list[str]) -> str:
+def _describe_ids(record_ids: list[str]) -> str:
     """For example ``2 records (r1, r2)``."""
     examples = ", ".join(sorted(record_ids)[:_NUM_EXAMPLES])
     more = ", …" if len(record_ids) > _NUM_EXAMPLES else ""

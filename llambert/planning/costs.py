@@ -8,7 +8,7 @@ from typing import Self
 from pydantic import Field
 
 from llambert.section import Section, parse_yaml, read_text, validate
-from llambert.storage.run_directory import Manifest
+from llambert.storage.manifest import Manifest
 
 _SHIPPED_PRICES = Path(__file__).parent / "prices.yaml"
 _HOUR_S = 3_600

@@ -29,8 +29,10 @@ from llambert.stages.ingest import ingest
 from llambert.stages.label import label
 from llambert.stages.parse import parse
 from llambert.stages.sample import sample
+from llambert.storage.atomic import write_atomically
 from llambert.storage.locations import remove_folder
-from llambert.storage.run_directory import Manifest, TableDirectory, write_whole
+from llambert.storage.manifest import Manifest
+from llambert.storage.run_directory import TableDirectory
 from llambert.training.encoder_trial import require_encoder
 
 # Records labelled: a classifier does them in seconds, and fewer say little about its rate.
@@ -86,7 +88,7 @@ def pilot(run: Run, num_records: int, with_curve: bool) -> Pilot:
 
 def _store(run: Run, found: Pilot) -> None:
     table = pilot_table(run)
-    write_whole(table.filesystem, table.path(PILOT_FILE), found.model_dump_json(indent=1).encode())
+    write_atomically(table.filesystem, table.path(PILOT_FILE), found.model_dump_json(indent=1).encode())
     table.complete("plan", [], num_kept=found.num_pilot_records)
 
 

@@ -19,8 +19,10 @@ from llambert.evaluation.evidence import Evidence, read_evidence
 from llambert.planning.costs import StageCost, compare, format_duration, load_prices
 from llambert.planning.forecast import read_pilot
 from llambert.run import Run
-from llambert.storage.part_file import PartRows, parse_footer
-from llambert.storage.run_directory import Manifest, Part, TableDirectory, part_of, write_whole
+from llambert.storage.atomic import write_atomically
+from llambert.storage.manifest import Manifest, Part
+from llambert.storage.part_file import PartWriter, parse_footer
+from llambert.storage.run_directory import TableDirectory
 
 PLOTS = "plots"
 METRICS_PART = "metrics.parquet"
@@ -229,12 +231,12 @@ def _plain(value: Any) -> Any:
 
 
 def _write_table(directory: TableDirectory, name: str, table: pa.Table) -> Part:
-    rows = PartRows()
+    rows = PartWriter()
     rows.add(table)
     content = rows.content({})
     _write(directory, name, content)
-    return part_of(name, parse_footer(content), len(content))
+    return Part.from_footer(name, parse_footer(content), len(content))
 
 
 def _write(directory: TableDirectory, name: str, content: bytes) -> None:
-    write_whole(directory.filesystem, directory.path(name), content)
+    write_atomically(directory.filesystem, directory.path(name), content)

@@ -21,7 +21,8 @@ from xml.etree import ElementTree
 from llambert.errors import InputError
 from llambert.review.disagreements import ITEM, Sample
 from llambert.section import read_text
-from llambert.storage.run_directory import open_filesystem, write_whole
+from llambert.storage.atomic import write_atomically
+from llambert.storage.locations import open_filesystem
 
 ANSWER = "answer"
 PERSON = "annotator"
@@ -42,7 +43,7 @@ def write(sample: Sample, folder: str) -> list[str]:
         "argilla_settings.json": _to_json(argilla_settings(sample)),
     }
     for name, content in files.items():
-        write_whole(filesystem, f"{path}/{name}", content.encode())
+        write_atomically(filesystem, f"{path}/{name}", content.encode())
     return list(files)
 
 

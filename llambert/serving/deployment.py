@@ -23,13 +23,15 @@ from ray.util.metrics import Counter, Histogram
 
 from llambert.classifier.inference import Classifier, try_checkpoint
 from llambert.errors import InputError, LabelFault
-from llambert.execution.placement import node_claim
+from llambert.execution.placement import node_resources
 from llambert.recipe import LabelRecipe
 from llambert.run import open_run
 from llambert.section import Section, parse_yaml, validate
 from llambert.serving.endpoint import TOKEN_VARIABLE, Endpoint, ListeningEndpoint
 from llambert.serving.requests import Limits, Verdict
-from llambert.storage.run_directory import MANIFEST, RunDirectory, open_filesystem
+from llambert.storage.locations import open_filesystem
+from llambert.storage.manifest import MANIFEST
+from llambert.storage.run_directory import RunDirectory
 
 APPLICATION = "llambert"
 _DRAIN_POLL_S = 0.2
@@ -93,7 +95,7 @@ def build(options: ServeOptions) -> serve.Application:
         ray_actor_options={
             "num_cpus": label.cpus_per_actor,
             "num_gpus": label.gpus_per_actor,
-            "resources": node_claim(options.node_resource),
+            "resources": node_resources(options.node_resource),
         },
         graceful_shutdown_timeout_s=drain_s,
         graceful_shutdown_wait_loop_s=_DRAIN_POLL_S,

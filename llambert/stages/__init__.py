@@ -1,1 +1,1 @@
-"""The steps of the method, each on Ray: the only home of Ray Data and Ray Train. No stage imports another."""
+"""The steps of the method; no stage imports another."""

@@ -1,12 +1,13 @@
 """Ingest: a corpus as the user has it -> ``corpus`` (record_id, text, split, gold_label, kept columns).
 
-Beside it ``corpus_rejects`` (rows that are no record, each with its reason) and ``duplicates`` (records whose
-text an earlier record has). One source file is one unit of work; its parts are numbered within it.
+Beside it ``corpus_rejects`` (source rows that are not records, each with its reason) and ``duplicates``
+(records with the text of an earlier record). One source file is one unit of work; its parts are numbered within it.
 """
 
 import sys
 import time
 from dataclasses import asdict
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,6 @@ from llambert.corpora import SourceFile, Sources, checks, find_sources, gold
 from llambert.corpora.chunks import read_chunks
 from llambert.corpora.records import separate, source_columns
 from llambert.corpora.rows import ENCODING_FAULTS, HIDDEN_FILES, UNDECODABLE, hidden_files_skipped
-from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError
 from llambert.execution import Executor, Outcome, Pool
 from llambert.execution.ray_executor import RAY
@@ -25,9 +25,11 @@ from llambert.execution.replica_metrics import ReplicaMetrics
 from llambert.execution.stage_progress import StageProgress
 from llambert.hashing import hash64
 from llambert.run import Run
-from llambert.storage.run_directory import Manifest, Part, TableDirectory, total
+from llambert.storage.manifest import Manifest, Part, total
+from llambert.storage.run_directory import TableDirectory
 
 _COUNTS = ("num_truncated", gold.NUM_UNKNOWN_GOLD, "num_malformed", ENCODING_FAULTS, HIDDEN_FILES)
+_NUM_EXAMPLES = 3
 
 
 def ingest(run: Run, executor: Executor = RAY) -> Manifest:
@@ -43,7 +45,7 @@ def ingest(run: Run, executor: Executor = RAY) -> Manifest:
         print(f"ingest: {sources.skipped}", file=sys.stderr, flush=True)
     checks.require_columns_early(sources.units, corpus, source_columns(corpus))
     units = [asdict(source) for source in sources.units]
-    progress.run(executor, IngestFile, worker_arguments(run), units, Pool(max_actors=4))
+    progress.run(executor, IngestFile, (run,), units, Pool(max_actors=4))
     manifest = complete(run, sources, progress.parts, **progress.seconds)
     _warn(run, manifest)
     return manifest
@@ -54,17 +56,11 @@ def _warn(run: Run, manifest: Manifest) -> None:
         print(f"ingest: {line}", file=sys.stderr, flush=True)
 
 
-def worker_arguments(run: Run) -> tuple[Any, ...]:
-    """What an ``IngestFile`` of this run is made with."""
-    tables = (run.table("corpus"), run.table("corpus_rejects"), run.table("corpus_keys"))
-    return (run.recipe.corpus, tuple(run.task.category_names), *tables, run.recipe.name)
-
-
 def complete(run: Run, sources: Sources, parts: list[Part], **seconds: Any) -> Manifest:
-    """Look at the corpus as a whole and write its manifests; ``InputError`` if it cannot be one.
+    """Check the corpus as a whole and write its manifests.
 
-    Refused: more rows that are not text or malformed than the recipe allows, a column that no row has, no record at
-    all, gold values of which none is a label, record IDs that are not unique. ``seconds`` are the manifest's.
+    ``InputError``: more malformed or undecodable rows than the recipe allows, a column that no row has, no record, no
+    gold value that is a category, or record IDs that are not unique. ``seconds`` are the manifest's.
     """
     parts = sorted(parts, key=lambda part: sources.place(part.name))
     counts, rejected = total(parts), total(parts, "rejected")
@@ -97,19 +93,16 @@ def _check_malformed(run: Run, num_malformed: int, num_read: int) -> None:
     if num_malformed <= allowed * num_read:
         return
     rejects = run.table("corpus_rejects")
-    examples: list[str] = []
-    for name in rejects.part_names():
-        rows = rejects.read_part(name, [schema.SOURCE, schema.LINE, schema.REJECT_REASON]).to_pylist()
-        examples += [_place(row) for row in rows if row[schema.SOURCE] is not None][:3]
-        if len(examples) >= 3:
-            break
+    parts = (rejects.read_part(name).to_pylist() for name in rejects.part_names())
+    malformed = (row for rows in parts for row in rows if row[schema.SOURCE] is not None)
+    examples = [_describe_reject(row) for row in islice(malformed, _NUM_EXAMPLES)]
     raise InputError(
         f"corpus.max_malformed_share: {num_malformed:,} of {num_read:,} rows cannot be read, which is more than "
-        f"{allowed:.1%}: {'; '.join(examples[:3])}; fix these rows, or raise the share"
+        f"{allowed:.1%}: {'; '.join(examples)}; fix these rows, or raise the share"
     )
 
 
-def _place(row: dict[str, Any]) -> str:
+def _describe_reject(row: dict[str, Any]) -> str:
     line = "" if row[schema.LINE] is None else f":{row[schema.LINE]}"
     return f"{row[schema.SOURCE]}{line} ({row[schema.REJECT_REASON]})"
 
@@ -117,18 +110,11 @@ def _place(row: dict[str, Any]) -> str:
 class IngestFile:
     """Reads one source file and commits its parts; what is committed already is left as it is."""
 
-    def __init__(
-        self,
-        recipe: CorpusRecipe,
-        categories: tuple[str, ...],
-        corpus: TableDirectory,
-        rejects: TableDirectory,
-        keys: TableDirectory,
-        run: str = "",
-    ) -> None:
-        self.recipe, self.categories, self.columns = recipe, categories, source_columns(recipe)
-        self.corpus, self.rejects, self.keys = corpus, rejects, keys
-        self.metrics = ReplicaMetrics(run, "ingest")
+    def __init__(self, run: Run) -> None:
+        self.recipe, self.categories = run.recipe.corpus, run.task.category_names
+        self.columns = source_columns(self.recipe)
+        self.corpus, self.rejects, self.keys = map(run.table, ("corpus", "corpus_rejects", "corpus_keys"))
+        self.metrics = ReplicaMetrics(run.recipe.name, "ingest")
 
     def __call__(self, unit: dict[str, Any]) -> Outcome:
         """Commit the parts of the source file that ``unit`` describes."""
@@ -158,7 +144,7 @@ def _keys(records: pa.Table) -> pa.Table:
 
 
 def _find_duplicates(run: Run, names: list[str]) -> Part:
-    """Commit the part of ``duplicates``; ``InputError`` with examples if a record_id stands twice.
+    """Commit the part of ``duplicates``; ``InputError`` with examples if record IDs are not unique.
 
     Holds 16 bytes a record in the driver: 160 MB for ten million records.
     """
@@ -168,10 +154,8 @@ def _find_duplicates(run: Run, names: list[str]) -> Part:
     both = pa.concat_tables(tables)
     again, _ = _repeated(both["record_id_hash"].to_numpy())
     if len(again):
-        examples = ", ".join(repr(value) for value in _ids_at(corpus, names, starts, again[:3]))
-        raise InputError(
-            f"corpus.columns.record_id: {len(again)} record ids stand more than once, for example {examples}"
-        )
+        examples = ", ".join(repr(value) for value in _ids_at(corpus, names, starts, again[:_NUM_EXAMPLES]))
+        raise InputError(f"corpus.columns.record_id: {len(again)} record IDs are not unique, for example {examples}")
     later, first = _repeated(both["text_hash"].to_numpy())
     table = pa.table(
         {
@@ -183,14 +167,11 @@ def _find_duplicates(run: Run, names: list[str]) -> Part:
 
 
 def _repeated(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Positions whose hash stood earlier, and for each the position where it stood first."""
-    order = np.argsort(hashes, kind="stable")
-    ordered = hashes[order]
-    is_first = np.concatenate([[True], ordered[1:] != ordered[:-1]]) if len(order) else np.array([], bool)
-    group_first = order[np.flatnonzero(is_first)][np.cumsum(is_first) - 1] if len(order) else order
-    later, first = order[~is_first], group_first[~is_first]
-    by_position = np.argsort(later)
-    return later[by_position], first[by_position]
+    """The positions of hashes that occurred earlier, and for each the position of the first occurrence."""
+    _, first_positions, group = np.unique(hashes, return_index=True, return_inverse=True)
+    first = first_positions[group]
+    later = np.flatnonzero(first != np.arange(len(hashes)))
+    return later, first[later]
 
 
 def _ids_at(corpus: TableDirectory, names: list[str], starts: np.ndarray, positions: np.ndarray) -> list[str]:

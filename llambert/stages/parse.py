@@ -8,11 +8,9 @@ normalised and, if the recipe asks, corrected for the annotator's preference amo
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from llambert import schema
@@ -32,18 +30,11 @@ from llambert.annotation.responses import ANSWERS, answers_version, iter_answers
 from llambert.annotation.verbalizer import RejectReason, Verbalizer
 from llambert.errors import InputError
 from llambert.run import Run
-from llambert.storage.run_directory import Manifest, Part, TableDirectory, total
+from llambert.storage.manifest import Manifest, Part, total
+from llambert.storage.run_directory import TableDirectory
 
 _REPLACED = "replaced"  # in a manifest's upstream: the version of the answers of which it was made before
-_COLUMNS = [
-    schema.RECORD_ID,
-    schema.TEXT,
-    schema.SPLIT,
-    schema.RESPONSE,
-    schema.FINISH_REASON,
-    schema.LABEL_PROBABILITIES,
-    schema.ERROR_KIND,
-]
+_ANSWER_COLUMNS = [schema.RESPONSE, schema.FINISH_REASON, schema.LABEL_PROBABILITIES, schema.ERROR_KIND]
 
 
 def parse(run: Run) -> Manifest:
@@ -67,11 +58,11 @@ def parse(run: Run) -> Manifest:
     parser = _Parser(run)
     silver_parts: list[Part] = []
     reject_parts: list[Part] = []
-    for first_name, responses in _responses(run, _COLUMNS):
+    for first_name, responses in _responses(run, [*schema.SAMPLE.names, *_ANSWER_COLUMNS]):
         name = _versioned(first_name, version)
         kept, rejected = parser.separate(responses)
-        reject_parts.append(rejects.commit_part(name, rejected, counts=_tally(rejected, schema.REJECT_REASON)))
-        silver_parts.append(silver.commit_part(name, kept, labels=_tally(kept, schema.LABEL)))
+        reject_parts.append(rejects.commit_part(name, rejected, counts=_count_values(rejected, schema.REJECT_REASON)))
+        silver_parts.append(silver.commit_part(name, kept, labels=_count_values(kept, schema.LABEL)))
     if answers_version(run.table("responses").read_manifest()) != version:
         return parse(run)  # more was answered meanwhile, and read in part
     upstream = {ANSWERS: version} if version else {}
@@ -131,7 +122,7 @@ def check(run: Run) -> None:
         raise InputError("parse.gold_labels: prior_correction 'gold' needs some: record_id -> category")
 
 
-def _tally(table: pa.Table, column: str) -> dict[str, int]:
+def _count_values(table: pa.Table, column: str) -> dict[str, int]:
     return dict(Counter(table[column].to_pylist()))
 
 
@@ -150,30 +141,22 @@ def _responses(run: Run, columns: list[str]) -> Iterator[tuple[str, pa.Table]]:
         raise InputError(
             f"{responses.uri}: holds {manifest.num_in} of {wanted} responses; run annotate to its end first"
         )
-    at = 0
+    next_rank = 0
     for part, amended in iter_answers(responses, columns):
         first, last = ranks(part.name)
         last = min(last, wanted)
-        if at >= last:
+        if next_rank >= last:
             return
-        assert first == at, f"{responses.uri}: after rank {at} comes {part.name}"
+        assert first == next_rank, f"{responses.uri}: expected rank {next_rank}, found {part.name}"
         rows = amended.slice(0, last - first)
         assert rows.num_rows == last - first, f"{responses.uri}/{part.name} holds {rows.num_rows} rows"
         yield part_name(first, last), rows
-        at = last
+        next_rank = last
 
 
-@dataclass(frozen=True)
-class _Labelled:
-    """Some responses as labels: ``reject_reasons`` holds None where ``labels`` does not.
-
-    ``probabilities`` (records, categories) and ``confidence`` are those of the kept records alone.
-    """
-
-    labels: list[str | None]
-    reject_reasons: list[RejectReason | None]
-    probabilities: Floats | None = None
-    confidence: Floats | None = None
+Reasons = list[RejectReason | None]  # of each response, None where there is none
+Labelled = tuple[list[str | None], Floats | None, Floats | None]
+"""Of each response: its label, or None; where the annotator gives them, probabilities (categories) and confidence."""
 
 
 class _Parser:
@@ -190,59 +173,52 @@ class _Parser:
 
     def separate(self, responses: pa.Table) -> tuple[pa.Table, pa.Table]:
         """Silver rows and rejects of some responses, each in their order."""
-        read = self._read_probabilities if self._has_probabilities else self._read_words
-        labelled = read(responses)
-        is_kept = pa.array([label is not None for label in labelled.labels], pa.bool_())
-        kept, rejected = responses.filter(is_kept), responses.filter(pc.invert(is_kept))
+        reasons = _error_reasons(responses)
+        label = self._label_by_probabilities if self._has_probabilities else self._label_by_words
+        labels, probabilities, confidence = label(responses, reasons)
+        is_kept = np.array([label is not None for label in labels], dtype=bool)
+        kept, rejected = responses.filter(pa.array(is_kept)), responses.filter(pa.array(~is_kept))
         silver = {
-            schema.RECORD_ID: kept[schema.RECORD_ID],
-            schema.TEXT: kept[schema.TEXT],
-            schema.SPLIT: kept[schema.SPLIT],
-            schema.LABEL: [label for label in labelled.labels if label is not None],
+            **{name: kept[name] for name in schema.SAMPLE.names},
+            schema.LABEL: [label for label in labels if label is not None],
             schema.LABEL_PROBABILITIES: pa.nulls(kept.num_rows, schema.PROBABILITIES)
-            if labelled.probabilities is None
-            else schema.encode_probabilities(self._categories, labelled.probabilities),
-            schema.CONFIDENCE: pa.nulls(kept.num_rows, pa.float64())
-            if labelled.confidence is None
-            else labelled.confidence,
+            if probabilities is None
+            else schema.encode_probabilities(self._categories, probabilities[is_kept]),
+            schema.CONFIDENCE: pa.nulls(kept.num_rows, pa.float64()) if confidence is None else confidence[is_kept],
         }
         rejects = {
             schema.RECORD_ID: rejected[schema.RECORD_ID],
             schema.RESPONSE: rejected[schema.RESPONSE],
-            schema.REJECT_REASON: [reason for reason in labelled.reject_reasons if reason is not None],
+            schema.REJECT_REASON: [reason for reason in reasons if reason is not None],
         }
         return pa.table(silver, schema=schema.SILVER), pa.table(rejects, schema=schema.REJECTS)
 
-    def _read_words(self, responses: pa.Table) -> _Labelled:
-        reasons = _reasons_of_errors(responses)
-        answers = zip(
-            responses[schema.RESPONSE].to_pylist(), responses[schema.FINISH_REASON].to_pylist(), reasons, strict=True
-        )
-        labels: list[str | None] = []
-        for row, (response, finish_reason, reason) in enumerate(answers):
-            label = None
-            if reason is None:
+    def _label_by_words(self, responses: pa.Table, reasons: Reasons) -> Labelled:
+        """Labels by the answer words; writes into ``reasons`` why a response has none."""
+        labels: list[str | None] = [None] * len(reasons)
+        answers = zip(responses[schema.RESPONSE].to_pylist(), responses[schema.FINISH_REASON].to_pylist(), strict=True)
+        for row, (response, finish_reason) in enumerate(answers):
+            if reasons[row] is None:
                 reading = self._verbalizer.read(response, finish_reason)
-                label, reasons[row] = reading.category, reading.reject_reason
-            labels.append(label)
-        return _Labelled(labels, reasons)
+                labels[row], reasons[row] = reading.category, reading.reject_reason
+        return labels, None, None
 
-    def _read_probabilities(self, responses: pa.Table) -> _Labelled:
-        reasons = _reasons_of_errors(responses)
+    def _label_by_probabilities(self, responses: pa.Table, reasons: Reasons) -> Labelled:
+        """Labels by the corrected probabilities; writes into ``reasons`` why a response has none."""
         raw = self._raw(responses)
         usable = self._is_usable(raw) & np.array([reason is None for reason in reasons], dtype=bool)
-        corrected = self._correction.apply(normalise(raw[usable]))
-        best, confidence = labels_and_confidence(corrected)
-        is_sure = confidence >= self._recipe.min_confidence
+        probabilities, confidence = np.zeros_like(raw), np.zeros(len(raw))
+        probabilities[usable] = self._correction.apply(normalise(raw[usable]))
+        best, confidence[usable] = labels_and_confidence(probabilities[usable])
         labels: list[str | None] = [None] * len(raw)
-        for row, category, sure in zip(np.flatnonzero(usable), best, is_sure, strict=True):
-            if sure:
+        for row, category in zip(np.flatnonzero(usable), best, strict=True):
+            if confidence[row] >= self._recipe.min_confidence:
                 labels[row] = self._categories[category]
             else:
                 reasons[row] = RejectReason.LOW_CONFIDENCE
-        none = RejectReason.NO_CATEGORY
-        reasons = [reason or (None if label else none) for label, reason in zip(labels, reasons, strict=True)]
-        return _Labelled(labels, reasons, corrected[is_sure], confidence[is_sure])
+        for row in np.flatnonzero(~usable):
+            reasons[row] = reasons[row] or RejectReason.NO_CATEGORY
+        return labels, probabilities, confidence
 
     def _fit(self, run: Run) -> Correction:
         """The recipe's correction, from one pass over the sample; it holds a number a record and category."""
@@ -304,7 +280,7 @@ class _Parser:
         return (mass > 0) & (mass >= self._recipe.min_answer_mass)
 
 
-def _reasons_of_errors(responses: pa.Table) -> list[RejectReason | None]:
+def _error_reasons(responses: pa.Table) -> Reasons:
     """Why the engine gave no answer; None where it gave one."""
     return [
         RejectReason.of_error(kind) if finish_reason == "error" else None

@@ -24,7 +24,8 @@ from llambert.errors import InputError
 from llambert.hashing import hash64
 from llambert.run import Run
 from llambert.stages.shots import draw_shots
-from llambert.storage.run_directory import Manifest, Part, TableDirectory
+from llambert.storage.manifest import Manifest, Part
+from llambert.storage.run_directory import TableDirectory
 
 # While the sample is put in order at most this many windows of it are files on the driver's disk, and one is in
 # its memory: a 64th of the sample's texts, or 16 parts where that is more.
@@ -32,7 +33,7 @@ _MAX_WINDOWS = 64
 MIN_PARTS_PER_WINDOW = 16
 
 logger = logging.getLogger(__name__)
-_ALWAYS_TOLD = (LeftOut.DUPLICATE, LeftOut.NOT_SAMPLED)
+_ALWAYS_REPORTED = (LeftOut.DUPLICATE, LeftOut.NOT_SAMPLED)
 
 
 def sample(run: Run) -> Manifest:
@@ -72,7 +73,7 @@ def sample(run: Run) -> Manifest:
     return run.complete(
         "sample",
         parts,
-        {why: num for why, num in rejected.items() if num or why in _ALWAYS_TOLD},
+        {why: num for why, num in rejected.items() if num or why in _ALWAYS_REPORTED},
         num_in=run.table("corpus").require_manifest().num_kept,
         recipe={**selection_of, **of_splits},
         counts={"num_short": annotator.num_records - num_selected, **per_split},
@@ -117,11 +118,12 @@ def _count_eligible(run: Run) -> _Eligible:
             f"{', '.join(sorted(per_split))}"
         )
     num_sampled = sum(per_split[name] for name in set(annotator.splits))
-    nums = [_num_among_sampled(run, run.table("duplicates")), 0]
+    num_duplicates, num_shots = _num_among_sampled(run, run.table("duplicates")), 0
     if annotator.gold_shots:
         draw_shots(run)
-        nums[1] = _num_among_sampled(run, run.table("shots"))
-    return _Eligible(num_sampled - sum(nums), num_in - num_sampled, *nums)
+        num_shots = _num_among_sampled(run, run.table("shots"))
+    num_eligible = num_sampled - num_duplicates - num_shots
+    return _Eligible(num_eligible, num_in - num_sampled, num_duplicates, num_shots)
 
 
 def _num_among_sampled(run: Run, table: TableDirectory) -> int:
@@ -169,7 +171,7 @@ def _select(run: Run, eligible: _Eligible) -> Selection:
 
 
 def _stratum_column(run: Run) -> str:
-    """``annotator.stratify_by``, if the corpus has it and people's answers do not stand there."""
+    """``annotator.stratify_by``, if the corpus has it and it does not hold gold labels."""
     column, corpus = run.recipe.annotator.stratify_by, run.recipe.corpus
     possible = [schema.SPLIT, *corpus.columns.keep]
     if column not in possible:

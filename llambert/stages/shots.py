@@ -12,7 +12,7 @@ from llambert.annotation.sampling import Purpose, Selection
 from llambert.annotation.splits import TEST, TRAIN
 from llambert.errors import InputError
 from llambert.run import Run
-from llambert.storage.run_directory import Manifest
+from llambert.storage.manifest import Manifest
 from llambert.tasks import Task
 
 

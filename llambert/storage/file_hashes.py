@@ -1,4 +1,4 @@
-"""Hashes of whole local files, however large, and what they came to, remembered from one start to the next."""
+"""Hashes of local files of any size, cached between starts."""
 
 import hashlib
 import os
@@ -7,15 +7,18 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import IO
+
+from fsspec.implementations.local import LocalFileSystem
+
+from llambert.storage.atomic import write_atomically
 
 # Larger files are hashed in blocks, by several threads: one core would take minutes for a corpus of 100 GB.
 BLOCKS_ABOVE_BYTES = 1 << 30
 BLOCK_BYTES = 64 << 20
 CHUNK_BYTES = 1 << 20
 _MAX_THREADS = 16
-# Less than this is hashed in the time that it takes to find out what it came to before.
-REMEMBER_FROM_BYTES = 64 << 20
+# Less than this is hashed as fast as a cached hash is found.
+CACHE_FROM_BYTES = 64 << 20
 # A change within a tick of the filesystem's clock leaves no trace in a file's times; FAT's tick is two seconds.
 SETTLED_AFTER_S = 3.0
 
@@ -30,18 +33,12 @@ def add_content(file: Path, digest: "hashlib._Hash") -> None:
     size = file.stat().st_size
     with file.open("rb") as stream:
         if size <= BLOCKS_ABOVE_BYTES:
-            add_stream(stream, digest)
+            hashlib.file_digest(stream, lambda: digest)
             return
         with ThreadPoolExecutor(min(os.cpu_count() or 1, _MAX_THREADS)) as readers:
             starts = range(0, size, BLOCK_BYTES)
             for block in readers.map(lambda start: _block_digest(stream.fileno(), start), starts):
                 digest.update(block)
-
-
-def add_stream(stream: IO[bytes], digest: "hashlib._Hash") -> None:
-    """Add a stream's bytes to a hash."""
-    while chunk := stream.read(CHUNK_BYTES):
-        digest.update(chunk)
 
 
 def _block_digest(descriptor: int, start: int) -> bytes:
@@ -53,31 +50,31 @@ def _block_digest(descriptor: int, start: int) -> bytes:
     return digest.digest()
 
 
-def remembered(names: Sequence[str], num_bytes: int, identity: Callable[[], str]) -> str:
-    """``identity()``, a text that depends on the content of some files alone, or what it was when it was last asked.
+def cached_identity(names: Sequence[str], num_bytes: int, identity: Callable[[], str]) -> str:
+    """``identity()``, which depends on the content of these files alone, or its cached value if they are unchanged.
 
     The files are the same if their names, sizes, inodes and times are. Among these is the time of the last change
     of the inode (``ctime``), which no program can set: an edit that keeps a file's size and restores its time of
     modification is found. (Not on a mount that has no such time, as some of FUSE.)
     """
-    if num_bytes < REMEMBER_FROM_BYTES:
+    if num_bytes < CACHE_FROM_BYTES:
         return identity()
     started = time.time()
     key, latest = _state(names)
     place = cache_folder() / "identities" / key
-    with suppress(OSError):  # not there yet
+    with suppress(OSError):  # not cached yet
         if (stored := place.read_text()).endswith("\n"):  # a lost write leaves an empty file
             return stored.strip()
     found = identity()
     is_settled = latest < started - SETTLED_AFTER_S and _state(names)[0] == key
     if is_settled:
         with suppress(OSError):  # a cache that cannot be written costs time alone
-            _store(place, f"{found}\n")
+            write_atomically(LocalFileSystem(), str(place), f"{found}\n".encode())
     return found
 
 
 def _state(names: Sequence[str]) -> tuple[str, float]:
-    """A hash of what the filesystem says of the files, and when the last of them was changed."""
+    """A hash of the files' names, inodes, sizes and times, and the latest change of any of them."""
     digest, latest = hashlib.sha256(), 0.0
     for name in names:
         status = os.stat(name)
@@ -85,10 +82,3 @@ def _state(names: Sequence[str]) -> tuple[str, float]:
         digest.update(os.fsencode(name) + repr(numbers).encode())
         latest = max(latest, status.st_ctime)
     return digest.hexdigest()[:32], latest
-
-
-def _store(place: Path, text: str) -> None:
-    place.parent.mkdir(parents=True, exist_ok=True)
-    temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
-    temporary.write_text(text)
-    os.replace(temporary, place)

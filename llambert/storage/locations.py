@@ -8,7 +8,11 @@ from typing import IO, Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
+from llambert.errors import InputError
+from llambert.printable import SURROGATE
+
 _LOCAL_SCHEME = "file://"
+_S3_ATTEMPTS = 10  # with botocore's waits, of 20 s at most and half of that on average
 
 
 def open_location(uri: str, **options: Any) -> tuple[fsspec.AbstractFileSystem, str]:
@@ -26,10 +30,33 @@ def open_location(uri: str, **options: Any) -> tuple[fsspec.AbstractFileSystem, 
     return filesystem, path
 
 
+def open_filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The filesystem of a URI and the path on it, literally; ``InputError`` in one line if it cannot be opened.
+
+    Requests to S3 are tried for about a minute (or ``AWS_MAX_ATTEMPTS``): a busy server costs time, not the run.
+    """
+    # A listing that was kept would hide what another process has written since, from reads too.
+    options: dict[str, Any] = {"use_listings_cache": False}
+    if uri.startswith("s3://") and "AWS_MAX_ATTEMPTS" not in os.environ:
+        options["config_kwargs"] = {"retries": {"mode": "standard", "max_attempts": _S3_ATTEMPTS}}
+    try:
+        filesystem, path = open_location(uri, **options)
+    except (ImportError, ValueError, OSError) as error:
+        raise InputError(f"{uri}: this storage cannot be opened: {error}") from error
+    if SURROGATE.search(path):
+        raise InputError(f"{uri}: this storage cannot be used: the path {path} is not UTF-8; choose another folder")
+    return filesystem, path.rstrip("/")
+
+
 def open_binary(uri: str, compression: str | None = None) -> IO[bytes]:
     """A file for reading, decompressed by one of fsspec's codecs."""
     filesystem, path = open_location(uri)
     return filesystem.open(path, "rb", compression=compression)
+
+
+def path_inside(folder: str, path: str) -> str:
+    """The part of ``path`` below ``folder``; empty if they are the same."""
+    return path.removeprefix(folder.rstrip("/")).lstrip("/")
 
 
 def is_local(filesystem: fsspec.AbstractFileSystem) -> bool:
@@ -67,7 +94,7 @@ def remove_folder(filesystem: fsspec.AbstractFileSystem, path: str) -> None:
 def copy_folder(filesystem: fsspec.AbstractFileSystem, path: str, target: Path) -> None:
     """Copy a remote folder, or file, to a local path that does not exist yet."""
     for name in filesystem.find(path):
-        inside = name.removeprefix(path.rstrip("/")).lstrip("/")
+        inside = path_inside(path, name)
         local = target / inside if inside else target
         local.parent.mkdir(parents=True, exist_ok=True)
         filesystem.get_file(name, str(local))

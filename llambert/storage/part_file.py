@@ -1,4 +1,4 @@
-"""A part as a Parquet file: its rows as they come, a checksum on every page, counts and a digest in the footer.
+"""A part as a Parquet file, with a checksum on every page, and counts and a digest in the footer.
 
 Without checksums a fifth of all single altered bytes are read back as other rows, and no reader would know
 (DECISIONS.md, "Drills"). The footer holds the SHA-256 of everything before it, so its own SHA-256 stands for the
@@ -26,7 +26,7 @@ _NUM_BYTES_READ = 64 << 10  # holds the footer of some million rows
 
 
 class PartCounts(TypedDict, total=False):
-    """What was counted when a part was made: see ``run_directory.Part``."""
+    """What was counted when a part was made: see ``manifest.Part``."""
 
     counts: dict[str, int]
     labels: dict[str, int]
@@ -36,8 +36,13 @@ class PartCounts(TypedDict, total=False):
 _NO_COUNTS = PartCounts(counts={}, labels={}, rejected={})
 
 
-class PartRows:
-    """The rows of a part that come piece by piece: compressed as they come, so a part of ten million takes little."""
+def is_part(name: str) -> bool:
+    """Whether a file of this name is a committed part: not hidden, as unfinished ones are."""
+    return name.endswith(".parquet") and not name.rpartition("/")[2].startswith(".")
+
+
+class PartWriter:
+    """Writes a part piece by piece, compressed as it comes, so that a part of ten million rows takes little memory."""
 
     _ROWS_PER_GROUP = 65_536
 
@@ -140,7 +145,7 @@ def _footer_length(end: bytes) -> int:
 
 
 @contextlib.contextmanager
-def clear_damage(uri: str) -> Iterator[None]:
+def damage_as_input_error(uri: str) -> Iterator[None]:
     """``InputError`` naming ``uri`` where Parquet cannot read what is stored there; storage's own faults pass."""
     try:
         yield

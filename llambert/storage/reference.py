@@ -24,15 +24,15 @@ from fsspec.utils import glob_translate
 
 from llambert.errors import InputError, one_line
 from llambert.printable import visible
-from llambert.storage.file_hashes import add_content, add_stream, cache_folder, remembered
-from llambert.storage.locations import copy_folder, is_local, open_location
+from llambert.storage.file_hashes import add_content, cache_folder, cached_identity
+from llambert.storage.locations import copy_folder, is_local, open_location, path_inside
 
 _HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[0-9a-f]{40})?$")
 MAIN = "main"  # what a hub name without a revision stands for
 _COMMIT = re.compile("[0-9a-f]{40}")
 _CHECKPOINT_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.py"]
 # What a remote listing may say of a file's content, the surest first: checksums, then times of change.
-_MARKS = (
+_CONTENT_MARKERS = (
     "ETag", "etag", "md5Hash", "blob_id", "CRC",
     "LastModified", "last_modified", "mtime", "modified", "modify", "modificationTime", "created",
 )  # fmt: skip
@@ -106,9 +106,11 @@ def find_commit(name: str, revision: str | None = None, repo_type: str = "model"
         ) from error
 
 
-def at_commit(reference: str) -> str:
+def pin_commit(reference: str, revision: str | None = None, repo_type: str = "model") -> str:
     """A hub name as ``name@commit``, so that every process loads the same; any other reference as it is."""
-    return f"{reference.partition('@')[0]}@{find_commit(reference)}" if is_hub_name(reference) else reference
+    if not is_hub_name(reference):
+        return reference
+    return f"{reference.partition('@')[0]}@{find_commit(reference, revision, repo_type)}"
 
 
 def _snapshot(name: str, commit: str) -> str:
@@ -128,13 +130,12 @@ def content_identity(reference: str, revision: str | None = None, hidden: bool =
     files count; a corpus does not read them.
     """
     if is_hub_name(reference):
-        pinned = f"{reference.partition('@')[0]}@{find_commit(reference, revision, repo_type)}"
-        return hashlib.sha256(pinned.encode()).hexdigest()[:16]
+        return hashlib.sha256(pin_commit(reference, revision, repo_type).encode()).hexdigest()[:16]
     found = find_files(reference, hidden)
     filesystem, files = found.filesystem, found.files
     try:
         if is_local(filesystem):
-            return remembered(list(files), sum(info["size"] for info in files.values()), lambda: _identity(files))
+            return cached_identity(list(files), sum(info["size"] for info in files.values()), lambda: _identity(files))
         return _identity(files, filesystem)
     except OSError as error:
         raise InputError(f"{visible(str(error.filename or reference))}: cannot be read: {one_line(error)}") from error
@@ -148,15 +149,15 @@ def _identity(files: dict[str, dict[str, Any]], remote: fsspec.AbstractFileSyste
         digest.update(f"{name.removeprefix(folder)}\0{info['size']}\0".encode(errors="surrogatepass"))
         if remote is None:
             add_content(Path(name), digest)
-        elif mark := next((info[mark] for mark in _MARKS if info.get(mark)), None):
+        elif mark := next((info[mark] for mark in _CONTENT_MARKERS if info.get(mark)), None):
             digest.update(f"{mark}\0".encode())
         else:
             with remote.open(name, "rb") as stream:
-                add_stream(stream, digest)
+                hashlib.file_digest(stream, lambda: digest)
     return digest.hexdigest()[:16]
 
 
-class Found(NamedTuple):
+class FoundFiles(NamedTuple):
     """A filesystem, the files that a reference names there, by sorted path, and how many hidden ones it leaves out.
 
     ``root``: the file or folder that the reference names, or the folder that its pattern is searched for in.
@@ -174,10 +175,10 @@ class Found(NamedTuple):
 
     def inside(self, name: str) -> str:
         """A file's path below ``folder``: the same wherever the corpus lies and whatever other files it has."""
-        return name.removeprefix(self.folder).lstrip("/")
+        return path_inside(self.folder, name)
 
 
-def find_files(reference: str, hidden: bool = False) -> Found:
+def find_files(reference: str, hidden: bool = False) -> FoundFiles:
     """The files of a file, a folder (everything below it) or a glob; ``InputError`` if it cannot be read or has none.
 
     A path that exists is that file or folder, whatever characters its name holds; the same goes for the
@@ -186,9 +187,9 @@ def find_files(reference: str, hidden: bool = False) -> Found:
     (``_year=2024``). A glob finds those that it asks for (``**/_drafts/*.txt``).
     """
     try:
-        filesystem, root, pattern = _locate(reference)
-        listed = _listed(filesystem, root, pattern)
-        relative = {name: name.removeprefix(root.rstrip("/")).lstrip("/") for name in listed}
+        filesystem, root, pattern = _split_glob(reference)
+        listed = _list_files(filesystem, root, pattern)
+        relative = {name: path_inside(root, name) for name in listed}
         if pattern:
             matches = re.compile(glob_translate(pattern)).match
             listed = {name: info for name, info in listed.items() if matches(relative[name])}
@@ -200,7 +201,7 @@ def find_files(reference: str, hidden: bool = False) -> Found:
             found = {name: infos[size] for name, size in sizes.items()}
         else:
             found = {
-                name: {key: listed[name][key] for key in ("size", *_MARKS) if key in listed[name]}
+                name: {key: listed[name][key] for key in ("size", *_CONTENT_MARKERS) if key in listed[name]}
                 for name in sorted(visible_names)
             }
     except InputError as error:
@@ -210,14 +211,14 @@ def find_files(reference: str, hidden: bool = False) -> Found:
     num_hidden = len(listed) - len(visible_names)
     if not found:
         raise InputError(f"{reference}: no file is there{' but hidden ones' if num_hidden else ''}")
-    return Found(filesystem, found, num_hidden, root)
+    return FoundFiles(filesystem, found, num_hidden, root)
 
 
 def _has_wildcard(text: str) -> bool:
     return any(character in text for character in "*?[")
 
 
-def _locate(reference: str) -> tuple[fsspec.AbstractFileSystem, str, str]:
+def _split_glob(reference: str) -> tuple[fsspec.AbstractFileSystem, str, str]:
     """A reference as a filesystem, the path that exists there, and the pattern below it, empty if there is none."""
     if not _has_wildcard(reference):
         return *open_location(resolve(reference).location), ""
@@ -231,17 +232,17 @@ def _locate(reference: str) -> tuple[fsspec.AbstractFileSystem, str, str]:
     return filesystem, root or filesystem.root_marker, "/".join(steps[place:])
 
 
-def _listed(filesystem: fsspec.AbstractFileSystem, root: str, pattern: str) -> dict[str, dict[str, Any]]:
+def _list_files(filesystem: fsspec.AbstractFileSystem, root: str, pattern: str) -> dict[str, dict[str, Any]]:
     """The files at and below ``root``, as deep as ``pattern`` can match."""
     if is_local(filesystem):
-        return {name: {} for name in _below(root, pattern)}
+        return {name: {} for name in _walk_files(root, pattern)}
     depth = None if not pattern or "**" in pattern else pattern.count("/") + 1
     found = filesystem.find(root, maxdepth=depth, detail=True)
     infos = {name: info or filesystem.info(name) for name, info in found.items()}  # of a single file some say nothing
     return {name: info for name, info in infos.items() if info["type"] == "file"}
 
 
-def _below(root: str, pattern: str) -> Iterator[str]:
+def _walk_files(root: str, pattern: str) -> Iterator[str]:
     """The files of a folder and its folders, or the file itself.
 
     With a pattern, of the folders that it can match alone; they may be links. Without one, links come as they
@@ -254,22 +255,19 @@ def _below(root: str, pattern: str) -> Iterator[str]:
     steps = pattern.split("/")
     prefixes = [re.compile(glob_translate("/".join(steps[: depth + 1]))) for depth in range(len(steps))]
 
-    def inside(name: str) -> str:
-        return name.removeprefix(root.rstrip("/")).lstrip("/")
-
     def can_match(folder: str) -> bool:
         depth = folder.count("/")
         return "**" in steps[: depth + 1] or (depth < len(steps) - 1 and bool(prefixes[depth].match(folder)))
 
     def refuse(error: OSError) -> None:
-        if not is_hidden(inside(os.fsdecode(error.filename)) + "/", pattern):
+        if not is_hidden(path_inside(root, os.fsdecode(error.filename)) + "/", pattern):
             raise error
 
     for folder, folders, names in os.walk(root, onerror=refuse, followlinks=bool(pattern)):
         yield from (os.path.join(folder, name) for name in names)
         paths = {name: os.path.join(folder, name) for name in folders}
         if pattern:
-            folders[:] = [name for name, path in paths.items() if can_match(inside(path))]
+            folders[:] = [name for name, path in paths.items() if can_match(path_inside(root, path))]
             _refuse_loops(paths[name] for name in folders)
         yield from (path for name, path in paths.items() if os.path.islink(path) and not (pattern and name in folders))
 
@@ -327,7 +325,7 @@ def local_copy(reference: str) -> str:
     return str(target)
 
 
-def plain_path(location: str) -> str:
+def path_without_wildcards(location: str) -> str:
     """The path of a local file or folder without ``*?[``, for libraries that take these for a pattern.
 
     It is the path itself, or a link to it below ``LLAMBERT_CACHE``.

@@ -64,7 +64,7 @@ def test_a_draft_without_shots_shows_how_to_give_them(folder):
     ("arguments", "message"),
     [
         (FLAGS, "--category: expected at least two labels, found 'bill'"),
-        (FLAGS[:4], "--category: is missing, and nobody is there to be asked"),
+        (FLAGS[:4], "--category: is missing, and this is not an interactive terminal"),
         ([*FLAGS, "--category", "x", "--shot", "y=text"], "--shot y=text: expected label=text with one of bill, x"),
         ([*FLAGS, "--category", "Bill=invoice"], "answer word 'invoice' belongs to bill and Bill"),
         (["--corpus", "nowhere.csv"], "nowhere.csv: no file is there"),

@@ -62,11 +62,10 @@ def main() -> None:
 
 def ingest(path: Path) -> dict[str, float | str]:
     """Ingest one source here; what was committed, how long it took, and the peak memory of this process."""
-    from llambert import schema
     from llambert.corpora import find_source_files
     from llambert.corpus_recipe import Columns, CorpusRecipe
     from llambert.stages.ingest import IngestFile
-    from llambert.storage.run_directory import TableDirectory
+    from tests.fixtures.ingest_runs import corpus_run
 
     corpus = CorpusRecipe(
         path=str(path),
@@ -74,17 +73,15 @@ def ingest(path: Path) -> dict[str, float | str]:
         columns=Columns(**IMDB_COLUMNS),
         gold_labels={"pos": "positive", "neg": "negative"},
     )
-    schemas = {"corpus": schema.CORPUS, "rejects": schema.SOURCE_REJECTS, "keys": schema.CORPUS_KEYS}
     with tempfile.TemporaryDirectory(prefix="llambert-bench-") as name:
-        tables = [TableDirectory(f"{name}/{table}", arrow_schema) for table, arrow_schema in schemas.items()]
+        worker = IngestFile(corpus_run(corpus, name))
         started = time.monotonic()
-        worker = IngestFile(corpus, ("positive", "negative"), *tables)
         parts = [part for source in find_source_files(corpus) for part in worker(asdict(source)).parts]
         seconds = time.monotonic() - started
         peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         rows: list[bytes] = []
         for part in parts:
-            table = tables[0].read_part(part.name)
+            table = worker.corpus.read_part(part.name)
             columns = (table[column].to_pylist() for column in table.column_names)
             rows += [hashlib.blake2b(repr(row).encode(), digest_size=16).digest() for row in zip(*columns, strict=True)]
     digest = hashlib.blake2b(b"".join(sorted(rows)), digest_size=16).hexdigest()

@@ -25,7 +25,7 @@ from llambert.corpus_recipe import CorpusRecipe
 from llambert.recipe import AnnotatorRecipe, ClassifierRecipe, LabelRecipe, Recipe
 from llambert.run import Run
 from llambert.stages.label import label
-from llambert.storage.run_directory import Manifest
+from llambert.storage.manifest import Manifest
 from llambert.tasks import load_task
 from tests.benchmarks.bench_classifier import ENCODER, review_texts, save_checkpoint
 

@@ -31,7 +31,7 @@ from llambert.integrity.verify import verify
 from llambert.recipe import LabelRecipe
 from llambert.run import Run
 from llambert.stages.label import LabelPart, label
-from llambert.storage.run_directory import Manifest
+from llambert.storage.manifest import Manifest
 from tests.benchmarks.bench_classifier import review_texts
 from tests.benchmarks.bench_label import make_run
 from tests.fixtures.s3_server import running_server

@@ -16,7 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from llambert import schema
-from llambert.storage.part_file import PartRows
+from llambert.storage.part_file import PartWriter
 from llambert.storage.run_directory import TableDirectory
 
 NAME = "part-00000.parquet"
@@ -25,7 +25,7 @@ ROWS_PER_BATCH = 2_000
 
 def write_part(table: TableDirectory, num_bytes: int) -> int:
     """Commit a part of about ``num_bytes`` of records whose texts hardly compress; its size."""
-    chance, rows, size = random.Random(0), PartRows(), 0
+    chance, rows, size = random.Random(0), PartWriter(), 0
     while size < num_bytes:
         ids = [f"r{rows.num_rows + n:09d}" for n in range(ROWS_PER_BATCH)]
         texts = [chance.randbytes(200).hex() for _ in ids]

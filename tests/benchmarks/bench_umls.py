@@ -27,21 +27,14 @@ _MAX_GROWTH = 1.3  # of peak memory, five times the rows against one
 
 def ingest(folder: str, output: str) -> float:
     """Seconds in which the worker of the ingest stage turns a release into parts below ``output``."""
-    from llambert import schema
     from llambert.corpora import find_source_files
     from llambert.corpus_recipe import Columns, CorpusRecipe, UmlsRecipe
     from llambert.stages.ingest import IngestFile
-    from llambert.storage.run_directory import TableDirectory
+    from tests.fixtures.ingest_runs import corpus_run
 
     corpus = CorpusRecipe(path=folder, format="umls", columns=Columns(record_id="record_id"), umls=UmlsRecipe())
-    tables = [
-        TableDirectory(f"{output}/{name}", table_schema)
-        for name, table_schema in [
-            ("corpus", schema.CORPUS), ("rejects", schema.SOURCE_REJECTS), ("keys", schema.CORPUS_KEYS)
-        ]
-    ]  # fmt: skip
+    worker = IngestFile(corpus_run(corpus, output))
     started = time.perf_counter()
-    worker = IngestFile(corpus, ("no", "yes"), *tables)
     for source in find_source_files(corpus):
         worker(asdict(source))
     return time.perf_counter() - started
@@ -74,7 +67,7 @@ def stored(output: Path) -> tuple[dict[str, str], Counter]:
     """The texts of an ingest, those of concepts without a term as "", and its malformed rows by file and reason."""
     import pyarrow.dataset as ds
 
-    corpus, rejects = (ds.dataset(output / name, format="parquet").to_table() for name in ("corpus", "rejects"))
+    corpus, rejects = (ds.dataset(output / name, format="parquet").to_table() for name in ("corpus", "corpus_rejects"))
     texts = dict(zip(corpus["record_id"].to_pylist(), corpus["text"].to_pylist(), strict=True))
     faults: Counter = Counter()
     for reject in rejects.to_pylist():

@@ -24,7 +24,7 @@ from llambert.corpora import checks, find_sources
 from llambert.errors import InputError
 from llambert.recipe import load_recipe
 from llambert.run import Run
-from llambert.stages.ingest import IngestFile, complete, worker_arguments
+from llambert.stages.ingest import IngestFile, complete
 from llambert.tasks import load_task
 
 RECIPE = """
@@ -42,7 +42,7 @@ def ingest_here(tmp_path: Path, corpus: dict[str, Any]) -> Run:
     (tmp_path / "recipe.yaml").write_text(RECIPE.format(tmp=tmp_path, corpus=json.dumps(corpus)))
     run = Run(load_recipe(tmp_path / "recipe.yaml"), load_task("reviews"))
     sources = find_sources(run.recipe.corpus)
-    worker = IngestFile(*worker_arguments(run))
+    worker = IngestFile(run)
     outcomes = [worker(json.loads(json.dumps(asdict(source)))) for source in sources.units]
     complete(run, sources, [part for outcome in outcomes for part in outcome.parts])
     return run

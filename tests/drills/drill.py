@@ -25,10 +25,10 @@ from pathlib import Path
 from typing import Any
 
 from llambert.integrity.verify import verify
-from tests.drills.drilled_run import compare, contents, end_driver
-from tests.drills.ground import Ground, prepared
-from tests.drills.injection import Drilled, faked_time
+from tests.drills.drill_pipeline import compare, contents, end_driver
+from tests.drills.fault_injection import DrillRun, faked_time
 from tests.drills.schedule import FAULTS, STAGES, Fault, draw, parse
+from tests.drills.testbed import Testbed, running_testbed
 
 MAX_STARTS = 8
 HUNG_AFTER_S = 90.0
@@ -63,8 +63,8 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=FAULTS, help="this fault alone")
     parser.add_argument("--replay", help="a schedule, as a failing drill prints it")
-    parser.add_argument("--results", type=Path, help="append each drill to this file, and do none that is in it")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no drill after so many")
+    parser.add_argument("--results", type=Path, help="append each drill to this file; skip those already in it")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="start no drill after this time")
     parser.add_argument(
         "--cold", action="store_true", help="Ray starts its workers itself; each drill takes twice as long"
     )
@@ -99,19 +99,19 @@ def drill(
     minutes: float = float("inf"),
     is_warm: bool = True,
 ) -> list[Result]:
-    """Every schedule in turn on one ground; results are printed, and appended to ``file``, as they come."""
+    """Every schedule in turn in one testbed; results are printed, and appended to ``file``, as they come."""
     results = []
     began = time.monotonic()
-    with prepared(is_warm=is_warm) as ground:
-        expected = undisturbed(ground)
-        print(f"ground and undisturbed run: {time.monotonic() - began:.1f} s", flush=True)
+    with running_testbed(is_warm=is_warm) as testbed:
+        expected = undisturbed(testbed)
+        print(f"testbed and undisturbed run: {time.monotonic() - began:.1f} s", flush=True)
         for number, schedule in schedules.items():
             if time.monotonic() - began > 60 * minutes:
                 break
             if any(fault.kind == "clock jump" for fault in schedule) and faked_time() is None:
                 print(f"drill {number}: not done: a clock jump needs the package libfaketime", flush=True)
                 continue
-            result = one_drill(ground, number, schedule, seed, expected)
+            result = one_drill(testbed, number, schedule, seed, expected)
             results.append(result)
             print(line(result), flush=True)
             if file:
@@ -120,114 +120,114 @@ def drill(
     return results
 
 
-def undisturbed(ground: Ground) -> dict[str, Any]:
+def undisturbed(testbed: Testbed) -> dict[str, Any]:
     """The tables that every drill must end with."""
     began = time.monotonic()
-    drilled = Drilled(ground, "undisturbed")
-    drilled.driver = ground.start_driver("undisturbed")
+    drill_run = DrillRun(testbed, "undisturbed")
+    drill_run.driver = testbed.start_driver("undisturbed")
     ended = {}
-    while drilled.is_running():
-        drilled.driver.join(POLL_S)
+    while drill_run.is_running():
+        drill_run.driver.join(POLL_S)
         for stage in STAGES:
-            if stage not in ended and drilled.has_ended(stage):
+            if stage not in ended and drill_run.has_ended(stage):
                 ended[stage] = time.monotonic() - began
-    end_driver(drilled.driver)
-    assert drilled.driver.exitcode == 0, ground.drivers.log.read_text()[-4000:]
+    end_driver(drill_run.driver)
+    assert drill_run.driver.exitcode == 0, testbed.drivers.log.read_text()[-4000:]
     ended["report"] = time.monotonic() - began
-    assert verify(drilled.run) == []
+    assert verify(drill_run.run) == []
     ended["verify"] = time.monotonic() - began
-    found = contents(drilled.run)
+    found = contents(drill_run.run)
     ended["tables read"] = time.monotonic() - began
     print("an undisturbed run, seconds until the end of " + ", ".join(f"{k} {s:.1f}" for k, s in ended.items()))
     return found
 
 
-def one_drill(ground: Ground, number: int, schedule: list[Fault], seed: int, expected: dict[str, Any]) -> Result:
-    """Run the pipeline under the schedule, start it again until it ends well, and compare."""
+def one_drill(testbed: Testbed, number: int, schedule: list[Fault], seed: int, expected: dict[str, Any]) -> Result:
+    """Run the pipeline under the schedule, restart it until it succeeds, and compare its tables."""
     began = time.monotonic()
     result = Result(number, seed, "; ".join(map(str, schedule)))
-    drilled = Drilled(ground, f"drill-{seed}-{number}-{time.time_ns()}")
+    drill_run = DrillRun(testbed, f"drill-{seed}-{number}-{time.time_ns()}")
     try:
-        operate(drilled, list(schedule), result)
+        run_to_completion(drill_run, list(schedule), result)
     finally:
-        for driver in [drilled.driver, *drilled.others]:
+        for driver in [drill_run.driver, *drill_run.others]:
             if driver is not None:
                 end_driver(driver)
-        ground.mend()
+        testbed.restore()
     if not result.problems:
-        difference = compare(contents(drilled.run), expected)
+        difference = compare(contents(drill_run.run), expected)
         result.lost, result.duplicated, result.altered = difference.lost, difference.duplicated, difference.altered
         result.problems += difference.notes
-    result.done = drilled.done
+    result.done = drill_run.done
     result.seconds = round(time.monotonic() - began, 1)
     return result
 
 
-def operate(drilled: Drilled, schedule: list[Fault], result: Result) -> None:
-    """Start the run until it is whole, while the faults of the schedule befall it."""
+def run_to_completion(drill_run: DrillRun, schedule: list[Fault], result: Result) -> None:
+    """Restart the run until it is complete and verified, while the faults of the schedule are injected."""
     program = "pipeline"
     for _ in range(MAX_STARTS):
-        start(drilled, program, schedule)
-        watch(drilled, schedule, result)
-        assert drilled.driver is not None
-        status = drilled.driver.exitcode
+        start(drill_run, program, schedule)
+        watch(drill_run, schedule, result)
+        assert drill_run.driver is not None
+        status = drill_run.driver.exitcode
         result.statuses.append(status if status is not None else 1)
-        drilled.ground.mend()
+        drill_run.testbed.restore()
         if status == 0:
-            findings = [str(finding) for finding in verify(drilled.run)]
+            findings = [str(finding) for finding in verify(drill_run.run)]
             if not findings:
                 return
-            if not drilled.is_damaged:
+            if not drill_run.is_damaged:
                 result.problems += findings[:5]
                 return
-        program = "repair" if drilled.is_damaged else "pipeline"
+        program = "repair" if drill_run.is_damaged else "pipeline"
         result.repairs += program == "repair"
         result.restarts += program == "pipeline"
-    log = drilled.ground.drivers.log.read_text()[-1500:]
-    result.problems.append(f"not whole after {MAX_STARTS} starts, the last words: {log}")
+    log = drill_run.testbed.drivers.log.read_text()[-1500:]
+    result.problems.append(f"not complete after {MAX_STARTS} starts; end of the log: {log}")
 
 
-def start(drilled: Drilled, program: str, schedule: list[Fault]) -> None:
-    """One more driver; with a clock that can be set where a fault to come will."""
+def start(drill_run: DrillRun, program: str, schedule: list[Fault]) -> None:
+    """Start one more driver; with a clock that can be changed if the schedule has a clock jump."""
     environment = {}
     if any(fault.kind == "clock jump" for fault in schedule):
-        drilled.clock.write_text("+0")
+        drill_run.clock.write_text("+0")
         environment = {
             "LD_PRELOAD": str(faked_time()),
-            "FAKETIME_TIMESTAMP_FILE": str(drilled.clock),
+            "FAKETIME_TIMESTAMP_FILE": str(drill_run.clock),
             "FAKETIME_CACHE_DURATION": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         }
-    drilled.driver = drilled.ground.start_driver(drilled.name, program, **environment)
+    drill_run.driver = drill_run.testbed.start_driver(drill_run.name, program, **environment)
 
 
-def watch(drilled: Drilled, schedule: list[Fault], result: Result) -> None:
-    """Until the driver has ended, and any other on the same run: what is due of the schedule happens meanwhile.
+def watch(drill_run: DrillRun, schedule: list[Fault], result: Result) -> None:
+    """Inject the due faults of the schedule until the driver, and any other on the same run, has ended.
 
-    A driver that does nothing for long is ended, and counted as hung.
+    A driver without progress for ``HUNG_AFTER_S`` is killed, and counted as hung.
     """
-    assert drilled.driver is not None
+    assert drill_run.driver is not None
     deadline = time.monotonic() + HUNG_AFTER_S
-    while drilled.is_running():
+    while drill_run.is_running():
         if time.monotonic() > deadline:
             result.hung += 1
-            end_driver(drilled.driver)
-        elif schedule and drilled.has_begun(schedule[0].stage):
+            end_driver(drill_run.driver)
+        elif schedule and drill_run.has_begun(schedule[0].stage):
             fault = schedule.pop(0)
-            drilled.driver.join(fault.after_s)
-            if not drilled.is_running():
-                schedule.insert(0, fault)  # another start is its chance
+            drill_run.driver.join(fault.after_s)
+            if not drill_run.is_running():
+                schedule.insert(0, fault)  # injected after the next start
                 break
-            in_stage = not drilled.has_ended(fault.stage)
-            if drilled.inject(fault):
+            in_stage = not drill_run.has_ended(fault.stage)
+            if drill_run.inject(fault):
                 result.in_stage += in_stage
             deadline = time.monotonic() + HUNG_AFTER_S
         else:
-            drilled.driver.join(POLL_S)
-    for other in drilled.others:
+            drill_run.driver.join(POLL_S)
+    for other in drill_run.others:
         other.join(HUNG_AFTER_S)
         end_driver(other)
-    end_driver(drilled.driver)
+    end_driver(drill_run.driver)
 
 
 def line(result: Result) -> str:
@@ -239,7 +239,7 @@ def line(result: Result) -> str:
 
 
 def table(results: list[Result]) -> str:
-    """Per kind of fault: in how many drills, how often it was done, what it took to end, and what was otherwise."""
+    """Per kind of fault: the drills with it, how often it was injected, restarts, and differences."""
     rows: dict[str, Counter[str]] = defaultdict(Counter)
     for result in results:
         kinds = {fault.kind for fault in parse(result.schedule)}

@@ -3,7 +3,7 @@
     python -m tests.drills.drill_annotate [--kills 20] [--seed 0]
 
 The annotate stage runs on two replicas of a tiny language model; a driver that was killed is started again, as
-an operator would. When the kills are dealt and the stage has ended, its responses must be those of an
+an operator would. When all kills are done and the stage has ended, its responses must be those of an
 undisturbed run, row for row, and ``llambert verify`` must find nothing wrong with them. Prints each kill, so that
 a failing drill can be followed, and the seed that repeats its schedule. Exit status 1 if anything differs.
 """
@@ -50,29 +50,31 @@ def main() -> int:
         return drill(Path(folder), arguments.kills, random.Random(arguments.seed), arguments.seed)
 
 
-def drill(folder: Path, num_kills: int, chance: random.Random, seed: int) -> int:
+def drill(folder: Path, num_kills: int, rng: random.Random, seed: int) -> int:
     recipe = write_recipe(folder)
     undisturbed = folder / "undisturbed"
     subprocess.run(
         driver_command(recipe, undisturbed), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     expected = responses(recipe, undisturbed)
-    dealt: Counter[str] = Counter()
+    kill_counts: Counter[str] = Counter()
     num_rounds = num_starts = 0
-    while dealt.total() < num_kills:
+    while kill_counts.total() < num_kills:
         storage = folder / f"run-{num_rounds}"
-        num_starts += annotate_under_fire(recipe, storage, num_kills, dealt, chance)
+        num_starts += annotate_with_kills(recipe, storage, num_kills, kill_counts, rng)
         num_rounds += 1
         if difference := compare(responses(recipe, storage), expected):
             print(f"seed {seed}, run {num_rounds}: {difference}")
             return 1
-    kills = ", ".join(f"{dealt[target]} of {target}" for target in TARGETS)
-    print(f"seed {seed}: {dealt.total()} kills ({kills}) over {num_rounds} runs and {num_starts} starts of the driver:")
+    kills = ", ".join(f"{kill_counts[target]} of {target}" for target in TARGETS)
+    print(f"seed {seed}: {kill_counts.total()} kills ({kills}) over {num_rounds} runs and {num_starts} driver starts:")
     print(f"every one of {NUM_RECORDS} sampled records once in responses, row for row as undisturbed")
     return 0
 
 
-def annotate_under_fire(recipe: Path, storage: Path, num_kills: int, dealt: Counter[str], chance: random.Random) -> int:
+def annotate_with_kills(
+    recipe: Path, storage: Path, num_kills: int, kill_counts: Counter[str], rng: random.Random
+) -> int:
     """Run the stage to its end, killing on the way; returns how often the driver was started."""
     num_starts = 0
     while True:
@@ -86,24 +88,27 @@ def annotate_under_fire(recipe: Path, storage: Path, num_kills: int, dealt: Coun
         wait_for_commit(driver, lambda: len(list(storage.glob("responses/*/part-*"))))
         while driver.poll() is None:
             try:
-                driver.wait(chance.uniform(0.2, 2.5))
+                driver.wait(rng.uniform(0.2, 2.5))
             except subprocess.TimeoutExpired:
-                if dealt.total() < num_kills:
-                    kill(chance.choice(TARGETS), driver, dealt, chance)
+                if kill_counts.total() < num_kills:
+                    kill(rng.choice(TARGETS), driver, kill_counts, rng)
         if driver.returncode == 0:
             return num_starts
         # A killed driver takes its local cluster along; what it left would disturb the next start.
         kill_group(driver.pid)
 
 
-def kill(target: str, driver: subprocess.Popen, dealt: Counter[str], chance: random.Random) -> None:
+def kill(target: str, driver: subprocess.Popen, kill_counts: Counter[str], rng: random.Random) -> None:
     """SIGKILL one process of the kind ``target``; none where there is none just now."""
     unlike = "actor" if target == "worker" else ""
     victims = [psutil.Process(driver.pid)] if target == "driver" else descendants(driver.pid, target, unlike)
     names = {victim.pid: title(victim) for victim in victims}
-    if victim := signal_one(victims, chance):
-        dealt[target] += 1
-        print(f"kill {dealt.total()}: {target} {names[victim.pid] if target != 'driver' else ''}".rstrip(), flush=True)
+    if victim := signal_one(victims, rng):
+        kill_counts[target] += 1
+        print(
+            f"kill {kill_counts.total()}: {target} {names[victim.pid] if target != 'driver' else ''}".rstrip(),
+            flush=True,
+        )
 
 
 def driver_command(recipe: Path, storage: Path) -> list[str]:
@@ -121,8 +126,8 @@ def write_recipe(folder: Path) -> Path:
     """A recipe over made-up texts, of two replicas with half a core each."""
     llm = save_tiny_llm(folder / "llm")
     words = ["a", "dull", "moving", "mess", "film", "never", "funny", "warm", "and", "lifeless"]
-    chance = random.Random(0)
-    rows = (" ".join(chance.choices(words, k=chance.randint(3, 60))) for _ in range(NUM_RECORDS))
+    rng = random.Random(0)
+    rows = (" ".join(rng.choices(words, k=rng.randint(3, 60))) for _ in range(NUM_RECORDS))
     (folder / "corpus.csv").write_text("text\n" + "\n".join(f"{text} {n}" for n, text in enumerate(rows)) + "\n")
     annotator = {"model": str(llm), "dtype": "float32", "prompt": "completion", "mode": "score"}
     placement = {"min_replicas": 2, "max_replicas": 2, "cpus_per_replica": 0.5, "max_attempts": 10}

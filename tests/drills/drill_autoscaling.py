@@ -50,14 +50,14 @@ def drill(folder: Path) -> int:
     head = start_head(folder)
     try:
         ray.init(address=(folder / "address").read_text(), log_to_driver=False)
-        with Watch() as watch:
-            gang = list(RAY.run("annotate", Gang, (), [{"n": 0}], Pool(1, 1, 0.5, 4, 3, "annotator")))
-            during_annotate = watch.most()
+        with NodeWatch() as watch:
+            gang = list(RAY.run("annotate", PlacedReplica, (), [{"n": 0}], Pool(1, 1, 0.5, 4, 3, "annotator")))
+            during_annotate = watch.peak_nodes()
             watch.wait_until_gone()
             run = filled_run(folder / "run", 60, node_resource="encoder", cpus_per_actor=0.5)
-            watch.begin_anew()
+            watch.reset_peak()
             manifest = label(run)
-            during_label = watch.most()
+            during_label = watch.peak_nodes()
             watch.wait_until_gone()
         faults = []
         if gang[0].measures["num_nodes"] != 1 or gang[0].measures["num_gpus"] != 4:
@@ -73,7 +73,7 @@ def drill(folder: Path) -> int:
         end(head)
 
 
-class Gang:
+class PlacedReplica:
     """A replica that says what its placement group holds."""
 
     def __call__(self, unit: dict) -> Outcome:
@@ -83,10 +83,10 @@ class Gang:
         return Outcome([], 0.0, {"num_gpus": gpus, "num_nodes": len(nodes)})
 
 
-class Watch:
+class NodeWatch:
     """Counts the nodes of each kind, twice a second, and prints changes."""
 
-    def __enter__(self) -> "Watch":
+    def __enter__(self) -> "NodeWatch":
         self.began, self.now, self.peak = time.monotonic(), Counter(), Counter()
         self.ended = threading.Event()
         self.thread = threading.Thread(target=self._watch)
@@ -105,12 +105,12 @@ class Watch:
                 print(f"{time.monotonic() - self.began:6.1f} s: {dict(now) or 'the head alone'}", flush=True)
             self.now, self.peak = now, self.peak | now
 
-    def most(self) -> dict[str, int]:
+    def peak_nodes(self) -> dict[str, int]:
         """The largest number of nodes of each kind at once."""
         time.sleep(1)
         return dict(self.peak)
 
-    def begin_anew(self) -> None:
+    def reset_peak(self) -> None:
         self.peak = Counter()
 
     def wait_until_gone(self) -> None:

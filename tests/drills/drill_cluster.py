@@ -30,7 +30,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 
 from llambert.integrity.verify import verify
 from llambert.run import Run, open_run
-from llambert.storage.run_directory import open_filesystem
+from llambert.storage.locations import open_filesystem
 from tests.drills.nodes import ROOT, Nodes
 from tests.fixtures.chromium import Page
 from tests.fixtures.ray_jobs import wait_for_job_agent
@@ -67,23 +67,23 @@ def drill(folder: Path, arguments: argparse.Namespace) -> int:
     with running_server(folder / "s3"):
         nodes = Nodes()
         try:
-            rehearsal = Rehearsal(nodes, recipe)
-            wait_for_job_agent(rehearsal.client)
-            rehearsal.submit()
+            submitted = SubmittedRun(nodes, recipe)
+            wait_for_job_agent(submitted.client)
+            submitted.submit()
             for stage in TABLES:
                 if stage in arguments.stop:
-                    rehearsal.stop_in(stage)
+                    submitted.stop_in(stage)
                 if stage == "annotate" and arguments.screenshot:
-                    rehearsal.wait_for(stage)
-                    rehearsal.picture(stage, arguments.screenshot)
+                    submitted.wait_for(stage)
+                    submitted.save_screenshot(stage, arguments.screenshot)
                 if stage in [*arguments.kill, *arguments.drain]:
-                    rehearsal.kill_in(stage, with_notice=stage in arguments.drain)
-            return rehearsal.end()
+                    submitted.kill_in(stage, with_notice=stage in arguments.drain)
+            return submitted.end()
         finally:
             nodes.shutdown()
 
 
-class Rehearsal:
+class SubmittedRun:
     """One run of the recipe, over as many submissions as it takes."""
 
     def __init__(self, nodes: Nodes, recipe: Path) -> None:
@@ -158,7 +158,7 @@ class Rehearsal:
         )
         self.submit()
 
-    def picture(self, stage: str, file: Path) -> None:
+    def save_screenshot(self, stage: str, file: Path) -> None:
         """The dashboard's page of the job, once it shows the stage by name among Ray Data's."""
         deadline = time.monotonic() + 100
         while not self.nodes.process_of("ray::MapWorker"):
@@ -204,10 +204,10 @@ def wrong_counts(run: Run) -> list[str]:
 
 def write_recipe(folder: Path) -> Path:
     """The demo's recipe with tiny models, over files of made-up texts, into object storage."""
-    chance = random.Random(0)
+    rng = random.Random(0)
     (folder / "corpus").mkdir()
     for file in range(NUM_FILES):
-        rows = [f"{file}-{row}," + " ".join(chance.choices(WORDS, k=12)) for row in range(ROWS_PER_FILE)]
+        rows = [f"{file}-{row}," + " ".join(rng.choices(WORDS, k=12)) for row in range(ROWS_PER_FILE)]
         (folder / "corpus" / f"{file:02d}.csv").write_text("id,text\n" + "\n".join(rows) + "\n")
     recipe = yaml.safe_load((ROOT / "jobs/recipes/reviews.yaml").read_text())
     recipe |= {"name": "films", "storage": STORAGE}

@@ -3,7 +3,7 @@
     python -m tests.drills.drill_label [--kills 50] [--seed 0]
 
 The label stage runs on two actors with a tiny classifier, from and to a real S3 server; whatever was killed is
-started again, the server after a second or two, the driver as an operator would. When the kills are dealt and the
+started again, the server after a second or two, the driver as an operator would. When all kills are done and the
 stage has ended, its labels must be those of an undisturbed run, part for part and byte for byte, and ``llambert
 verify`` must find nothing wrong with them. Then two drivers are started on one run at once: the table must be the
 undisturbed one again, whoever wins. Prints each kill, and the seed that repeats its schedule. Exit status 1 if
@@ -53,29 +53,27 @@ def main() -> int:
 
 
 def drill(folder: Path, num_kills: int, seed: int, num_records: int = NUM_RECORDS) -> int:
-    chance = random.Random(seed)
-    dealt: Counter[str] = Counter()
+    rng = random.Random(seed)
+    kill_counts: Counter[str] = Counter()
     num_rounds = num_starts = 0
     with running_server(folder / "s3") as server:
         undisturbed = fill_drill(folder, "undisturbed", num_records)
         subprocess.run(driver_command(folder, undisturbed), check=True, stderr=subprocess.DEVNULL)
-        while dealt.total() < num_kills:
+        while kill_counts.total() < num_kills:
             run = fill_drill(folder, f"killed-{num_rounds}", num_records)
-            num_starts += label_under_fire(folder, run, num_kills, dealt, chance, server)
+            num_starts += label_with_kills(folder, run, num_kills, kill_counts, rng, server)
             num_rounds += 1
             if difference := compare(run, undisturbed):
                 print(f"seed {seed}, run {num_rounds}: {difference}")
                 return 1
-        kills = ", ".join(f"{dealt[target]} of {target}" for target in TARGETS)
-        print(
-            f"seed {seed}: {dealt.total()} kills ({kills}) over {num_rounds} runs, {num_starts} starts of the driver:"
-        )
+        kills = ", ".join(f"{kill_counts[target]} of {target}" for target in TARGETS)
+        print(f"seed {seed}: {kill_counts.total()} kills ({kills}) over {num_rounds} runs, {num_starts} driver starts:")
         print(f"every one of {num_records:,} records once in labels, part for part as undisturbed")
         return two_drivers(folder, fill_drill(folder, "two-drivers", num_records), undisturbed)
 
 
-def label_under_fire(
-    folder: Path, run: Run, num_kills: int, dealt: Counter[str], chance: random.Random, server: S3Server
+def label_with_kills(
+    folder: Path, run: Run, num_kills: int, kill_counts: Counter[str], rng: random.Random, server: S3Server
 ) -> int:
     """Run the stage to its end, killing on the way; returns how often the driver was started."""
     num_starts = 0
@@ -86,11 +84,11 @@ def label_under_fire(
             wait_for_commit(driver, lambda: len(run.table("labels").part_names()), 0.2)
             while driver.poll() is None:
                 try:
-                    driver.wait(chance.uniform(0.1, 2.0))
+                    driver.wait(rng.uniform(0.1, 2.0))
                 except subprocess.TimeoutExpired:
-                    if dealt.total() < num_kills:
-                        [target] = chance.choices(list(TARGETS), list(TARGETS.values()))
-                        kill(target, driver, server, dealt, chance)
+                    if kill_counts.total() < num_kills:
+                        [target] = rng.choices(list(TARGETS), list(TARGETS.values()))
+                        kill(target, driver, server, kill_counts, rng)
         finally:
             # A killed driver takes its local cluster along; what it left would disturb the next start.
             kill_group(driver.pid)
@@ -107,18 +105,20 @@ def driver_command(folder: Path, run: Run) -> list[str]:
     return [sys.executable, "-m", "tests.drills.drill_label", "--label", str(folder), run.recipe.storage]
 
 
-def kill(target: str, driver: subprocess.Popen, server: S3Server, dealt: Counter[str], chance: random.Random) -> None:
+def kill(
+    target: str, driver: subprocess.Popen, server: S3Server, kill_counts: Counter[str], rng: random.Random
+) -> None:
     """SIGKILL one process of the kind ``target``; none where there is none just now."""
     if target == "S3 server":
         server.kill()
-        time.sleep(chance.uniform(0, 2))
+        time.sleep(rng.uniform(0, 2))
         server.start()
     else:
         victims = [psutil.Process(driver.pid)] if target == "driver" else descendants(driver.pid, target)
-        if not signal_one(victims, chance):
+        if not signal_one(victims, rng):
             return
-    dealt[target] += 1
-    print(f"kill {dealt.total()}: {target}", flush=True)
+    kill_counts[target] += 1
+    print(f"kill {kill_counts.total()}: {target}", flush=True)
     if target == "raylet":  # its driver cannot go on; one that does not notice is ended, as by an operator
         try:
             driver.wait(RAYLET_MISSED_S)

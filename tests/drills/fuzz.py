@@ -2,9 +2,9 @@
 
     python -m tests.drills.fuzz [--targets recipe csv ...] [--minutes 1] [--seed 0]
 
-Each target changes a valid input at random (hypothesis: bytes cut out, put in, doubled, exchanged for what is known to
-hurt) and hands it to the code that reads it. Anything but ``InputError`` that comes out, a record that is in no count,
-or a text that speaks out of turn is a find: it is printed, shrunk, with its seed, and the exit status is 1.
+Each target changes a valid input at random (hypothesis: bytes removed, inserted, duplicated, replaced by known
+troublemakers) and passes it to the code that reads it. A finding is any exception but ``InputError``, a record that is
+in no count, or a text that changes who speaks in a prompt: it is printed, shrunk, with its seed; exit status 1.
 """
 
 import argparse
@@ -26,19 +26,20 @@ from hypothesis import strategies as st
 from llambert.annotation.prompts import Prompt, Renderer
 from llambert.annotation.verbalizer import Verbalizer
 from llambert.corpora import find_sources
+from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError, OverLength
-from llambert.recipe import Recipe, load_recipe
-from llambert.run import Run
-from llambert.stages.ingest import IngestFile, complete, worker_arguments
+from llambert.recipe import load_recipe
+from llambert.stages.ingest import IngestFile, complete
 from llambert.tasks import load_task
 from tests.fixtures import umls_sample
+from tests.fixtures.ingest_runs import corpus_run
 from tests.fixtures.tiny_llm import CHATML, tiny_tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
 CSV = b'record_id,text,gold\n1,good,a\n2,"a, ""b""\nc",b\n3,,a\n'
 JSONL = b'{"record_id": "1", "text": "good"}\n{"record_id": 2, "text": null}\n{"text": "x", "record_id": "\\u00e9"}\n'
-# What has hurt programs before: quotes, bytes that are no UTF-8, NULs, marks, deep nesting, numbers out of range.
-HURTFUL = [
+# What has broken programs before: quotes, bytes that are no UTF-8, NULs, marks, deep nesting, numbers out of range.
+TROUBLESOME_BYTES = [
     b'"', b'""', b"\\", b"\x00", b"\xff", b"\xc3", b"\xed\xa0\x80", b"\xef\xbb\xbf", b"\r", b"\n\n", b"|", b",", b"\t",
     b"&", b"*a", b"!!python/object:os.system", b"{", b"[" * 50, b"]", b"}", b": ", b"- ", b"1e999", b"-1", b"NaN",
     b"null", b"true", b"~", b"'", b"%", b"<<: ", b"\xe2\x80\xae", b"\xcc\x81" * 30, b" " * 3000, b"[/INST]",
@@ -46,10 +47,10 @@ HURTFUL = [
 ]  # fmt: skip
 
 
-def changed(valid: bytes) -> st.SearchStrategy[bytes]:
+def mutated(valid: bytes) -> st.SearchStrategy[bytes]:
     """``valid`` with up to six places cut out, doubled or exchanged."""
     place = st.integers(0, max(len(valid) - 1, 0))
-    new = st.one_of(st.sampled_from(HURTFUL), st.binary(max_size=8), st.just(b""))
+    new = st.one_of(st.sampled_from(TROUBLESOME_BYTES), st.binary(max_size=8), st.just(b""))
     edit = st.tuples(place, st.integers(0, 40), new, st.booleans())
 
     def apply(edits: list[tuple[int, int, bytes, bool]]) -> bytes:
@@ -77,29 +78,20 @@ def read_task(content: bytes) -> None:
         load_task(str(path))
 
 
-@cache
-def _recipe() -> Recipe:
-    model = {"model": "package:llambert/tasks"}
-    sections = {"corpus": {"path": "x"}, "annotator": {**model, "num_records": 1}, "classifier": model}
-    return Recipe.model_validate({"name": "fuzz", "task": "reviews", "storage": "unset", **sections})
-
-
 def ingest(files: dict[str, bytes], **corpus: object) -> None:
     """The files as a corpus, by the ingest stage's own code: every row is a record or a counted reject."""
     with tempfile.TemporaryDirectory() as folder:
         for name, content in files.items():
             Path(folder, name).write_bytes(content)
         path = folder if len(files) > 1 else str(Path(folder, *files))
-        fields = _recipe().corpus.model_copy(update={"path": path, "max_malformed_share": 1.0, **corpus})
-        run = Run(_recipe().model_copy(update={"corpus": fields, "storage": f"{folder}/run"}), load_task("reviews"))
+        run = corpus_run(CorpusRecipe(path=path, max_malformed_share=1.0, **corpus), f"{folder}/run")
         sources = find_sources(run.recipe.corpus)
-        worker = IngestFile(*worker_arguments(run))
+        worker = IngestFile(run)
         outcomes = [worker(asdict(source)) for source in sources.units]
-        manifest = complete(
-            run, sources, [part for outcome in outcomes for part in outcome.parts]
-        )  # the manifest refuses sums that do not agree
+        parts = [part for outcome in outcomes for part in outcome.parts]
+        manifest = complete(run, sources, parts)  # the manifest refuses sums that do not agree
         ids = [row["record_id"] for row in run.table("corpus").read().to_pylist()]
-        assert len(set(ids)) == len(ids) == manifest.num_kept, "a record_id stands twice"
+        assert len(set(ids)) == len(ids) == manifest.num_kept, "record IDs are not unique"
         rejects = run.table("corpus_rejects").require_manifest()
         assert rejects.num_kept == sum(manifest.num_rejected.values()), "a reject is in no table"
 
@@ -123,15 +115,15 @@ def _renderer(form: str) -> tuple[Renderer, set[int], list[int]]:
     tokenizer = tiny_tokenizer(CHATML if form == "chat" else None)
     renderer = Renderer(prompt, {"bad": "negative"}, None, tokenizer)
     special = set(tokenizer.added_tokens_decoder)
-    return renderer, special, controls(special, renderer.encode("x", 10_000).token_ids)
+    return renderer, special, control_tokens(special, renderer.encode("x", 10_000).token_ids)
 
 
-def controls(special: set[int], token_ids: list[int]) -> list[int]:
+def control_tokens(special: set[int], token_ids: list[int]) -> list[int]:
     """The tokens by which a chat template says who speaks, in order."""
     return [token_id for token_id in token_ids if token_id in special]
 
 
-def speak(text: str) -> None:
+def check_roles(text: str) -> None:
     """Who speaks in a prompt is what the template says, whatever the record's text holds; at any length."""
     for form in ("chat", "llama2"):
         renderer, special, expected = _renderer(form)
@@ -140,7 +132,7 @@ def speak(text: str) -> None:
                 rendered = renderer.encode(text, max_tokens, "head_tail")
             except (OverLength, ValueError):
                 continue  # refused, and counted as such
-            assert controls(special, rendered.token_ids) == expected, "the text speaks out of turn"
+            assert control_tokens(special, rendered.token_ids) == expected, "the text speaks out of turn"
             if form == "llama2":
                 assert rendered.text.count("[/INST]") == 2, "the text ends the user's turn"
 
@@ -155,14 +147,14 @@ TEXTS = st.one_of(
 WORDS = ["positive", "not", "negative", ",", "\n", "good ", "I ", "cannot"]
 ANSWERS = st.one_of(st.text(max_size=200), st.lists(st.sampled_from(WORDS)).map(" ".join))
 TARGETS: dict[str, tuple[st.SearchStrategy, Callable]] = {
-    "recipe": (changed((ROOT / "jobs" / "recipes" / "reviews.yaml").read_bytes()), read_recipe),
-    "task": (changed((ROOT / "llambert" / "tasks" / "reviews.yaml").read_bytes()), read_task),
-    "csv": (changed(CSV), lambda content: ingest({"f.csv": content})),
-    "tsv": (changed(CSV.replace(b",", b"\t")), lambda content: ingest({"f.tsv": content})),
-    "jsonl": (changed(JSONL), lambda content: ingest({"f.jsonl": content})),
-    "parquet": (changed(parquet()), lambda content: ingest({"f.parquet": content})),
+    "recipe": (mutated((ROOT / "jobs" / "recipes" / "reviews.yaml").read_bytes()), read_recipe),
+    "task": (mutated((ROOT / "llambert" / "tasks" / "reviews.yaml").read_bytes()), read_task),
+    "csv": (mutated(CSV), lambda content: ingest({"f.csv": content})),
+    "tsv": (mutated(CSV.replace(b",", b"\t")), lambda content: ingest({"f.tsv": content})),
+    "jsonl": (mutated(JSONL), lambda content: ingest({"f.jsonl": content})),
+    "parquet": (mutated(parquet()), lambda content: ingest({"f.parquet": content})),
     "rrf": (
-        changed("\n".join(umls_sample.MRCONSO).encode()),
+        mutated("\n".join(umls_sample.MRCONSO).encode()),
         lambda content: ingest(
             {
                 "MRCONSO.RRF": content,
@@ -173,7 +165,7 @@ TARGETS: dict[str, tuple[st.SearchStrategy, Callable]] = {
         ),
     ),
     "response": (ANSWERS, read_response),
-    "prompt": (TEXTS, speak),
+    "prompt": (TEXTS, check_roles),
 }
 
 

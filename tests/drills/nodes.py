@@ -20,9 +20,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Nodes:
-    """A head without CPUs and worker nodes, two unless told otherwise, with a resource of their own.
+    """A head without CPUs, and worker nodes with the custom resource ``worker``.
 
-    ``warm``: the folder of warm_workers.py, by which workers are forked; None: Ray starts them as ever.
+    ``warm``: the folder of warm_workers.py, by which workers are forked; None: Ray starts them itself.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What is done to a run and when: drawn by a seed, written as one line, read back from it."""
+"""Which faults are injected into a run, and when: drawn by a seed, printed as one line and parsed from it."""
 
 import random
 import re
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 STAGES = ("ingest", "annotate", "finetune", "label")
 _LINE = re.compile(r"^(\w+)\+([\d.]+) ([a-z0-9 ]+?)(?: for ([\d.]+))?$")
 
-# Fault -> for how many seconds, at most, where it lasts; None: it is done once.
+# Fault -> for how many seconds, at peak_nodes, where it lasts; None: it is done once.
 FAULTS: dict[str, float | None] = {
     "kill driver": None,
     "stop driver": 3.0,
@@ -47,7 +47,7 @@ class Fault:
 
 
 def parse(text: str) -> list[Fault]:
-    """The schedule that ``str`` of its faults, joined by semicolons, is; ``ValueError`` with the part that is none."""
+    """The schedule written as its faults, joined by semicolons; ``ValueError`` names what is not a fault."""
     faults = []
     for line in text.split(";"):
         match = _LINE.match(line.strip())
@@ -59,16 +59,16 @@ def parse(text: str) -> list[Fault]:
 
 def draw(seed: int, number: int, only: str | None = None) -> list[Fault]:
     """The ``number``-th drill's schedule: each kind comes first in turn, and every third drill has a second fault."""
-    chance = random.Random(f"{seed}-{number}")
+    rng = random.Random(f"{seed}-{number}")
     kinds = list(FAULTS)
     random.Random(f"{seed}-{number // len(kinds)}").shuffle(kinds)
     chosen = [only or kinds[number % len(kinds)]]
-    if chance.random() < 1 / 3:
-        chosen.append(only or chance.choice(kinds))
-    stages = sorted(chance.choices(STAGES, k=len(chosen)), key=STAGES.index)
+    if rng.random() < 1 / 3:
+        chosen.append(only or rng.choice(kinds))
+    stages = sorted(rng.choices(STAGES, k=len(chosen)), key=STAGES.index)
     faults = []
     for stage, kind in zip(stages, chosen, strict=True):
         longest = FAULTS[kind]
-        lasting = round(chance.uniform(0.3, longest), 2) if longest else 0.0
-        faults.append(Fault(stage, round(chance.uniform(0, 1.5), 2), kind, lasting))
+        lasting = round(rng.uniform(0.3, longest), 2) if longest else 0.0
+        faults.append(Fault(stage, round(rng.uniform(0, 1.5), 2), kind, lasting))
     return faults

@@ -23,10 +23,10 @@ import psutil
 
 from llambert.integrity.verify import verify
 from tests.drills.drill import undisturbed
-from tests.drills.drilled_run import compare_tables, end_driver
-from tests.drills.ground import Ground, prepared
-from tests.drills.injection import Drilled
+from tests.drills.drill_pipeline import compare_tables, end_driver
+from tests.drills.fault_injection import DrillRun
 from tests.drills.schedule import FAULTS, Fault
+from tests.drills.testbed import Testbed, running_testbed
 from tests.fixtures.processes import title
 
 RUN = "undisturbed"
@@ -47,9 +47,9 @@ def main() -> int:
     parser.add_argument("--fault-every", type=float, default=60.0, help="seconds")
     parser.add_argument("--plot", type=Path, default=Path("soak.png"), help="its figures go beside it, as .csv")
     arguments = parser.parse_args()
-    with prepared(rows_per_file=ROWS_PER_FILE) as ground:
-        soak = Soak(ground, arguments.seed, arguments.fault_every)
-        with Samples(ground, soak) as samples:
+    with running_testbed(rows_per_file=ROWS_PER_FILE) as testbed:
+        soak = Soak(testbed, arguments.seed, arguments.fault_every)
+        with Samples(testbed, soak) as samples:
             soak.label_for(60 * arguments.minutes)
     samples.write(arguments.plot)
     growing = samples.verdict()
@@ -62,24 +62,24 @@ def main() -> int:
 
 
 class Soak:
-    """Labels one corpus again and again, while faults befall it."""
+    """Labels one corpus repeatedly while faults are injected."""
 
-    def __init__(self, ground: Ground, seed: int, fault_every_s: float) -> None:
-        self.ground, self.chance, self.fault_every_s = ground, random.Random(seed), fault_every_s
-        self.expected = undisturbed(ground)
-        self.drilled = Drilled(ground, RUN)
+    def __init__(self, testbed: Testbed, seed: int, fault_every_s: float) -> None:
+        self.testbed, self.rng, self.fault_every_s = testbed, random.Random(seed), fault_every_s
+        self.expected = undisturbed(testbed)
+        self.drill_run = DrillRun(testbed, RUN)
         self.faults: Counter[str] = Counter()
         self.problems: list[str] = []
         self.num_rounds = self.num_starts = self.num_records = 0
         self.next_fault = time.monotonic() + fault_every_s
 
     def label_for(self, seconds: float) -> None:
-        """Round after round, until so many seconds are over."""
+        """Label in rounds for so many seconds."""
         until = time.monotonic() + seconds
         while time.monotonic() < until and not self.problems:
             self._remove_labels()
             self._label()
-            run = self.drilled.run
+            run = self.drill_run.run
             self.problems += [str(finding) for finding in verify(run)][:5]
             found = {name: run.table(name).read().to_pylist() for name in LABELS}
             self.problems += compare_tables(found, self.expected).notes
@@ -89,42 +89,42 @@ class Soak:
 
     def _remove_labels(self) -> None:
         for name in LABELS:
-            table = self.drilled.run.table(name)
+            table = self.drill_run.run.table(name)
             table.filesystem.rm(table.path(), recursive=True)
 
     def _label(self) -> None:
         """Start the job until it ends with 0."""
         for _ in range(MAX_STARTS):
             self.num_starts += 1
-            self.drilled.driver = driver = self.ground.start_driver(RUN, "label")
+            self.drill_run.driver = driver = self.testbed.start_driver(RUN, "label")
             while driver.is_alive():
                 driver.join(0.2)
-                if driver.is_alive() and time.monotonic() > self.next_fault and self.drilled.has_begun("label"):
+                if driver.is_alive() and time.monotonic() > self.next_fault and self.drill_run.has_begun("label"):
                     self._inject()
-            for one in [driver, *self.drilled.others]:
+            for one in [driver, *self.drill_run.others]:
                 one.join()
                 end_driver(one)
-            self.drilled.others.clear()
-            self.ground.mend()
+            self.drill_run.others.clear()
+            self.testbed.restore()
             if driver.exitcode == 0:
                 return
         self.problems.append(f"not labelled after {MAX_STARTS} starts")
 
     def _inject(self) -> None:
-        kind = self.chance.choice(KINDS)
+        kind = self.rng.choice(KINDS)
         longest = FAULTS[kind]
-        fault = Fault("label", 0.0, kind, round(self.chance.uniform(0.3, longest), 2) if longest else 0.0)
-        if self.drilled.inject(fault):
+        fault = Fault("label", 0.0, kind, round(self.rng.uniform(0.3, longest), 2) if longest else 0.0)
+        if self.drill_run.inject(fault):
             self.faults[kind] += 1
             self.next_fault = time.monotonic() + self.fault_every_s
             print(f"fault {self.faults.total()}: {fault}", flush=True)
 
 
 class Samples:
-    """Of each kind of process, every ten seconds, the largest memory and most open files of one, and how many."""
+    """Of each kind of process, every ten seconds, the largest memory and peak_nodes open files of one, and how many."""
 
-    def __init__(self, ground: Ground, soak: Soak) -> None:
-        self.ground, self.soak, self.rows = ground, soak, []
+    def __init__(self, testbed: Testbed, soak: Soak) -> None:
+        self.testbed, self.soak, self.rows = testbed, soak, []
         self.ended = threading.Event()
         self.thread = threading.Thread(target=self._sample, daemon=True)
 
@@ -152,7 +152,7 @@ class Samples:
             self.rows += [{"seconds": seconds, "kind": kind, **values} for kind, values in sorted(largest.items())]
 
     def _processes(self) -> list[tuple[str, psutil.Process]]:
-        driver = self.soak.drilled.driver
+        driver = self.soak.drill_run.driver
         found = [("drill", psutil.Process())]
         for process in psutil.Process().children(recursive=True):
             name = title(process)

@@ -10,7 +10,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 
 def test_killed_actors_workers_and_drivers_cost_annotate_no_record(tmp_path):
-    assert drill_annotate.drill(tmp_path, num_kills=3, chance=random.Random(4), seed=4) == 0
+    assert drill_annotate.drill(tmp_path, num_kills=3, rng=random.Random(4), seed=4) == 0
 
 
 @pytest.mark.s3

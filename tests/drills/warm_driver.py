@@ -8,4 +8,4 @@ import transformers  # noqa: F401
 
 import llambert.cli
 import llambert.pipeline  # noqa: F401
-from tests.drills import injection  # noqa: F401  # what the drill's own file imports: a forked process imports that again
+from tests.drills import fault_injection  # noqa: F401  # what the drill's own file imports: a forked process imports that again

@@ -15,7 +15,7 @@ from llambert.errors import InputError
 from llambert.execution import Outcome, Pool
 from llambert.execution.placement import ReplicaGroups
 from llambert.execution.ray_executor import RAY
-from llambert.storage.run_directory import Part
+from llambert.storage.manifest import Part
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 FOUR_GPUS = {"num_gpus": 4.0, "num_cpus": 0.1}

@@ -19,7 +19,7 @@ def test_what_was_done_before_counts_as_done_but_not_in_the_rate(monkeypatch):
     monkeypatch.setattr(llambert.execution.progress.time, "monotonic", lambda: next(clock))
     progress = Progress("label", total=1100, done=1000)
     progress.done += 50
-    assert progress.rate_and_eta() == "5.0/s, 0:10 left"
+    assert progress.rate_and_eta == "5.0/s, 0:10 left"
 
 
 def test_a_stage_that_fails_does_not_print_a_last_line_as_if_it_had_ended(capsys):

@@ -8,7 +8,7 @@ import pytest
 from llambert.errors import InputError
 from llambert.execution import Outcome, Pool
 from llambert.execution.ray_executor import RAY
-from llambert.storage.run_directory import Part
+from llambert.storage.manifest import Part
 
 pytestmark = pytest.mark.slow
 

@@ -17,7 +17,8 @@ from llambert.integrity.verify import Finding, FindingKind, verify
 from llambert.pipeline import pipeline
 from llambert.recipe import load_recipe
 from llambert.run import Run, record_recipe
-from llambert.storage.run_directory import MANIFEST, TableDirectory
+from llambert.storage.manifest import MANIFEST
+from llambert.storage.run_directory import TableDirectory
 from llambert.tasks import load_task
 from tests.fixtures.tiny_classifier import save_tiny_classifier
 from tests.fixtures.tiny_llm import save_tiny_llm

@@ -12,8 +12,8 @@ from llambert.annotation.responses import amendment_name
 from llambert.errors import InputError
 from llambert.execution.in_process import IN_PROCESS
 from llambert.integrity import verify as module
-from llambert.integrity.verify import FindingKind, verify, verify_directory
-from llambert.run import Run, record_recipe
+from llambert.integrity.verify import Finding, FindingKind, verify
+from llambert.run import Run, open_run, record_recipe
 from llambert.stages.label import label
 from llambert.storage.run_directory import TableDirectory
 from tests.fixtures.label_runs import filled_run, make_run
@@ -80,11 +80,15 @@ def test_a_whole_run_has_no_finding(run):
 
 def test_a_run_known_by_its_directory_is_verified_from_its_recipe(run):
     record_recipe(run)
+
+    def verify_directory(storage: str) -> list[Finding]:
+        return verify(open_run(f"{storage}/recipe.yaml", [f"storage={storage}"]))
+
     assert verify_directory(run.recipe.storage) == []
     run.table("labels").filesystem.rm_file(run.table("labels").path(SECOND))
     found = [(finding.kind, finding.table, finding.part) for finding in verify_directory(run.recipe.storage)]
     assert (FindingKind.MISSING_PART, "labels", SECOND) in found
-    with pytest.raises(InputError, match=r"no recipe.yaml there"):
+    with pytest.raises(InputError, match=r"labels/recipe.yaml: cannot be read"):
         verify_directory(run.recipe.storage + "/labels")
 
 

@@ -8,7 +8,7 @@ from llambert.annotation.splits import is_learned_gold
 from llambert.planning import pilot
 from llambert.recipe import ClassifierRecipe
 from llambert.run import Run
-from llambert.storage.run_directory import Manifest
+from llambert.storage.manifest import Manifest
 from tests.fixtures.synthetic_run import Plan, write_run
 
 

@@ -1,4 +1,5 @@
 from dataclasses import asdict
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -9,8 +10,7 @@ from llambert.errors import InputError
 from llambert.execution.in_process import IN_PROCESS
 from llambert.recipe import load_recipe
 from llambert.run import Run
-from llambert.stages.ingest import IngestFile, complete, ingest, worker_arguments
-from llambert.storage.run_directory import TableDirectory
+from llambert.stages.ingest import IngestFile, complete, ingest
 from llambert.tasks import load_task
 
 CSV = """\
@@ -95,7 +95,7 @@ def test_what_a_gold_value_means_is_part_of_the_fingerprint(tmp_path):
 
 def test_a_record_id_that_stands_twice_is_refused_with_examples(tmp_path):
     run = make_run(tmp_path, CSV.replace("d,Bad", "a,Bad"))
-    with pytest.raises(InputError, match="1 record ids stand more than once, for example 'a'"):
+    with pytest.raises(InputError, match="1 record IDs are not unique, for example 'a'"):
         ingest(run, IN_PROCESS)
     assert run.table("corpus").read_manifest() is None
 
@@ -106,18 +106,16 @@ def test_a_corpus_without_a_record_is_refused(tmp_path):
 
 
 def ingest_file(tmp_path, run):
-    tables = (TableDirectory(f"{tmp_path}/{name}") for name in ("corpus", "rejects", "keys"))
-    worker = IngestFile(run.recipe.corpus, ("positive", "negative"), *tables)
     path = tmp_path / "films.csv"
-    return worker, {"key": "0123456789ab", "uri": str(path), "format": "csv", "num_bytes": path.stat().st_size}
+    return IngestFile(run), {"key": "0123456789ab", "uri": str(path), "format": "csv", "num_bytes": path.stat().st_size}
 
 
 def test_a_second_start_keeps_committed_parts_and_makes_the_missing_ones(tmp_path):
-    worker, unit = ingest_file(tmp_path, make_run(tmp_path))
+    run = make_run(tmp_path)
+    worker, unit = ingest_file(tmp_path, run)
     first = worker(unit).parts
     assert [part.num_rows for part in first] == [1, 2, 1]
-    lost = tmp_path / "corpus" / first[1].name
-    kept = tmp_path / "corpus" / first[0].name
+    kept, lost, _ = (Path(run.table("corpus").path(part.name)) for part in first)
     lost.unlink()
     written = kept.stat().st_mtime_ns
     assert worker(unit).parts == first
@@ -142,7 +140,7 @@ def test_the_parts_of_a_corpus_are_in_the_order_of_its_files_and_so_is_the_first
         rows = [f"{name}{row},{name} {row},fresh,review" for row in range(4)]
         (tmp_path / "in" / f"{name}.csv").write_text("\n".join(["key,body,stars,kind", *rows, "x,same,fresh,review\n"]))
     sources = find_sources(run.recipe.corpus)
-    worker = IngestFile(*worker_arguments(run))
+    worker = IngestFile(run)
     outcomes = [worker(asdict(source)) for source in sources.units]
     parts = [part for outcome in outcomes[::-1] for part in outcome.parts]
     manifest = complete(run, sources, parts)

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,16 +13,14 @@ NUM_ROWS, ROW_CHARS = 400, 1 << 20
 PROGRAM = """
 import gzip, resource, sys
 from dataclasses import asdict
-from llambert import schema
 from llambert.corpora import find_source_files
 from llambert.corpus_recipe import Columns, CorpusRecipe
-from llambert.storage.run_directory import TableDirectory
 from llambert.stages.ingest import IngestFile
+from tests.fixtures.ingest_runs import corpus_run
 
 folder = sys.argv[1]
 corpus = CorpusRecipe(path=f"{folder}/x.jsonl.gz", columns=Columns(record_id="id"), max_text_chars=2_000_000)
-tables = {"corpus": schema.CORPUS, "rejects": schema.SOURCE_REJECTS, "keys": schema.CORPUS_KEYS}
-worker = IngestFile(corpus, ("a", "b"), *(TableDirectory(f"{folder}/{name}", s) for name, s in tables.items()))
+worker = IngestFile(corpus_run(corpus, f"{folder}/run"))
 size = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmSize")) << 10
 resource.setrlimit(resource.RLIMIT_AS, (size + (384 << 20),) * 2)
 [source] = find_source_files(corpus)
@@ -43,6 +42,7 @@ def test_a_corpus_larger_than_the_memory_limit_is_ingested(tmp_path):
         [sys.executable, "-c", PROGRAM, str(tmp_path)],
         capture_output=True,
         text=True,
+        cwd=Path(__file__).resolve().parents[2],
         env=os.environ | {"ARROW_DEFAULT_MEMORY_POOL": "system", "OMP_NUM_THREADS": "1"},
         timeout=120,
     )

@@ -10,7 +10,7 @@ from llambert.execution.in_process import IN_PROCESS
 from llambert.recipe import load_recipe
 from llambert.run import Run
 from llambert.stages.ingest import ingest
-from llambert.storage.run_directory import MANIFEST
+from llambert.storage.manifest import MANIFEST
 from llambert.tasks import load_task
 from tests.fixtures import umls_release
 from tests.fixtures.umls_pandas import concept_texts

@@ -15,7 +15,7 @@ def small_limits(tmp_path, monkeypatch):
     monkeypatch.setattr(file_hashes, "BLOCKS_ABOVE_BYTES", 1 << 12)
     monkeypatch.setattr(file_hashes, "BLOCK_BYTES", 1 << 10)
     monkeypatch.setattr(file_hashes, "CHUNK_BYTES", 300)
-    monkeypatch.setattr(file_hashes, "REMEMBER_FROM_BYTES", 1 << 11)
+    monkeypatch.setattr(file_hashes, "CACHE_FROM_BYTES", 1 << 11)
     monkeypatch.setattr(file_hashes, "SETTLED_AFTER_S", -1.0)
 
 

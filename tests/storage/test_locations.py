@@ -3,7 +3,15 @@ import os
 import fsspec
 import pytest
 
-from llambert.storage.locations import copy_folder, move_file, open_binary, open_location, remove_folder
+from llambert.errors import InputError
+from llambert.storage.locations import (
+    copy_folder,
+    move_file,
+    open_binary,
+    open_filesystem,
+    open_location,
+    remove_folder,
+)
 
 
 @pytest.fixture
@@ -53,3 +61,21 @@ def test_a_file_is_moved_by_its_literal_name(memory, tmp_path):
     assert memory.find("/run 1") == ["/run 1/part"]
     copy_folder(memory, "/run [1]", tmp_path / "copy")
     assert (tmp_path / "copy" / "aside" / "part").read_bytes() == b"1"
+
+
+def test_storage_that_cannot_be_opened_is_one_line():
+    with pytest.raises(InputError, match=r"^nonsense://x: this storage cannot be opened"):
+        open_filesystem("nonsense://x")
+
+
+@pytest.mark.s3
+def test_removing_a_folder_of_an_object_store_leaves_nothing_of_it_and_its_neighbour_alone(s3):
+    filesystem, path = open_filesystem("s3://llambert-test/remove [a-z]")
+    for name in ["x/one", "x/y/two", "three"]:
+        filesystem.pipe_file(f"{path}/{name}", b"1")
+    filesystem.pipe_file("llambert-test/remove a/one", b"1")
+    remove_folder(filesystem, path)
+    remove_folder(filesystem, path)
+    assert filesystem.find(path) == []
+    assert not filesystem.exists(path)
+    assert filesystem.find("llambert-test/remove a") == ["llambert-test/remove a/one"]

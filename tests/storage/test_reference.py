@@ -3,7 +3,7 @@ import os
 import pytest
 
 from llambert.errors import InputError
-from llambert.storage.reference import content_identity, find_files, local_copy, plain_path, resolve
+from llambert.storage.reference import content_identity, find_files, local_copy, path_without_wildcards, resolve
 
 
 def test_a_file_inside_an_installed_package_is_found_without_importing_it():
@@ -227,13 +227,13 @@ def test_names_that_are_not_utf_8_have_an_identity(tmp_path):
 def test_a_path_for_libraries_that_glob_is_a_link_without_wildcards(tmp_path, monkeypatch):
     monkeypatch.setenv("LLAMBERT_CACHE", str(tmp_path / "cache"))
     write_all(tmp_path, "models [7b]/config.json")
-    plain = plain_path(str(tmp_path / "models [7b]"))
-    assert plain == plain_path(str(tmp_path / "models [7b]"))
+    plain = path_without_wildcards(str(tmp_path / "models [7b]"))
+    assert plain == path_without_wildcards(str(tmp_path / "models [7b]"))
     assert "[" not in plain.removeprefix(str(tmp_path))
     with open(f"{plain}/config.json") as stream:
         assert stream.read() == "models [7b]/config.json"
-    assert plain_path(str(tmp_path)) == str(tmp_path)
-    assert plain_path("org/model") == "org/model"
+    assert path_without_wildcards(str(tmp_path)) == str(tmp_path)
+    assert path_without_wildcards("org/model") == "org/model"
 
 
 def test_a_tilde_is_a_home_unless_a_path_has_that_name(tmp_path, monkeypatch):

@@ -25,7 +25,7 @@ from llambert.engines.transformers import load_model
 from llambert.errors import InputError, loading_fault
 from llambert.recipe import AnnotatorRecipe
 from llambert.storage.file_hashes import cache_folder
-from llambert.storage.reference import content_identity, local_copy, plain_path
+from llambert.storage.reference import content_identity, local_copy, path_without_wildcards
 
 # Arguments that decide how fast an engine is and what it holds, never what it answers.
 _PLACED = frozenset(
@@ -210,7 +210,7 @@ def model_location(annotator: AnnotatorRecipe) -> str:
     """
     location = local_copy(annotator.model)
     if not location.endswith(".gguf"):
-        return plain_path(location)
+        return path_without_wildcards(location)
     cache = cache_folder()
     target = cache / f"{content_identity(annotator.model)}-{annotator.dtype}"
     if not target.exists():

@@ -6,6 +6,8 @@ sample of n records, and a reader that wants n of a table that holds more takes 
 
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass, field, fields, replace
+from itertools import islice
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -23,11 +25,16 @@ from llambert.execution import Executor, Outcome, Pool
 from llambert.execution.ray_executor import RAY
 from llambert.execution.replica_metrics import ReplicaMetrics
 from llambert.execution.stage_progress import StageProgress
-from llambert.recipe import AnnotatorRecipe
 from llambert.run import Run
-from llambert.stages.annotate.stored_answers import BUSY, NUM_PASSING, StoredAnswers, free_amendment_name, unanswered
+from llambert.stages.annotate.stored_answers import (
+    BUSY_MILLISECONDS,
+    NUM_PASSING,
+    StoredAnswers,
+    free_amendment_name,
+    unanswered,
+)
 from llambert.stages.shots import prompted_task
-from llambert.storage.run_directory import Manifest, Part, total
+from llambert.storage.manifest import Manifest, Part, total
 from llambert.training.encoder_trial import require_encoder
 
 _CONTENT_FREE = {"content_free": True}  # the unit of work beside the ranges of ranks
@@ -56,8 +63,7 @@ def annotate(run: Run, executor: Executor = RAY) -> Manifest:
         return manifest
     warn_of_unlearned(run.recipe.classifier, sample)
     stored = StoredAnswers(responses, sample.num_kept, annotator.records_per_part)
-    stored.read()
-    again = stored.ask_again()
+    again = stored.retry_units()
     missing: list[dict[str, Any]] = [{"start": start, "end": end} for start, end in stored.missing]
     units = [*([_CONTENT_FREE] if wants_content_free else []), *missing, *again]
     num_again = sum(unit["num_records"] for unit in again)
@@ -67,9 +73,12 @@ def annotate(run: Run, executor: Executor = RAY) -> Manifest:
         print(f"annotate: records that failed before ({num_again:,}) are asked again", flush=True)
     try:
         if units:
-            progress.run(executor, AnnotatePart, (run, _num_tokens(stored.all_parts)), units, _pool(annotator))
+            replicas = (annotator.min_replicas, annotator.max_replicas)
+            replica = (annotator.cpus_per_replica, annotator.gpus_per_replica)
+            pool = Pool(*replicas, *replica, annotator.max_attempts, annotator.node_resource)
+            progress.run(executor, AnnotatePart, (run, _num_tokens(stored.all_parts)), units, pool)
     except InputError as error:
-        stored.read()
+        stored.refresh()
         if stored.missing or (wants_content_free and not content_free.part_names()):
             raise
         print(f"annotate: not all records that failed before ({num_again:,}) could be asked again: {error}", flush=True)
@@ -81,17 +90,6 @@ def annotate(run: Run, executor: Executor = RAY) -> Manifest:
 def _is_final(manifest: Manifest | None, num_records: int) -> TypeGuard[Manifest]:
     """Whether a table is complete, and nothing in it to be asked again."""
     return manifest is not None and manifest.num_in >= num_records and not manifest.counts.get(NUM_PASSING)
-
-
-def _pool(annotator: AnnotatorRecipe) -> Pool:
-    return Pool(
-        min_actors=annotator.min_replicas,
-        max_actors=annotator.max_replicas,
-        num_cpus=annotator.cpus_per_replica,
-        num_gpus=annotator.gpus_per_replica,
-        max_attempts=annotator.max_attempts,
-        node_resource=annotator.node_resource,
-    )
 
 
 def _num_answered(outcome: Outcome) -> int:
@@ -117,12 +115,11 @@ def _complete(run: Run, before: StoredAnswers, progress: StageProgress, is_first
     known = {**{part.name: part for part in listed}, **before.known, **{part.name: part for part in progress.parts}}
     num_records = max(before.num_records, latest.num_in if latest else 0)
     stored = StoredAnswers(responses, num_records, annotator.records_per_part, known)
-    stored.read()
     assert not stored.missing, f"{responses.uri}: no answers of ranks {stored.missing}"
     if latest and {part.name for part in stored.all_parts} == {part.name for part in listed}:
         return latest  # complete already, or by another driver on the same run
     counts = total(stored.all_parts)
-    busy_seconds = counts.pop(BUSY, 0) / 1000
+    busy_seconds = counts.pop(BUSY_MILLISECONDS, 0) / 1000
     if num_failing := counts[NUM_PASSING]:
         print(
             f"annotate: of {stored.num_records:,} records {num_failing:,} failed for a reason that may pass; the next "
@@ -159,8 +156,18 @@ def _measures(progress: StageProgress) -> dict[str, float]:
         **shares,
         "records_per_second": (progress.num_done - progress.num_done_before) / seconds,
         "tokens_per_second": sum(_num_tokens(progress.new_parts)) / seconds,
-        "busy_replicas": total(progress.new_parts)[BUSY] / 1000 / seconds,
+        "busy_replicas": total(progress.new_parts)[BUSY_MILLISECONDS] / 1000 / seconds,
     }
+
+
+@dataclass
+class _Asked:
+    """One call of the engine: its answers and seconds, and why it stopped early, if it did."""
+
+    started_at: float
+    answers: list[Answer] = field(default_factory=list)
+    busy_seconds: float = 0.0
+    stopped: StoppedEarly | None = None
 
 
 class AnnotatePart:
@@ -192,17 +199,26 @@ class AnnotatePart:
             return self._answer_again(unit["again"], unit["end"])
         start, end = unit["start"], unit["end"]
         records = self._read(start, end)
-        started_at, began = time.time(), time.perf_counter()
+        asked = self._ask(records[schema.TEXT].to_pylist())
+        parts = [self._commit(start, records, asked.answers, asked.busy_seconds)] if asked.answers else []
+        return self._outcome(parts, asked)
+
+    def _ask(self, texts: list[str]) -> "_Asked":
+        asked = _Asked(time.time())
+        began = time.perf_counter()
         try:
-            answers = self._engine.annotate(records[schema.TEXT].to_pylist())
-        except StoppedEarly as stopped:
-            if stopped.answers:
-                self._commit(start, records, stopped.answers, time.perf_counter() - began)
-            raise
-        busy_seconds = time.perf_counter() - began
-        part = self._commit(start, records, answers, busy_seconds)
-        measures = {"started_at": started_at, "ended_at": time.time()}
-        return Outcome([part], busy_seconds, measures, self._metrics.replica, list(self._engine.notes))
+            asked.answers = self._engine.annotate(texts)
+        except StoppedEarly as error:
+            asked.answers, asked.stopped = error.answers, error
+        asked.busy_seconds = time.perf_counter() - began
+        return asked
+
+    def _outcome(self, parts: list[Part], asked: "_Asked", **measures: float) -> Outcome:
+        """The outcome of a unit whose parts are committed; raises what stopped the engine."""
+        if asked.stopped is not None:
+            raise asked.stopped
+        measures |= {"started_at": asked.started_at, "ended_at": time.time()}
+        return Outcome(parts, asked.busy_seconds, measures, self._metrics.replica, list(self._engine.notes))
 
     def _answer_again(self, names: list[str], end: int) -> Outcome:
         """Ask about what the parts ``names`` leave without a final answer; commit an amendment to each."""
@@ -210,22 +226,13 @@ class AnnotatePart:
         taken = {name: amendments.get(name, []) for name in names}
         pending = {name: unanswered(self._responses, name, taken[name], end) for name in names}
         texts = [text for records in pending.values() for text in records[schema.TEXT].to_pylist()]
-        started_at, began = time.time(), time.perf_counter()
-        stopped: StoppedEarly | None = None
-        try:
-            answers = self._engine.annotate(texts)
-        except StoppedEarly as error:
-            stopped, answers = error, error.answers
-        busy_seconds = time.perf_counter() - began
-        parts: list[Part] = []
+        asked = self._ask(texts)
+        answers, parts = iter(asked.answers), list[Part]()
         for name, records in pending.items():
-            own, answers = answers[: records.num_rows], answers[records.num_rows :]
-            share = busy_seconds * len(own) / max(1, len(texts))
+            own = list(islice(answers, records.num_rows))
+            share = asked.busy_seconds * len(own) / max(1, len(texts))
             parts += self._amend(free_amendment_name(name, taken[name]), records, own, share)
-        if stopped is not None:
-            raise stopped
-        measures = {"started_at": started_at, "ended_at": time.time(), "num_again": len(texts)}
-        return Outcome(parts, busy_seconds, measures, self._metrics.replica, list(self._engine.notes))
+        return self._outcome(parts, asked, num_again=len(texts))
 
     def _amend(self, name: str, records: pa.Table, answers: list[Answer], busy_seconds: float) -> list[Part]:
         """Commit the final ones of the answers to the first of ``records``; nothing where none is final.
@@ -239,25 +246,27 @@ class AnnotatePart:
         counts = _counts(final) | {"num_records": 0, NUM_PASSING: -len(final)}
         counts["num_errors"] -= len(final)
         table = responses_table(records.take(rows), final, self._categories, self._model)
-        part = self._responses.commit_part(name, table, counts={**counts, BUSY: round(busy_seconds * 1000)})
+        part = self._responses.commit_part(
+            name, table, counts={**counts, BUSY_MILLISECONDS: round(busy_seconds * 1000)}
+        )
         self._metrics.add({**_counts(final), NUM_PASSING: 0}, busy_seconds, name)
         return [part]
 
     def _answer_content_free(self) -> Outcome:
-        started_at = time.time()
         ids = [f"content-free-{n}" for n in range(len(CONTENT_FREE_TEXTS))]
         records = pa.table([ids, list(CONTENT_FREE_TEXTS), pa.nulls(len(ids))], schema.SAMPLE.names)
-        answers = self._engine.annotate(list(CONTENT_FREE_TEXTS))
-        rows = responses_table(records, answers, self._categories, self._model)
+        asked = self._ask(list(CONTENT_FREE_TEXTS))
+        outcome = self._outcome([], replace(asked, busy_seconds=0.0))
+        rows = responses_table(records, asked.answers, self._categories, self._model)
         self._content_free.commit_part(_CONTENT_FREE_PART, rows)
-        return Outcome([], 0.0, {"started_at": started_at, "ended_at": time.time()}, self._metrics.replica)
+        return outcome
 
     def _commit(self, start: int, records: pa.Table, answers: list[Answer], busy_seconds: float) -> Part:
         """Commit the answers to the first ``len(answers)`` of the records that begin at rank ``start``."""
         counts = _counts(answers)
         rows = responses_table(records.slice(0, len(answers)), answers, self._categories, self._model)
         name = part_name(start, start + len(answers))
-        part = self._responses.commit_part(name, rows, counts={**counts, BUSY: round(busy_seconds * 1000)})
+        part = self._responses.commit_part(name, rows, counts={**counts, BUSY_MILLISECONDS: round(busy_seconds * 1000)})
         self._metrics.add(counts, busy_seconds, name)
         return part
 
@@ -292,21 +301,8 @@ def responses_table(records: pa.Table, answers: list[Answer], categories: list[s
         if of_answer is not None:
             probabilities[row] = [of_answer[name] for name in categories]
     is_given = np.array([of_answer is not None for of_answer in given], dtype=bool)
-    return pa.table(
-        {
-            schema.RECORD_ID: records[schema.RECORD_ID],
-            schema.TEXT: records[schema.TEXT],
-            schema.SPLIT: records[schema.SPLIT],
-            schema.PROMPT: [answer.prompt for answer in answers],
-            schema.RESPONSE: [answer.response for answer in answers],
-            schema.FINISH_REASON: [answer.finish_reason for answer in answers],
-            schema.LABEL_PROBABILITIES: schema.encode_probabilities(categories, probabilities, is_given),
-            schema.NUM_PROMPT_TOKENS: [answer.num_prompt_tokens for answer in answers],
-            schema.NUM_RESPONSE_TOKENS: [answer.num_response_tokens for answer in answers],
-            schema.NUM_TRUNCATED_TOKENS: [answer.num_truncated_tokens for answer in answers],
-            schema.MODEL: [model] * len(answers),
-            schema.ERROR: [answer.error for answer in answers],
-            schema.ERROR_KIND: [answer.error_kind for answer in answers],
-        },
-        schema=schema.RESPONSES,
-    )
+    columns = {name: records[name] for name in schema.SAMPLE.names}
+    columns |= {field.name: [getattr(answer, field.name) for answer in answers] for field in fields(Answer)}
+    columns[schema.LABEL_PROBABILITIES] = schema.encode_probabilities(categories, probabilities, is_given)
+    columns[schema.MODEL] = [model] * len(answers)
+    return pa.table(columns, schema=schema.RESPONSES)

@@ -1,9 +1,10 @@
-"""What of ``responses`` is committed: the parts that count, the ranges of ranks missing, and what is to be asked again.
+"""The committed parts of ``responses``, the missing ranges of ranks, and the records to ask about again.
 
-Everything is read from listings and parts, so that a start after a kill, or beside another driver, comes to the same.
+All of it is read from listings and parts, so that every start, and every driver, finds the same.
 """
 
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 import pyarrow as pa
@@ -12,9 +13,10 @@ from llambert import schema
 from llambert.annotation.ranks import is_part_name, part_name, ranks
 from llambert.annotation.responses import AMENDMENTS, amendment_name, by_part, is_passing, read_amended
 from llambert.errors import ErrorKind
-from llambert.storage.run_directory import Part, TableDirectory
+from llambert.storage.manifest import Part
+from llambert.storage.run_directory import TableDirectory
 
-BUSY = "busy_milliseconds"  # in the counts of each part, so that a kill loses none of it
+BUSY_MILLISECONDS = "busy_milliseconds"  # in the counts of each part, so that a kill loses none of it
 NUM_PASSING = f"num_{ErrorKind.PASSING}"
 
 
@@ -33,9 +35,12 @@ class StoredAnswers:
     amendments: list[Part] = field(default_factory=list)
     missing: list[tuple[int, int]] = field(default_factory=list)
 
-    def read(self) -> None:
-        """Look at what is committed now."""
-        names, self.missing = cover(self.responses.part_names(), self.num_records, self.records_per_part)
+    def __post_init__(self) -> None:
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Read from storage what is committed now."""
+        names, self.missing = select_parts(self.responses.part_names(), self.num_records, self.records_per_part)
         amendments = by_part(self.responses.part_names(AMENDMENTS))
         self.parts = [self._part(name) for name in names]
         self.amendments = [self._part(amendment) for name in names for amendment in amendments.get(name, ())]
@@ -50,7 +55,7 @@ class StoredAnswers:
         """Amendments too."""
         return [*self.parts, *self.amendments]
 
-    def ask_again(self) -> list[dict[str, Any]]:
+    def retry_units(self) -> list[dict[str, Any]]:
         """Units of work: parts with records that failed for a passing reason, and how many those are."""
         amendments = by_part(part.name for part in self.amendments)
         units: list[dict[str, Any]] = []
@@ -76,11 +81,10 @@ def unanswered(responses: TableDirectory, name: str, amendments: list[str], end:
 
 def free_amendment_name(name: str, amendments: list[str]) -> str:
     """The first name of an amendment to a part that is not taken."""
-    numbers = (number for number in range(len(amendments) + 1))
-    return next(free for free in (amendment_name(name, number) for number in numbers) if free not in amendments)
+    return next(free for number in count() if (free := amendment_name(name, number)) not in amendments)
 
 
-def cover(names: list[str], num_records: int, size: int) -> tuple[list[str], list[tuple[int, int]]]:
+def select_parts(names: list[str], num_records: int, size: int) -> tuple[list[str], list[tuple[int, int]]]:
     """Committed parts that hold the ranks 0 to ``num_records`` once each, and the ranges that none holds.
 
     Missing ranges end at multiples of ``size``. Drivers with different ``num_records`` may have committed

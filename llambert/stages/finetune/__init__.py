@@ -23,7 +23,8 @@ from llambert.stages.finetune.selection import (
 )
 from llambert.stages.finetune.worker import Trained, train
 from llambert.storage.locations import remove_folder
-from llambert.storage.run_directory import Manifest, TableDirectory
+from llambert.storage.manifest import Manifest
+from llambert.storage.run_directory import TableDirectory
 from llambert.training.encoder_trial import require_encoder
 from llambert.training.training_set import Selected
 
@@ -41,17 +42,17 @@ def finetune(run: Run, executor: Executor = RAY) -> Manifest:
         if note := untrained_note(run, manifest):
             print(note, flush=True)
         return manifest
-    work = _Work(checkpoint)
+    report = _TrainingReport(checkpoint)
     try:
         require_encoder(run)
         selected = select(run)
         drop_outdated_training(run)
-        with work:
-            trained = executor.train(run, train, work.tell)
+        with report:
+            trained = executor.train(run, train, report.report_progress)
     except Exception as error:
-        work.write_progress(failure=last_line(error))
+        report.write_progress(failure=last_line(error))
         raise
-    manifest = _complete(run, selected, trained, work.seconds)
+    manifest = _complete(run, selected, trained, report.seconds)
     training = run.table("training")  # its states (weights, optimizer) have no use once the result is complete
     remove_folder(training.filesystem, training.path())
     return manifest
@@ -74,7 +75,7 @@ def _complete(run: Run, selected: dict[str, Selected], trained: Trained, seconds
     )
 
 
-class _Work(contextlib.ExitStack):
+class _TrainingReport(contextlib.ExitStack):
     """How far training is, and the time it took, over all starts of the stage.
 
     A progress bar while it is entered, a line per epoch, and ``progress.json``.
@@ -92,12 +93,12 @@ class _Work(contextlib.ExitStack):
         """``wall_seconds`` and ``busy_seconds`` (of all workers) of all starts together."""
         return self._file.seconds(busy_seconds=self._busy_before + self._busy_now)
 
-    def tell(self, progress: TrainingProgress) -> None:
+    def report_progress(self, progress: TrainingProgress) -> None:
         """What rank 0 said; after a failure a new one starts counting its seconds anew."""
         if progress.busy_seconds < self._busy_now:
             self._busy_before += self._busy_now
         self._done, self._total, self._busy_now = progress.num_done, progress.num_steps, progress.busy_seconds
-        self._file.write_now_and_then(self._done, self._total, self.seconds)
+        self._file.write_throttled(self._done, self._total, self.seconds)
         if self._bar is None:
             self._bar = self.enter_context(Progress("finetune", self._total, "steps", self._done))
         self._bar.advance(max(0, self._done - self._bar.done))  # after a worker's failure it goes back

@@ -4,6 +4,7 @@ Driver and workers read the same tables and come to the same sets.
 """
 
 import contextlib
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +17,9 @@ from llambert.annotation.splits import is_learned_gold, named, not_learned
 from llambert.corpora.duplicates import first_copies
 from llambert.errors import InputError
 from llambert.run import Run
-from llambert.storage.run_directory import Manifest, write_whole
+from llambert.storage.atomic import write_atomically
+from llambert.storage.locations import remove_folder
+from llambert.storage.manifest import Manifest
 from llambert.training.loop import Phase
 from llambert.training.training_set import Selected, select_gold, select_silver
 
@@ -40,8 +43,7 @@ def select(run: Run) -> dict[str, Selected]:
 def _select_silver(run: Run) -> Selected:
     silver, num_others = silver_rows(run)
     selected = select_silver(silver, run.task.category_names, run.recipe.classifier)
-    others = {LeftOut.OTHER_SPLIT: num_others} if num_others else {}
-    return Selected(selected.train, selected.held_out, silver.num_rows + num_others, selected.num_left_out | others)
+    return _with_left_out(selected, LeftOut.OTHER_SPLIT, num_others)
 
 
 def silver_rows(run: Run) -> tuple[pa.Table, int]:
@@ -63,10 +65,13 @@ def silver_rows(run: Run) -> tuple[pa.Table, int]:
 def _select_gold(run: Run, num: int | None) -> Selected:
     rows, num_duplicates = _gold_rows(run)
     selected = select_gold(rows, run.task.category_names, run.recipe.classifier, num)
-    duplicates = {LeftOut.DUPLICATE: num_duplicates} if num_duplicates else {}
-    return Selected(
-        selected.train, selected.held_out, rows.num_rows + num_duplicates, selected.num_left_out | duplicates
-    )
+    return _with_left_out(selected, LeftOut.DUPLICATE, num_duplicates)
+
+
+def _with_left_out(selected: Selected, reason: LeftOut, num: int) -> Selected:
+    """``selected`` with ``num`` more records, all left out for ``reason``."""
+    left_out = {reason: num} if num else {}
+    return replace(selected, num_in=selected.num_in + num, num_left_out=selected.num_left_out | left_out)
 
 
 def _gold_rows(run: Run) -> tuple[pa.Table, int]:
@@ -115,14 +120,12 @@ def drop_outdated_training(run: Run) -> None:
     training, silver = run.table("training"), run.table("silver").read_manifest()
     version = silver.upstream.get(ANSWERS, "") if silver else ""
     path = training.path(_ANSWERS_FILE)
-    try:
+    earlier = ""
+    with contextlib.suppress(FileNotFoundError):
         earlier = training.filesystem.cat_file(path).decode()
-    except FileNotFoundError:
-        earlier = ""
     if earlier != version:
-        with contextlib.suppress(FileNotFoundError):
-            training.filesystem.rm(training.path(), recursive=True)
-        write_whole(training.filesystem, path, version.encode())
+        remove_folder(training.filesystem, training.path())
+        write_atomically(training.filesystem, path, version.encode())
 
 
 def untrained_note(run: Run, checkpoint: Manifest) -> str:

@@ -1,4 +1,4 @@
-"""What a worker of fine-tuning does: train its share, tell how far it is, and, the first, store the result."""
+"""What a worker of fine-tuning does: train its share, report progress, and, on rank 0, store the result."""
 
 import hashlib
 import tempfile
@@ -15,7 +15,9 @@ from llambert.errors import InputError
 from llambert.execution import TrainingContext, TrainingProgress
 from llambert.run import Run
 from llambert.stages.finetune.selection import counts, phases, select
-from llambert.storage.run_directory import Part, TableDirectory, create_whole, write_whole
+from llambert.storage.atomic import create_atomically, write_atomically
+from llambert.storage.manifest import Part
+from llambert.storage.run_directory import TableDirectory
 from llambert.training.card import CURVES, Curves, write_descriptions
 from llambert.training.encoder import load_encoder
 from llambert.training.loop import FineTuning, History, Observer, Step
@@ -40,28 +42,28 @@ def train(run: Run, context: TrainingContext) -> Trained:
     torch.set_num_threads(max(1, int(recipe.cpus_per_worker)))
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    tuning, refusal = None, ""
+    tuning, message = None, ""
     try:
         selected = select(run)
         encoder = load_encoder(recipe, run.task.category_names)
         observer = _Reporter(run, context)
         tuning = FineTuning(encoder, phases(run, selected), recipe, run.task.category_names, context.device, observer)
     except InputError as error:
-        refusal = str(error)
-    if refusal := context.first_refusal(refusal):
-        raise InputError(refusal)
+        message = str(error)
+    if message := context.first_error(message):
+        raise InputError(message)
     assert tuning is not None
     if state := context.latest_state():
         tuning.restore(state)
-    observer.follow(tuning)
+    observer.on_start(tuning)
     history = tuning.run()  # InputError: losses are summed, and weights equal, before they are checked
     parts = _upload(run, tuning, counts(selected), observer.curves()) if tuning.rank == 0 else []
-    observer.tell()
-    return Trained(parts, len(history.steps), tuning.num_workers, _measures(history) | observer.pace())
+    observer.report()
+    return Trained(parts, len(history.steps), tuning.num_workers, _measures(history) | observer.seconds_per_step())
 
 
 class _Reporter(Observer):
-    """Tells the training's context and a TensorBoard file how training goes.
+    """Reports progress to the training's context and to a TensorBoard file.
 
     The TensorBoard file is replaced at each checkpoint and epoch, so that it can be watched while training runs:
     object stores cannot append. It lies in the ``training`` table until training ends: another driver on the same run
@@ -71,37 +73,39 @@ class _Reporter(Observer):
     def __init__(self, run: Run, context: TrainingContext) -> None:
         self.run, self.context, self.started = run, context, time.monotonic()
         self.tuning: FineTuning
-        self._looks: list[tuple[int, float]] = []  # steps done, and when
+        self._step_times: list[tuple[int, float]] = []  # steps done, and when
         self._curves = Curves() if context.rank == 0 else None
 
-    def follow(self, tuning: FineTuning) -> None:
-        """Training begins, or goes on from a checkpoint."""
+    def on_start(self, tuning: FineTuning) -> None:
+        """Training starts, or resumes from a checkpoint."""
         self.tuning = tuning
-        self.tell()
+        self.report()
 
-    def tell(self, line: str = "", figures: dict[str, float] | None = None) -> None:
-        """Say how far training is."""
+    def report(self, line: str = "", figures: dict[str, float] | None = None) -> None:
+        """Report the progress of training."""
         tuning = self.tuning
         busy_seconds = (time.monotonic() - self.started) * tuning.num_workers
-        self.context.tell(TrainingProgress(tuning.num_steps_done, tuning.num_steps, busy_seconds, line, figures or {}))
+        self.context.report(
+            TrainingProgress(tuning.num_steps_done, tuning.num_steps, busy_seconds, line, figures or {})
+        )
 
     def curves(self) -> bytes:
         """The TensorBoard file so far."""
         assert self._curves is not None
         return self._curves.content(self.tuning.history)
 
-    def pace(self) -> dict[str, float]:
+    def seconds_per_step(self) -> dict[str, float]:
         """Seconds per step of this start, from the first look at the losses on: the first steps are slower."""
-        if len(self._looks) < 2:
+        if len(self._step_times) < 2:
             return {}
-        (first, began), (last, ended) = self._looks[0], self._looks[-1]
+        (first, began), (last, ended) = self._step_times[0], self._step_times[-1]
         return {"seconds_per_step": (ended - began) / (last - first)}
 
     def on_steps(self, steps: list[Step]) -> None:
         last = steps[-1]
-        self._looks.append((self.tuning.num_steps_done, time.monotonic()))
+        self._step_times.append((self.tuning.num_steps_done, time.monotonic()))
         figures = {"loss": last.loss, "learning_rate": last.learning_rate, "grad_norm": last.grad_norm}
-        self.tell(figures=figures)
+        self.report(figures=figures)
 
     def on_epoch(self, figures: dict[str, Any]) -> None:
         num_epochs = {phase.name: phase.epochs for phase in self.tuning.phases}.get(figures["phase"])
@@ -112,7 +116,7 @@ class _Reporter(Observer):
             held_out = {f"held_out_{name}": figures[name] for name in ("accuracy", "macro_f1", "loss")}
             line += f", held-out labels: accuracy {figures['accuracy']:.2%}, "
             line += f"macro F1 {figures['macro_f1']:.3f}, calibration error {figures['calibration_error']:.3f}"
-        self.tell(line, held_out)
+        self.report(line, held_out)
         self._store_curves()
 
     def on_checkpoint(self, state: Callable[[], dict[str, Any]]) -> None:
@@ -122,22 +126,21 @@ class _Reporter(Observer):
     def _store_curves(self) -> None:
         if self._curves is not None:
             table = self.run.table("training")
-            write_whole(table.filesystem, table.path(CURVES), self.curves())
+            write_atomically(table.filesystem, table.path(CURVES), self.curves())
 
 
 def _upload(run: Run, tuning: FineTuning, num_by_phase: dict[str, int], curves: bytes) -> list[Part]:
     """Write the model folder file by file into the ``checkpoint`` table; its manifest is the driver's."""
     table = run.table("checkpoint")
-    parts = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         tuning.encoder.save(folder)
         write_descriptions(folder, run.recipe, run.task, tuning.history, num_by_phase)
         files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-        for inside in sorted([*files, CURVES]):
-            content = curves if inside == CURVES else files[inside].read_bytes()
-            parts.append(store_file(table, inside, content))
-    return parts
+        return [
+            store_file(table, inside, curves if inside == CURVES else files[inside].read_bytes())
+            for inside in sorted([*files, CURVES])
+        ]
 
 
 def store_file(table: TableDirectory, inside: str, content: bytes) -> Part:
@@ -148,8 +151,8 @@ def store_file(table: TableDirectory, inside: str, content: bytes) -> Part:
     """
     path = table.path(inside)
     if inside != CURVES:
-        write_whole(table.filesystem, path, content)
-    elif not create_whole(table.filesystem, path, content):
+        write_atomically(table.filesystem, path, content)
+    elif not create_atomically(table.filesystem, path, content):
         content = table.filesystem.cat_file(path)
     return Part(name=inside, num_rows=0, num_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
 

@@ -14,11 +14,11 @@ from llambert.errors import InputError
 from llambert.execution import Executor, Outcome, Pool
 from llambert.execution.ray_executor import RAY
 from llambert.execution.replica_metrics import ReplicaMetrics
-from llambert.execution.stage_progress import StageProgress
+from llambert.execution.stage_progress import PartByPartProgress
 from llambert.run import Run
 from llambert.stages.label.by_label import check, publish_by_label
 from llambert.stages.label.dataset_card import dataset_card
-from llambert.storage.run_directory import Manifest, total
+from llambert.storage.manifest import Manifest, total
 
 
 def label(run: Run, executor: Executor = RAY) -> Manifest:
@@ -38,7 +38,7 @@ def _label(run: Run, executor: Executor) -> Manifest:
     recipe, checkpoint = run.recipe.label, run.table("checkpoint").require_manifest()
     corpus_parts = run.table("corpus").require_manifest().parts
     _check_columns(run)
-    progress = StageProgress.by_part("label", run.table("labels"), corpus_parts)
+    progress = PartByPartProgress("label", run.table("labels"), corpus_parts)
     actors = (recipe.min_actors, recipe.max_actors, recipe.cpus_per_actor, recipe.gpus_per_actor)
     pool = Pool(*actors, recipe.max_attempts, recipe.node_resource)
     parts = progress.run_parts(executor, LabelPart, (run,), pool)
@@ -60,9 +60,8 @@ class LabelPart:
 
     def __init__(self, run: Run) -> None:
         recipe = run.recipe.label
-        self._labeller = PartLabeller(
-            recipe, run.table("checkpoint").uri, run.table("labels"), run.table("label_rejects")
-        )
+        checkpoint, labels, rejects = map(run.table, ("checkpoint", "labels", "label_rejects"))
+        self._labeller = PartLabeller(recipe, checkpoint.uri, labels, rejects)
         self._corpus, self._num_gpus = run.table("corpus"), recipe.gpus_per_actor
         self._columns = list(dict.fromkeys([schema.RECORD_ID, schema.TEXT, *recipe.keep]))
         self._metrics = ReplicaMetrics(run.recipe.name, "label", recipe.gpus_per_actor)

@@ -15,7 +15,7 @@ from llambert.execution import Executor, Outcome, Pool
 from llambert.execution.ray_executor import RAY
 from llambert.execution.stage_progress import StageProgress
 from llambert.run import Run
-from llambert.storage.run_directory import Manifest
+from llambert.storage.manifest import Manifest
 
 _MAX_NAME_BYTES = 255
 _FOLDER = "data"  # of nothing but Parquet: the manifest stands beside it

@@ -2,7 +2,7 @@
 
 from llambert.markdown import escape, table
 from llambert.run import Run
-from llambert.storage.run_directory import Manifest
+from llambert.storage.manifest import Manifest
 
 
 def dataset_card(run: Run, labels: Manifest, checkpoint: Manifest) -> str:

@@ -1,7 +1,7 @@
 """Label files: any corpus and any checkpoint -> a folder of labels, without the rest of the method.
 
 ``OUTPUT/part-<key>-<chunk>.parquet`` (record_id, label, score, ...), ``OUTPUT/rejects/`` (``SOURCE_REJECTS``)
-and ``OUTPUT/manifest.json``, written last. A start after a kill goes on where it was.
+and ``OUTPUT/manifest.json``, written last. An interrupted start resumes.
 """
 
 import sys
@@ -26,8 +26,9 @@ from llambert.execution.ray_executor import RAY
 from llambert.execution.replica_metrics import ReplicaMetrics
 from llambert.execution.stage_progress import StageProgress
 from llambert.recipe import DEFAULTS_VERSION, LabelRecipe, digest, result_fields
-from llambert.storage.reference import at_commit, content_identity
-from llambert.storage.run_directory import Manifest, TableDirectory, total
+from llambert.storage.manifest import Manifest, total
+from llambert.storage.reference import content_identity, pin_commit
+from llambert.storage.run_directory import TableDirectory
 
 
 def label_files(
@@ -47,14 +48,14 @@ def label_files(
     kept then.
     """
     recipe = recipe or LabelRecipe()
-    checkpoint = at_commit(checkpoint)
+    checkpoint = pin_commit(checkpoint)
     try_checkpoint(checkpoint, recipe.trust_remote_code)
     identity = content_identity(checkpoint)
     fields = [result_fields(corpus), result_fields(recipe)]
     fingerprint = digest(DEFAULTS_VERSION, corpora.identity(corpus), identity, fields, READING)
     labels = TableDirectory(output.rstrip("/"), schema.LABELS, fingerprint)
     rejects = TableDirectory(f"{labels.uri}/rejects")
-    if manifest := _earlier(labels):
+    if manifest := _existing_manifest(labels):
         return manifest
     progress = StageProgress("label", labels, unit="files")
     corpus = corpus.model_copy(update={"columns": corpus.columns.model_copy(update={"keep": recipe.keep})})
@@ -67,8 +68,7 @@ def label_files(
     parts = sorted(progress.parts, key=lambda part: sources.place(part.name))
     totals, num_rows = total(parts), sum(part.num_in for part in parts)
     totals[HIDDEN_FILES] += sources.num_hidden
-    _check(totals, num_rows, sources.units, corpus)
-    _check_malformed(totals[MALFORMED], num_rows, corpus, rejects)
+    _check(totals, num_rows, sources.units, corpus, rejects)
     return labels.complete(
         "label",
         parts,
@@ -126,24 +126,23 @@ class LabelFile:
         return pa.table({schema.RECORD_ID: ids, schema.TEXT: rows[self.corpus.columns.text], **kept})
 
 
-def _check(totals: Counter[str], num_rows: int, sources: list[SourceFile], corpus: CorpusRecipe) -> None:
+def _check(
+    totals: Counter[str], num_rows: int, sources: list[SourceFile], corpus: CorpusRecipe, rejects: TableDirectory
+) -> None:
     counts = {**totals, "num_read": num_rows, "num_malformed": totals[MALFORMED]}
     checks.require_decodable(counts, corpus, sources)
     checks.require_columns_somewhere(counts, corpus, sources, source_columns(corpus))
     for line in checks.warnings(counts, corpus):
         print(f"label: {line}", file=sys.stderr, flush=True)
+    if totals[MALFORMED] > corpus.max_malformed_share * num_rows:
+        raise InputError(
+            f"corpus.max_malformed_share: {totals[MALFORMED]:,} of {num_rows:,} rows cannot be read, which is more "
+            f"than {corpus.max_malformed_share:.1%}; {rejects.uri} says which and why; fix these rows, or raise "
+            "the share"
+        )
 
 
-def _check_malformed(num_malformed: int, num_in: int, corpus: CorpusRecipe, rejects: TableDirectory) -> None:
-    if num_malformed <= corpus.max_malformed_share * num_in:
-        return
-    raise InputError(
-        f"corpus.max_malformed_share: {num_malformed:,} of {num_in:,} rows cannot be read, which is more than "
-        f"{corpus.max_malformed_share:.1%}; {rejects.uri} says which and why; fix these rows, or raise the share"
-    )
-
-
-def _earlier(labels: TableDirectory) -> Manifest | None:
+def _existing_manifest(labels: TableDirectory) -> Manifest | None:
     """The manifest of these very labels if they are complete; ``InputError`` if others are in their place."""
     manifest = labels.read_manifest()
     found = manifest.fingerprint if manifest else labels.read_progress().get("fingerprint")

@@ -14,7 +14,7 @@ from llambert.execution.in_process import IN_PROCESS
 from llambert.run import Run
 from llambert.stages.annotate import AnnotatePart
 from llambert.stages.annotate import annotate as annotate_alone
-from llambert.stages.annotate.stored_answers import cover
+from llambert.stages.annotate.stored_answers import select_parts
 from llambert.stages.parse import parse
 from llambert.stages.sample import sample
 from llambert.storage.reference import resolve
@@ -40,7 +40,7 @@ def test_each_rank_is_covered_once(committed, num, used, missing):
     def name(ranks):
         return "part-{:09d}-{:09d}.parquet".format(*ranks)
 
-    assert cover([name(ranks) for ranks in committed], num, 8) == ([name(ranks) for ranks in used], missing)
+    assert select_parts([name(ranks) for ranks in committed], num, 8) == ([name(ranks) for ranks in used], missing)
 
 
 def test_worker_commits_the_responses_of_its_ranks_with_counts(make_run):

@@ -276,9 +276,9 @@ def test_workers_that_always_fail_end_the_stage_with_what_to_do(tmp_path, encode
     class LosesSilver(RayExecutor):
         """Once the driver has read its records, before the workers do."""
 
-        def train(self, run, function, tell):
+        def train(self, run, function, on_progress):
             part.unlink(missing_ok=True)
-            return super().train(run, function, tell)
+            return super().train(run, function, on_progress)
 
     with pytest.raises(RuntimeError, match=r"workers failed more than 0 times .*run the job again") as failure:
         finetune(run, LosesSilver())

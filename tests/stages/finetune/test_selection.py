@@ -10,7 +10,8 @@ from llambert.annotation.responses import ANSWERS
 from llambert.errors import InputError
 from llambert.stages.finetune import finetune
 from llambert.stages.finetune.selection import drop_outdated_training, select, silver_rows
-from llambert.storage.run_directory import Manifest, write_whole
+from llambert.storage.atomic import write_atomically
+from llambert.storage.manifest import Manifest
 from tests.fixtures.training_runs import NUM_RECORDS, complete, records
 from tests.fixtures.training_runs import make_run as make_training_run
 
@@ -74,7 +75,7 @@ def test_training_that_was_interrupted_is_not_resumed_on_other_records(make_run,
     training = run.table("training")
     write(run, "silver", 8, upstream={ANSWERS: "v1"})
     drop_outdated_training(run)
-    write_whole(training.filesystem, training.path("state"), b"half way")
+    write_atomically(training.filesystem, training.path("state"), b"half way")
     write(run, "silver", 9, upstream={ANSWERS: later})
     drop_outdated_training(run)
     assert training.filesystem.exists(training.path("state")) == is_kept
@@ -85,7 +86,7 @@ def test_training_from_before_any_answer_came_later_is_dropped_then(make_run):
     training = run.table("training")
     write(run, "silver", 8)
     drop_outdated_training(run)
-    write_whole(training.filesystem, training.path("state"), b"half way")
+    write_atomically(training.filesystem, training.path("state"), b"half way")
     drop_outdated_training(run)
     assert training.filesystem.exists(training.path("state"))
     write(run, "silver", 9, upstream={ANSWERS: "v1"})

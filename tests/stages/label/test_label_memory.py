@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from llambert import schema
-from llambert.storage.part_file import PartRows
+from llambert.storage.part_file import PartWriter
 from llambert.storage.run_directory import TableDirectory
 from tests.fixtures.tiny_classifier import save_tiny_classifier
 
@@ -60,7 +60,7 @@ def labelled(folder, num_rows: int) -> dict:
 
 
 def write_corpus(folder, tables) -> None:
-    rows = PartRows()
+    rows = PartWriter()
     for table in tables:
         rows.add(table)
     TableDirectory(f"{folder}/corpus").commit_rows("part-0.parquet", rows)

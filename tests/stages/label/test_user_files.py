@@ -11,7 +11,7 @@ from llambert.errors import InputError
 from llambert.execution.in_process import IN_PROCESS
 from llambert.recipe import LabelRecipe
 from llambert.stages.label import user_files as stage
-from llambert.storage.run_directory import Manifest
+from llambert.storage.manifest import Manifest
 from tests.fixtures.tiny_classifier import save_tiny_classifier, tiny_texts
 
 

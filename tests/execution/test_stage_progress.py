@@ -1,13 +1,12 @@
-"""What a stage says of its work, over all its starts; and the manifests it ends with."""
+"""What a stage says of its work, over all its starts."""
 
 import pytest
 
-from llambert import schema
 from llambert.errors import InputError
 from llambert.execution import Outcome, Pool
 from llambert.execution.in_process import IN_PROCESS
 from llambert.execution.stage_progress import StageProgress
-from tests.fixtures.label_runs import filled_run, make_run
+from tests.fixtures.label_runs import make_run
 
 UNITS = [{"number": number} for number in range(3)]
 
@@ -58,28 +57,3 @@ def test_what_stops_a_stage_is_noted_with_how_far_it_came(tmp_path, failure):
         noted = run.table("labels").read_progress()
         assert (noted["done"], noted["total"], noted["num_failures"]) == (2, 7, start)
         assert noted["failure"].endswith(str(failure))
-
-
-def test_a_complete_table_says_where_it_comes_from_and_so_does_what_it_rejects(tmp_path):
-    run = filled_run(tmp_path, 20)
-    name = "part-00000-000000.parquet"
-    rejected = {schema.RECORD_ID: ["r00003"], schema.TEXT: ["x"], schema.REJECT_REASON: ["model_error"]}
-    rejects = run.table("label_rejects")
-    rejects.commit_part(name, schema.CORPUS_REJECTS.empty_table().from_pydict(rejected, schema.CORPUS_REJECTS))
-    part = run.table("labels").commit_part(name, schema.LABELS.empty_table())
-    with pytest.raises(AssertionError, match="label_rejects has 1 rows, labels counts 2 rejected"):
-        run.complete("labels", [part], {"model_error": 2})
-    assert run.table("labels").read_manifest() is None
-    made = run.complete("labels", [part], {"model_error": 1}, {"more": "1"}, counts={"num_tokens": 4})
-    theirs = rejects.require_manifest()
-    assert (made.num_in, made.num_kept, made.num_rejected) == (1, 0, {"model_error": 1})
-    assert (theirs.num_in, theirs.num_kept, theirs.counts) == (1, 1, {"model_error": 1})
-    for manifest in (made, theirs):
-        assert manifest.stage == "label"
-        assert manifest.fingerprint == run.fingerprints["labels"]
-        assert manifest.upstream == {name: run.fingerprints[name] for name in ("corpus", "checkpoint")} | {"more": "1"}
-        assert manifest.recipe == run.recipe.label.model_dump(mode="json")
-        assert manifest.model == run.recipe.classifier.model
-        assert manifest.model_identity
-    with pytest.raises(ValueError, match="3 in, but 0 kept and 1 rejected"):
-        run.complete("labels", [part], {"model_error": 1}, num_in=3)

@@ -11,10 +11,10 @@ import torch
 from llambert.errors import InputError
 from llambert.execution.in_process import IN_PROCESS, InProcessExecutor
 from llambert.stages.finetune import finetune
+from tests.execution.test_training_faults import FAILS_IN_TRAINING
 from tests.fixtures.own_code import add_own_code
 from tests.fixtures.tiny_encoder import save_tiny_encoder
 from tests.fixtures.training_runs import LONG, assert_equal_runs, make_run, wait_for_checkpoint
-from tests.stages.finetune.test_recurring_faults import FAILS_IN_TRAINING
 
 PROGRAM = """
 import sys
@@ -29,17 +29,17 @@ class Listening(InProcessExecutor):
     """Notes what training tells."""
 
     def __init__(self):
-        self.told = []
+        self.reported = []
 
-    def train(self, run, function, tell):
-        return super().train(run, function, lambda progress: (self.told.append(progress), tell(progress)))
+    def train(self, run, function, on_progress):
+        return super().train(run, function, lambda progress: (self.reported.append(progress), on_progress(progress)))
 
 
 def test_a_killed_training_resumes_from_its_last_state_to_the_same_weights(tmp_path, encoder):
     undisturbed, run = (make_run(tmp_path / name, encoder, **LONG) for name in ("undisturbed", "run"))
     executor = Listening()
     finetune(undisturbed, executor)
-    assert executor.told[0].num_done == 0
+    assert executor.reported[0].num_done == 0
     assert not Path(undisturbed.table("training").path()).exists()
 
     driver = subprocess.Popen([sys.executable, "-c", PROGRAM, str(tmp_path / "run/recipe.yaml")])
@@ -52,8 +52,8 @@ def test_a_killed_training_resumes_from_its_last_state_to_the_same_weights(tmp_p
     before = run.table("checkpoint").read_progress()
     executor = Listening()
     manifest = finetune(run, executor)
-    assert executor.told[0].num_done > 0
-    assert executor.told[-1].num_done == executor.told[-1].num_steps == 60
+    assert executor.reported[0].num_done > 0
+    assert executor.reported[-1].num_done == executor.reported[-1].num_steps == 60
     assert manifest.busy_seconds > before["busy_seconds"] > 0
     assert_equal_runs(run, undisturbed)
 

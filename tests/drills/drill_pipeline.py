@@ -1,4 +1,4 @@
-"""The run that is drilled: a scripted annotator and a tiny encoder, its driver, what its tables must be."""
+"""The pipeline that drills run: a scripted annotator, a tiny encoder, drivers, and the comparison of its tables."""
 
 import contextlib
 import hashlib
@@ -57,10 +57,10 @@ def scripted_annotator() -> Iterator[ScriptedAnnotator]:
 
 def write_recipe(folder: Path, base_url: str, storage: str, rows_per_file: int = ROWS_PER_FILE) -> Path:
     """A recipe over made-up texts in one file, a few hundred; some twice, some empty; returns its path."""
-    chance = random.Random(0)
+    rng = random.Random(0)
     (folder / "corpus").mkdir()
     for file in range(NUM_FILES):
-        rows = [f"{file}-{row}," + " ".join(chance.choices(WORDS, k=12)) for row in range(rows_per_file)]
+        rows = [f"{file}-{row}," + " ".join(rng.choices(WORDS, k=12)) for row in range(rows_per_file)]
         rows[7], rows[9] = f"{file}-7,", f"{file}-9,the same"
         (folder / "corpus" / f"{file:02d}.csv").write_text("id,text\n" + "\n".join(rows) + "\n")
     recipe = {
@@ -122,7 +122,7 @@ class Drivers:
 
 
 def drive(command: list[str], environment: dict[str, str], log: str) -> None:
-    """What a driver's process does, from its first line to its exit status."""
+    """The main function of a driver's process."""
     os.setsid()
     os.environ.clear()
     os.environ.update(environment)
@@ -150,7 +150,7 @@ def end_driver(driver: BaseProcess) -> None:
 
 @dataclass
 class Difference:
-    """What a run's tables have otherwise than the undisturbed run's, in records."""
+    """Differences between a run's tables and the undisturbed run's, in records."""
 
     lost: int = 0
     duplicated: int = 0
@@ -196,6 +196,6 @@ def compare_tables(found: dict[str, list[dict]], expected: dict[str, Any]) -> Di
     return difference
 
 
-def open_drilled(recipe: Path, storage: str) -> Run:
+def open_drill_run(recipe: Path, storage: str) -> Run:
     """The run of ``recipe`` at ``storage``."""
     return open_run(str(recipe), [f"storage={storage}"])

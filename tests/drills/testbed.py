@@ -1,6 +1,6 @@
-"""Where drills happen: an S3 server behind a proxy, a Ray cluster, an annotator that answers from a script.
+"""What drills run on: an S3 server behind a proxy, a Ray cluster, a scripted annotator.
 
-One ground serves many drills; ``mend`` replaces what the last one destroyed.
+One testbed serves many drills; ``restore`` replaces what the last one destroyed.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from llambert.run import Run
-from tests.drills.drilled_run import ROWS_PER_FILE, Drivers, open_drilled, scripted_annotator, write_recipe
+from tests.drills.drill_pipeline import ROWS_PER_FILE, Drivers, open_drill_run, scripted_annotator, write_recipe
 from tests.drills.nodes import ROOT, Nodes
 from tests.fixtures.faulty_proxy import FaultyProxy, faulty_proxy
 from tests.fixtures.processes import kill_family
@@ -36,7 +36,7 @@ ENVIRONMENT = {
 
 
 @dataclass
-class Ground:
+class Testbed:
     """Everything a drill needs. Drivers and nodes reach the store through ``proxy``, the drill itself directly."""
 
     folder: Path
@@ -48,7 +48,7 @@ class Ground:
 
     def open(self, name: str) -> Run:
         """The run called ``name``."""
-        return open_drilled(self.recipe, storage(name))
+        return open_drill_run(self.recipe, storage(name))
 
     def start_driver(self, name: str, program: str = "pipeline", **environment: str) -> BaseProcess:
         """A driver of the run ``name``: `jobs/pipeline.py`, or `llambert PROGRAM`."""
@@ -62,8 +62,8 @@ class Ground:
             patch.setenv("AWS_ENDPOINT_URL", self.proxy.endpoint)
             change(*arguments, **named)
 
-    def mend(self) -> None:
-        """Bring back what is not there: the server, the head, worker nodes; take disturbances away."""
+    def restore(self) -> None:
+        """Restart the server, the head and worker nodes that are down; remove network disturbances."""
         self.proxy.disturbance = None
         if self.server.process is None or self.server.process.poll() is not None:
             self.server.start()
@@ -74,7 +74,7 @@ class Ground:
                 self.change_nodes(self.nodes.kill, node)
 
     def restart_cluster(self) -> None:
-        """Every node is lost, and as many others start."""
+        """Kill every node and start new ones."""
         self.nodes.lose()
         self.change_nodes(self.nodes.start)
 
@@ -108,8 +108,8 @@ def warm_workers(folder: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def prepared(num_cpus: int = 2, rows_per_file: int = ROWS_PER_FILE, is_warm: bool = True) -> Iterator[Ground]:
-    """A ground with two worker nodes of ``num_cpus`` logical CPUs each.
+def running_testbed(num_cpus: int = 2, rows_per_file: int = ROWS_PER_FILE, is_warm: bool = True) -> Iterator[Testbed]:
+    """A testbed with two worker nodes of ``num_cpus`` logical CPUs each.
 
     ``is_warm``: Ray's workers are forked where their imports are done (warm_workers.py).
     """
@@ -131,4 +131,4 @@ def prepared(num_cpus: int = 2, rows_per_file: int = ROWS_PER_FILE, is_warm: boo
         nodes = Nodes(num_cpus=num_cpus, with_dashboard=False, warm=warm)
         patch.setenv("AWS_ENDPOINT_URL", server.endpoint)
         stack.callback(nodes.shutdown)
-        yield Ground(folder, server, proxy, nodes, Drivers(folder / "drivers.log"), recipe)
+        yield Testbed(folder, server, proxy, nodes, Drivers(folder / "drivers.log"), recipe)

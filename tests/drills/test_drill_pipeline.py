@@ -1,6 +1,6 @@
 """What a drill counts: lost, duplicated and altered records are each seen, in any table."""
 
-from tests.drills.drilled_run import compare_tables
+from tests.drills.drill_pipeline import compare_tables
 
 ROWS = [{"record_id": f"r{n}", "label": "positive"} for n in range(4)]
 

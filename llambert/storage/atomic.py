@@ -1,0 +1,76 @@
+"""Files that are there whole or not at all, whatever is killed and however many write them at once."""
+
+import os
+import uuid
+from pathlib import Path
+
+import fsspec
+
+from llambert.storage.locations import is_local
+
+
+def create_atomically(filesystem: fsspec.AbstractFileSystem, path: str, content: bytes) -> bool:
+    """Create ``path`` with ``content``, all of it or nothing; False if it is there already.
+
+    Locally: a synced temporary file, then a hard link, which fails where the name exists. On S3: one PUT
+    with ``If-None-Match: *`` (s3fs raises ``OSError(EINVAL)`` for the 412 of a lost race).
+    """
+    if is_local(filesystem):
+        temporary = _write_temporary(path, content)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        finally:
+            temporary.unlink(missing_ok=True)
+        _sync_folder(Path(path).parent)
+        return True
+    if filesystem.exists(path):
+        return False
+    try:
+        filesystem.pipe_file(path, content, mode="create")
+    except OSError:
+        if filesystem.exists(path):
+            return False
+        raise
+    return True
+
+
+def write_atomically(filesystem: fsspec.AbstractFileSystem, path: str, content: bytes) -> None:
+    """Write or replace ``path``, all of it or nothing."""
+    if is_local(filesystem):
+        os.replace(_write_temporary(path, content), path)
+        _sync_folder(Path(path).parent)
+    else:
+        filesystem.pipe_file(path, content)
+
+
+def remove_temporaries(filesystem: fsspec.AbstractFileSystem, folder: str, of: str = "") -> None:
+    """Remove what killed writers left in ``folder`` of files whose names begin with ``of``."""
+    if not is_local(filesystem):
+        return  # object stores make objects visible whole; nothing temporary is left behind
+    for leftover in Path(folder).rglob(f".{of}*.tmp"):
+        leftover.unlink(missing_ok=True)
+
+
+def _write_temporary(path: str, content: bytes) -> Path:
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except OSError:  # a full disk: half a part must not fill it further
+        temporary.unlink(missing_ok=True)
+        raise
+    return temporary
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
