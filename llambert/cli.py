@@ -122,9 +122,13 @@ def try_(
     """Show the prompts and the LLM's answers for a few records; writes nothing."""
     from llambert.authoring import trial
 
-    chosen = trial.choose(recipe, corpus, text, settings)
+    chosen = trial.open_trial(recipe, corpus, text, settings)
     records = trial.first_records(chosen, n)
-    lines = trial.show_prompts(records, chosen) if prompts_only else trial.show(trial.try_out(records, chosen), chosen)
+    lines = (
+        trial.render_prompts(records, chosen)
+        if prompts_only
+        else trial.render(trial.run_trial(records, chosen), chosen)
+    )
     for line in lines:
         print(line)
 

@@ -29,7 +29,7 @@ from llambert.corpora.rrf import (
     concept_codes,
     concept_ids,
     find_tables,
-    in_threads,
+    map_in_threads,
     read_blocks,
 )
 from llambert.errors import InputError, one_line
@@ -41,7 +41,7 @@ EDGES = pa.schema([("parent", pa.string()), ("child", pa.string()), ("num_rows",
 
 _CHILD = "CHD"  # of MRREL: the second concept is a child of the first
 _NUM_THREADS = 4
-_NO_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
+_INVALID_IN_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Ontology:
         """Parents point to children; nodes have label, text and score, edges num_rows."""
         graph = nx.DiGraph()
         for node in self.nodes.to_pylist():
-            text = _NO_XML.sub("\ufffd", node[schema.TEXT])
+            text = _INVALID_IN_XML.sub("\ufffd", node[schema.TEXT])
             label, _, _ = text.partition("; ")
             graph.add_node(node[schema.RECORD_ID], label=label, text=text, score=float(node[schema.SCORE]))
         graph.add_edges_from(
@@ -108,11 +108,11 @@ def _edges(release: str, codes: np.ndarray) -> pa.Table:
         rows = RrfRows(block, ["CUI1", "REL", "CUI2"])
         first, second = rows.concept_codes("CUI1"), rows.concept_codes("CUI2")
         # What is malformed was reported when the release was ingested.
-        between = rows.sound & rows.is_any("REL", [_CHILD]) & kept[first] & kept[second] & (first != second)
+        between = rows.valid & rows.is_in("REL", [_CHILD]) & kept[first] & kept[second] & (first != second)
         return first[between] * NUM_CODES + second[between]
 
     blocks = read_blocks(find_tables(release)["MRREL"])
-    found = [np.empty(0, np.int64), *in_threads(pairs, blocks, _NUM_THREADS)]
+    found = [np.empty(0, np.int64), *map_in_threads(pairs, blocks, _NUM_THREADS)]
     numbers, num_rows = np.unique(np.concatenate(found), return_counts=True)
     parents, children = np.divmod(numbers, NUM_CODES)
     return pa.table([concept_ids(parents), concept_ids(children), num_rows], schema=EDGES)

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from llambert.corpora import find_source_files, read_rows
 from llambert.corpora.files import column_names
-from llambert.corpora.rows import is_garbled
+from llambert.corpora.rows import has_surrogates
 from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError
 from llambert.recipe import EMBEDDED_ANNOTATOR, EMBEDDED_CLASSIFIER, load_recipe
@@ -131,7 +131,7 @@ def guess_text_column(corpus: CorpusRecipe) -> str:
     """``text`` where there is one, else the column with the longest values at the head of the first file."""
     source = find_source_files(corpus)[0]
     names = column_names(source, corpus)
-    if any(map(is_garbled, names)):
+    if any(map(has_surrogates, names)):
         encoding = corpus.encoding or "UTF-8"
         raise InputError(
             f"{source.uri}: the names of its columns are not text in {encoding}; say which --encoding it has"

@@ -42,7 +42,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Tried:
+class TrialRecord:
     """One record, what the LLM made of it, and how parse would read it (before any prior correction)."""
 
     record_id: str
@@ -52,7 +52,7 @@ class Tried:
     reject_reason: str | None
 
 
-def choose(recipe: str, corpus: str | None, text: str, settings: list[str] | None) -> Trial:
+def open_trial(recipe: str, corpus: str | None, text: str, settings: list[str] | None) -> Trial:
     """The trial of a recipe, or of a task (a file or a shipped one) on ``corpus`` with the embedded LLM."""
     path = Path(recipe)
     if path.is_file() and "prompts" not in parse_yaml(read_text(path), path):
@@ -80,7 +80,7 @@ def first_records(trial: Trial, num_records: int) -> pa.Table:
     What would end it ends this too where the whole corpus was read.
     """
     corpus = trial.corpus.model_copy(update={"rows_per_part": HEAD_RECORDS})
-    head = _Head(trial)
+    head = _CorpusHead(trial)
     head.read(corpus)
     records = head.records()
     if not records.num_rows:
@@ -92,7 +92,7 @@ def first_records(trial: Trial, num_records: int) -> pa.Table:
     return records.take([row_of[record_id] for record_id in chosen])
 
 
-class _Head:
+class _CorpusHead:
     """The first ten thousand records of the splits to annotate, and what reading them came upon."""
 
     def __init__(self, trial: Trial) -> None:
@@ -147,7 +147,7 @@ class _Head:
             print(f"corpus: {line}" if self._is_whole else f"corpus: of its first records: {line}", file=sys.stderr)
 
 
-def try_out(records: pa.Table, trial: Trial) -> list[Tried]:
+def run_trial(records: pa.Table, trial: Trial) -> list[TrialRecord]:
     """Ask the trial's LLM about the records."""
     task, annotator = trial.task, trial.annotator
     if annotator.engine != "openai" and is_hub_name(annotator.model):
@@ -163,7 +163,7 @@ def try_out(records: pa.Table, trial: Trial) -> list[Tried]:
     verbalizer = Verbalizer({category.name: category.answer_words for category in task.categories})
     columns = (records[name].to_pylist() for name in (schema.RECORD_ID, schema.GOLD_LABEL))
     return [
-        Tried(record_id, gold, answer, *_read(answer, task, verbalizer))
+        TrialRecord(record_id, gold, answer, *_read(answer, task, verbalizer))
         for record_id, gold, answer in zip(*columns, answers, strict=True)
     ]
 
@@ -179,7 +179,7 @@ def _read(answer: Answer, task: Task, verbalizer: Verbalizer) -> tuple[str | Non
     return max(task.category_names, key=lambda name: probabilities.get(name, 0.0)), None
 
 
-def show_prompts(records: pa.Table, trial: Trial) -> Iterator[str]:
+def render_prompts(records: pa.Table, trial: Trial) -> Iterator[str]:
     """Lines for a terminal without the model, whose tokenizer may frame the prompts and cut them differently."""
     for number, (record_id, prompt) in enumerate(
         zip(records[schema.RECORD_ID].to_pylist(), _prompts(records, trial), strict=True), start=1
@@ -203,7 +203,7 @@ def _prompts(records: pa.Table, trial: Trial) -> Iterator[str]:
             yield "\n".join(f"[{message['role']}]\n{message['content']}" for message in messages)
 
 
-def show(tried: list[Tried], trial: Trial) -> Iterator[str]:
+def render(tried: list[TrialRecord], trial: Trial) -> Iterator[str]:
     """Lines for a terminal: each record, then what the whole sample would read."""
     for number, one in enumerate(tried, start=1):
         yield from _indented(one.answer.prompt, f"{number} of {len(tried)}  {one.record_id}")

@@ -16,7 +16,7 @@ from llambert.storage.reference import content_identity
 
 __all__ = [
     "MALFORMED",
-    "READING",
+    "READER_VERSION",
     "Rows",
     "SourceFile",
     "Sources",
@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 
-READING = 3
+READER_VERSION = 3
 """What is read from the same source by the same recipe; part of every fingerprint of a corpus. Raise it when that
 changes, so that a corpus read before is never taken for one read now. 2: gold values match by meaning, numbers are
 written exactly, a column may appear in any row, UTF-16 is read. 3: record IDs are made of a file's path."""

@@ -8,7 +8,7 @@ from llambert.corpora.chunks import read_chunks
 from llambert.corpora.encodings import likely_encodings
 from llambert.corpora.gold import NUM_GOLD, NUM_UNKNOWN_GOLD, UNKNOWN_GOLD, unknown_values
 from llambert.corpora.opening import undecodable_sample
-from llambert.corpora.rows import FILES_LACKING, UNDECODABLE, listed, require_columns, require_in_some_row
+from llambert.corpora.rows import FILES_MISSING_COLUMN, UNDECODABLE, quoted_names, require_columns, require_in_some_row
 from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError
 
@@ -33,7 +33,7 @@ def require_decodable(
     if num <= max(1, corpus.max_undecodable_share * num_rows):  # one row may be damaged, however few there are
         return
     sources = list(itertools.islice(undecodable, _MAX_SAMPLED_FILES))
-    source, likely = next(((one, names) for one in sources if (names := _likely(one))), (sources[0], []))
+    source, likely = next(((one, names) for one in sources if (names := _guess_encodings(one))), (sources[0], []))
     named = ", or ".join(f"{name} ({_ALSO_CALLED[name]})" if name in _ALSO_CALLED else name for name in likely)
     if source.format in ("parquet", "huggingface", "imdb"):
         advice = "convert them to UTF-8"
@@ -56,7 +56,7 @@ def require_decodable_head(source: SourceFile, corpus: CorpusRecipe, columns: li
         require_decodable(counts, corpus, [source], "its first")
 
 
-def _likely(source: SourceFile) -> list[str]:
+def _guess_encodings(source: SourceFile) -> list[str]:
     uris = [f"{source.uri}/{member}" for member in source.members] or [source.uri]
     for uri in uris[:_MAX_SAMPLED_FILES]:
         try:
@@ -89,7 +89,7 @@ def require_columns_somewhere(
         if sources[0].format == "huggingface":
             raise
         names = files.column_names(sources[0], corpus)
-        raise InputError(f"{error}; the first ones have {listed(names)}") from error
+        raise InputError(f"{error}; the first ones have {quoted_names(names)}") from error
 
 
 def require_gold(counts: Counts, corpus: CorpusRecipe, categories: list[str]) -> None:
@@ -130,9 +130,9 @@ def warnings(counts: Counts, corpus: CorpusRecipe) -> list[str]:
             f"the source is not {corpus.encoding or 'UTF-8'}, set corpus.encoding."
         )
     for key, num in counts.items():
-        if key.startswith(FILES_LACKING) and num:
+        if key.startswith(FILES_MISSING_COLUMN) and num:
             found.append(
-                f"Rows of files without a column {key.removeprefix(FILES_LACKING)!r}: {num:,}; it is null there."
+                f"Rows of files without a column {key.removeprefix(FILES_MISSING_COLUMN)!r}: {num:,}; it is null there."
             )
     return found
 

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterable
 
 # The longer marks first: that of UTF-32 begins with that of UTF-16.
-_MARKS = (
+_BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32-le"),
     (codecs.BOM_UTF32_BE, "utf-32-be"),
     (codecs.BOM_UTF8, "utf-8"),
@@ -32,7 +32,7 @@ def codec_of(start: bytes, encoding: str | None) -> tuple[str, int]:
     A mark says more than the recipe's ``encoding`` (null: UTF-8), as in a browser. UTF-16 and UTF-32 without a mark
     are of the byte order in which the zeros of ASCII characters lie.
     """
-    for mark, codec in _MARKS:
+    for mark, codec in _BYTE_ORDER_MARKS:
         if start.startswith(mark):
             return codec, len(mark)
     codec = codecs.lookup(encoding or "utf-8").name
@@ -111,8 +111,8 @@ def likely_encodings(sample: bytes) -> list[str]:
     if b"\0" in sample:
         return [_wide(sample)]
     scores: dict[str, float] = {}
-    for name, judge in _CANDIDATES.items():
-        scores[name] = judge(sample.decode(name, errors="replace")[:_MAX_SAMPLE_CHARS])
+    for name, score in _CANDIDATES.items():
+        scores[name] = score(sample.decode(name, errors="replace")[:_MAX_SAMPLE_CHARS])
     found = sorted((name for name in scores if scores[name] >= _MIN_SCORE), key=lambda name: -scores[name])
     return found[:3]
 

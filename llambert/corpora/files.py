@@ -13,21 +13,21 @@ from llambert.corpora.delimited import read_delimited, read_header
 from llambert.corpora.encodings import is_undecodable
 from llambert.corpora.opening import COMPRESSIONS, numbered_lines, open_text, unreadable
 from llambert.corpora.rows import (
-    LACKING,
+    MISSING_COLUMN,
+    Counted,
     Malformed,
     Row,
     RowFault,
     Rows,
-    Skipped,
     SourceFile,
     Sources,
     batched,
-    is_garbled,
-    lacking,
+    has_surrogates,
+    mark_lone_surrogates,
+    missing_column_counts,
     optional_columns,
     require_columns,
     unit_key,
-    unpaired,
 )
 from llambert.corpora.values import parse_object, rows_of_table, text_of
 from llambert.corpus_recipe import Columns, CorpusRecipe
@@ -128,7 +128,7 @@ def column_names(source: SourceFile, corpus: CorpusRecipe) -> list[str]:
             return read_header(source.uri, corpus, corpus.delimiter or _DELIMITERS[delimited])
 
 
-def _read_text(uri: str, corpus: CorpusRecipe, columns: list[str]) -> Iterator[Row | Malformed | Skipped]:
+def _read_text(uri: str, corpus: CorpusRecipe, columns: list[str]) -> Iterator[Row | Malformed | Counted]:
     """A record a line; a blank line is a record without text."""
     require_columns(columns, ["text"], uri)
     with open_text(uri, corpus.encoding) as text:
@@ -136,9 +136,9 @@ def _read_text(uri: str, corpus: CorpusRecipe, columns: list[str]) -> Iterator[R
             yield line if isinstance(line, Malformed) else [line[1].rstrip("\r\n")]
 
 
-def _read_jsonl(uri: str, corpus: CorpusRecipe, columns: list[str]) -> Iterator[Row | Malformed | Skipped]:
+def _read_jsonl(uri: str, corpus: CorpusRecipe, columns: list[str]) -> Iterator[Row | Malformed | Counted]:
     """An object a line. A key that a row lacks is null and counted: another row, or another file, may have it."""
-    lacks = {column: Skipped(f"{LACKING}{column}") for column in columns}
+    lacks = {column: Counted(f"{MISSING_COLUMN}{column}") for column in columns}
     num_objects = 0
     with open_text(uri, corpus.encoding) as text:
         for line in numbered_lines(text):
@@ -147,7 +147,7 @@ def _read_jsonl(uri: str, corpus: CorpusRecipe, columns: list[str]) -> Iterator[
                 continue
             number, content = line
             if not content.strip():
-                yield Skipped("num_blank_lines")
+                yield Counted("num_blank_lines")
                 continue
             row, reason = parse_object(content)
             if row is None or reason is not None:
@@ -165,7 +165,7 @@ def _read_jsonl(uri: str, corpus: CorpusRecipe, columns: list[str]) -> Iterator[
             values = [text_of(value) for value in found]
             if "\\u" in content and not is_undecodable(content):
                 # Half of a character that JSON spells out is not a fault of the file's encoding.
-                values = [value and unpaired(value) for value in values]
+                values = [value and mark_lone_surrogates(value) for value in values]
             yield values
             if None in found:
                 yield from (lacks[column] for column in columns if column not in row)
@@ -175,7 +175,7 @@ def _id_fault(row: dict[str, Any], record_id: str | None) -> RowFault | None:
     value = row.get(record_id) if record_id else None
     if isinstance(value, list | dict):
         return RowFault.NESTED_RECORD_ID
-    return RowFault.GARBLED_RECORD_ID if isinstance(value, str) and is_garbled(value) else None
+    return RowFault.GARBLED_RECORD_ID if isinstance(value, str) and has_surrogates(value) else None
 
 
 def _refuse_json_array(uri: str, num_objects: int, line: str) -> None:
@@ -228,7 +228,7 @@ def complete(
     records = rows.records
     for column in missing:
         records = records.append_column(column, pa.nulls(records.num_rows, pa.string()))
-    counts = {**rows.counts, **lacking(missing, table.num_rows)}
+    counts = {**rows.counts, **missing_column_counts(missing, table.num_rows)}
     return Rows(records.select(columns), counts=counts, class_names=class_names)
 
 

@@ -55,7 +55,7 @@ class GoldReader:
                 )
         self._column = corpus.columns.gold_label
         self._meanings = {key: Meaning(label) for key, label in keys.items()}
-        self._by_text = _unambiguous([(_folded(key), meaning) for key, meaning in self._meanings.items()])
+        self._by_text = _unambiguous([(_normalized(key), meaning) for key, meaning in self._meanings.items()])
         self._by_number = _unambiguous(
             [(number, meaning) for key, meaning in self._meanings.items() if (number := _number(key)) is not None]
         )
@@ -67,7 +67,7 @@ class GoldReader:
         """What one value means; None: nothing, or nothing certain."""
         if exact := self._meanings.get(value):
             return exact
-        folded = _folded(value)
+        folded = _normalized(value)
         if folded in self._by_text:
             return self._by_text[folded]
         if (number := _number(value)) is not None:
@@ -100,7 +100,7 @@ class GoldReader:
         by_name = [self.meaning(name) for name in names]
         by_integer = [self.meaning(str(number)) for number in range(len(names))]
         integers = {_UNLABELLED, *map(str, range(len(names)))}
-        are_names = set(map(_folded, self._meanings)) <= set(map(_folded, names))
+        are_names = set(map(_normalized, self._meanings)) <= set(map(_normalized, names))
         are_integers = {_number(key) for key in self._meanings} <= integers
         if are_names != are_integers:
             by_name, by_integer = (by_name, []) if are_names else ([], by_integer)
@@ -135,7 +135,7 @@ def _unambiguous(pairs: list[tuple[str, Meaning]]) -> dict[str, Meaning | None]:
     return found
 
 
-def _folded(value: str) -> str:
+def _normalized(value: str) -> str:
     return unicodedata.normalize("NFC", value.strip()).casefold()
 
 

@@ -94,10 +94,10 @@ def _splits(corpus: CorpusRecipe) -> dict[str, _Split]:
         if _is_saved(location):
             loaded: Any = datasets.load_from_disk(location)
         else:
-            folder = _plain_folder(location) if _is_folder_of_files(location) else location
+            folder = _visible_files_folder(location) if _is_folder_of_files(location) else location
             builder = datasets.load_dataset_builder(folder, options.config, revision=options.revision)
             files = {
-                str(split): [_inside(str(name), folder) for name in names]
+                str(split): [_relative_path(str(name), folder) for name in names]
                 for split, names in (builder.config.data_files or {}).items()
             }
             if options.streaming:
@@ -115,7 +115,7 @@ def _splits(corpus: CorpusRecipe) -> dict[str, _Split]:
     return {name: _Split(splits[name], files.get(name, [])) for name in wanted}
 
 
-def _inside(name: str, folder: str) -> str:
+def _relative_path(name: str, folder: str) -> str:
     """A file's path within a folder, or within a data set of the hub (``hf://datasets/org/name@commit/path``)."""
     return name.partition("@")[2].partition("/")[2] if name.startswith("hf://") else os.path.relpath(name, folder)
 
@@ -129,7 +129,7 @@ def _is_folder_of_files(location: str) -> bool:
     return Path(location).is_dir() and not _is_saved(location)
 
 
-def _plain_folder(location: str) -> str:
+def _visible_files_folder(location: str) -> str:
     """The folder, or one of links to its visible files where the library would not read these, or others too.
 
     The library takes the path for a pattern, reads ``_delta_log`` and the like, and fails at names that are not UTF-8.

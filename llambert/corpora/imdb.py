@@ -13,11 +13,11 @@ from llambert import schema
 from llambert.corpora.archive import read_archive
 from llambert.corpora.files import read_parquet
 from llambert.corpora.rows import (
+    Counted,
     Malformed,
     Row,
     RowFault,
     Rows,
-    Skipped,
     SourceFile,
     Sources,
     batched,
@@ -61,7 +61,7 @@ def find(corpus: CorpusRecipe) -> Sources:
 def read(source: SourceFile, corpus: CorpusRecipe, columns: list[str]) -> Iterator[Rows]:
     """The reviews of one unit."""
     require_columns(columns, COLUMNS, source.uri)
-    rows: Iterator[Row | Malformed | Skipped]
+    rows: Iterator[Row | Malformed | Counted]
     if _SHARD.search(source.uri):
         rows = _hub_reviews(source.uri)
     elif _ARCHIVE.search(source.uri):
@@ -70,18 +70,18 @@ def read(source: SourceFile, corpus: CorpusRecipe, columns: list[str]) -> Iterat
         rows = _reviews((f"{source.uri}/{member}", content) for member, content in read_members(source, corpus))
     places = [COLUMNS.index(column) for column in columns]
     return batched(
-        (row if isinstance(row, Malformed | Skipped) else [row[place] for place in places] for row in rows), columns
+        (row if isinstance(row, Malformed | Counted) else [row[place] for place in places] for row in rows), columns
     )
 
 
-def _reviews(files: Iterable[tuple[str, bytes | Malformed | Skipped]]) -> Iterator[Row | Malformed | Skipped]:
+def _reviews(files: Iterable[tuple[str, bytes | Malformed | Counted]]) -> Iterator[Row | Malformed | Counted]:
     """Rows of the review files among ``files``; the others of an archive are counted."""
     for path, content in files:
         review = _REVIEW.search(path)
-        if isinstance(content, Skipped):
+        if isinstance(content, Counted):
             yield content
         elif review is None:
-            yield Skipped("num_other_files")
+            yield Counted("num_other_files")
         elif isinstance(content, Malformed):
             yield content
         elif not (name := _NAME.fullmatch(review[4])):
@@ -93,7 +93,7 @@ def _reviews(files: Iterable[tuple[str, bytes | Malformed | Skipped]]) -> Iterat
             yield [review[1].removesuffix(".txt"), _text(content), split, label, rating]
 
 
-def _hub_reviews(uri: str) -> Iterator[Row | Malformed | Skipped]:
+def _hub_reviews(uri: str) -> Iterator[Row | Malformed | Counted]:
     """Rows of ``text`` and ``label``; ids are made of the file's name and the row."""
     stem = uri.rpartition("/")[2].removesuffix(".parquet")
     split = stem.partition("-")[0].replace("unsupervised", "extra")

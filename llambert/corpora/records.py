@@ -15,11 +15,11 @@ from llambert.corpora.rows import RowFault, SourceFile
 from llambert.corpus_recipe import CorpusRecipe
 from llambert.printable import escaped
 
-_WHOLE = "all"  # the split of a corpus that names none
+_DEFAULT_SPLIT = "all"  # the split of a corpus that names none
 
 
 @dataclass(frozen=True)
-class Separated:
+class SeparatedRows:
     """``records`` (``schema.CORPUS`` and the kept columns) and ``rejects`` (``schema.SOURCE_REJECTS``) of a chunk.
 
     ``counts``: ``num_read``, of which each is in one of the two tables, and ``num_…`` of what was done to them.
@@ -47,7 +47,7 @@ def source_columns(recipe: CorpusRecipe) -> list[str]:
     return list(dict.fromkeys(name for name in named if name))
 
 
-def separate(source: SourceFile, chunk: Chunk, corpus: CorpusRecipe, categories: Sequence[str]) -> Separated:
+def separate(source: SourceFile, chunk: Chunk, corpus: CorpusRecipe, categories: Sequence[str]) -> SeparatedRows:
     """Records, rejects and counts of one chunk of source rows."""
     columns, table = corpus.columns, chunk.records(source_columns(corpus))
     text = table[columns.text].combine_chunks()
@@ -79,7 +79,7 @@ def separate(source: SourceFile, chunk: Chunk, corpus: CorpusRecipe, categories:
         counts[NUM_UNKNOWN_GOLD] = len(unknown)
         examples = most_frequent(unknown, chunk.class_names.get(columns.gold_label, ()))
         counts.update({f"{UNKNOWN_GOLD}{value}": num for value, num in examples.items()})
-    return Separated(records, rejected, dict(counts), Counter(rejected[schema.REJECT_REASON].to_pylist()))
+    return SeparatedRows(records, rejected, dict(counts), Counter(rejected[schema.REJECT_REASON].to_pylist()))
 
 
 def _record_ids(source: SourceFile, table: pa.Table, first_row: int, corpus: CorpusRecipe) -> pa.Array:
@@ -113,11 +113,11 @@ def _is_one_of(table: pa.Table, chunk: Chunk, column: str, values: Sequence[str]
     """Where a column has one of some values; those of a ClassLabel column are named, or else given as integers."""
     names = chunk.class_names.get(column, ())
     is_named = bool(names) and set(values) <= set(names)
-    column_values = _named(table, chunk, column) if is_named else table[column].combine_chunks()
+    column_values = _with_class_names(table, chunk, column) if is_named else table[column].combine_chunks()
     return pc.is_in(column_values, pa.array(values, pa.string()))
 
 
-def _named(table: pa.Table, chunk: Chunk, column: str) -> pa.Array:
+def _with_class_names(table: pa.Table, chunk: Chunk, column: str) -> pa.Array:
     """A column, that of a ClassLabel by the names of its classes; a value that is no class stays as it is."""
     if not (names := chunk.class_names.get(column)):
         return table[column].combine_chunks()
@@ -128,7 +128,9 @@ def _named(table: pa.Table, chunk: Chunk, column: str) -> pa.Array:
 
 def _splits(table: pa.Table, chunk: Chunk, corpus: CorpusRecipe) -> pa.Array:
     column = corpus.columns.split
-    return _named(table, chunk, column) if column else pa.array([_WHOLE] * table.num_rows, pa.string())
+    return (
+        _with_class_names(table, chunk, column) if column else pa.array([_DEFAULT_SPLIT] * table.num_rows, pa.string())
+    )
 
 
 def _gold_labels(table: pa.Table, chunk: Chunk, corpus: CorpusRecipe, categories: Sequence[str]) -> GoldLabels:

@@ -35,10 +35,10 @@ UNDECODABLE = "num_undecodable"
 """Count of rows, malformed ones too, with bytes that are no characters of the file's encoding; lone surrogates that
 JSON spells out are not among them."""
 
-LACKING = "lacking."
+MISSING_COLUMN = "lacking."
 """Begins the count of the rows that do not have a column (JSON Lines: a key); the column's name follows."""
 
-FILES_LACKING = "num_rows_of_files_without."
+FILES_MISSING_COLUMN = "num_rows_of_files_without."
 """Likewise of the rows of files that name their columns, and this one is not among them."""
 
 HIDDEN_FILES = "num_hidden_files"
@@ -171,7 +171,7 @@ class Malformed(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Skipped:
+class Counted:
     """What is counted beside the rows, once: a line that is no row (``num_blank_lines``), a column a row lacks."""
 
     count: str
@@ -183,13 +183,15 @@ def malformed_rows(rows: Iterable[Malformed]) -> pa.Table:
     columns = {
         schema.SOURCE: [row.source and escaped(row.source) for row in rows],
         schema.LINE: [row.line for row in rows],
-        schema.TEXT: [None if row.text is None else _sound(row.text[:_MAX_MALFORMED_CHARS]) for row in rows],
+        schema.TEXT: [
+            None if row.text is None else _replace_surrogates(row.text[:_MAX_MALFORMED_CHARS]) for row in rows
+        ],
         schema.REJECT_REASON: [row.reason for row in rows],
     }
     return pa.table(columns, schema=MALFORMED)
 
 
-def batched(rows: Iterable[Row | Malformed | Skipped], columns: list[str]) -> Iterator[Rows]:
+def batched(rows: Iterable[Row | Malformed | Counted], columns: list[str]) -> Iterator[Rows]:
     """Rows of values, in the order of ``columns``, as tables of some thousand; surrogates become U+FFFD."""
     values: list[Row] = []
     malformed: list[Malformed] = []
@@ -200,7 +202,7 @@ def batched(rows: Iterable[Row | Malformed | Skipped], columns: list[str]) -> It
             malformed.append(row)
             counts[UNDECODABLE] += is_undecodable(row.text or "")
             num_chars += min(len(row.text or ""), _MAX_MALFORMED_CHARS)
-        elif isinstance(row, Skipped):
+        elif isinstance(row, Counted):
             counts[row.count] += 1
         else:
             values.append(row)
@@ -217,23 +219,25 @@ def _rows(values: list[Row], malformed: list[Malformed], counts: Counter[str], c
     try:
         arrays = [pa.array(column, pa.string()) for column in by_column]
     except UnicodeEncodeError:  # a surrogate somewhere: value by value, so that only those change
-        counts[ENCODING_FAULTS] += sum(any(value and is_garbled(value) for value in row) for row in values)
+        counts[ENCODING_FAULTS] += sum(any(value and has_surrogates(value) for value in row) for row in values)
         counts[UNDECODABLE] += sum(any(value and is_undecodable(value) for value in row) for row in values)
-        arrays = [pa.array([value and _sound(value) for value in column], pa.string()) for column in by_column]
+        arrays = [
+            pa.array([value and _replace_surrogates(value) for value in column], pa.string()) for column in by_column
+        ]
     return Rows(pa.table(arrays, columns), malformed_rows(malformed), counts)
 
 
-def is_garbled(text: str) -> bool:
+def has_surrogates(text: str) -> bool:
     """Whether a text would change when it is stored: bytes of it were no characters, or it has a lone surrogate."""
     return not text.isascii() and _SURROGATE.search(text) is not None
 
 
-def unpaired(text: str) -> str:
+def mark_lone_surrogates(text: str) -> str:
     """The text with its lone surrogates as such that no decoder makes: not ``is_undecodable``."""
     return text if text.isascii() else _SURROGATE.sub("\ud800", text)
 
 
-def _sound(text: str) -> str:
+def _replace_surrogates(text: str) -> str:
     return _SURROGATE.sub("\ufffd", text)
 
 
@@ -243,31 +247,31 @@ def require_columns(
     """The columns that are not there, all of them ``optional``; ``InputError`` for any other, or one that is twice."""
     for column in columns:
         if column not in present and column not in optional:
-            raise InputError(f"{uri}: no column {column!r}; it has {listed(present)}{_encoding_hint(present)}")
+            raise InputError(f"{uri}: no column {column!r}; it has {quoted_names(present)}{_encoding_hint(present)}")
         if present.count(column) > 1:
             raise InputError(f"{uri}: has {present.count(column)} columns {column!r}; rename one of them")
     return [column for column in columns if column not in present]
 
 
-def listed(names: Sequence[str]) -> str:
+def quoted_names(names: Sequence[str]) -> str:
     """Names of columns for a message."""
-    return ", ".join(repr(_sound(name)) for name in names)
+    return ", ".join(repr(_replace_surrogates(name)) for name in names)
 
 
 def _encoding_hint(names: Sequence[str]) -> str:
-    is_text = not any("\0" in name or is_garbled(name) for name in names)
+    is_text = not any("\0" in name or has_surrogates(name) for name in names)
     return "" if is_text else ", which is not text in the expected encoding: set corpus.encoding"
 
 
-def lacking(columns: Sequence[str], num_rows: int) -> dict[str, int]:
+def missing_column_counts(columns: Sequence[str], num_rows: int) -> dict[str, int]:
     """The counts of so many rows of a file that names its columns, and not these."""
-    return {f"{prefix}{column}": num_rows for column in columns for prefix in (LACKING, FILES_LACKING)}
+    return {f"{prefix}{column}": num_rows for column in columns for prefix in (MISSING_COLUMN, FILES_MISSING_COLUMN)}
 
 
 def require_in_some_row(columns: Sequence[str], counts: Mapping[str, int], num_rows: int, path: str) -> None:
     """``InputError`` for a column that not one of so many rows, all that were read, has."""
     for column in columns:
-        if num_rows and counts.get(f"{LACKING}{column}", 0) >= num_rows:
+        if num_rows and counts.get(f"{MISSING_COLUMN}{column}", 0) >= num_rows:
             raise InputError(f"{path}: no column {column!r} in any of its {num_rows:,} rows")
 
 

@@ -200,30 +200,30 @@ class RrfRows:
     def __init__(self, block: Block, columns: Iterable[str]) -> None:
         self._block = block
         self.malformed: list[Malformed] = []
-        content = _emptied_where_not_utf8(block.data)
+        content = _blank_lines_not_utf8(block.data)
         if b"\r" in content:  # to Arrow it ends a line, alone too
             content = content.replace(b"\r\n", b"\n").replace(b"\r", b" ")
         self._table, refused = _parse(content, FIELDS[block.table.name], columns)
         self.num_lines = self._table.num_rows + len(refused)
         self._lines = np.delete(np.arange(self.num_lines), refused)
-        self.sound = np.ones(len(self._lines), bool)
+        self.valid = np.ones(len(self._lines), bool)
         self._report(refused, RowFault.WRONG_NUMBER_OF_FIELDS)
-        self.refuse(self._emptied(), RowFault.BAD_ENCODING)
-        self.refuse(self._unended(), RowFault.WRONG_NUMBER_OF_FIELDS)
+        self.reject(self._lines_not_utf8(), RowFault.BAD_ENCODING)
+        self.reject(self._lines_without_final_bar(), RowFault.WRONG_NUMBER_OF_FIELDS)
 
     @cached_property
     def _line_bounds(self) -> tuple[np.ndarray, np.ndarray]:
         ends = np.flatnonzero(np.frombuffer(self._block.data, np.uint8) == _NEWLINE)
         return np.concatenate([[0], ends[:-1] + 1]), ends
 
-    def _emptied(self) -> np.ndarray:
+    def _lines_not_utf8(self) -> np.ndarray:
         """Rows that are empty now, which Arrow takes for rows of empty fields, but were not."""
         emptied = pc.equal(self._table[0], b"").to_numpy()
         for row in np.flatnonzero(emptied):
             emptied[row] = not _is_utf8(self._line(int(self._lines[row])))
         return emptied
 
-    def _unended(self) -> np.ndarray:
+    def _lines_without_final_bar(self) -> np.ndarray:
         """Rows with something behind the last bar, and blank lines."""
         unended = pc.not_equal(self._table[_AFTER_LAST_BAR], b"").to_numpy()
         for row in np.flatnonzero(pc.equal(self._table[0], b"")):
@@ -239,13 +239,13 @@ class RrfRows:
             text = self._line(line).decode(errors="replace")
             self.malformed.append(Malformed(self._block.first_line + line, text, reason, self._block.table.label))
 
-    def refuse(self, bad: np.ndarray, reason: RowFault) -> None:
+    def reject(self, bad: np.ndarray, reason: RowFault) -> None:
         """Put the sound rows where ``bad`` holds into ``malformed``."""
-        refused = self.sound & bad
+        refused = self.valid & bad
         self._report(self._lines[refused], reason)
-        self.sound &= ~refused
+        self.valid &= ~refused
 
-    def is_any(self, column: str, values: Iterable[str]) -> np.ndarray:
+    def is_in(self, column: str, values: Iterable[str]) -> np.ndarray:
         """Where a column is exactly one of ``values``."""
         wanted = pa.array([value.encode() for value in values], pa.binary())
         return pc.is_in(self._table[column], wanted).to_numpy()
@@ -264,18 +264,18 @@ class RrfRows:
         else:
             places = np.minimum(offsets[:-1, None] + np.arange(_ID_WIDTH), max(len(data) - 1, 0))
             letters = data[places] if len(data) else np.zeros(places.shape, np.uint8)
-        sound, numbers = letters[:, 0] == b"C"[0], np.zeros(len(ids), np.int32)
+        valid, numbers = letters[:, 0] == b"C"[0], np.zeros(len(ids), np.int32)
         for place in range(1, _ID_WIDTH):
             digits = letters[:, place] - b"0"[0]  # below "0" it wraps to above 9
             inside = True if is_uniform else widths > place
-            sound &= (digits <= 9) | np.logical_not(inside)
+            valid &= (digits <= 9) | np.logical_not(inside)
             numbers = numbers * 10 + digits if is_uniform else np.where(inside, numbers * 10 + digits, numbers)
-        sound &= (widths > 1) & (widths <= _ID_WIDTH)
-        self.refuse(~sound, RowFault.BAD_CONCEPT_ID)
-        return np.where(sound, numbers + _FIRST_CODE[np.clip(widths - 1, 0, _ID_WIDTH - 1)], 0)
+        valid &= (widths > 1) & (widths <= _ID_WIDTH)
+        self.reject(~valid, RowFault.BAD_CONCEPT_ID)
+        return np.where(valid, numbers + _FIRST_CODE[np.clip(widths - 1, 0, _ID_WIDTH - 1)], 0)
 
 
-def _emptied_where_not_utf8(lines: bytes) -> bytes:
+def _blank_lines_not_utf8(lines: bytes) -> bytes:
     """The same lines, but empty where they are not UTF-8: Arrow decodes the lines that it refuses."""
     if _is_utf8(lines):
         return lines
@@ -283,7 +283,7 @@ def _emptied_where_not_utf8(lines: bytes) -> bytes:
     middle = lines.find(b"\n", half, -1) + 1 or lines.rfind(b"\n", 0, half) + 1
     if not middle:
         return b"\n"
-    return _emptied_where_not_utf8(lines[:middle]) + _emptied_where_not_utf8(lines[middle:])
+    return _blank_lines_not_utf8(lines[:middle]) + _blank_lines_not_utf8(lines[middle:])
 
 
 def _is_utf8(text: bytes) -> bool:
@@ -331,7 +331,7 @@ def concept_codes(ids: Iterable[str]) -> np.ndarray:
     return np.array([_FIRST_CODE[len(concept) - 1] + int(concept[1:]) for concept in ids], np.int64)
 
 
-def in_threads(work: Callable[[Unit], Result], units: Iterable[Unit], num_threads: int) -> Iterator[Result]:
+def map_in_threads(work: Callable[[Unit], Result], units: Iterable[Unit], num_threads: int) -> Iterator[Result]:
     """``work`` of every unit, in order, with only a few units in memory. NumPy and Arrow leave the GIL."""
     waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(num_threads) as pool:

@@ -37,7 +37,7 @@ from llambert.corpora.rrf import (
     RrfTable,
     concept_ids,
     find_tables,
-    in_threads,
+    map_in_threads,
     read_blocks,
 )
 from llambert.corpus_recipe import CorpusRecipe, UmlsRecipe
@@ -114,7 +114,7 @@ def _columns(codes: np.ndarray, texts: pa.Array, gold: dict[str, _Gold]) -> dict
 
 
 @dataclass(frozen=True)
-class _Done:
+class _BlockResult:
     """What a block came to. ``terms``: those that may be wanted, in the order of their concepts."""
 
     num_rows: int
@@ -136,19 +136,21 @@ class _Release:
         self._linked = np.full(NUM_CODES, not recipe.relations)
         self._types: list[np.ndarray] = []
 
-    def read_tables(self, tables: dict[str, RrfTable]) -> Iterator[_Done]:
+    def read_tables(self, tables: dict[str, RrfTable]) -> Iterator[_BlockResult]:
         """Read the three tables, each once; MRSTY again only if it names concepts that MRCONSO does not have."""
-        yield from in_threads(self._mark_types, read_blocks(tables["MRSTY"]), self._num_threads)
-        for done in in_threads(self._take_terms, read_blocks(tables["MRCONSO"]), self._num_threads):
+        yield from map_in_threads(self._mark_types, read_blocks(tables["MRSTY"]), self._num_threads)
+        for done in map_in_threads(self._collect_terms, read_blocks(tables["MRCONSO"]), self._num_threads):
             if done.terms is not None:
                 self._terms.add(done.terms)
             yield done
         if (self._typed & ~self._known).any():
-            yield from in_threads(self._refuse_types_of_nothing, read_blocks(tables["MRSTY"]), self._num_threads)
+            yield from map_in_threads(
+                self._reject_types_of_unknown_concepts, read_blocks(tables["MRSTY"]), self._num_threads
+            )
         if self.recipe.relations:
-            yield from in_threads(self._mark_linked, read_blocks(tables["MRREL"]), self._num_threads)
+            yield from map_in_threads(self._mark_linked, read_blocks(tables["MRREL"]), self._num_threads)
 
-    def concepts(self) -> Iterator["_Texts"]:
+    def concepts(self) -> Iterator["_ConceptTexts"]:
         """The kept concepts with their texts, in the order of their codes."""
         kept = self._wanted & self._named & self._linked
         yield from self._terms.texts(kept, self._num_threads)
@@ -165,57 +167,57 @@ class _Release:
         names = sorted(self.recipe.semantic_types)
         return pairs[:, 0], [names[place] for place in pairs[:, 1]]
 
-    def _mark_types(self, block: Block) -> _Done:
+    def _mark_types(self, block: Block) -> _BlockResult:
         rows = RrfRows(block, ["CUI", "TUI"])
         codes = rows.concept_codes("CUI")
-        self._typed[codes[rows.sound]] = True
-        wanted = rows.sound & rows.is_any("TUI", self.recipe.semantic_types)
+        self._typed[codes[rows.valid]] = True
+        wanted = rows.valid & rows.is_in("TUI", self.recipe.semantic_types)
         self._wanted[codes[wanted]] = True
         names = pa.array(sorted(self.recipe.semantic_types), pa.string())
         places = pc.index_in(rows.strings("TUI", wanted), names).to_numpy(zero_copy_only=False)
         self._types.append(np.stack([codes[wanted], places], axis=1).astype(np.int32))
-        return _Done(rows.num_lines, rows.malformed)
+        return _BlockResult(rows.num_lines, rows.malformed)
 
-    def _refuse_types_of_nothing(self, block: Block) -> _Done:
+    def _reject_types_of_unknown_concepts(self, block: Block) -> _BlockResult:
         rows = RrfRows(block, ["CUI"])
         codes = rows.concept_codes("CUI")
         rows.malformed.clear()  # reported at the first reading
-        rows.refuse(~self._known[codes], RowFault.UNKNOWN_CONCEPT)
-        return _Done(0, rows.malformed)
+        rows.reject(~self._known[codes], RowFault.UNKNOWN_CONCEPT)
+        return _BlockResult(0, rows.malformed)
 
-    def _take_terms(self, block: Block) -> _Done:
+    def _collect_terms(self, block: Block) -> _BlockResult:
         recipe, rows, counts = self.recipe, RrfRows(block, ["CUI", "LAT", "TTY", "STR", "SUPPRESS"]), Counter[str]()
         codes = rows.concept_codes("CUI")
-        self._known[codes[rows.sound]] = True
-        rows.refuse(~self._typed[codes], RowFault.UNKNOWN_CONCEPT)
+        self._known[codes[rows.valid]] = True
+        rows.reject(~self._typed[codes], RowFault.UNKNOWN_CONCEPT)
 
         def without(left: np.ndarray, rule: str, left_out: np.ndarray) -> np.ndarray:
             counts[f"num_terms_{rule}"] += int((left & left_out).sum())
             return left & ~left_out
 
-        left = without(rows.sound, "other_language", ~rows.is_any("LAT", recipe.languages))
-        left = without(left, "suppressed", rows.is_any("SUPPRESS", recipe.suppressed))
+        left = without(rows.valid, "other_language", ~rows.is_in("LAT", recipe.languages))
+        left = without(left, "suppressed", rows.is_in("SUPPRESS", recipe.suppressed))
         self._named[codes[left]] = True
         left = without(left, "other_semantic_type", ~self._wanted[codes])
-        left = without(left, "excluded_type", rows.is_any("TTY", recipe.excluded_term_types))
-        terms = pa.table([codes[left], _normalized(rows.strings("STR", left))], schema=_TERMS)
+        left = without(left, "excluded_type", rows.is_in("TTY", recipe.excluded_term_types))
+        terms = pa.table([codes[left], _normalize_terms(rows.strings("STR", left))], schema=_TERMS)
         blank = pc.equal(pc.utf8_trim_whitespace(terms["term"]), "")
         counts["num_terms_blank"] = pc.sum(blank).as_py() or 0
         terms = terms.filter(pc.invert(blank))
-        return _Done(rows.num_lines, rows.malformed, dict(counts), terms.take(np.argsort(terms["code"])))
+        return _BlockResult(rows.num_lines, rows.malformed, dict(counts), terms.take(np.argsort(terms["code"])))
 
-    def _mark_linked(self, block: Block) -> _Done:
+    def _mark_linked(self, block: Block) -> _BlockResult:
         rows = RrfRows(block, ["CUI1", "REL", "CUI2"])
         first, second = rows.concept_codes("CUI1"), rows.concept_codes("CUI2")
-        rows.refuse(~(self._known[first] & self._known[second]), RowFault.UNKNOWN_CONCEPT)
-        related = np.flatnonzero(rows.sound & rows.is_any("REL", self.recipe.relations) & (first != second))
+        rows.reject(~(self._known[first] & self._known[second]), RowFault.UNKNOWN_CONCEPT)
+        related = np.flatnonzero(rows.valid & rows.is_in("REL", self.recipe.relations) & (first != second))
         for codes in (first, second):
             related = related[self._wanted[codes[related]] & self._named[codes[related]]]
         self._linked[first[related]] = self._linked[second[related]] = True
-        return _Done(rows.num_lines, rows.malformed)
+        return _BlockResult(rows.num_lines, rows.malformed)
 
 
-def _normalized(terms: pa.StringArray) -> pa.Array:
+def _normalize_terms(terms: pa.StringArray) -> pa.Array:
     """Lower-cased as ``str.lower`` does it, which for ASCII is what Arrow does; the escaped bar unescaped."""
     if pc.any(pc.match_substring(terms, "&#")).as_py():
         terms = pc.replace_substring_regex(terms, _ESCAPED_BAR, "|")
@@ -225,7 +227,7 @@ def _normalized(terms: pa.StringArray) -> pa.Array:
 
 
 @dataclass(frozen=True)
-class _Texts:
+class _ConceptTexts:
     """Concepts, their texts, and what became of their terms."""
 
     codes: np.ndarray
@@ -250,14 +252,14 @@ class _TermRanges:
                 self._writers[number] = pa.ipc.new_stream(self._folder / str(number), _TERMS)
             self._writers[number].write_table(terms.slice(start, end - start))
 
-    def texts(self, kept: np.ndarray, num_threads: int) -> Iterator[_Texts]:
+    def texts(self, kept: np.ndarray, num_threads: int) -> Iterator[_ConceptTexts]:
         """The texts of the concepts where ``kept`` holds, range by range."""
         for writer in self._writers.values():
             writer.close()
         numbers = sorted({*self._writers, *np.unique(np.flatnonzero(kept) // CODES_PER_RANGE).tolist()})
-        yield from in_threads(lambda number: self._texts_of_range(number, kept), numbers, num_threads)
+        yield from map_in_threads(lambda number: self._texts_of_range(number, kept), numbers, num_threads)
 
-    def _texts_of_range(self, number: int, kept: np.ndarray) -> _Texts:
+    def _texts_of_range(self, number: int, kept: np.ndarray) -> _ConceptTexts:
         stored = _TERMS.empty_table()
         if number in self._writers:
             with pa.OSFile(str(self._folder / str(number))) as file:
@@ -275,7 +277,7 @@ class _TermRanges:
             "num_terms_repeated": wanted.num_rows - distinct.num_rows,
             "num_terms_kept": distinct.num_rows,
         }
-        return _Texts(codes, pc.binary_join(terms, _SEPARATOR), counts)
+        return _ConceptTexts(codes, pc.binary_join(terms, _SEPARATOR), counts)
 
 
 def _read_gold(path: str) -> dict[str, _Gold]:

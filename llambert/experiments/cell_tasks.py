@@ -12,13 +12,13 @@ from llambert.execution.progress import Progress
 from llambert.execution.ray_executor import connect
 from llambert.experiments.cell_training import train_cell
 from llambert.experiments.cells import Cell, CellStore
-from llambert.experiments.experiment_recipe import Trainings
+from llambert.experiments.experiment_recipe import TrainingExperiment
 from llambert.experiments.sources import Labels
 from llambert.recipe import ClassifierRecipe
 from llambert.training.encoder import check_encoder
 
 
-def run_cells(cells: list[Cell], labels: Labels, store: CellStore, experiment: Trainings) -> None:
+def run_cells(cells: list[Cell], labels: Labels, store: CellStore, experiment: TrainingExperiment) -> None:
     """Train every cell that is not stored, as many at once as the cluster has CPUs (GPUs) for.
 
     ``InputError``: labels or a model that cannot be learned with. ``RuntimeError``: a cell's process was lost

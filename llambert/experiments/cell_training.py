@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from llambert.experiments.cells import Cell, CellStore, Stored
+from llambert.experiments.cells import Cell, CellResult, CellStore
 from llambert.experiments.sources import Labels
 from llambert.training.encoder import load_encoder
 from llambert.training.loop import FineTuning, Observer, Phase
@@ -22,23 +22,23 @@ def train_cell(
     """
     recipe = cell.recipe
     encoder = load_encoder(recipe, labels.categories)
-    keeper = _Keeper(cell, store, store_every_s)
-    tuning = FineTuning(encoder, phases_of(cell, labels), recipe, labels.categories, device, keeper)
+    saver = _StateSaver(cell, store, store_every_s)
+    tuning = FineTuning(encoder, phases_of(cell, labels), recipe, labels.categories, device, saver)
     if state := store.read_state(cell):
-        keeper.seconds_before = state["seconds"]
+        saver.seconds_before = state["seconds"]
         tuning.restore(state)
     elif cell.starts_from is not None:
         weights = store.read_weights(cell.starts_from)
         assert weights is not None, "a combined cell is trained after its silver cell"
         tuning.restore({"phase": 1, "model": weights, "members": {}, "history": {"steps": [], "epochs": []}})
     tuning.run()
-    seconds = keeper.seconds()
+    seconds = saver.seconds()
     if keep_weights:
         store.write_weights(cell, {name: tensor.cpu() for name, tensor in encoder.model.state_dict().items()})
     records = labels.test_records
     probabilities = tuning.predict(encoder.model, tuning.tokenized(records))
     accuracy = float((probabilities.argmax(axis=1) == records.labels).mean())
-    store.put(cell, Stored(accuracy, seconds, torch.get_num_threads(), probabilities))
+    store.put(cell, CellResult(accuracy, seconds, torch.get_num_threads(), probabilities))
 
 
 def phases_of(cell: Cell, labels: Labels) -> list[Phase]:
@@ -54,7 +54,7 @@ def phases_of(cell: Cell, labels: Labels) -> list[Phase]:
     return phases
 
 
-class _Keeper(Observer):
+class _StateSaver(Observer):
     """Stores a training now and then."""
 
     def __init__(self, cell: Cell, store: CellStore, every_s: float) -> None:

@@ -41,7 +41,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Stored:
+class CellResult:
     """What a cell came to. ``probabilities``: float32 (test records, categories). ``seconds``: of training alone."""
 
     accuracy: float
@@ -89,16 +89,16 @@ class CellStore:
 
     uri: str
 
-    def get(self, cell: Cell) -> Stored | None:
+    def get(self, cell: Cell) -> CellResult | None:
         """What is stored of a cell, or None."""
         content = self._read(f"{cell.fingerprint}.json")
         if content is None:
             return None
         found = json.loads(content)
         probabilities = np.array(found["probabilities"], dtype=np.float32)
-        return Stored(found["accuracy"], found["seconds"], found["num_threads"], probabilities)
+        return CellResult(found["accuracy"], found["seconds"], found["num_threads"], probabilities)
 
-    def put(self, cell: Cell, stored: Stored) -> None:
+    def put(self, cell: Cell, stored: CellResult) -> None:
         """Store a cell; of two that were trained at once the first stays.
 
         Its training state goes, and what a killed training left half written.

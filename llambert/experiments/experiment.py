@@ -6,9 +6,15 @@ from llambert.experiments import error_analysis, llms, pages
 from llambert.experiments.cell_tasks import run_cells
 from llambert.experiments.cells import CellStore
 from llambert.experiments.claims import findings
-from llambert.experiments.experiment_recipe import AnyExperiment, ErrorAnalysis, Llms, Trainings
+from llambert.experiments.experiment_recipe import (
+    AnyExperiment,
+    AnyTraining,
+    ErrorAnalysis,
+    LlmComparison,
+    TrainingExperiment,
+)
 from llambert.experiments.figures import figure
-from llambert.experiments.grids import Place, places
+from llambert.experiments.grids import GridEntry, grid_entries
 from llambert.experiments.output import write_results
 from llambert.experiments.results import Results, metrics_table
 from llambert.experiments.sources import read_labels
@@ -20,34 +26,34 @@ def run_experiment(experiment: AnyExperiment) -> str:
     What a killed or failed one has stored stays; it is shown as half done where the job can still say so.
     """
     match experiment:
-        case Llms():
-            table = llms.ask(experiment)
+        case LlmComparison():
+            table = llms.run_llms(experiment)
             page = llms.page(experiment, table)
             figures: dict[str, bytes] = {}
         case ErrorAnalysis():
             page, table = _error_analysis(experiment)
             figures = {}
-        case Trainings():
+        case TrainingExperiment():
             return _trainings(experiment)
     write_results(experiment, page, table, figures)
     return page
 
 
-def _trainings(experiment: Trainings) -> str:
+def _trainings(experiment: AnyTraining) -> str:
     labels = read_labels(experiment.data)
-    wanted = places(experiment, labels)
+    wanted = grid_entries(experiment, labels)
     store = CellStore(f"{experiment.storage.rstrip('/')}/cells")
     try:
-        run_cells([place.cell for place in wanted], labels, store, experiment)
+        run_cells([entry.cell for entry in wanted], labels, store, experiment)
     finally:
-        page = _write(experiment, wanted, store, labels.num_seen)
+        page = _write(experiment, wanted, store, labels.num_overlapping)
     return page
 
 
-def _write(experiment: Trainings, wanted: list[Place], store: CellStore, num_seen: int) -> str:
-    stored = {place.cell.fingerprint: store.get(place.cell) for place in wanted}
-    found = [(place, cell) for place in wanted if (cell := stored[place.cell.fingerprint]) is not None]
-    results = Results(found, len(wanted), num_seen)
+def _write(experiment: AnyTraining, wanted: list[GridEntry], store: CellStore, num_overlapping: int) -> str:
+    stored = {entry.cell.fingerprint: store.get(entry.cell) for entry in wanted}
+    found = [(entry, cell) for entry in wanted if (cell := stored[entry.cell.fingerprint]) is not None]
+    results = Results(found, len(wanted), num_overlapping)
     drawn = figure(experiment, results)
     page = pages.page(experiment, results, findings(experiment, results), "figure.svg" if drawn else None)
     write_results(experiment, page, metrics_table(results, experiment), drawn)

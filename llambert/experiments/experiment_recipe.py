@@ -58,7 +58,7 @@ class Experiment(Section):
     """Whose figures of the paper stand beside the results."""
 
 
-class Trainings(Experiment):
+class TrainingExperiment(Experiment):
     """An experiment whose cells are trainings of the classifier, one for each seed.
 
     The seed decides the head's first weights, which records a smaller set has (nested), their order, dropout,
@@ -84,7 +84,7 @@ class Trainings(Experiment):
         return max(self.classifier.epochs, min(enough, self.max_epochs))
 
 
-class Regimes(Trainings):
+class Regimes(TrainingExperiment):
     """Encoders by regimes: the paper's Table 2 and its UMLS table."""
 
     experiment: Literal["regimes"]
@@ -93,7 +93,7 @@ class Regimes(Trainings):
     regimes: tuple[Regime, ...] = ("gold", "silver", "combined")
 
 
-class LabelCount(Trainings):
+class LabelCount(TrainingExperiment):
     """Accuracy against the number of training labels, gold and silver: the paper's Figure 1, left."""
 
     experiment: Literal["label_count"]
@@ -107,7 +107,7 @@ class FrozenEncoder(Section):
     learning_rate: float = Field(1e-3, gt=0)
 
 
-class Mislabel(Trainings):
+class Mislabel(TrainingExperiment):
     """Accuracy against the share of labels made wrong on purpose: the paper's Figure 1, right.
 
     Beside it the classifier of as many of the annotator's labels, at the annotator's own share of errors. Without
@@ -131,7 +131,7 @@ class Llm(Section):
     shots: tuple[NonNegativeInt, ...] = (0,)
 
 
-class Llms(Experiment):
+class LlmComparison(Experiment):
     """LLMs by shots: accuracy, parse rate and time on gold records; the paper's Table 1."""
 
     experiment: Literal["llms"]
@@ -175,7 +175,8 @@ class ErrorAnalysis(Experiment):
     """Name in the table -> what was answered."""
 
 
-AnyExperiment = Regimes | LabelCount | Mislabel | Llms | ErrorAnalysis
+AnyTraining = Regimes | LabelCount | Mislabel
+AnyExperiment = AnyTraining | LlmComparison | ErrorAnalysis
 _KINDS = {get_args(kind.model_fields["experiment"].annotation)[0]: kind for kind in get_args(AnyExperiment)}
 
 

@@ -9,7 +9,7 @@ from llambert import engines, markdown, schema
 from llambert.errors import InputError
 from llambert.evaluation.metrics import Estimate
 from llambert.experiments import paper
-from llambert.experiments.experiment_recipe import Llms
+from llambert.experiments.experiment_recipe import LlmComparison
 from llambert.experiments.output import experiment_folder
 from llambert.run import Run, open_run
 from llambert.stages import parse as parse_stage
@@ -27,7 +27,7 @@ COLUMNS = pa.schema(
 )
 
 
-def ask(experiment: Llms) -> pa.Table:
+def run_llms(experiment: LlmComparison) -> pa.Table:
     """Rows with ``COLUMNS``: for each LLM and number of shots ``accuracy`` (of the answers that could be parsed),
     ``parse_rate`` (both with Wilson's interval) and ``inference_seconds`` (of annotating, on the clock).
 
@@ -49,7 +49,7 @@ def ask(experiment: Llms) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=COLUMNS)
 
 
-def page(experiment: Llms, table: pa.Table) -> str:
+def page(experiment: LlmComparison, table: pa.Table) -> str:
     """The table as Markdown, the paper's accuracies below it."""
     figures = {(row["model"], row["num_shots"], row["metric"]): row for row in table.to_pylist()}
     rows = []
@@ -81,11 +81,11 @@ def page(experiment: Llms, table: pa.Table) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _shots(experiment: Llms, name: str) -> tuple[int, ...]:
+def _shots(experiment: LlmComparison, name: str) -> tuple[int, ...]:
     return experiment.llms[name].shots
 
 
-def _run(experiment: Llms, name: str, shots: int) -> Run:
+def _run(experiment: LlmComparison, name: str, shots: int) -> Run:
     """The run of one cell; cells share a directory, so the corpus is read once."""
     storage = f"storage={experiment_folder(experiment)}/run"
     return open_run(

@@ -30,7 +30,7 @@ class Labels:
     """What trainings learn from and are judged by.
 
     ``silver`` has the columns of ``schema.SILVER``, its split may be null; ``gold`` and ``test`` have those of a
-    corpus, with a gold label on every record. Either of the first two may be absent. ``num_seen``: test records
+    corpus, with a gold label on every record. Either of the first two may be absent. ``num_overlapping``: test records
     that were left out, because they or their texts are among the records to learn from.
     """
 
@@ -38,7 +38,7 @@ class Labels:
     silver: pa.Table | None
     gold: pa.Table | None
     test: pa.Table
-    num_seen: int = 0
+    num_overlapping: int = 0
 
     @cached_property
     def test_records(self) -> TrainingSet:
@@ -81,10 +81,10 @@ class Labels:
 
 def read_labels(data: LabelledData) -> Labels:
     """Read what the experiment names; ``InputError`` if it cannot be read or judged by."""
-    silver, gold, test, known = _of_run(data.run) if data.run is not None else _of_files(data)
-    unseen = _unseen(test, silver, gold)
-    num_seen = test.num_rows - unseen.num_rows
-    test = unseen.take(_in_test_order(unseen)[: data.num_test])
+    silver, gold, test, known = _labels_of_run(data.run) if data.run is not None else _labels_of_files(data)
+    remaining = _without_overlap(test, silver, gold)
+    num_overlapping = test.num_rows - remaining.num_rows
+    test = remaining.take(_test_order(remaining)[: data.num_test])
     found = {
         label
         for table, column in ((silver, schema.LABEL), (gold, schema.GOLD_LABEL), (test, schema.GOLD_LABEL))
@@ -99,9 +99,13 @@ def read_labels(data: LabelledData) -> Labels:
     if test.num_rows == 0:
         raise InputError(
             "data: no record to judge by; a test record needs a text, which is not learned from, and a gold label"
-            + (f" ({num_seen:,} test records have the text or the id of a silver or gold record)" if num_seen else "")
+            + (
+                f" ({num_overlapping:,} test records have the text or the id of a silver or gold record)"
+                if num_overlapping
+                else ""
+            )
         )
-    return Labels(categories, silver, gold, test, num_seen)
+    return Labels(categories, silver, gold, test, num_overlapping)
 
 
 def read_columns(path: str, columns: list[str]) -> pa.Table:
@@ -120,7 +124,7 @@ def read_columns(path: str, columns: list[str]) -> pa.Table:
     return table
 
 
-def _unseen(test: pa.Table, silver: pa.Table | None, gold: pa.Table | None) -> pa.Table:
+def _without_overlap(test: pa.Table, silver: pa.Table | None, gold: pa.Table | None) -> pa.Table:
     """The test records of which neither id nor text is among the records that any training may learn from."""
     learned = [] if gold is None else [gold]
     if silver is not None:
@@ -131,7 +135,7 @@ def _unseen(test: pa.Table, silver: pa.Table | None, gold: pa.Table | None) -> p
     return test
 
 
-def _of_files(data: LabelledData) -> tuple[pa.Table | None, pa.Table | None, pa.Table, list[str]]:
+def _labels_of_files(data: LabelledData) -> tuple[pa.Table | None, pa.Table | None, pa.Table, list[str]]:
     assert data.test is not None, "looked at when the experiment was read"
     tables = [_read(data, source, name) for name, source in (("silver", data.silver), ("gold", data.gold))]
     silver = None if tables[0] is None else _as_silver(tables[0])
@@ -162,7 +166,7 @@ def _as_silver(table: pa.Table) -> pa.Table:
     return pa.table([*columns, *nulls], names=schema.SILVER.names)
 
 
-def _of_run(folder: str) -> tuple[pa.Table, pa.Table, pa.Table, list[str]]:
+def _labels_of_run(folder: str) -> tuple[pa.Table, pa.Table, pa.Table, list[str]]:
     """Silver, gold and test records of a finished run, and its categories in their order."""
     run = open_run(str(Path(folder, "recipe.yaml")), [f"storage={folder}"])
     silver = run.table("silver").read()
@@ -171,11 +175,11 @@ def _of_run(folder: str) -> tuple[pa.Table, pa.Table, pa.Table, list[str]]:
         split = corpus[schema.SPLIT]
         gold, test = corpus.filter(pc.equal(split, TRAIN)), corpus.filter(pc.equal(split, TEST))
     else:
-        annotated = _is_of(corpus, silver)
+        annotated = _ids_in(corpus, silver)
         gold, test = corpus.filter(annotated), corpus.filter(pc.invert(annotated))
-        test = test.filter(pc.invert(_is_of(test, run.table("rejects").read([schema.RECORD_ID]))))
+        test = test.filter(pc.invert(_ids_in(test, run.table("rejects").read([schema.RECORD_ID]))))
     if run.recipe.annotator.gold_shots is not None:
-        test = test.filter(pc.invert(_is_of(test, run.table("shots").read([schema.RECORD_ID]))))
+        test = test.filter(pc.invert(_ids_in(test, run.table("shots").read([schema.RECORD_ID]))))
     return silver, gold, test, run.task.category_names
 
 
@@ -184,16 +188,16 @@ def _gold_records(run: Run) -> pa.Table:
     duplicates = run.table("duplicates").read([schema.RECORD_ID])
     found = []
     for part in run.table("corpus").iter_tables(_COLUMNS):
-        twice = _is_of(part, duplicates)
+        twice = _ids_in(part, duplicates)
         found.append(part.filter(pc.and_(pc.is_valid(part[schema.GOLD_LABEL]), pc.invert(twice))))
     return pa.concat_tables(found)
 
 
-def _is_of(table: pa.Table, other: pa.Table) -> pa.ChunkedArray:
+def _ids_in(table: pa.Table, other: pa.Table) -> pa.ChunkedArray:
     return pc.is_in(table[schema.RECORD_ID], other[schema.RECORD_ID].combine_chunks())
 
 
-def _in_test_order(table: pa.Table) -> np.ndarray:
+def _test_order(table: pa.Table) -> np.ndarray:
     return sampling_hashes(table[schema.RECORD_ID], 0, Purpose.TEST).argsort(kind="stable")
 
 

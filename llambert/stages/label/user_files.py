@@ -15,10 +15,10 @@ import pyarrow.compute as pc
 from llambert import corpora, schema
 from llambert.classifier.inference import WINDOW_RECORDS, try_checkpoint
 from llambert.classifier.labelling import MALFORMED, PartLabeller, work_counts
-from llambert.corpora import READING, SourceFile, checks, find_sources
+from llambert.corpora import READER_VERSION, SourceFile, checks, find_sources
 from llambert.corpora.chunks import Chunk, read_chunks
 from llambert.corpora.records import malformed_rejects, source_columns
-from llambert.corpora.rows import HIDDEN_FILES, LACKING
+from llambert.corpora.rows import HIDDEN_FILES, MISSING_COLUMN
 from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError
 from llambert.execution import Executor, Outcome, Pool
@@ -51,7 +51,7 @@ def label_files(
     try_checkpoint(checkpoint, recipe.trust_remote_code)
     identity = content_identity(checkpoint)
     fields = [result_fields(corpus), result_fields(recipe)]
-    fingerprint = digest(DEFAULTS_VERSION, corpora.identity(corpus), identity, fields, READING)
+    fingerprint = digest(DEFAULTS_VERSION, corpora.identity(corpus), identity, fields, READER_VERSION)
     labels = TableDirectory(output.rstrip("/"), schema.LABELS, fingerprint)
     rejects = TableDirectory(f"{labels.uri}/rejects")
     if manifest := _earlier(labels):
@@ -75,7 +75,7 @@ def label_files(
         recipe=recipe.model_dump(mode="json"),
         model=checkpoint,
         model_identity=identity,
-        counts={key: num for key, num in sorted(totals.items()) if not key.startswith(LACKING)},
+        counts={key: num for key, num in sorted(totals.items()) if not key.startswith(MISSING_COLUMN)},
         **progress.seconds,
     )
 
