@@ -1,4 +1,4 @@
-"""The cells of an experiment as Ray tasks: in parallel, each stored once, whatever is killed."""
+"""The cells of an experiment as Ray tasks: in parallel, each stored once, even after an interruption."""
 
 import contextlib
 from typing import Any
@@ -29,7 +29,7 @@ def run_cells(cells: list[Cell], labels: Labels, store: CellStore, experiment: T
     starts: dict[str, Cell] = {
         cell.starts_from.fingerprint: cell.starts_from for cell in missing if cell.starts_from is not None
     }
-    unstarted = [cell for cell in starts.values() if not store.has_weights(cell)]
+    unstarted = [cell for cell in starts.values() if not store.has(cell, "weights")]
     work: dict[str, Cell] = {cell.fingerprint: cell for cell in [*unstarted, *missing]}
     if not work:
         return
@@ -42,22 +42,17 @@ def run_cells(cells: list[Cell], labels: Labels, store: CellStore, experiment: T
         max_retries=experiment.max_attempts - 1,
         name=f"experiment {experiment.name}",
     )
-    settings: dict[str, Any] = {
-        "num_threads": max(1, int(experiment.cpus_per_cell)),
-        "on_gpu": experiment.gpus_per_cell > 0,
-    }
-    settings["store_every_s"] = experiment.store_every_s
     running: dict[Any, Cell] = {}
     by_fingerprint: dict[str, Any] = {}
     # Last those that start from others, so that none holds a core while it waits.
     for cell in sorted(work.values(), key=lambda cell: cell.starts_from is not None):
         before = by_fingerprint.get(cell.starts_from.fingerprint) if cell.starts_from else None
-        reference = task.remote(cell, shared, store, {**settings, "keep_weights": cell.fingerprint in starts}, before)
+        reference = task.remote(cell, shared, store, experiment, cell.fingerprint in starts, before)
         running[reference] = cell
         by_fingerprint[cell.fingerprint] = reference
     _wait(running, experiment.name)
     for cell in starts.values():
-        store.remove_weights(cell)
+        store.remove(cell, "weights")
 
 
 def _check_encoders(cells: list[Cell], labels: Labels) -> None:
@@ -87,14 +82,16 @@ def _wait(running: dict[Any, Cell], name: str) -> None:
                 ray.cancel(reference, force=True)
 
 
-def _train(cell: Cell, labels: Labels, store: CellStore, settings: dict[str, Any], _before: Any) -> str | None:
+def _train(
+    cell: Cell, labels: Labels, store: CellStore, experiment: TrainingExperiment, keep_weights: bool, _before: Any
+) -> str | None:
     """The Ray task; ``_before`` is the outcome of the cell it starts from. What a user must fix is returned."""
-    torch.set_num_threads(settings["num_threads"])
+    torch.set_num_threads(max(1, int(experiment.cpus_per_cell)))
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    device = torch.device("cuda" if settings["on_gpu"] else "cpu")
+    device = torch.device("cuda" if experiment.gpus_per_cell > 0 else "cpu")
     try:
-        train_cell(cell, labels, store, settings["store_every_s"], settings["keep_weights"], device)
+        train_cell(cell, labels, store, experiment.store_every_s, keep_weights, device)
     except InputError as error:
         return str(error)
     return None

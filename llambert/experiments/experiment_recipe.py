@@ -55,7 +55,12 @@ class Experiment(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     storage: str = placed("runs/experiments")
     paper: Literal["imdb", "umls_regions"] | None = None
-    """Whose figures of the paper stand beside the results."""
+    """Task of the paper whose figures are shown beside the results."""
+
+    @property
+    def results_folder(self) -> str:
+        """Where its results are; cells are beside it, shared by the experiments of one storage."""
+        return f"{self.storage.rstrip('/')}/{self.name}"
 
 
 class TrainingExperiment(Experiment):

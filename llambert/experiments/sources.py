@@ -72,11 +72,15 @@ class Labels:
         """How many of the records that have both labels the annotator got wrong, and how many these are."""
         if self.silver is None or self.gold is None:
             return None
-        gold = self.gold.select([schema.RECORD_ID, schema.GOLD_LABEL])
-        both = self.silver.select([schema.RECORD_ID, schema.LABEL]).join(gold, schema.RECORD_ID, join_type="inner")
-        if both.num_rows == 0:
-            return None
-        return pc.sum(pc.not_equal(both[schema.LABEL], both[schema.GOLD_LABEL])).as_py(), both.num_rows
+        num_equal, num = count_equal_labels(self.silver, self.gold)
+        return (num - num_equal, num) if num else None
+
+
+def count_equal_labels(silver: pa.Table, gold: pa.Table) -> tuple[int, int]:
+    """How many of the records with both a silver and a gold label have the same in both, and how many these are."""
+    known = gold.select([schema.RECORD_ID, schema.GOLD_LABEL]).drop_null()
+    both = silver.select([schema.RECORD_ID, schema.LABEL]).join(known, schema.RECORD_ID, join_type="inner")
+    return pc.sum(pc.equal(both[schema.LABEL], both[schema.GOLD_LABEL])).as_py() or 0, both.num_rows
 
 
 def read_labels(data: LabelledData) -> Labels:

@@ -86,19 +86,19 @@ def test_the_first_of_two_that_store_a_cell_stays_and_its_training_state_goes(fo
     cell = create_cell(experiment.classifier, read_labels(experiment.data))
     store = CellStore(str(tmp_path / "cells"))
     assert store.get(cell) is None
-    store.write_state(cell, {"seconds": 1.0})
+    store.save(cell, "state", {"seconds": 1.0})
     for accuracy in (0.5, 0.75):
         store.put(cell, CellResult(accuracy, 2.0, 1, np.array([[0.25, 0.75]], dtype=np.float32)))
     found = store.get(cell)
     assert (found.accuracy, found.seconds, found.probabilities.tolist()) == (0.5, 2.0, [[0.25, 0.75]])
-    assert store.read_state(cell) is None
+    assert store.load(cell, "state") is None
 
 
 def test_what_a_killed_training_left_half_written_goes_when_its_cell_is_stored_and_anothers_stays(folder, tmp_path):
     experiment = open_experiment(folder, "regimes")
     cell = create_cell(experiment.classifier, read_labels(experiment.data))
     store = CellStore(str(tmp_path / "cells"))
-    store.write_state(cell, {"seconds": 1.0})
+    store.save(cell, "state", {"seconds": 1.0})
     half_written = tmp_path / f"cells/.{cell.fingerprint}.state.0123456789abcdef.tmp"
     of_another = tmp_path / "cells/.another.state.0123456789abcdef.tmp"
     for path in (half_written, of_another):
