@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from llambert.corpora import find_source_files, read_rows
+from llambert.corpora import find_sources, read_rows
 from llambert.corpora.files import column_names
 from llambert.corpora.rows import has_surrogates
 from llambert.corpus_recipe import CorpusRecipe
@@ -129,7 +129,7 @@ class Draft:
 
 def guess_text_column(corpus: CorpusRecipe) -> str:
     """``text`` where there is one, else the column with the longest values at the head of the first file."""
-    source = find_source_files(corpus)[0]
+    source = find_sources(corpus).units[0]
     names = column_names(source, corpus)
     if any(map(has_surrogates, names)):
         encoding = corpus.encoding or "UTF-8"

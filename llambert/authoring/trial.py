@@ -16,10 +16,10 @@ from llambert import schema
 from llambert.annotation.prompts import chat_messages, completion_text, llama2_text
 from llambert.annotation.sampling import Purpose, Selection
 from llambert.annotation.verbalizer import RejectReason, Verbalizer
-from llambert.corpora import SourceFile, checks, find_source_files, gold
+from llambert.corpora import checks, find_sources, gold
 from llambert.corpora.chunks import read_chunks
 from llambert.corpora.records import separate, source_columns
-from llambert.corpora.rows import UNDECODABLE
+from llambert.corpora.rows import UNDECODABLE, SourceFile
 from llambert.corpus_recipe import Columns, CorpusRecipe
 from llambert.engines import Answer, create_engine
 from llambert.errors import InputError
@@ -104,7 +104,7 @@ class _CorpusHead:
 
     def read(self, corpus: CorpusRecipe) -> None:
         """Read the corpus until there are enough; what would end ingest ends it, if it was read to its end."""
-        sources, columns = find_source_files(corpus), source_columns(corpus)
+        sources, columns = find_sources(corpus).units, source_columns(corpus)
         undecodable: list[SourceFile] = []
         for source, chunk in ((file, chunk) for file in sources for chunk in read_chunks(file, corpus, columns)):
             made = separate(source, chunk, corpus, self._trial.task.category_names)

@@ -9,24 +9,10 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from llambert.corpora import files, huggingface, imdb, text_files, umls
-from llambert.corpora.rows import MALFORMED, Rows, SourceFile, Sources, malformed_rows
+from llambert.corpora.rows import Rows, SourceFile, Sources
 from llambert.corpus_recipe import CorpusRecipe
 from llambert.recipe import digest
 from llambert.storage.reference import content_identity
-
-__all__ = [
-    "MALFORMED",
-    "READER_VERSION",
-    "Rows",
-    "SourceFile",
-    "Sources",
-    "find_source_files",
-    "find_sources",
-    "identity",
-    "malformed_rows",
-    "read_rows",
-]
-
 
 READER_VERSION = 3
 """What is read from the same source by the same recipe; part of every fingerprint of a corpus. Raise it when that
@@ -53,11 +39,6 @@ _FORMATS: dict[str, Format] = {"text_files": text_files, "imdb": imdb, "huggingf
 def find_sources(corpus: CorpusRecipe) -> Sources:
     """The corpus' units of work in a fixed order, and what is beside them."""
     return _FORMATS.get(corpus.format, files).find(corpus)
-
-
-def find_source_files(corpus: CorpusRecipe) -> list[SourceFile]:
-    """The units of work alone."""
-    return find_sources(corpus).units
 
 
 def identity(corpus: CorpusRecipe) -> str:

@@ -3,12 +3,19 @@
 import itertools
 from collections.abc import Iterable, Mapping
 
-from llambert.corpora import SourceFile, files
+from llambert.corpora import files
 from llambert.corpora.chunks import read_chunks
 from llambert.corpora.encodings import likely_encodings
 from llambert.corpora.gold import NUM_GOLD, NUM_UNKNOWN_GOLD, UNKNOWN_GOLD, unknown_values
 from llambert.corpora.opening import undecodable_sample
-from llambert.corpora.rows import FILES_MISSING_COLUMN, UNDECODABLE, quoted_names, require_columns, require_in_some_row
+from llambert.corpora.rows import (
+    FILES_MISSING_COLUMN,
+    UNDECODABLE,
+    SourceFile,
+    quoted_names,
+    require_columns,
+    require_in_some_row,
+)
 from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError
 

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -27,11 +28,12 @@ from llambert.corpora.rows import (
     missing_column_counts,
     optional_columns,
     require_columns,
-    unit_key,
+    require_in_some_row,
 )
 from llambert.corpora.values import parse_object, rows_of_table, text_of
 from llambert.corpus_recipe import Columns, CorpusRecipe
 from llambert.errors import InputError
+from llambert.recipe import digest
 from llambert.storage.locations import open_binary
 from llambert.storage.reference import find_files
 
@@ -61,9 +63,9 @@ def find(corpus: CorpusRecipe) -> Sources:
         if file_format == "parquet" and size > PARQUET_BYTES_PER_UNIT:
             spans = row_group_spans(uri)
             sizes = size // len(spans)
-            units += [SourceFile(unit_key(inside, *span), uri, file_format, sizes, span=span) for span in spans]
+            units += [SourceFile(digest(inside, *span), uri, file_format, sizes, span=span) for span in spans]
         else:
-            units.append(SourceFile(unit_key(inside), uri, file_format, size))
+            units.append(SourceFile(digest(inside), uri, file_format, size))
     return Sources(units, found.num_hidden)
 
 
@@ -126,6 +128,22 @@ def column_names(source: SourceFile, corpus: CorpusRecipe) -> list[str]:
                 return list(dict.fromkeys(name for row in rows if row for name in row))
         case delimited:
             return read_header(source.uri, corpus, corpus.delimiter or _DELIMITERS[delimited])
+
+
+def read_columns(path: str, columns: list[str]) -> pa.Table:
+    """The named columns of a file as text; ``InputError`` if it cannot be read or has a malformed row."""
+    corpus = CorpusRecipe(path=path)
+    tables = [pa.table([pa.array([], pa.string())] * len(columns), names=columns)]
+    counts: Counter[str] = Counter()
+    for source in find(corpus).units:
+        for rows in read(source, corpus, columns):
+            for bad in rows.malformed.slice(0, 1).to_pylist():
+                raise InputError(f"{source.uri}:{bad['line']}: {bad['reject_reason']}: {bad['text']!r:.200}")
+            tables.append(rows.records)
+            counts.update(rows.counts)
+    table = pa.concat_tables(tables)
+    require_in_some_row(columns, counts, table.num_rows, path)
+    return table
 
 
 def _read_text(uri: str, corpus: CorpusRecipe, columns: list[str]) -> Iterator[Row | Malformed | Counted]:

@@ -80,22 +80,13 @@ class GoldReader:
 
     def read(self, values: Sequence[str | None], class_names: Sequence[str] = ()) -> GoldLabels:
         """The labels of some values. ``class_names``: what integers of a ClassLabel column stand for."""
-        known: dict[str, Meaning | None] = self._meanings_of_classes(class_names) if class_names else {}
-        labels: list[str | None] = []
-        is_unknown: list[bool] = []
-        for value in values:
-            if value is None or not value.strip():
-                labels.append(None)
-                is_unknown.append(False)
-                continue
-            if value not in known:
-                known[value] = self.meaning(value)
-            meaning = known[value]
-            labels.append(meaning.label if meaning else None)
-            is_unknown.append(meaning is None)
-        return GoldLabels(labels, is_unknown)
+        meanings = self._meanings_of_classes(class_names) if class_names else {}
+        for value in set(values) - meanings.keys():
+            meanings[value] = self.meaning(value) if value and value.strip() else Meaning(None)
+        found = [meanings[value] for value in values]
+        return GoldLabels([one.label if one else None for one in found], [one is None for one in found])
 
-    def _meanings_of_classes(self, names: Sequence[str]) -> dict[str, Meaning | None]:
+    def _meanings_of_classes(self, names: Sequence[str]) -> dict[str | None, Meaning | None]:
         """Of each class, by its integer, what its name or, where the recipe maps integers, its integer means."""
         by_name = [self.meaning(name) for name in names]
         by_integer = [self.meaning(str(number)) for number in range(len(names))]
@@ -104,7 +95,7 @@ class GoldReader:
         are_integers = {_number(key) for key in self._meanings} <= integers
         if are_names != are_integers:
             by_name, by_integer = (by_name, []) if are_names else ([], by_integer)
-        meanings: dict[str, Meaning | None] = {_UNLABELLED: self.meaning(_UNLABELLED) or Meaning(None)}
+        meanings: dict[str | None, Meaning | None] = {_UNLABELLED: self.meaning(_UNLABELLED) or Meaning(None)}
         for number, name in enumerate(names):
             found = {found[number] for found in (by_name, by_integer) if found and found[number]}
             if len(found) > 1:

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from llambert import schema
 from llambert.corpora.files import complete
-from llambert.corpora.rows import Rows, SourceFile, Sources, optional_columns, require_columns, unit_key
+from llambert.corpora.rows import Rows, SourceFile, Sources, optional_columns, require_columns
 from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError, one_line
 from llambert.printable import SURROGATE, escaped
@@ -32,7 +32,7 @@ def find(corpus: CorpusRecipe) -> Sources:
     units: list[SourceFile] = []
     for name, split in _splits(corpus).items():
         for identity, span in split.units():
-            units.append(SourceFile(unit_key(name, identity), corpus.path, corpus.format, 0, (name,), span))
+            units.append(SourceFile(digest(name, identity), corpus.path, corpus.format, 0, (name,), span))
     location = resolve(corpus.path).location
     return Sources(units, find_files(location).num_hidden if _is_folder_of_files(location) else 0)
 

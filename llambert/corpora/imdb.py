@@ -22,11 +22,11 @@ from llambert.corpora.rows import (
     Sources,
     batched,
     require_columns,
-    unit_key,
 )
 from llambert.corpora.text_files import read_members, units_of
 from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError
+from llambert.recipe import digest
 from llambert.storage.reference import find_files
 
 COLUMNS = [schema.RECORD_ID, schema.TEXT, schema.SPLIT, "label", "rating"]
@@ -45,7 +45,7 @@ def find(corpus: CorpusRecipe) -> Sources:
     if whole := [name for name in found.files if _ARCHIVE.search(name) or _SHARD.search(name)]:
         uris = {name: found.filesystem.unstrip_protocol(name) for name in whole}
         units = [
-            SourceFile(unit_key(found.inside(name)), uris[name], corpus.format, found.files[name]["size"] or 0)
+            SourceFile(digest(found.inside(name)), uris[name], corpus.format, found.files[name]["size"] or 0)
             for name in whole
         ]
         return Sources(units, found.num_hidden)

@@ -13,7 +13,6 @@ from llambert.corpora.chunks import Chunk
 from llambert.corpora.gold import NUM_GOLD, NUM_UNKNOWN_GOLD, UNKNOWN_GOLD, GoldLabels, GoldReader, most_frequent
 from llambert.corpora.rows import RowFault, SourceFile
 from llambert.corpus_recipe import CorpusRecipe
-from llambert.printable import escaped
 
 _DEFAULT_SPLIT = "all"  # the split of a corpus that names none
 
@@ -66,7 +65,7 @@ def separate(source: SourceFile, chunk: Chunk, corpus: CorpusRecipe, categories:
             **{name: table[name] for name in columns.keep},
         }
     ).filter(kept)
-    malformed = malformed_rejects(source, chunk)
+    malformed = chunk.malformed_rejects(source)
     refused = _rejects(pa.table([ids, text, reasons], schema.CORPUS_REJECTS.names))
     rejected = pa.concat_tables([refused, malformed])
     counts = Counter({"num_read": table.num_rows + malformed.num_rows})
@@ -147,12 +146,4 @@ def _rejects(rows: pa.Table) -> pa.Table:
     # The text of an excluded row stays in the source.
     texts = pc.if_else(pc.equal(reasons, RowFault.EXCLUDED), None, rows[schema.TEXT])
     columns = [pc.fill_null(rows[schema.RECORD_ID], ""), texts, reasons, nowhere, nowhere]
-    return pa.table(columns, schema.SOURCE_REJECTS.names).cast(schema.SOURCE_REJECTS)
-
-
-def malformed_rejects(source: SourceFile, chunk: Chunk) -> pa.Table:
-    """The rows of a chunk that could not be read, as ``SOURCE_REJECTS``; they have no id."""
-    rows = chunk.malformed_records()
-    sources = pc.fill_null(rows[schema.SOURCE], escaped(source.uri))
-    columns = [[""] * rows.num_rows, rows[schema.TEXT], rows[schema.REJECT_REASON], sources, rows[schema.LINE]]
     return pa.table(columns, schema.SOURCE_REJECTS.names).cast(schema.SOURCE_REJECTS)

@@ -15,18 +15,6 @@ from llambert.corpora.encodings import is_undecodable
 from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError
 from llambert.printable import escaped
-from llambert.recipe import digest
-
-MALFORMED = pa.schema(
-    [
-        pa.field(schema.SOURCE, pa.string()),
-        pa.field(schema.LINE, pa.int64()),
-        pa.field(schema.TEXT, pa.string()),
-        pa.field(schema.REJECT_REASON, pa.string(), nullable=False),
-    ]
-)
-"""Source rows that could not be read: file (null: the unit's own), line (1-based, null where there is none), the
-row as far as it is known, and why."""
 
 ENCODING_FAULTS = "num_encoding_faults"
 """Count of rows in which bytes that are no characters, or lone surrogates, became U+FFFD."""
@@ -58,9 +46,10 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 class SourceFile:
     """A bounded piece of a corpus' source: one unit of work of ingest. Crosses to its worker as JSON.
 
-    Part names and made record IDs are made of ``key`` (``unit_key``), which does not depend on other files. What
-    ``members`` (files below ``uri``) and ``span`` (from, to: row groups, bytes, shards, rows) mean is the format's own;
-    empty and null stand for the whole of ``uri``. ``members`` of at most some thousand names.
+    Part names and generated record IDs begin with ``key``: the ``digest`` of its file's path within the corpus, and of
+    the part of the file that it is, so that it does not depend on other files. What ``members`` (at most some thousand
+    files below ``uri``) and ``span`` (from, to: row groups, bytes, shards, rows) mean depends on the format; empty and
+    null stand for the whole of ``uri``.
     """
 
     key: str
@@ -73,11 +62,6 @@ class SourceFile:
     def part_name(self, number: int) -> str:
         """The name of its ``number``-th part."""
         return f"part-{self.key}-{number:06d}.parquet"
-
-
-def unit_key(*identity: str | int) -> str:
-    """The key of a unit of work: a hash of its file's path within the corpus and of what it is of that file."""
-    return digest(*identity)
 
 
 @dataclass(frozen=True)
@@ -122,14 +106,14 @@ def hidden_files_skipped(num: int) -> str:
 class Rows:
     """Some thousand source rows in file order: all of a source's are the same whenever it is read.
 
-    ``records``: the asked columns as strings. ``malformed``: rows that could not be read (``MALFORMED``);
+    ``records``: the asked columns as strings. ``malformed``: rows that could not be read (``malformed_rows``);
     ingest counts them, keeps them in ``corpus_rejects`` and fails above ``corpus.max_malformed_share``.
     ``counts`` (``num_…``) go into the manifest of ``corpus``. ``class_names``: of a column whose integers stand for
     classes (Hugging Face's ``ClassLabel``), their names in order; ``records`` has the integers.
     """
 
     records: pa.Table
-    malformed: pa.Table = field(default_factory=MALFORMED.empty_table)
+    malformed: pa.Table = field(default_factory=schema.SOURCE_REJECTS.empty_table)
     counts: Mapping[str, int] = field(default_factory=dict)
     class_names: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
@@ -178,9 +162,10 @@ class Counted:
 
 
 def malformed_rows(rows: Iterable[Malformed]) -> pa.Table:
-    """Their ``MALFORMED`` table; a text keeps its first 2,000 characters."""
+    """Their ``schema.SOURCE_REJECTS`` table, with a null source for the unit's file. Texts keep 2,000 characters."""
     rows = list(rows)
     columns = {
+        schema.RECORD_ID: [""] * len(rows),
         schema.SOURCE: [row.source and escaped(row.source) for row in rows],
         schema.LINE: [row.line for row in rows],
         schema.TEXT: [
@@ -188,7 +173,7 @@ def malformed_rows(rows: Iterable[Malformed]) -> pa.Table:
         ],
         schema.REJECT_REASON: [row.reason for row in rows],
     }
-    return pa.table(columns, schema=MALFORMED)
+    return pa.table(columns, schema=schema.SOURCE_REJECTS)
 
 
 def batched(rows: Iterable[Row | Malformed | Counted], columns: list[str]) -> Iterator[Rows]:

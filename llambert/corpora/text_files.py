@@ -21,11 +21,11 @@ from llambert.corpora.rows import (
     Sources,
     batched,
     require_columns,
-    unit_key,
 )
 from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError
 from llambert.printable import escaped
+from llambert.recipe import digest
 from llambert.storage.locations import is_local, open_location
 from llambert.storage.reference import Found, find_files
 
@@ -55,11 +55,11 @@ def units_of(found: Found, names: Iterable[str], format_name: str) -> list[Sourc
         inside, size = found.inside(name), found.files[name]["size"] or 0
         if _begins_unit(inside, size):
             if members:
-                units.append(SourceFile(unit_key(first), uri, format_name, num_bytes, members))
+                units.append(SourceFile(digest(first), uri, format_name, num_bytes, members))
             first, members, num_bytes = inside, [], 0
         members.append(inside)
         num_bytes += size
-    return [*units, SourceFile(unit_key(first), uri, format_name, num_bytes, members)]
+    return [*units, SourceFile(digest(first), uri, format_name, num_bytes, members)]
 
 
 def _begins_unit(inside: str, num_bytes: int) -> bool:

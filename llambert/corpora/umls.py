@@ -27,8 +27,6 @@ from llambert.corpora.rows import (
     Sources,
     malformed_rows,
     require_columns,
-    require_in_some_row,
-    unit_key,
 )
 from llambert.corpora.rrf import (
     NUM_CODES,
@@ -42,6 +40,7 @@ from llambert.corpora.rrf import (
 )
 from llambert.corpus_recipe import CorpusRecipe, UmlsRecipe
 from llambert.errors import InputError
+from llambert.recipe import digest
 
 NUM_SOURCE_ROWS = "num_source_rows"
 SEMANTIC_TYPES = "semantic_types"
@@ -62,7 +61,7 @@ def find(corpus: CorpusRecipe) -> Sources:
     if corpus.columns.record_id is None:
         raise InputError("corpus.columns.record_id: is missing; of a UMLS release it is record_id, the CUI")
     return Sources(
-        [SourceFile(unit_key(corpus.format), corpus.path, "umls", sum(table.num_bytes for table in tables.values()))]
+        [SourceFile(digest(corpus.format), corpus.path, "umls", sum(table.num_bytes for table in tables.values()))]
     )
 
 
@@ -282,16 +281,12 @@ class _TermRanges:
 
 def _read_gold(path: str) -> dict[str, _Gold]:
     """record_id -> gold label, split."""
-    corpus, columns = CorpusRecipe(path=path), [schema.RECORD_ID, schema.GOLD_LABEL, schema.SPLIT]
+    try:
+        table = files.read_columns(path, [schema.RECORD_ID, schema.GOLD_LABEL, schema.SPLIT])
+    except InputError as error:
+        raise InputError(f"corpus.umls.gold: {error}") from error
     gold: dict[str, _Gold] = {}
-    counts: Counter[str] = Counter()
-    for source in files.find(corpus).units:
-        for rows in files.read(source, corpus, columns):
-            counts.update({**rows.counts, "num_rows": rows.records.num_rows})
-            for bad in rows.malformed.slice(0, 1).to_pylist():
-                raise InputError(f"corpus.umls.gold: {source.uri}:{bad['line']}: {bad['reject_reason']}")
-            for record_id, label, split in zip(*(rows.records[name].to_pylist() for name in columns), strict=True):
-                if gold.setdefault(record_id, (label, split)) != (label, split):
-                    raise InputError(f"corpus.umls.gold: {path} gives {record_id} two labels or splits")
-    require_in_some_row(columns, counts, counts["num_rows"], path)
+    for record_id, label, split in zip(*(column.to_pylist() for column in table.columns), strict=True):
+        if gold.setdefault(record_id, (label, split)) != (label, split):
+            raise InputError(f"corpus.umls.gold: {path} gives {record_id} two labels or splits")
     return gold

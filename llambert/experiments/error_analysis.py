@@ -3,9 +3,9 @@
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from llambert.corpora.files import read_columns
 from llambert.errors import InputError
 from llambert.experiments.experiment_recipe import Answers
-from llambert.experiments.sources import read_columns
 from llambert.review import disagreements as review
 from llambert.review import formats as review_files
 from llambert.run import open_run

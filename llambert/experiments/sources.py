@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,9 +13,7 @@ import pyarrow.compute as pc
 from llambert import schema
 from llambert.annotation.sampling import Purpose, sampling_hashes
 from llambert.annotation.splits import TEST, TRAIN, not_learned
-from llambert.corpora import find_source_files, read_rows
-from llambert.corpora.rows import require_in_some_row
-from llambert.corpus_recipe import CorpusRecipe
+from llambert.corpora.files import read_columns
 from llambert.errors import InputError
 from llambert.experiments.experiment_recipe import LabelledData, Source
 from llambert.run import Run, open_run
@@ -110,22 +107,6 @@ def read_labels(data: LabelledData) -> Labels:
             )
         )
     return Labels(categories, silver, gold, test, num_overlapping)
-
-
-def read_columns(path: str, columns: list[str]) -> pa.Table:
-    """The named columns of a file as text; ``InputError`` if it cannot be read or has a malformed row."""
-    corpus = CorpusRecipe(path=path)
-    tables = [pa.table([pa.array([], pa.string())] * len(columns), names=columns)]
-    counts: Counter[str] = Counter()
-    for file in find_source_files(corpus):
-        for rows in read_rows(file, corpus, columns):
-            for bad in rows.malformed.slice(0, 1).to_pylist():
-                raise InputError(f"{file.uri}:{bad['line']}: {bad['reject_reason']}: {bad['text']!r:.200}")
-            tables.append(rows.records)
-            counts.update(rows.counts)
-    table = pa.concat_tables(tables)
-    require_in_some_row(columns, counts, table.num_rows, path)
-    return table
 
 
 def _without_overlap(test: pa.Table, silver: pa.Table | None, gold: pa.Table | None) -> pa.Table:

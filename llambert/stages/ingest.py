@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 
 from llambert import schema
-from llambert.corpora import SourceFile, Sources, checks, find_sources, gold
+from llambert.corpora import checks, find_sources, gold
 from llambert.corpora.chunks import read_chunks
 from llambert.corpora.records import separate, source_columns
-from llambert.corpora.rows import ENCODING_FAULTS, HIDDEN_FILES, UNDECODABLE, hidden_files_skipped
+from llambert.corpora.rows import ENCODING_FAULTS, HIDDEN_FILES, UNDECODABLE, SourceFile, Sources, hidden_files_skipped
 from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError
 from llambert.execution import Executor, Outcome, Pool

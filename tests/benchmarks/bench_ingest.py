@@ -63,7 +63,7 @@ def main() -> None:
 def ingest(path: Path) -> dict[str, float | str]:
     """Ingest one source here; what was committed, how long it took, and the peak memory of this process."""
     from llambert import schema
-    from llambert.corpora import find_source_files
+    from llambert.corpora import find_sources
     from llambert.corpus_recipe import Columns, CorpusRecipe
     from llambert.stages.ingest import IngestFile
     from llambert.storage.run_directory import TableDirectory
@@ -79,7 +79,7 @@ def ingest(path: Path) -> dict[str, float | str]:
         tables = [TableDirectory(f"{name}/{table}", arrow_schema) for table, arrow_schema in schemas.items()]
         started = time.monotonic()
         worker = IngestFile(corpus, ("positive", "negative"), *tables)
-        parts = [part for source in find_source_files(corpus) for part in worker(asdict(source)).parts]
+        parts = [part for source in find_sources(corpus).units for part in worker(asdict(source)).parts]
         seconds = time.monotonic() - started
         peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         rows: list[bytes] = []

@@ -28,7 +28,7 @@ _MAX_GROWTH = 1.3  # of peak memory, five times the rows against one
 def ingest(folder: str, output: str) -> float:
     """Seconds in which the worker of the ingest stage turns a release into parts below ``output``."""
     from llambert import schema
-    from llambert.corpora import find_source_files
+    from llambert.corpora import find_sources
     from llambert.corpus_recipe import Columns, CorpusRecipe, UmlsRecipe
     from llambert.stages.ingest import IngestFile
     from llambert.storage.run_directory import TableDirectory
@@ -42,7 +42,7 @@ def ingest(folder: str, output: str) -> float:
     ]  # fmt: skip
     started = time.perf_counter()
     worker = IngestFile(corpus, ("no", "yes"), *tables)
-    for source in find_source_files(corpus):
+    for source in find_sources(corpus).units:
         worker(asdict(source))
     return time.perf_counter() - started
 

@@ -13,7 +13,7 @@ PROGRAM = """
 import gzip, resource, sys
 from dataclasses import asdict
 from llambert import schema
-from llambert.corpora import find_source_files
+from llambert.corpora import find_sources
 from llambert.corpus_recipe import Columns, CorpusRecipe
 from llambert.storage.run_directory import TableDirectory
 from llambert.stages.ingest import IngestFile
@@ -24,7 +24,7 @@ tables = {"corpus": schema.CORPUS, "rejects": schema.SOURCE_REJECTS, "keys": sch
 worker = IngestFile(corpus, ("a", "b"), *(TableDirectory(f"{folder}/{name}", s) for name, s in tables.items()))
 size = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmSize")) << 10
 resource.setrlimit(resource.RLIMIT_AS, (size + (384 << 20),) * 2)
-[source] = find_source_files(corpus)
+[source] = find_sources(corpus).units
 print(sum(part.num_rows for part in worker(asdict(source)).parts))
 try:
     gzip.open(f"{folder}/x.jsonl.gz").read()

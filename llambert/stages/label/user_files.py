@@ -15,10 +15,10 @@ import pyarrow.compute as pc
 from llambert import corpora, schema
 from llambert.classifier.inference import WINDOW_RECORDS, try_checkpoint
 from llambert.classifier.labelling import MALFORMED, PartLabeller, work_counts
-from llambert.corpora import READER_VERSION, SourceFile, checks, find_sources
+from llambert.corpora import READER_VERSION, checks, find_sources
 from llambert.corpora.chunks import Chunk, read_chunks
-from llambert.corpora.records import malformed_rejects, source_columns
-from llambert.corpora.rows import HIDDEN_FILES, MISSING_COLUMN
+from llambert.corpora.records import source_columns
+from llambert.corpora.rows import HIDDEN_FILES, MISSING_COLUMN, SourceFile
 from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError
 from llambert.execution import Executor, Outcome, Pool
@@ -110,7 +110,7 @@ class LabelFile:
             records = self._records(source, chunk)
             starts = range(0, max(records.num_rows, 1), WINDOW_RECORDS)
             windows = (records.slice(start, WINDOW_RECORDS) for start in starts)
-            done = self.labeller.commit(name, windows, malformed_rejects(source, chunk), chunk.counts)
+            done = self.labeller.commit(name, windows, chunk.malformed_rejects(source), chunk.counts)
             self.metrics.add(work_counts(done.part), done.busy_seconds, done.part.name)
             parts.append(done.part)
             busy_seconds += done.busy_seconds
