@@ -124,11 +124,10 @@ def try_(
 
     chosen = trial.open_trial(recipe, corpus, text, settings)
     records = trial.first_records(chosen, n)
-    lines = (
-        trial.render_prompts(records, chosen)
-        if prompts_only
-        else trial.render(trial.run_trial(records, chosen), chosen)
-    )
+    if prompts_only:
+        lines = trial.render_prompts(records, chosen)
+    else:
+        lines = trial.render(trial.run_trial(records, chosen), chosen)
     for line in lines:
         print(line)
 
