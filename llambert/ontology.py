@@ -22,16 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from llambert import schema
-from llambert.corpora.rrf import (
-    NUM_CODES,
-    Block,
-    RrfRows,
-    concept_codes,
-    concept_ids,
-    find_tables,
-    map_in_threads,
-    read_blocks,
-)
+from llambert.corpora import rrf
 from llambert.errors import InputError, one_line
 from llambert.run import Run
 from llambert.storage.run_directory import open_filesystem, write_whole
@@ -97,22 +88,22 @@ def ontology(run: Run, category: str) -> Ontology:
         for table in run.table("corpus").iter_tables([schema.RECORD_ID, schema.TEXT])
     )
     nodes = texts.join(labels, schema.RECORD_ID).sort_by(schema.RECORD_ID).select(NODES.names).cast(NODES)
-    return Ontology(nodes, _edges(run.recipe.corpus.path, concept_codes(nodes[schema.RECORD_ID].to_pylist())))
+    return Ontology(nodes, _edges(run.recipe.corpus.path, rrf.concept_codes(nodes[schema.RECORD_ID].to_pylist())))
 
 
 def _edges(release: str, codes: np.ndarray) -> pa.Table:
-    kept = np.zeros(NUM_CODES, bool)
+    kept = np.zeros(rrf.NUM_CODES, bool)
     kept[codes] = True
 
-    def pairs(block: Block) -> np.ndarray:
-        rows = RrfRows(block, ["CUI1", "REL", "CUI2"])
+    def pairs(block: rrf.Block) -> np.ndarray:
+        rows = rrf.RrfRows(block, ["CUI1", "REL", "CUI2"])
         first, second = rows.concept_codes("CUI1"), rows.concept_codes("CUI2")
         # What is malformed was reported when the release was ingested.
         between = rows.valid & rows.is_in("REL", [_CHILD]) & kept[first] & kept[second] & (first != second)
-        return first[between] * NUM_CODES + second[between]
+        return first[between] * rrf.NUM_CODES + second[between]
 
-    blocks = read_blocks(find_tables(release)["MRREL"])
-    found = [np.empty(0, np.int64), *map_in_threads(pairs, blocks, _NUM_THREADS)]
+    blocks = rrf.read_blocks(rrf.find_tables(release)["MRREL"])
+    found = [np.empty(0, np.int64), *rrf.map_in_threads(pairs, blocks, _NUM_THREADS)]
     numbers, num_rows = np.unique(np.concatenate(found), return_counts=True)
-    parents, children = np.divmod(numbers, NUM_CODES)
-    return pa.table([concept_ids(parents), concept_ids(children), num_rows], schema=EDGES)
+    parents, children = np.divmod(numbers, rrf.NUM_CODES)
+    return pa.table([rrf.concept_ids(parents), rrf.concept_ids(children), num_rows], schema=EDGES)

@@ -102,24 +102,23 @@ def require_columns_somewhere(
 def require_gold(counts: Counts, corpus: CorpusRecipe, categories: list[str]) -> None:
     """``InputError`` if gold labels are named and none of the values is one."""
     if counts.get(NUM_UNKNOWN_GOLD, 0) and not counts.get(NUM_GOLD, 0):
+        expected = f"a {_gold_key(corpus)} ({', '.join(corpus.gold_labels or categories)})"
         raise InputError(
             f"corpus.columns.gold_label: none of the {counts[NUM_UNKNOWN_GOLD]:,} values of column "
-            f"{corpus.columns.gold_label!r} {_matches(corpus)} ({', '.join(corpus.gold_labels or categories)}): found "
-            f"{_examples(counts)}; map the values to categories in corpus.gold_labels, or set "
-            "corpus.columns.gold_label to null"
+            f"{corpus.columns.gold_label!r} is {expected}: found {_examples(counts)}; map the values to categories in "
+            "corpus.gold_labels, or set corpus.columns.gold_label to null"
         )
 
 
 def unmatched_gold(counts: Counts, corpus: CorpusRecipe) -> str | None:
-    """A sentence on the gold values that are no label, with examples; None if there is none."""
+    """A sentence on the gold values that are no label, with examples; None if all are labels."""
     if not (num := counts.get(NUM_UNKNOWN_GOLD, 0)):
         return None
     whole = num + counts.get(NUM_GOLD, 0)
-    expected = "key of corpus.gold_labels" if corpus.gold_labels else "category"
     return (
         f"{num:,} of {whole:,} gold values ({num / whole:.1%}) in column {corpus.columns.gold_label!r} match no "
-        f"{expected} and count as no label: {_examples(counts)}. If they are labels, map them in corpus.gold_labels; "
-        "if not, map them to null there."
+        f"{_gold_key(corpus)} and count as no label: {_examples(counts)}. If they are labels, map them in "
+        "corpus.gold_labels; if not, map them to null there."
     )
 
 
@@ -144,8 +143,8 @@ def warnings(counts: Counts, corpus: CorpusRecipe) -> list[str]:
     return found
 
 
-def _matches(corpus: CorpusRecipe) -> str:
-    return "is a key of corpus.gold_labels" if corpus.gold_labels else "is a category"
+def _gold_key(corpus: CorpusRecipe) -> str:
+    return "key of corpus.gold_labels" if corpus.gold_labels else "category"
 
 
 def _examples(counts: Counts) -> str:

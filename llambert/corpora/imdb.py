@@ -90,7 +90,8 @@ def _reviews(files: Iterable[tuple[str, bytes | Malformed | Counted]]) -> Iterat
             is_labelled = review[3] != "unsup"
             split = review[2] if is_labelled else "extra"
             label, rating = (review[3], name[1]) if is_labelled else (None, None)
-            yield [review[1].removesuffix(".txt"), _text(content), split, label, rating]
+            text = content.decode("utf-8-sig", errors="surrogateescape")
+            yield [review[1].removesuffix(".txt"), _LINE_BREAK.sub("\n", text), split, label, rating]
 
 
 def _hub_reviews(uri: str) -> Iterator[Row | Malformed | Counted]:
@@ -106,7 +107,3 @@ def _hub_reviews(uri: str) -> Iterator[Row | Malformed | Counted]:
                 text = None if text is None else _LINE_BREAK.sub("\n", text)
                 yield [f"{stem}/{number:06d}", text, split, _HUB_LABELS[label], None]
             number += 1
-
-
-def _text(content: bytes) -> str:
-    return _LINE_BREAK.sub("\n", content.decode("utf-8-sig", errors="surrogateescape"))

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from llambert import schema
 from llambert.corpora.chunks import Chunk
-from llambert.corpora.gold import NUM_GOLD, NUM_UNKNOWN_GOLD, UNKNOWN_GOLD, GoldLabels, GoldReader, most_frequent
+from llambert.corpora.gold import NUM_GOLD, NUM_UNKNOWN_GOLD, UNKNOWN_GOLD, GoldReader, most_frequent
 from llambert.corpora.rows import RowFault, SourceFile
 from llambert.corpus_recipe import CorpusRecipe
 
@@ -55,7 +55,9 @@ def separate(source: SourceFile, chunk: Chunk, corpus: CorpusRecipe, categories:
     reasons = _reject_reasons(table, chunk, [ids, text, splits], corpus)
     too_long = pc.greater(pc.utf8_length(text), corpus.max_text_chars)
     kept = pc.is_null(reasons)
-    gold = _gold_labels(table, chunk, corpus, categories)
+    gold_values = table[columns.gold_label].to_pylist() if columns.gold_label else [None] * table.num_rows
+    class_names = chunk.class_names.get(columns.gold_label or "", ())
+    gold = GoldReader(corpus, categories).read(gold_values, class_names)
     records = pa.table(
         {
             schema.RECORD_ID: ids,
@@ -76,8 +78,7 @@ def separate(source: SourceFile, chunk: Chunk, corpus: CorpusRecipe, categories:
     if columns.gold_label:
         unknown = table[columns.gold_label].filter(pc.and_(pa.array(gold.is_unknown, pa.bool_()), kept)).to_pylist()
         counts[NUM_UNKNOWN_GOLD] = len(unknown)
-        examples = most_frequent(unknown, chunk.class_names.get(columns.gold_label, ()))
-        counts.update({f"{UNKNOWN_GOLD}{value}": num for value, num in examples.items()})
+        counts.update({f"{UNKNOWN_GOLD}{value}": num for value, num in most_frequent(unknown, class_names).items()})
     return SeparatedRows(records, rejected, dict(counts), Counter(rejected[schema.REJECT_REASON].to_pylist()))
 
 
@@ -130,13 +131,6 @@ def _splits(table: pa.Table, chunk: Chunk, corpus: CorpusRecipe) -> pa.Array:
     return (
         _with_class_names(table, chunk, column) if column else pa.array([_DEFAULT_SPLIT] * table.num_rows, pa.string())
     )
-
-
-def _gold_labels(table: pa.Table, chunk: Chunk, corpus: CorpusRecipe, categories: Sequence[str]) -> GoldLabels:
-    column = corpus.columns.gold_label
-    if column is None:
-        return GoldLabels([None] * table.num_rows, [False] * table.num_rows)
-    return GoldReader(corpus, categories).read(table[column].to_pylist(), chunk.class_names.get(column, ()))
 
 
 def _rejects(rows: pa.Table) -> pa.Table:

@@ -74,11 +74,6 @@ class Sources:
     units: list[SourceFile]
     num_hidden: int = 0
 
-    @property
-    def skipped(self) -> str:
-        """For the screen: what is not read; empty if everything is."""
-        return hidden_files_skipped(self.num_hidden)
-
     def __post_init__(self) -> None:
         for number, source in enumerate(self.units):
             other = self.units[self._places.setdefault(source.key, number)]
@@ -98,7 +93,7 @@ class Sources:
 
 
 def hidden_files_skipped(num: int) -> str:
-    """So many hidden files in words; empty if there is none."""
+    """How many hidden files were skipped, in words; empty if none was."""
     return f"{num:,} hidden file{'' if num == 1 else 's'} skipped" if num else ""
 
 

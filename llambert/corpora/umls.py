@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llambert import schema
-from llambert.corpora import files
+from llambert.corpora import files, rrf
 from llambert.corpora.rows import (
     Malformed,
     RowFault,
@@ -27,16 +27,6 @@ from llambert.corpora.rows import (
     Sources,
     malformed_rows,
     require_columns,
-)
-from llambert.corpora.rrf import (
-    NUM_CODES,
-    Block,
-    RrfRows,
-    RrfTable,
-    concept_ids,
-    find_tables,
-    map_in_threads,
-    read_blocks,
 )
 from llambert.corpus_recipe import CorpusRecipe, UmlsRecipe
 from llambert.errors import InputError
@@ -57,7 +47,7 @@ _TERMS = pa.schema([("code", pa.int64()), ("term", pa.string())])
 
 def find(corpus: CorpusRecipe) -> Sources:
     """The release as one unit of work: which concepts are kept hangs on all three files."""
-    tables = find_tables(corpus.path)
+    tables = rrf.find_tables(corpus.path)
     if corpus.columns.record_id is None:
         raise InputError("corpus.columns.record_id: is missing; of a UMLS release it is record_id, the CUI")
     return Sources(
@@ -67,7 +57,7 @@ def find(corpus: CorpusRecipe) -> Sources:
 
 def uris(corpus: CorpusRecipe) -> list[str]:
     """The files that are read: of the release, and of the gold labels."""
-    release = [uri for table in find_tables(corpus.path).values() for uri in table.uris]
+    release = [uri for table in rrf.find_tables(corpus.path).values() for uri in table.uris]
     gold = corpus.umls.gold if corpus.umls else None
     return [*release, *([gold] if gold else [])]
 
@@ -80,7 +70,7 @@ def read(source: SourceFile, corpus: CorpusRecipe, columns: list[str]) -> Iterat
     missing or cannot be read to its end.
     """
     require_columns(columns, COLUMNS, source.uri)
-    recipe, tables = corpus.umls or UmlsRecipe(), find_tables(source.uri)
+    recipe, tables = corpus.umls or UmlsRecipe(), rrf.find_tables(source.uri)
     none = pa.table({name: pa.array([], pa.string()) for name in columns})
     with tempfile.TemporaryDirectory(prefix="llambert-umls-") as folder:
         release = _Release(recipe, _TermRanges(Path(folder)))
@@ -102,7 +92,7 @@ def read(source: SourceFile, corpus: CorpusRecipe, columns: list[str]) -> Iterat
 
 
 def _columns(codes: np.ndarray, texts: pa.Array, gold: dict[str, _Gold]) -> dict[str, pa.Array]:
-    ids = concept_ids(codes)
+    ids = rrf.concept_ids(codes)
     labelled = [gold.get(record_id, (None, _NO_GOLD_SPLIT)) for record_id in ids]
     return {
         schema.RECORD_ID: pa.array(ids, pa.string()),
@@ -128,31 +118,30 @@ class _Release:
     def __init__(self, recipe: UmlsRecipe, terms: "_TermRanges") -> None:
         self.recipe, self._terms = recipe, terms
         self._num_threads = recipe.num_threads or os.cpu_count() or 1
-        self._typed = np.zeros(NUM_CODES, bool)  # has a semantic type
-        self._wanted = np.zeros(NUM_CODES, bool)  # has one of the recipe's
-        self._known = np.zeros(NUM_CODES, bool)  # has a term
-        self._named = np.zeros(NUM_CODES, bool)  # has one in the recipe's languages
-        self._linked = np.full(NUM_CODES, not recipe.relations)
+        self._typed = np.zeros(rrf.NUM_CODES, bool)  # has a semantic type
+        self._wanted = np.zeros(rrf.NUM_CODES, bool)  # has one of the recipe's
+        self._known = np.zeros(rrf.NUM_CODES, bool)  # has a term
+        self._named = np.zeros(rrf.NUM_CODES, bool)  # has one in the recipe's languages
+        self._linked = np.full(rrf.NUM_CODES, not recipe.relations)
         self._types: list[np.ndarray] = []
 
-    def read_tables(self, tables: dict[str, RrfTable]) -> Iterator[_BlockResult]:
+    def read_tables(self, tables: dict[str, rrf.RrfTable]) -> Iterator[_BlockResult]:
         """Read the three tables, each once; MRSTY again only if it names concepts that MRCONSO does not have."""
-        yield from map_in_threads(self._mark_types, read_blocks(tables["MRSTY"]), self._num_threads)
-        for done in map_in_threads(self._collect_terms, read_blocks(tables["MRCONSO"]), self._num_threads):
+        yield from rrf.map_in_threads(self._mark_types, rrf.read_blocks(tables["MRSTY"]), self._num_threads)
+        for done in rrf.map_in_threads(self._collect_terms, rrf.read_blocks(tables["MRCONSO"]), self._num_threads):
             if done.terms is not None:
                 self._terms.add(done.terms)
             yield done
         if (self._typed & ~self._known).any():
-            yield from map_in_threads(
-                self._reject_types_of_unknown_concepts, read_blocks(tables["MRSTY"]), self._num_threads
+            yield from rrf.map_in_threads(
+                self._reject_types_of_unknown_concepts, rrf.read_blocks(tables["MRSTY"]), self._num_threads
             )
         if self.recipe.relations:
-            yield from map_in_threads(self._mark_linked, read_blocks(tables["MRREL"]), self._num_threads)
+            yield from rrf.map_in_threads(self._mark_linked, rrf.read_blocks(tables["MRREL"]), self._num_threads)
 
     def concepts(self) -> Iterator["_ConceptTexts"]:
         """The kept concepts with their texts, in the order of their codes."""
-        kept = self._wanted & self._named & self._linked
-        yield from self._terms.texts(kept, self._num_threads)
+        return self._terms.texts(self._wanted & self._named & self._linked, self._num_threads)
 
     def semantic_types(self, codes: np.ndarray) -> list[str]:
         """The recipe's semantic types that each of some concepts has, joined like synonyms."""
@@ -166,8 +155,8 @@ class _Release:
         names = sorted(self.recipe.semantic_types)
         return pairs[:, 0], [names[place] for place in pairs[:, 1]]
 
-    def _mark_types(self, block: Block) -> _BlockResult:
-        rows = RrfRows(block, ["CUI", "TUI"])
+    def _mark_types(self, block: rrf.Block) -> _BlockResult:
+        rows = rrf.RrfRows(block, ["CUI", "TUI"])
         codes = rows.concept_codes("CUI")
         self._typed[codes[rows.valid]] = True
         wanted = rows.valid & rows.is_in("TUI", self.recipe.semantic_types)
@@ -177,15 +166,15 @@ class _Release:
         self._types.append(np.stack([codes[wanted], places], axis=1).astype(np.int32))
         return _BlockResult(rows.num_lines, rows.malformed)
 
-    def _reject_types_of_unknown_concepts(self, block: Block) -> _BlockResult:
-        rows = RrfRows(block, ["CUI"])
+    def _reject_types_of_unknown_concepts(self, block: rrf.Block) -> _BlockResult:
+        rows = rrf.RrfRows(block, ["CUI"])
         codes = rows.concept_codes("CUI")
         rows.malformed.clear()  # reported at the first reading
         rows.reject(~self._known[codes], RowFault.UNKNOWN_CONCEPT)
         return _BlockResult(0, rows.malformed)
 
-    def _collect_terms(self, block: Block) -> _BlockResult:
-        recipe, rows, counts = self.recipe, RrfRows(block, ["CUI", "LAT", "TTY", "STR", "SUPPRESS"]), Counter[str]()
+    def _collect_terms(self, block: rrf.Block) -> _BlockResult:
+        recipe, rows, counts = self.recipe, rrf.RrfRows(block, ["CUI", "LAT", "TTY", "STR", "SUPPRESS"]), Counter[str]()
         codes = rows.concept_codes("CUI")
         self._known[codes[rows.valid]] = True
         rows.reject(~self._typed[codes], RowFault.UNKNOWN_CONCEPT)
@@ -205,8 +194,8 @@ class _Release:
         terms = terms.filter(pc.invert(blank))
         return _BlockResult(rows.num_lines, rows.malformed, dict(counts), terms.take(np.argsort(terms["code"])))
 
-    def _mark_linked(self, block: Block) -> _BlockResult:
-        rows = RrfRows(block, ["CUI1", "REL", "CUI2"])
+    def _mark_linked(self, block: rrf.Block) -> _BlockResult:
+        rows = rrf.RrfRows(block, ["CUI1", "REL", "CUI2"])
         first, second = rows.concept_codes("CUI1"), rows.concept_codes("CUI2")
         rows.reject(~(self._known[first] & self._known[second]), RowFault.UNKNOWN_CONCEPT)
         related = np.flatnonzero(rows.valid & rows.is_in("REL", self.recipe.relations) & (first != second))
@@ -256,7 +245,7 @@ class _TermRanges:
         for writer in self._writers.values():
             writer.close()
         numbers = sorted({*self._writers, *np.unique(np.flatnonzero(kept) // CODES_PER_RANGE).tolist()})
-        yield from map_in_threads(lambda number: self._texts_of_range(number, kept), numbers, num_threads)
+        yield from rrf.map_in_threads(lambda number: self._texts_of_range(number, kept), numbers, num_threads)
 
     def _texts_of_range(self, number: int, kept: np.ndarray) -> _ConceptTexts:
         stored = _TERMS.empty_table()

@@ -24,13 +24,10 @@ def run_cells(cells: list[Cell], labels: Labels, store: CellStore, experiment: T
     ``InputError``: labels or a model that cannot be learned with. ``RuntimeError``: a cell's process was lost
     ``max_attempts`` times; cells already stored stay.
     """
-    different = list({cell.fingerprint: cell for cell in cells}.values())
-    missing = [cell for cell in different if store.get(cell) is None]
-    starts: dict[str, Cell] = {
-        cell.starts_from.fingerprint: cell.starts_from for cell in missing if cell.starts_from is not None
-    }
-    unstarted = [cell for cell in starts.values() if not store.has(cell, "weights")]
-    work: dict[str, Cell] = {cell.fingerprint: cell for cell in [*unstarted, *missing]}
+    distinct = {cell.fingerprint: cell for cell in cells}.values()
+    missing = {cell.fingerprint: cell for cell in distinct if store.get(cell) is None}
+    starts = {cell.starts_from.fingerprint: cell.starts_from for cell in missing.values() if cell.starts_from}
+    work = {key: cell for key, cell in starts.items() if not store.has(cell, "weights")} | missing
     if not work:
         return
     _check_encoders(list(work.values()), labels)

@@ -76,7 +76,7 @@ def _of_regimes(results: Results) -> Iterator[Finding]:
         ("combined", "silver", "gold labels after silver ones are better than silver ones alone"),
         ("combined", "gold", "gold labels after silver ones are better than gold ones alone"),
     ]
-    for encoder in results.rows():
+    for encoder in results.accuracies:
         for first, second, claim in claims:
             text = f"{encoder}: {first} minus {second}"
             yield from _is_better(results, (encoder, first), (encoder, second), claim, text)

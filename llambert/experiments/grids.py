@@ -1,4 +1,4 @@
-"""Which cells an experiment is made of, and where in its table or figure each stands."""
+"""The cells of an experiment, and their places in its table or figure."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ class GridEntry:
 
 
 def grid_entries(experiment: AnyTraining, labels: Labels) -> list[GridEntry]:
-    """Every place, by seed, so that a table half done has whole seeds; a cell may stand in several."""
+    """All entries, seed by seed, so that an unfinished table has complete seeds; several may share a cell."""
     return [place for seed in experiment.seeds for place in _of_seed(experiment, labels, seed)]
 
 
@@ -38,7 +38,7 @@ def _of_seed(experiment: AnyTraining, labels: Labels, seed: int) -> Iterator[Gri
 
 
 def annotator_error_share(experiment: Mislabel, labels: Labels) -> float | None:
-    """The annotator's own share of wrong labels: as told, or measured; None where neither is possible."""
+    """The annotator's share of wrong labels: from the recipe, or measured; None if neither is possible."""
     if experiment.annotator_error_share is not None:
         return experiment.annotator_error_share
     found = labels.annotator_errors()
@@ -49,20 +49,17 @@ def _regimes(experiment: Regimes, labels: Labels, seed: int) -> Iterator[GridEnt
     encoders = experiment.encoders or {experiment.classifier.model.rpartition("/")[2]: experiment.classifier.model}
     for name, model in encoders.items():
         for regime in experiment.regimes:
-            table = labels.gold_train() if regime == "gold" else labels.silver_of(regime)
-            recipe = _classifier(experiment, regime, table.num_rows, seed).model_copy(update={"model": model})
+            num_records = labels.first_learned(regime).num_rows
+            recipe = _classifier(experiment, regime, num_records, seed).model_copy(update={"model": model})
             yield GridEntry(name, regime, seed, create_cell(recipe, labels))
 
 
 def _label_counts(experiment: LabelCount, labels: Labels, seed: int) -> Iterator[GridEntry]:
     counts = {"silver": experiment.silver_counts, "gold": experiment.gold_counts}
     for regime, of_regime in counts.items():
-        there = 0
-        if of_regime:
-            there = (labels.gold_train() if regime == "gold" else labels.silver_of(regime)).num_rows
         for count in of_regime:
-            if count > there:
-                raise InputError(f"{regime}_counts: {count} records are wanted, {there} have such a label")
+            if count > (num_labelled := labels.first_learned(regime).num_rows):
+                raise InputError(f"{regime}_counts: {count} records are wanted, {num_labelled} have such a label")
             recipe = _classifier(experiment, regime, count, seed)
             yield GridEntry(regime, count, seed, create_cell(recipe, labels))
 

@@ -36,7 +36,7 @@ def page(experiment: AnyTraining, results: Results, found: Sequence[Finding], fi
     lines += [
         "## What the paper says, and what came out",
         "",
-        *(f"- **{one.verdict}**: {one.claim}. {_capital(one.text)}." for one in found),
+        *(f"- **{one.verdict}**: {one.claim}. {one.text[:1].upper()}{one.text[1:]}." for one in found),
         "",
         "Confirmed and contradicted: the 95 % interval over seeds lies wholly on one side; open: it does not.",
         "",
@@ -56,14 +56,9 @@ def _tables(experiment: AnyTraining, results: Results) -> list[str]:
 
 
 def _regimes(experiment: Regimes, results: Results) -> list[str]:
-    rows = [
-        [name, *(_percent(accuracies.get(regime)) for regime in experiment.regimes)]
-        for name, accuracies in results.curves().items()
-    ]
-    if task := experiment.paper:
-        for encoder in paper.encoders(task):
-            accuracies = [paper.encoder_accuracy(task, encoder, regime) for regime in experiment.regimes]
-            rows.append([f"{encoder} (the paper)", *map(_percent, accuracies)])
+    theirs = paper.encoder_accuracies(experiment.paper) if experiment.paper else {}
+    accuracies = results.curves() | {f"{encoder} (the paper)": row for encoder, row in theirs.items()}
+    rows = [[name, *(_percent(row.get(regime)) for regime in experiment.regimes)] for name, row in accuracies.items()]
     return markdown.table(["encoder", *(_TITLES[regime] for regime in experiment.regimes)], rows)
 
 
@@ -111,7 +106,3 @@ def _percent(accuracy: Estimate | None) -> str:
     if accuracy.low is None:
         return f"{value} (one seed)" if accuracy.num == 1 else value
     return f"{value} ± {100 * (accuracy.value - accuracy.low):.2f}"
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]

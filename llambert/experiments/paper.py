@@ -12,8 +12,8 @@ from llambert.experiments.grids import ANNOTATOR, END_TO_END, FROZEN
 from llambert.experiments.results import Column
 
 _REGIMES = {
-    "imdb": {"gold": 0, "silver": 1, "silver_extra": 2, "combined": 3},
-    "umls_regions": {"gold": 0, "silver": 1, "combined": 2},
+    "imdb": ("gold", "silver", "silver_extra", "combined"),
+    "umls_regions": ("gold", "silver", "combined"),
 }
 
 
@@ -23,18 +23,16 @@ def facts() -> dict[str, Any]:
     return json.loads(files("llambert.experiments").joinpath("paper.json").read_text(encoding="utf-8"))
 
 
-def encoder_accuracy(task: str, encoder: str, regime: str) -> Estimate | None:
-    """Accuracy with its interval (only UMLS has one); None if the paper has no such cell."""
-    column = _REGIMES[task].get(regime)
-    if column is None:
-        return None
-    found = facts()[task]["encoder_accuracy"][encoder][column]
-    return _estimate(*found) if isinstance(found, list) else _estimate(found)
-
-
-def encoders(task: str) -> list[str]:
-    """The encoders of its table, in its order."""
-    return [name for name in facts()[task]["encoder_accuracy"] if name != "columns"]
+def encoder_accuracies(task: str) -> dict[str, dict[Column, Estimate]]:
+    """Encoder -> regime -> accuracy, in the order of the paper's table; only UMLS has intervals."""
+    return {
+        encoder: {
+            regime: _estimate(*found) if isinstance(found, list) else _estimate(found)
+            for regime, found in zip(_REGIMES[task], row, strict=True)
+        }
+        for encoder, row in facts()[task]["encoder_accuracy"].items()
+        if encoder != "columns"
+    }
 
 
 def curves(experiment: TrainingExperiment) -> dict[str, dict[Column, Estimate]]:

@@ -1,6 +1,7 @@
 """Cells summed up over seeds: means, intervals and differences; and the rows of the ``metrics`` table."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -39,17 +40,27 @@ class Results:
     num_places: int
     num_overlapping: int = 0
 
+    @cached_property
+    def accuracies(self) -> dict[str, dict[Column, dict[int, float]]]:
+        """Row -> column -> seed -> accuracy of what is stored, in the order of the experiment."""
+        accuracies: dict[str, dict[Column, dict[int, float]]] = {}
+        for entry, stored in self.found:
+            accuracies.setdefault(entry.row, {}).setdefault(entry.column, {})[entry.seed] = stored.accuracy
+        return accuracies
+
     def by_seed(self, row: str, column: Column) -> dict[int, float]:
         """Accuracy of one place of the table, for each seed that is stored."""
-        return {
-            entry.seed: stored.accuracy for entry, stored in self.found if entry.row == row and entry.column == column
-        }
+        return self.accuracies.get(row, {}).get(column, {})
+
+    def columns(self, row: str) -> list[Column]:
+        """The columns of a row that have something stored, in the order of the experiment."""
+        return list(self.accuracies.get(row, {}))
 
     def curves(self) -> dict[str, dict[Column, Estimate]]:
         """Row -> column -> mean accuracy over the seeds that are stored."""
         return {
-            row: {column: mean_over_seeds(list(self.by_seed(row, column).values())) for column in self.columns(row)}
-            for row in self.rows()
+            row: {column: mean_over_seeds(list(by_seed.values())) for column, by_seed in columns.items()}
+            for row, columns in self.accuracies.items()
         }
 
     def difference(self, first: tuple[str, Column], second: tuple[str, Column]) -> Estimate | None:
@@ -57,14 +68,6 @@ class Results:
         ours, theirs = self.by_seed(*first), self.by_seed(*second)
         both = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
         return mean_over_seeds(both) if both else None
-
-    def rows(self) -> list[str]:
-        """Encoders or curves, in the order of the experiment."""
-        return list(dict.fromkeys(entry.row for entry, _ in self.found))
-
-    def columns(self, row: str) -> list[Column]:
-        """Where a row has something stored, in the order of the experiment."""
-        return list(dict.fromkeys(entry.column for entry, _ in self.found if entry.row == row))
 
     def seconds(self) -> float:
         """Of training, summed over the different cells."""

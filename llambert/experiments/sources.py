@@ -52,8 +52,12 @@ class Labels:
             tables |= {"silver": self.silver_of("silver"), "silver_extra": self.silver_of("silver_extra")}
         return {name: _identity(table) for name, table in tables.items() if table is not None}
 
+    def first_learned(self, regime: str) -> pa.Table:
+        """The records that a regime learns from first: gold ones, or silver ones."""
+        return self.gold_train() if regime == "gold" else self.silver_of(regime)
+
     def silver_of(self, regime: str) -> pa.Table:
-        """The silver records that a regime learns from: never split ``test``, ``silver`` without ``extra`` too."""
+        """The silver records that a regime learns from: never split ``test``; ``silver`` not ``extra`` either."""
         if self.silver is None:
             raise InputError(f"data.silver: regime {regime} needs silver labels, and none are named")
         left_out = pa.array(not_learned(regime), pa.string())
@@ -85,7 +89,8 @@ def read_labels(data: LabelledData) -> Labels:
     silver, gold, test, known = _labels_of_run(data.run) if data.run is not None else _labels_of_files(data)
     remaining = _without_overlap(test, silver, gold)
     num_overlapping = test.num_rows - remaining.num_rows
-    test = remaining.take(_test_order(remaining)[: data.num_test])
+    order = sampling_hashes(remaining[schema.RECORD_ID], 0, Purpose.TEST).argsort(kind="stable")
+    test = remaining.take(order[: data.num_test])
     found = {
         label
         for table, column in ((silver, schema.LABEL), (gold, schema.GOLD_LABEL), (test, schema.GOLD_LABEL))
@@ -121,18 +126,17 @@ def _without_overlap(test: pa.Table, silver: pa.Table | None, gold: pa.Table | N
 
 
 def _labels_of_files(data: LabelledData) -> tuple[pa.Table | None, pa.Table | None, pa.Table, list[str]]:
-    assert data.test is not None, "looked at when the experiment was read"
-    tables = [_read(data, source, name) for name, source in (("silver", data.silver), ("gold", data.gold))]
-    silver = None if tables[0] is None else _as_silver(tables[0])
-    test = _read(data, data.test, "test")
-    assert test is not None
-    return silver, tables[1], test, []
+    assert data.test is not None, "checked when the experiment was read"
+    silver = _read(data, data.silver, "silver") if data.silver else None
+    if silver is not None:
+        nulls = [pa.nulls(len(silver), schema.PROBABILITIES), pa.nulls(len(silver), pa.float64())]
+        silver = pa.table([*silver.columns, *nulls], names=schema.SILVER.names)
+    gold = _read(data, data.gold, "gold") if data.gold else None
+    return silver, gold, _read(data, data.test, "test"), []
 
 
-def _read(data: LabelledData, source: Source | None, name: str) -> pa.Table | None:
+def _read(data: LabelledData, source: Source, name: str) -> pa.Table:
     """A file's labelled records with the columns of a corpus."""
-    if source is None:
-        return None
     path = source.path if "://" in source.path or os.path.isabs(source.path) else f"{data.folder}/{source.path}"
     columns = [source.record_id, source.text, source.label, *([source.split] if source.split else [])]
     rows = read_columns(path, columns)
@@ -143,12 +147,6 @@ def _read(data: LabelledData, source: Source | None, name: str) -> pa.Table | No
         raise InputError(f"data.{name}: {path}: rows without {', '.join(missing)}")
     split = rows[source.split] if source.split else pa.nulls(len(rows), pa.string())
     return pa.table([rows[source.record_id], rows[source.text], split, rows[source.label]], names=_COLUMNS)
-
-
-def _as_silver(table: pa.Table) -> pa.Table:
-    nulls = [pa.nulls(len(table), schema.PROBABILITIES), pa.nulls(len(table), pa.float64())]
-    columns = [table[name] for name in (schema.RECORD_ID, schema.TEXT, schema.SPLIT, schema.GOLD_LABEL)]
-    return pa.table([*columns, *nulls], names=schema.SILVER.names)
 
 
 def _labels_of_run(folder: str) -> tuple[pa.Table, pa.Table, pa.Table, list[str]]:
@@ -169,12 +167,12 @@ def _labels_of_run(folder: str) -> tuple[pa.Table, pa.Table, pa.Table, list[str]
 
 
 def _gold_records(run: Run) -> pa.Table:
-    """Corpus records with a gold label, those whose text stands twice left out."""
+    """Corpus records with a gold label, without duplicates."""
     duplicates = run.table("duplicates").read([schema.RECORD_ID])
     found = []
     for part in run.table("corpus").iter_tables(_COLUMNS):
-        twice = _ids_in(part, duplicates)
-        found.append(part.filter(pc.and_(pc.is_valid(part[schema.GOLD_LABEL]), pc.invert(twice))))
+        is_duplicate = _ids_in(part, duplicates)
+        found.append(part.filter(pc.and_(pc.is_valid(part[schema.GOLD_LABEL]), pc.invert(is_duplicate))))
     return pa.concat_tables(found)
 
 
@@ -182,12 +180,8 @@ def _ids_in(table: pa.Table, other: pa.Table) -> pa.ChunkedArray:
     return pc.is_in(table[schema.RECORD_ID], other[schema.RECORD_ID].combine_chunks())
 
 
-def _test_order(table: pa.Table) -> np.ndarray:
-    return sampling_hashes(table[schema.RECORD_ID], 0, Purpose.TEST).argsort(kind="stable")
-
-
 def _identity(table: pa.Table) -> str:
-    """A hash of the records and what is learned of them, whatever their order in the file."""
+    """A hash of the records and their labels, regardless of their order in the file."""
     names = [name for name in table.column_names if name != schema.SPLIT]
     rows = sorted(str(tuple(row.values())) for row in table.select(names).to_pylist())
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()[:16]

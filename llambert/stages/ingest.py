@@ -39,8 +39,8 @@ def ingest(run: Run, executor: Executor = RAY) -> Manifest:
     corpus = run.recipe.corpus
     gold.check(corpus, run.task.category_names)
     sources = find_sources(corpus)
-    if sources.skipped:
-        print(f"ingest: {sources.skipped}", file=sys.stderr, flush=True)
+    if skipped := hidden_files_skipped(sources.num_hidden):
+        print(f"ingest: {skipped}", file=sys.stderr, flush=True)
     checks.require_columns_early(sources.units, corpus, source_columns(corpus))
     units = [asdict(source) for source in sources.units]
     progress.run(executor, IngestFile, worker_arguments(run), units, Pool(max_actors=4))
