@@ -55,7 +55,7 @@ class Ontology:
         return graph
 
     def write(self, folder: str) -> None:
-        """Write the four files below a folder or URI, each whole; ``InputError`` if it takes none."""
+        """Write the four files below a folder or URI, each whole; ``InputError`` if it cannot be written."""
         graph = self.graph()
         writers: dict[str, Callable[[io.BytesIO], None]] = {
             "nodes.parquet": lambda file: pq.write_table(self.nodes, file),

@@ -19,7 +19,7 @@ from llambert.tasks import load_task
 
 @dataclass(frozen=True)
 class Draft:
-    """What a user says about the task. ``categories``: name -> answer words; ``shots``: (label, text)."""
+    """The user's description of a task. ``categories``: name -> answer words; ``shots``: (label, text)."""
 
     name: str
     question: str

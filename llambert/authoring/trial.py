@@ -34,7 +34,7 @@ _MAX_CHARS_SHOWN = 4000
 
 @dataclass(frozen=True)
 class Trial:
-    """What is asked, of which texts, and by whom."""
+    """The task, the texts and the LLM."""
 
     task: Task
     corpus: CorpusRecipe

@@ -1,4 +1,4 @@
-"""A corpus as a whole, by what was counted while its rows were read: what ends the run, and what is worth a warning."""
+"""Checks of a whole corpus by the counts of its readers: what ends the run, and what is worth a warning."""
 
 import itertools
 from collections.abc import Iterable, Mapping
@@ -33,8 +33,8 @@ def require_decodable(
 ) -> None:
     """``InputError`` if more rows than the recipe allows, and more than one, hold bytes that are not text.
 
-    ``undecodable``: the units of work that have such rows, opened again to say what their encoding may be. ``rows``:
-    whose rows ``counts`` are of.
+    ``undecodable``: the units of work with such rows, opened again to guess their encoding. ``rows``: whose rows
+    ``counts`` describes.
     """
     num, num_rows = counts.get(UNDECODABLE, 0), counts.get("num_read", 0)
     if num <= max(1, corpus.max_undecodable_share * num_rows):  # one row may be damaged, however few there are
@@ -55,7 +55,7 @@ def require_decodable(
 
 
 def require_decodable_head(source: SourceFile, corpus: CorpusRecipe, columns: list[str]) -> None:
-    """``InputError`` if most of the first thousand rows of a file are not text: known before a row is labelled."""
+    """``InputError`` if most of the first thousand rows of a file are not text; called before any row is labelled."""
     head = corpus.model_copy(update={"rows_per_part": _HEAD_ROWS})
     chunk = next(read_chunks(source, head, columns), None)
     if chunk is not None and chunk.counts.get(UNDECODABLE, 0) > chunk.num_rows / 2:
@@ -76,7 +76,7 @@ def _guess_encodings(source: SourceFile) -> list[str]:
 
 
 def require_columns_early(sources: list[SourceFile], corpus: CorpusRecipe, columns: list[str]) -> None:
-    """``InputError`` for a column that none of a few files has, where their names are known without reading a row."""
+    """``InputError`` for a column missing in all of a few files, if their columns are known without reading a row."""
     if len(sources) > _MAX_EARLY_FILES or not {source.format for source in sources} <= _NAMES_COLUMNS:
         return
     names = {source.uri: files.column_names(source, corpus) for source in sources}
@@ -88,7 +88,7 @@ def require_columns_early(sources: list[SourceFile], corpus: CorpusRecipe, colum
 def require_columns_somewhere(
     counts: Counts, corpus: CorpusRecipe, sources: list[SourceFile], columns: list[str]
 ) -> None:
-    """``InputError`` for a column that not one row of the whole corpus has."""
+    """``InputError`` for a column that is missing in every row of the corpus."""
     num_rows = counts.get("num_read", 0) - counts.get("num_malformed", 0)
     try:
         require_in_some_row(columns, counts, num_rows, corpus.path)
@@ -123,7 +123,7 @@ def unmatched_gold(counts: Counts, corpus: CorpusRecipe) -> str | None:
 
 
 def warnings(counts: Counts, corpus: CorpusRecipe) -> list[str]:
-    """What a user should know about a corpus that was read: one item for each fact."""
+    """What a user should know about a corpus that was read, one sentence each."""
     found: list[str] = []
     if about_gold := unmatched_gold(counts, corpus):
         found.append(about_gold)

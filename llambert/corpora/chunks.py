@@ -1,4 +1,4 @@
-"""A source cut into the rows of one part each: always at the same rows, whatever the machine."""
+"""A source cut into the rows of one part each, always at the same rows."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -41,7 +41,7 @@ class Chunk:
     def _add(self, table: pa.Table) -> None:
         self.tables.append(table)
         self.num_rows += table.num_rows
-        self.num_bytes += table.nbytes  # of these rows alone, whatever buffers they share
+        self.num_bytes += table.nbytes  # of these rows only, even if buffers are shared
 
 
 def read_chunks(source: SourceFile, corpus: CorpusRecipe, columns: list[str]) -> Iterator[Chunk]:

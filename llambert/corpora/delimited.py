@@ -1,4 +1,4 @@
-"""CSV and TSV: a header, then rows that may span lines. A faulty row is malformed and costs no other row."""
+"""CSV and TSV: a header, then rows that may span lines. A faulty row is malformed; no other row is lost."""
 
 import csv
 from collections import deque
@@ -26,7 +26,7 @@ def read_delimited(
 
     A quoted field doubles the quotes in it (RFC 4180). A quote that is never closed costs its own line: reading
     resumes with the next. In a TSV file, which most programs write without quoting, a line whose quotes do not
-    pair is taken as it stands. ``InputError`` for a header without the columns.
+    pair is read literally. ``InputError`` for a header without the columns.
     """
     csv.field_size_limit(MAX_LINE_CHARS)
     header = corpus.header
@@ -66,7 +66,7 @@ def _header(uri: str, rows: Iterator[list[str] | Malformed | Counted]) -> list[s
 
 
 class _LineBuffer:
-    """Lines for ``csv.reader``, which remember what a row took, so that a failed row can give lines back."""
+    """Lines for ``csv.reader`` that records those consumed by a row, so that a failed row can push lines back."""
 
     def __init__(self, source: Iterator[tuple[int, str] | Malformed]) -> None:
         self.source = source
@@ -89,12 +89,12 @@ class _LineBuffer:
         return numbered[1]
 
     def fault(self) -> RowFault:
-        """Why the row taken is none: an open quote takes all to the end, or more than a field may hold."""
+        """Why the row failed: a quote that is never closed runs to the end of the file, or past the longest field."""
         is_open = self.is_exhausted or sum(len(line) for _, line in self.consumed) > MAX_LINE_CHARS
         return RowFault.UNTERMINATED_QUOTE if is_open else RowFault.BAD_QUOTES
 
     def push_back(self) -> None:
-        """All but the first line of the row."""
+        """Return all but the first line of the row to the source."""
         self.pushed_back.extendleft(reversed(self.consumed[1:]))
         del self.consumed[1:]
 

@@ -1,4 +1,4 @@
-"""Records with the same text: which of them is the first."""
+"""Duplicates: the first record with each text."""
 
 import numpy as np
 import pyarrow as pa

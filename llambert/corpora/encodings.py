@@ -22,7 +22,7 @@ _MIN_NARROW_BYTES = 32  # from this many valid UTF-8 bytes without a zero on, it
 _MIN_UTF8_EXCESS = 8  # bytes more than characters
 _ESCAPE_SEQUENCES = {b"\x1b$B": "iso2022_jp", b"\x1b$@": "iso2022_jp", b"\x1b$)C": "iso2022_kr"}
 
-# ``surrogateescape`` takes single bytes from 0x80 on alone, which is not what a faulty code unit of UTF-16 is.
+# ``surrogateescape`` handles only single bytes from 0x80 on; a faulty code unit of UTF-16 is longer.
 codecs.register_error(_ESCAPE, lambda error: ("\udcff", error.end))  # type: ignore[attr-defined]
 
 
@@ -162,7 +162,7 @@ def _japanese(text: str) -> float:
 
 
 def _alphabet(first: str, last: str) -> Callable[[str], float]:
-    """Judge by the letters of a script: no ASCII letter stands beside one, and few are in upper case."""
+    """Judge by the letters of a script: no ASCII letter is next to one, and few are in upper case."""
 
     def weight(before: str, character: str, after: str) -> float:
         beside_ascii = any(other.isascii() and other.isalpha() for other in (before, after))
@@ -174,7 +174,7 @@ def _alphabet(first: str, last: str) -> Callable[[str], float]:
 
 
 def _latin(text: str) -> float:
-    """Letters with accents stand beside those without."""
+    """Letters with accents are next to letters without."""
 
     def weight(before: str, character: str, after: str) -> float:
         is_usual = character.isalpha() and not (character.isupper() and before.islower())

@@ -91,9 +91,7 @@ def _format_of(name: str, corpus: CorpusRecipe) -> str:
     for ending, known in _FORMATS.items():
         if bare.endswith(ending):
             return known
-    raise InputError(
-        f"corpus.format: {name} has none of the endings {', '.join(_FORMATS)}; say the format in the recipe"
-    )
+    raise InputError(f"corpus.format: {name} has none of the endings {', '.join(_FORMATS)}; set it in the recipe")
 
 
 def read(source: SourceFile, corpus: CorpusRecipe, columns: list[str]) -> Iterator[Rows]:
@@ -204,7 +202,7 @@ def _refuse_json_array(uri: str, num_objects: int, line: str) -> None:
 
 @contextmanager
 def _open_parquet(uri: str) -> Iterator[pq.ParquetFile]:
-    """``InputError`` for whatever goes wrong while it is open."""
+    """An open Parquet file; any error while it is open becomes an ``InputError``."""
     try:
         with (
             open_binary(uri) as stream,

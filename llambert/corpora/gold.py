@@ -1,10 +1,10 @@
 """Gold labels: which category a value of the corpus' gold column means.
 
-A value is a key of ``corpus.gold_labels`` (or a category) as it stands. Failing that, these make no difference, as long
-as they leave one meaning: upper and lower case, spaces at the ends, the way Unicode composes an accent; how a number is
-written (``1``, ``1.0``, ``+1``, ``1e0``; but ``01`` may be a code and ``1,0`` two labels, so they are not 1); ``true``
-and ``false`` for 1 and 0, where no other numbers or truth values are keys. A value that may mean two categories
-means neither.
+A value matches a key of ``corpus.gold_labels`` (or a category) exactly. Otherwise these differences are ignored, as
+long as the value has one meaning: upper and lower case, spaces at the ends, the way Unicode composes an accent; how a
+number is written (``1``, ``1.0``, ``+1``, ``1e0``; but ``01`` may be a code and ``1,0`` two labels, so they are not 1);
+``true`` and ``false`` for 1 and 0, where no other numbers or truth values are keys. A value that may mean two
+categories means neither.
 """
 
 import re
@@ -119,7 +119,7 @@ def unknown_values(counts: Mapping[str, int], num: int = 10) -> dict[str, int]:
 
 
 def _unambiguous(pairs: list[tuple[str, Meaning]]) -> dict[str, Meaning | None]:
-    """By the first of each pair; None where it stands for several."""
+    """First of each pair -> its meaning; None if it has several."""
     found: dict[str, Meaning | None] = {}
     for form, meaning in pairs:
         found[form] = meaning if found.get(form, meaning) == meaning else None
@@ -131,7 +131,7 @@ def _normalized(value: str) -> str:
 
 
 def _number(value: str) -> str | None:
-    """A decimal number in one form, whatever its form was; None for anything else."""
+    """A decimal number in canonical form; None for anything else."""
     value = value.strip()
     if not _NUMBER.fullmatch(value):
         return None

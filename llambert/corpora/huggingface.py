@@ -69,7 +69,7 @@ class _Split:
         return hasattr(self.loaded, "select")
 
     def units(self) -> Iterator[tuple[str | int, tuple[int, int]]]:
-        """What each unit is, whatever others there are, and its rows, of a table; or its shard of how many."""
+        """The identity of each unit, which does not depend on the others, and its rows (of a table) or its shard."""
         if self._is_table:
             for start in range(0, max(self.loaded.num_rows, 1), ROWS_PER_SHARD):
                 yield start, (start, min(start + ROWS_PER_SHARD, self.loaded.num_rows))

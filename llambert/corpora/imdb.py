@@ -95,7 +95,7 @@ def _reviews(files: Iterable[tuple[str, bytes | Malformed | Counted]]) -> Iterat
 
 
 def _hub_reviews(uri: str) -> Iterator[Row | Malformed | Counted]:
-    """Rows of ``text`` and ``label``; ids are made of the file's name and the row."""
+    """Rows of ``text`` and ``label``; IDs consist of the file's name and the row."""
     stem = uri.rpartition("/")[2].removesuffix(".parquet")
     split = stem.partition("-")[0].replace("unsupervised", "extra")
     number = 0

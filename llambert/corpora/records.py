@@ -1,4 +1,4 @@
-"""Source rows -> records: which column is what, which rows are none and why."""
+"""Source rows -> records and rejects, each reject with its reason."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ _DEFAULT_SPLIT = "all"  # the split of a corpus that names none
 class SeparatedRows:
     """``records`` (``schema.CORPUS`` and the kept columns) and ``rejects`` (``schema.SOURCE_REJECTS``) of a chunk.
 
-    ``counts``: ``num_read``, of which each is in one of the two tables, and ``num_…`` of what was done to them.
+    ``counts``: ``num_read`` (the rows of both tables) and other ``num_…`` counts.
     ``rejected``: how many are rejects, by reason.
     """
 
@@ -83,7 +83,7 @@ def separate(source: SourceFile, chunk: Chunk, corpus: CorpusRecipe, categories:
 
 
 def _record_ids(source: SourceFile, table: pa.Table, first_row: int, corpus: CorpusRecipe) -> pa.Array:
-    """The id column, or unit, row and a hash of the text: the same whenever the same file is read."""
+    """The ID column; or unit, row and a hash of the text, which are the same whenever the same file is read."""
     columns = corpus.columns
     if corpus.record_id:
         return table[corpus.record_id].combine_chunks()
@@ -96,7 +96,7 @@ def _record_ids(source: SourceFile, table: pa.Table, first_row: int, corpus: Cor
 
 
 def _reject_reasons(table: pa.Table, chunk: Chunk, required: list[pa.Array], corpus: CorpusRecipe) -> pa.Array:
-    """Why a row is no record, null where it is one; the first reason that holds. ``required``: ids, texts, splits."""
+    """Why a row is rejected (the first reason that holds), null for records. ``required``: ids, texts, splits."""
     ids, text, splits = required
     excluded = pa.array([False] * table.num_rows, pa.bool_())
     for column, values in corpus.exclude.items():

@@ -1,4 +1,4 @@
-"""What every reader takes and gives: a bounded piece of a corpus' source, and rows of it as strings."""
+"""The input and output of every reader: a bounded piece of a corpus' source, and its rows as strings."""
 
 import re
 from collections import Counter
@@ -24,13 +24,13 @@ UNDECODABLE = "num_undecodable"
 JSON spells out are not among them."""
 
 MISSING_COLUMN = "lacking."
-"""Begins the count of the rows that do not have a column (JSON Lines: a key); the column's name follows."""
+"""Prefix of the count of rows without a column (JSON Lines: a key); the column's name follows."""
 
 FILES_MISSING_COLUMN = "num_rows_of_files_without."
-"""Likewise of the rows of files that name their columns, and this one is not among them."""
+"""The same, for the rows of files whose header lacks the column."""
 
 HIDDEN_FILES = "num_hidden_files"
-"""Count of files that are not read because they, or a folder they are in, are hidden."""
+"""Count of files that are not read because they or one of their folders are hidden."""
 
 Row = Sequence[str | None]
 """One value per asked column."""
@@ -80,7 +80,7 @@ class Sources:
             if other is not source:
                 names = [one.members[0] if one.members else one.uri for one in (other, source)]
                 raise InputError(
-                    f"corpus.path: by chance {names[0]} and {names[1]} have the same key; rename one of them"
+                    f"corpus.path: the paths of {names[0]} and {names[1]} have the same hash; rename one of them"
                 )
 
     @cached_property
@@ -88,7 +88,7 @@ class Sources:
         return {}
 
     def place(self, part_name: str) -> tuple[int, str]:
-        """Where a part belongs: after all parts of earlier units, by its name among those of its own."""
+        """Sort key of a part: the position of its unit, then its name."""
         return self._places[part_name.split("-")[1]], part_name
 
 
@@ -114,7 +114,7 @@ class Rows:
 
 
 class RowFault(StrEnum):
-    """Why a row of the source is no record."""
+    """Why a row of the source is rejected."""
 
     EXCLUDED = "excluded"  # by corpus.exclude or corpus.only: another kind of row, not a damaged record
     NULL_RECORD_ID = "null_record_id"
@@ -151,7 +151,7 @@ class Malformed(NamedTuple):
 
 @dataclass(frozen=True)
 class Counted:
-    """What is counted beside the rows, once: a line that is no row (``num_blank_lines``), a column a row lacks."""
+    """An occurrence to count that is not a row: a blank line (``num_blank_lines``), a column that a row lacks."""
 
     count: str
 
@@ -172,7 +172,7 @@ def malformed_rows(rows: Iterable[Malformed]) -> pa.Table:
 
 
 def batched(rows: Iterable[Row | Malformed | Counted], columns: list[str]) -> Iterator[Rows]:
-    """Rows of values, in the order of ``columns``, as tables of some thousand; surrogates become U+FFFD."""
+    """Tables of some thousand rows from rows of values in the order of ``columns``; surrogates become U+FFFD."""
     values: list[Row] = []
     malformed: list[Malformed] = []
     counts: Counter[str] = Counter()
@@ -208,12 +208,12 @@ def _rows(values: list[Row], malformed: list[Malformed], counts: Counter[str], c
 
 
 def has_surrogates(text: str) -> bool:
-    """Whether a text would change when it is stored: bytes of it were no characters, or it has a lone surrogate."""
+    """Whether a text has lone surrogates, which storing would change: undecodable bytes, or JSON's escapes."""
     return not text.isascii() and _SURROGATE.search(text) is not None
 
 
 def mark_lone_surrogates(text: str) -> str:
-    """The text with its lone surrogates as such that no decoder makes: not ``is_undecodable``."""
+    """The text with every lone surrogate replaced by U+D800, which no decoder produces: not ``is_undecodable``."""
     return text if text.isascii() else _SURROGATE.sub("\ud800", text)
 
 
@@ -224,7 +224,7 @@ def _replace_surrogates(text: str) -> str:
 def require_columns(
     columns: Sequence[str], present: Sequence[str], uri: str, optional: Collection[str] = ()
 ) -> list[str]:
-    """The columns that are not there, all of them ``optional``; ``InputError`` for any other, or one that is twice."""
+    """The missing columns that are ``optional``; ``InputError`` if another is missing, or if one is duplicated."""
     for column in columns:
         if column not in present and column not in optional:
             raise InputError(f"{uri}: no column {column!r}; it has {quoted_names(present)}{_encoding_hint(present)}")
@@ -244,19 +244,19 @@ def _encoding_hint(names: Sequence[str]) -> str:
 
 
 def missing_column_counts(columns: Sequence[str], num_rows: int) -> dict[str, int]:
-    """The counts of so many rows of a file that names its columns, and not these."""
+    """The counts for ``num_rows`` rows of a file whose header lacks these columns."""
     return {f"{prefix}{column}": num_rows for column in columns for prefix in (MISSING_COLUMN, FILES_MISSING_COLUMN)}
 
 
 def require_in_some_row(columns: Sequence[str], counts: Mapping[str, int], num_rows: int, path: str) -> None:
-    """``InputError`` for a column that not one of so many rows, all that were read, has."""
+    """``InputError`` for a column that is missing in all ``num_rows`` rows."""
     for column in columns:
         if num_rows and counts.get(f"{MISSING_COLUMN}{column}", 0) >= num_rows:
             raise InputError(f"{path}: no column {column!r} in any of its {num_rows:,} rows")
 
 
 def optional_columns(corpus: CorpusRecipe) -> set[str]:
-    """What one file of several may lack: its rows have no gold label, or null in a kept column."""
+    """Columns that a file may lack if others have them: the gold label and the kept columns, which are null then."""
     columns = corpus.columns
     required = {columns.text, columns.record_id, columns.split, *corpus.exclude, *corpus.only}
     return {name for name in (columns.gold_label, *columns.keep) if name} - required

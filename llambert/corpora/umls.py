@@ -1,8 +1,8 @@
 """Concepts of a UMLS release (MRCONSO, MRSTY, MRREL) as records: record_id, the CUI, and text, its synonyms.
 
 The rules are the paper's (arXiv 2403.15938) unless ``corpus.umls`` says otherwise. Each file is read once, in
-threads; what is known of a concept is a byte in arrays of a fixed size, and terms wait on disk for the end of
-MRREL, which decides whose are wanted: memory does not depend on the release.
+threads. Each concept takes one byte in arrays of a fixed size, and terms wait on disk until MRREL, which decides
+which concepts are kept, has been read. So memory does not depend on the release.
 """
 
 import os
@@ -46,7 +46,7 @@ _TERMS = pa.schema([("code", pa.int64()), ("term", pa.string())])
 
 
 def find(corpus: CorpusRecipe) -> Sources:
-    """The release as one unit of work: which concepts are kept hangs on all three files."""
+    """The release as one unit of work: which concepts are kept depends on all three files."""
     tables = rrf.find_tables(corpus.path)
     if corpus.columns.record_id is None:
         raise InputError("corpus.columns.record_id: is missing; of a UMLS release it is record_id, the CUI")
@@ -63,7 +63,7 @@ def uris(corpus: CorpusRecipe) -> list[str]:
 
 
 def read(source: SourceFile, corpus: CorpusRecipe, columns: list[str]) -> Iterator[Rows]:
-    """The concepts in the order of their CUIs; before them the malformed rows, as they are met.
+    """The concepts in the order of their CUIs, after the malformed rows.
 
     Beside the columns of every corpus there is ``semantic_types``, those of the recipe that the concept has.
     A concept all of whose terms are of excluded types has an empty text. ``InputError`` for a table that is
@@ -104,7 +104,7 @@ def _columns(codes: np.ndarray, texts: pa.Array, gold: dict[str, _Gold]) -> dict
 
 @dataclass(frozen=True)
 class _BlockResult:
-    """What a block came to. ``terms``: those that may be wanted, in the order of their concepts."""
+    """The result of one block. ``terms``: those of concepts that may be kept, in the order of their concepts."""
 
     num_rows: int
     malformed: list[Malformed]
@@ -216,7 +216,7 @@ def _normalize_terms(terms: pa.StringArray) -> pa.Array:
 
 @dataclass(frozen=True)
 class _ConceptTexts:
-    """Concepts, their texts, and what became of their terms."""
+    """Concepts, their texts, and counts of their terms."""
 
     codes: np.ndarray
     texts: pa.Array

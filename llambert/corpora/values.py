@@ -17,13 +17,13 @@ from llambert.corpora.rows import ENCODING_FAULTS, UNDECODABLE, RowFault, Rows
 from llambert.corpus_recipe import Columns
 from llambert.errors import InputError, one_line
 
-# Integers that a floating-point type holds without a gap; from there on, one value stands for several integers.
+# Bits of the integers that a floating-point type represents exactly.
 _EXACT_BITS = {pa.float16(): 11, pa.float32(): 24, pa.float64(): 53}
 _MAX_DIGITS = 100  # of a JSON number; a longer one stays as it is written
 
 
 class _LiteralFloat(float):
-    """A number of a JSON file that remembers its digits: not all of them fit a float."""
+    """A number of a JSON file that keeps its literal, which may have more digits than a float."""
 
     literal: str
 
@@ -41,7 +41,7 @@ _EXACT_DECODER = json.JSONDecoder(parse_constant=lambda _: None, parse_float=_Li
 def parse_object(line: str, is_exact: bool = False) -> tuple[dict[str, Any] | None, RowFault | None]:
     """The JSON object of a line, or the reason why it is not one; a not-a-number is null.
 
-    ``is_exact``: its numbers remember their digits, which takes longer.
+    ``is_exact``: its numbers keep their literals, which takes longer.
     """
     try:
         row = (_EXACT_DECODER if is_exact else _DECODER).decode(line)
@@ -169,7 +169,7 @@ def _decoded(column: pa.ChunkedArray, name: str, is_exact: bool, uri: str) -> tu
                 f"{uri}: column {name!r} holds bytes that are not UTF-8 text; store them as text, for example in "
                 "hexadecimal, or name another column in corpus.columns"
             ) from error
-    # Value by value, so that only the broken ones change.
+    # Value by value, so that only the faulty ones change.
     values = column.to_pylist()
     texts = [value if value is None else value.decode("utf-8", errors="replace") for value in values]
     faulty = [row for row, text in enumerate(texts) if text is not None and text.encode() != values[row]]

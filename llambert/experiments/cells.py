@@ -1,4 +1,4 @@
-"""Cells: trainings that are stored once, under a fingerprint of everything that decides them.
+"""Cells: trainings that are stored once, under a fingerprint of everything that determines their result.
 
 ::
 
@@ -46,7 +46,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class CellResult:
-    """The result of a cell. ``probabilities``: float32 (test records, categories). ``seconds``: of training alone."""
+    """The result of a cell. ``probabilities``: float32 (test records, categories). ``seconds``: of training only."""
 
     accuracy: float
     seconds: float

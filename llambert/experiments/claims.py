@@ -1,4 +1,4 @@
-"""What the paper says of its tables and figures, held against the cells: confirmed, contradicted or open.
+"""The paper's claims about its tables and figures, tested with the cells: confirmed, contradicted or open.
 
 Each claim is a difference, taken seed by seed, and a value it is compared with. It is confirmed where the 95 %
 interval over seeds lies wholly on the claim's side, contradicted where it lies on the other, and else open.
@@ -100,7 +100,7 @@ def _of_label_counts(results: Results) -> Iterator[Finding]:
 def _plateau(results: Results, counts: list[int]) -> Iterator[Finding]:
     """Whether a doubling of silver labels gains less at the end of the curve than at its beginning."""
     first, last = counts[0], counts[-1]
-    # The count nearest to the middle of the doublings, of those that stand between.
+    # Of the counts between, the one nearest to the middle of the doublings.
     middle = min(counts[1:-1], key=lambda count: abs(np.log2(count / first) - np.log2(last / first) / 2))
     at_first, at_middle, at_last = (results.by_seed("silver", count) for count in (first, middle, last))
     seeds = [seed for seed in at_first if seed in at_middle and seed in at_last]

@@ -38,7 +38,7 @@ class LabelledData(Section):
     test: Source | None = None
     run: str | None = None
     num_test: PositiveInt | None = None
-    """So many test records, drawn by hash: nested subsets, independent of which records were annotated; null: all."""
+    """Number of test records, drawn by hash: nested subsets, independent of which records were annotated; null: all."""
     categories: tuple[str, ...] = ()
     """Empty: the labels that occur, in alphabetical order."""
 
@@ -74,17 +74,17 @@ class TrainingExperiment(Experiment):
     classifier: ClassifierRecipe
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
     min_steps: NonNegativeInt = 0
-    """A small training set is seen more often than ``classifier.epochs``: until so many steps are taken, …"""
+    """Minimum number of training steps: a small training set is repeated for more than ``classifier.epochs``, …"""
     max_epochs: PositiveInt = 10
-    """… but no more often than this."""
+    """… but at most for this many epochs."""
     cpus_per_cell: float = placed(1.0, gt=0)
     gpus_per_cell: float = placed(0.0, ge=0)
     store_every_s: float = placed(30.0, gt=0)
-    """How often a training under way is stored."""
+    """Interval at which the state of a running training is stored."""
     max_attempts: PositiveInt = placed(3)
 
     def epochs(self, num_records: int) -> int:
-        """Of a training on so many records."""
+        """Number of epochs of a training on ``num_records`` records."""
         enough = round(self.min_steps * self.classifier.batch_size / num_records)
         return max(self.classifier.epochs, min(enough, self.max_epochs))
 
@@ -94,7 +94,7 @@ class Regimes(TrainingExperiment):
 
     experiment: Literal["regimes"]
     encoders: dict[str, str] = Field(default_factory=dict)
-    """Name in the table -> reference; empty: ``classifier.model`` alone."""
+    """Name in the table -> reference; empty: only ``classifier.model``."""
     regimes: tuple[Regime, ...] = ("gold", "silver", "combined")
 
 
@@ -107,7 +107,7 @@ class LabelCount(TrainingExperiment):
 
 
 class FrozenEncoder(Section):
-    """How the head alone is trained."""
+    """How only the head is trained."""
 
     learning_rate: float = Field(1e-3, gt=0)
 

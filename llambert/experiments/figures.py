@@ -30,7 +30,7 @@ _STYLE: dict[str, Any] = {
 }
 
 
-# Curve -> marker, line, colour, filled: each tells the curves apart alone.
+# Curve -> marker, line, colour, filled; any one of them distinguishes the curves.
 _MARKS: dict[str, tuple[str, str, str, bool]] = {
     "gold": ("o", "-", DARK, True),
     "silver": ("s", "--", LIGHT, True),

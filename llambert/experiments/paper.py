@@ -36,7 +36,7 @@ def encoder_accuracies(task: str) -> dict[str, dict[Column, Estimate]]:
 
 
 def curves(experiment: TrainingExperiment) -> dict[str, dict[Column, Estimate]]:
-    """The curves of Figure 1 that stand beside an experiment's; empty if it names no paper or is not a figure."""
+    """The curves of Figure 1 for an experiment of the same kind; empty if it names no paper or is not a figure."""
     if experiment.paper is None or not isinstance(experiment, LabelCount | Mislabel):
         return {}
     return mislabel_curves() if isinstance(experiment, Mislabel) else _label_count_curves()

@@ -1,4 +1,4 @@
-"""Cells summed up over seeds: means, intervals and differences; and the rows of the ``metrics`` table."""
+"""Cells aggregated over seeds: means, intervals and differences; and the rows of the ``metrics`` table."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,7 +31,7 @@ With a seed the bounds are over the test records, without one over the seeds."""
 
 @dataclass(frozen=True)
 class Results:
-    """The stored cells of an experiment. ``found``: its places with what is stored of them.
+    """The stored cells of an experiment. ``found``: its entries with their results.
 
     ``num_overlapping``: test records that were left out because they, or their texts, are among those to learn from.
     """
@@ -70,7 +70,7 @@ class Results:
         return mean_over_seeds(both) if both else None
 
     def seconds(self) -> float:
-        """Of training, summed over the different cells."""
+        """Seconds of training, summed over distinct cells."""
         different = {entry.cell.fingerprint: stored.seconds for entry, stored in self.found}
         return sum(different.values())
 

@@ -1,4 +1,4 @@
-"""The labels an experiment learns from and is judged by, from files or from a finished run."""
+"""Training and test labels of an experiment, from files or from a finished run."""
 
 import hashlib
 import os
@@ -24,7 +24,7 @@ _COLUMNS = [schema.RECORD_ID, schema.TEXT, schema.SPLIT, schema.GOLD_LABEL]
 
 @dataclass(frozen=True)
 class Labels:
-    """What trainings learn from and are judged by.
+    """The labels that trainings learn from and are evaluated on.
 
     ``silver`` has the columns of ``schema.SILVER``, its split may be null; ``gold`` and ``test`` have those of a
     corpus, with a gold label on every record. Either of the first two may be absent. ``num_overlapping``: test records

@@ -4,7 +4,7 @@ import os
 from dataclasses import asdict
 
 from llambert.corpora import find_sources, read_rows
-from llambert.corpora.rows import SourceFile
+from llambert.corpora.rows import SourceFile, hidden_files_skipped
 from llambert.corpus_recipe import CorpusRecipe
 
 
@@ -74,4 +74,4 @@ def test_hidden_folders_are_not_read_and_their_files_are_counted(tmp_path):
     sources = find_sources(CorpusRecipe(path=str(folder), format="text_files"))
     assert [source.members for source in sources.units] == [["a.txt"]]
     assert sources.num_hidden == 3
-    assert sources.skipped == "3 hidden files skipped"
+    assert hidden_files_skipped(sources.num_hidden) == "3 hidden files skipped"
