@@ -109,8 +109,7 @@ def _splits(corpus: CorpusRecipe) -> dict[str, _Split]:
         raise InputError(f"corpus.path: {corpus.path} cannot be opened as a data set: {one_line(error)}") from error
     splits = dict(loaded) if isinstance(loaded, dict) else {str(loaded.split or "all"): loaded}
     wanted = options.splits or tuple(splits)
-    missing = [name for name in wanted if name not in splits]
-    if missing:
+    if missing := [name for name in wanted if name not in splits]:
         raise InputError(f"corpus.huggingface.splits: no split {missing[0]!r}; {corpus.path} has {', '.join(splits)}")
     return {name: _Split(splits[name], files.get(name, [])) for name in wanted}
 

@@ -142,8 +142,7 @@ def _read(data: LabelledData, source: Source, name: str) -> pa.Table:
     rows = read_columns(path, columns)
     if rows.num_rows == 0:
         raise InputError(f"data.{name}: {path} has no record")
-    missing = [column for column in columns[:3] if rows[column].null_count]
-    if missing:
+    if missing := [column for column in columns[:3] if rows[column].null_count]:
         raise InputError(f"data.{name}: {path}: rows without {', '.join(missing)}")
     split = rows[source.split] if source.split else pa.nulls(len(rows), pa.string())
     return pa.table([rows[source.record_id], rows[source.text], split, rows[source.label]], names=_COLUMNS)
