@@ -115,9 +115,12 @@ def try_(
     """Show the prompts and the LLM's answers for a few records; writes nothing."""
     from llambert.authoring import trial
 
-    chosen = trial.choose(recipe, corpus, text, settings)
+    chosen = trial.open_trial(recipe, corpus, text, settings)
     records = trial.first_records(chosen, n)
-    lines = trial.show_prompts(records, chosen) if prompts_only else trial.show(trial.try_out(records, chosen), chosen)
+    if prompts_only:
+        lines = trial.render_prompts(records, chosen)
+    else:
+        lines = trial.render(trial.run_trial(records, chosen), chosen)
     for line in lines:
         print(line)
 

@@ -8,10 +8,10 @@ from llambert.section import Section, Share, inconsistent, placement_field
 
 
 class Columns(Section):
-    """Which source column is what.
+    """The source columns by role.
 
-    ``record_id`` null: the path of the file where a file is a record (``text_files``, ``imdb``), else made of the
-    file's path, the row and its text, whatever other files the corpus has.
+    ``record_id`` null: the file's path if each file is a record (``text_files``, ``imdb``), otherwise generated from
+    the file's path, the row and its text, regardless of other files of the corpus.
     """
 
     text: str = "text"
@@ -84,12 +84,12 @@ class CorpusRecipe(Section):
     ``utf-16``; null: UTF-8. A byte-order mark takes precedence."""
     columns: Columns = Columns()
     gold_labels: dict[str, str | None] = Field(default_factory=dict)
-    """Source value -> category, or null where it is to have none; empty: the values are the categories. Values match
+    """Source value -> category, or null for no label; empty: the values are the categories. Values match
     as ``corpora/gold.py`` says; those without a match are reported, and end the run if no value has one."""
     exclude: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     """Column -> values whose rows are no records of this corpus (counted as ``excluded``)."""
     only: dict[str, tuple[str, ...]] = Field(default_factory=dict)
-    """Column -> values whose rows alone are records of this corpus; the others count as ``excluded``."""
+    """Column -> values whose rows are records of this corpus; all others count as ``excluded``."""
     max_text_chars: PositiveInt = 100_000
     umls: UmlsRecipe | None = None
     """Null unless ``format`` is ``umls``."""
@@ -102,7 +102,7 @@ class CorpusRecipe(Section):
 
     @property
     def record_id(self) -> str | None:
-        """The column that record IDs are read from; null: they are made."""
+        """The column that record IDs are read from; null: they are generated."""
         return self.columns.record_id or ("record_id" if self.format in ("text_files", "imdb") else None)
 
     @field_validator("encoding")

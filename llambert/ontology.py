@@ -22,16 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from llambert import schema
-from llambert.corpora.rrf import (
-    NUM_CODES,
-    Block,
-    RrfRows,
-    concept_codes,
-    concept_ids,
-    find_tables,
-    in_threads,
-    read_blocks,
-)
+from llambert.corpora import rrf
 from llambert.errors import InputError, one_line
 from llambert.run import Run
 from llambert.storage.atomic import write_atomically
@@ -42,7 +33,7 @@ EDGES = pa.schema([("parent", pa.string()), ("child", pa.string()), ("num_rows",
 
 _CHILD = "CHD"  # of MRREL: the second concept is a child of the first
 _NUM_THREADS = 4
-_NO_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
+_INVALID_IN_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 
 
 @dataclass(frozen=True)
@@ -56,7 +47,7 @@ class Ontology:
         """Parents point to children; nodes have label, text and score, edges num_rows."""
         graph = nx.DiGraph()
         for node in self.nodes.to_pylist():
-            text = _NO_XML.sub("\ufffd", node[schema.TEXT])
+            text = _INVALID_IN_XML.sub("\ufffd", node[schema.TEXT])
             label, _, _ = text.partition("; ")
             graph.add_node(node[schema.RECORD_ID], label=label, text=text, score=float(node[schema.SCORE]))
         graph.add_edges_from(
@@ -65,7 +56,7 @@ class Ontology:
         return graph
 
     def write(self, folder: str) -> None:
-        """Write the four files below a folder or URI, each whole; ``InputError`` if it takes none."""
+        """Write the four files below a folder or URI, each whole; ``InputError`` if it cannot be written."""
         graph = self.graph()
         writers: dict[str, Callable[[io.BytesIO], None]] = {
             "nodes.parquet": lambda file: pq.write_table(self.nodes, file),
@@ -98,22 +89,22 @@ def ontology(run: Run, category: str) -> Ontology:
         for table in run.table("corpus").iter_tables([schema.RECORD_ID, schema.TEXT])
     )
     nodes = texts.join(labels, schema.RECORD_ID).sort_by(schema.RECORD_ID).select(NODES.names).cast(NODES)
-    return Ontology(nodes, _edges(run.recipe.corpus.path, concept_codes(nodes[schema.RECORD_ID].to_pylist())))
+    return Ontology(nodes, _edges(run.recipe.corpus.path, rrf.concept_codes(nodes[schema.RECORD_ID].to_pylist())))
 
 
 def _edges(release: str, codes: np.ndarray) -> pa.Table:
-    kept = np.zeros(NUM_CODES, bool)
+    kept = np.zeros(rrf.NUM_CODES, bool)
     kept[codes] = True
 
-    def pairs(block: Block) -> np.ndarray:
-        rows = RrfRows(block, ["CUI1", "REL", "CUI2"])
+    def pairs(block: rrf.Block) -> np.ndarray:
+        rows = rrf.RrfRows(block, ["CUI1", "REL", "CUI2"])
         first, second = rows.concept_codes("CUI1"), rows.concept_codes("CUI2")
         # What is malformed was reported when the release was ingested.
-        between = rows.sound & rows.is_any("REL", [_CHILD]) & kept[first] & kept[second] & (first != second)
-        return first[between] * NUM_CODES + second[between]
+        between = rows.valid & rows.is_in("REL", [_CHILD]) & kept[first] & kept[second] & (first != second)
+        return first[between] * rrf.NUM_CODES + second[between]
 
-    blocks = read_blocks(find_tables(release)["MRREL"])
-    found = [np.empty(0, np.int64), *in_threads(pairs, blocks, _NUM_THREADS)]
+    blocks = rrf.read_blocks(rrf.find_tables(release)["MRREL"])
+    found = [np.empty(0, np.int64), *rrf.map_in_threads(pairs, blocks, _NUM_THREADS)]
     numbers, num_rows = np.unique(np.concatenate(found), return_counts=True)
-    parents, children = np.divmod(numbers, NUM_CODES)
-    return pa.table([concept_ids(parents), concept_ids(children), num_rows], schema=EDGES)
+    parents, children = np.divmod(numbers, rrf.NUM_CODES)
+    return pa.table([rrf.concept_ids(parents), rrf.concept_ids(children), num_rows], schema=EDGES)

@@ -9,7 +9,7 @@ from urllib.parse import quote
 from llambert import corpora
 from llambert.annotation.sampling import Purpose
 from llambert.annotation.verbalizer import RULES_VERSION
-from llambert.corpora import READING
+from llambert.corpora import READER_VERSION
 from llambert.recipe import DEFAULTS_VERSION, Recipe, digest, dump_recipe, load_recipe, result_fields
 from llambert.storage.manifest import Manifest, Part, total
 from llambert.storage.reference import MAIN, content_identity, find_commit, is_hub_name
@@ -71,11 +71,11 @@ class Run:
         fields = result_fields(recipe.corpus)
         # What a gold value means depends on the categories.
         categories = task.category_names if recipe.corpus.columns.gold_label else None
-        corpus = digest(DEFAULTS_VERSION, fields, self.corpus_identity, READING, categories)
+        corpus = digest(DEFAULTS_VERSION, fields, self.corpus_identity, READER_VERSION, categories)
         fields.pop("gold_labels", None)
         if columns := {name: value for name, value in fields.pop("columns", {}).items() if name != "gold_label"}:
             fields["columns"] = columns
-        records = digest(DEFAULTS_VERSION, fields, self.corpus_identity, READING)
+        records = digest(DEFAULTS_VERSION, fields, self.corpus_identity, READER_VERSION)
         # Gold shots are the one way in which gold labels reach the annotator, and only if the recipe says so.
         drawn = [annotator.get("gold_shots"), recipe.annotator.num_shots, task.category_names, Purpose.GOLD_SHOTS]
         shots = digest(corpus, *drawn)

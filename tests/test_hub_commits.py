@@ -177,8 +177,8 @@ def test_a_data_set_of_the_hub_is_read_at_the_commit_that_the_run_has_stored(tmp
         pq.write_table(pa.table({"text": [f"{text} film."]}), folder / "train-0.parquet")
     first = hub.repository("datasets/org/films").commit(tmp_path / "data0")
     read = (
-        "from llambert.corpora import find_source_files, read_rows\ncorpus = run.recipe.corpus\n"
-        "found = [rows for source in find_source_files(corpus) for rows in read_rows(source, corpus, ['text'])]\n"
+        "from llambert.corpora import find_sources, read_rows\ncorpus = run.recipe.corpus\n"
+        "found = [rows for source in find_sources(corpus).units for rows in read_rows(source, corpus, ['text'])]\n"
         "rows = [rows.records.to_pylist() for rows in found]\n"
         "print(json.dumps([run.fingerprints, corpus.huggingface.revision, rows]))\n"
     )

@@ -8,9 +8,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from llambert.corpora import find_source_files, read_rows
+from llambert.corpora import find_sources, read_rows
 from llambert.corpora.files import column_names
-from llambert.corpora.rows import is_garbled
+from llambert.corpora.rows import has_surrogates
 from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError
 from llambert.recipe import EMBEDDED_ANNOTATOR, EMBEDDED_CLASSIFIER, load_recipe
@@ -19,7 +19,7 @@ from llambert.tasks import load_task
 
 @dataclass(frozen=True)
 class Draft:
-    """What a user says about the task. ``categories``: name -> answer words; ``shots``: (label, text)."""
+    """The user's description of a task. ``categories``: name -> answer words; ``shots``: (label, text)."""
 
     name: str
     question: str
@@ -32,11 +32,11 @@ class Draft:
     encoding: str | None = None
 
     def write(self, folder: Path) -> tuple[Path, Path]:
-        """Write ``<name>-task.yaml`` and ``<name>.yaml``; ``InputError`` where one is there or cannot be right."""
+        """Write ``<name>-task.yaml`` and ``<name>.yaml``; ``InputError`` if one exists or is invalid."""
         task, recipe = folder / f"{self.name}-task.yaml", folder / f"{self.name}.yaml"
         for path in (task, recipe):
             if path.exists():
-                raise InputError(f"{path}: is there already; choose another name or take it away")
+                raise InputError(f"{path}: already exists; choose another name or delete it")
         try:
             folder.mkdir(parents=True, exist_ok=True)
             task.write_text("\n".join(self._task()) + "\n", encoding="utf-8")
@@ -54,7 +54,7 @@ class Draft:
 
     def _task(self) -> Iterator[str]:
         names = " or ".join([", ".join(self.categories)] if len(self.categories) > 2 else list(self.categories))
-        yield "# What is asked about each record. `llambert try` shows the prompts that come of it and their answers."
+        yield "# What is asked about each record. `llambert try` shows the prompts and the LLM's answers."
         yield f"name: {_yaml(self.name)}"
         yield f"question: {_yaml(self.question)}"
         yield "# The labels, and the words by which an answer names them; the first word is the answer in a shot."
@@ -62,7 +62,7 @@ class Draft:
         for name, words in self.categories.items():
             yield f"  - {{name: {_yaml(name)}, answer_words: {_yaml(list(words))}}}"
         yield "prompts:"
-        yield "  # For a small model, which goes on with a text better than it follows an instruction. Worked answers"
+        yield "  # For a small model, which continues a text better than it follows an instruction. Worked answers"
         yield "  # (shots) help it most: a typical text for each category, in any order, short."
         yield "  completion:"
         yield "    format: completion"
@@ -96,8 +96,8 @@ class Draft:
             yield f"  encoding: {_yaml(self.encoding)}"
         yield "  columns:"
         yield f"    text: {_yaml(self.text)}"
-        yield f"    record_id: {_yaml(self.record_id)}             # null: made of file, row and text"
-        yield f"    gold_label: {_yaml(self.gold_label)}            # labels of a person, for the report alone"
+        yield f"    record_id: {_yaml(self.record_id)}             # null: made from file, row and text"
+        yield f"    gold_label: {_yaml(self.gold_label)}            # labels by people, for the report only"
         yield ""
         yield "# The LLM that labels a random subset. This one is a toy that runs anywhere; a better one:"
         yield "#   {engine: vllm, model: meta-llama/Llama-2-70b-chat-hf, prompt: instruct, mode: generate, …}"
@@ -112,7 +112,7 @@ class Draft:
         yield "  records_per_part: 100"
         yield ""
         yield "parse:"
-        yield "  prior_correction: batch    # a model's liking for a category is taken out; needs no gold labels"
+        yield "  prior_correction: batch    # corrects a model's preference for a category; needs no gold labels"
         yield ""
         yield "# The small encoder that learns from those labels and labels everything."
         yield "classifier:"
@@ -129,9 +129,9 @@ class Draft:
 
 def guess_text_column(corpus: CorpusRecipe) -> str:
     """``text`` where there is one, else the column with the longest values at the head of the first file."""
-    source = find_source_files(corpus)[0]
+    source = find_sources(corpus).units[0]
     names = column_names(source, corpus)
-    if any(map(is_garbled, names)):
+    if any(map(has_surrogates, names)):
         encoding = corpus.encoding or "UTF-8"
         raise InputError(
             f"{source.uri}: the names of its columns are not text in {encoding}; say which --encoding it has"
@@ -159,7 +159,7 @@ def parse_categories(given: Sequence[str]) -> dict[str, Sequence[str]]:
 
 
 def parse_shots(given: Sequence[str], categories: dict[str, Sequence[str]]) -> list[tuple[str, str]]:
-    """``label=text`` as (label, text); ``InputError`` for a label that is none."""
+    """``label=text`` as (label, text); ``InputError`` for an unknown label."""
     shots = [(label.strip(), text.strip()) for label, _, text in (one.partition("=") for one in given)]
     for label, text in shots:
         if label not in categories or not text:

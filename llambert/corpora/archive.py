@@ -5,14 +5,14 @@ from collections.abc import Iterator
 from typing import Self
 
 from llambert.corpora.opening import open_bytes
-from llambert.corpora.rows import HIDDEN_FILES, Malformed, RowFault, Skipped
+from llambert.corpora.rows import HIDDEN_FILES, Counted, Malformed, RowFault
 from llambert.errors import InputError, one_line
 from llambert.storage.reference import is_hidden
 
 _CHUNK_BYTES = 1 << 20
 
 
-def read_archive(uri: str, limit: int) -> Iterator[tuple[str, bytes | Malformed | Skipped]]:
+def read_archive(uri: str, limit: int) -> Iterator[tuple[str, bytes | Malformed | Counted]]:
     """The members of an archive that are files or links, by path, each with its first ``limit`` bytes.
 
     A hidden one is skipped, a link malformed. ``InputError`` for an archive that is damaged: a tar ends at a
@@ -45,9 +45,9 @@ class _Member(tarfile.TarInfo):
             raise tarfile.ReadError(f"a header is damaged, at byte {archive.offset:,}: {one_line(error)}") from error
 
 
-def _content(archive: tarfile.TarFile, member: tarfile.TarInfo, uri: str, limit: int) -> bytes | Malformed | Skipped:
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo, uri: str, limit: int) -> bytes | Malformed | Counted:
     if is_hidden(member.name):
-        return Skipped(HIDDEN_FILES)
+        return Counted(HIDDEN_FILES)
     if not member.isfile():
         return Malformed(None, member.name, RowFault.NOT_A_FILE, f"{uri}/{member.name}")
     content = archive.extractfile(member)

@@ -1,14 +1,21 @@
-"""A corpus as a whole, by what was counted while its rows were read: what ends the run, and what is worth a warning."""
+"""Checks of a whole corpus by the counts of its readers: what ends the run, and what is worth a warning."""
 
 import itertools
 from collections.abc import Iterable, Mapping
 
-from llambert.corpora import SourceFile, files
+from llambert.corpora import files
 from llambert.corpora.chunks import read_chunks
 from llambert.corpora.encodings import likely_encodings
 from llambert.corpora.gold import NUM_GOLD, NUM_UNKNOWN_GOLD, UNKNOWN_GOLD, unknown_values
 from llambert.corpora.opening import undecodable_sample
-from llambert.corpora.rows import FILES_LACKING, UNDECODABLE, listed, require_columns, require_in_some_row
+from llambert.corpora.rows import (
+    FILES_MISSING_COLUMN,
+    UNDECODABLE,
+    SourceFile,
+    quoted_names,
+    require_columns,
+    require_in_some_row,
+)
 from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError
 
@@ -26,14 +33,14 @@ def require_decodable(
 ) -> None:
     """``InputError`` if more rows than the recipe allows, and more than one, hold bytes that are not text.
 
-    ``undecodable``: the units of work that have such rows, opened again to say what their encoding may be. ``rows``:
-    whose rows ``counts`` are of.
+    ``undecodable``: the units of work with such rows, opened again to guess their encoding. ``rows``: whose rows
+    ``counts`` describes.
     """
     num, num_rows = counts.get(UNDECODABLE, 0), counts.get("num_read", 0)
     if num <= max(1, corpus.max_undecodable_share * num_rows):  # one row may be damaged, however few there are
         return
     sources = list(itertools.islice(undecodable, _MAX_SAMPLED_FILES))
-    source, likely = next(((one, names) for one in sources if (names := _likely(one))), (sources[0], []))
+    source, likely = next(((one, names) for one in sources if (names := _guess_encodings(one))), (sources[0], []))
     named = ", or ".join(f"{name} ({_ALSO_CALLED[name]})" if name in _ALSO_CALLED else name for name in likely)
     if source.format in ("parquet", "huggingface", "imdb"):
         advice = "convert them to UTF-8"
@@ -48,7 +55,7 @@ def require_decodable(
 
 
 def require_decodable_head(source: SourceFile, corpus: CorpusRecipe, columns: list[str]) -> None:
-    """``InputError`` if most of the first thousand rows of a file are not text: known before a row is labelled."""
+    """``InputError`` if most of the first thousand rows of a file are not text; called before any row is labelled."""
     head = corpus.model_copy(update={"rows_per_part": _HEAD_ROWS})
     chunk = next(read_chunks(source, head, columns), None)
     if chunk is not None and chunk.counts.get(UNDECODABLE, 0) > chunk.num_rows / 2:
@@ -56,7 +63,7 @@ def require_decodable_head(source: SourceFile, corpus: CorpusRecipe, columns: li
         require_decodable(counts, corpus, [source], "its first")
 
 
-def _likely(source: SourceFile) -> list[str]:
+def _guess_encodings(source: SourceFile) -> list[str]:
     uris = [f"{source.uri}/{member}" for member in source.members] or [source.uri]
     for uri in uris[:_MAX_SAMPLED_FILES]:
         try:
@@ -69,7 +76,7 @@ def _likely(source: SourceFile) -> list[str]:
 
 
 def require_columns_early(sources: list[SourceFile], corpus: CorpusRecipe, columns: list[str]) -> None:
-    """``InputError`` for a column that none of a few files has, where their names are known without reading a row."""
+    """``InputError`` for a column missing in all of a few files, if their columns are known without reading a row."""
     if len(sources) > _MAX_EARLY_FILES or not {source.format for source in sources} <= _NAMES_COLUMNS:
         return
     names = {source.uri: files.column_names(source, corpus) for source in sources}
@@ -81,7 +88,7 @@ def require_columns_early(sources: list[SourceFile], corpus: CorpusRecipe, colum
 def require_columns_somewhere(
     counts: Counts, corpus: CorpusRecipe, sources: list[SourceFile], columns: list[str]
 ) -> None:
-    """``InputError`` for a column that not one row of the whole corpus has."""
+    """``InputError`` for a column that is missing in every row of the corpus."""
     num_rows = counts.get("num_read", 0) - counts.get("num_malformed", 0)
     try:
         require_in_some_row(columns, counts, num_rows, corpus.path)
@@ -89,35 +96,34 @@ def require_columns_somewhere(
         if sources[0].format == "huggingface":
             raise
         names = files.column_names(sources[0], corpus)
-        raise InputError(f"{error}; the first ones have {listed(names)}") from error
+        raise InputError(f"{error}; the first ones have {quoted_names(names)}") from error
 
 
 def require_gold(counts: Counts, corpus: CorpusRecipe, categories: list[str]) -> None:
     """``InputError`` if gold labels are named and none of the values is one."""
     if counts.get(NUM_UNKNOWN_GOLD, 0) and not counts.get(NUM_GOLD, 0):
+        expected = f"a {_gold_key(corpus)} ({', '.join(corpus.gold_labels or categories)})"
         raise InputError(
             f"corpus.columns.gold_label: none of the {counts[NUM_UNKNOWN_GOLD]:,} values of column "
-            f"{corpus.columns.gold_label!r} {_matches(corpus)} ({', '.join(corpus.gold_labels or categories)}): found "
-            f"{_examples(counts)}; map the values to categories in corpus.gold_labels, or set "
-            "corpus.columns.gold_label to null"
+            f"{corpus.columns.gold_label!r} is {expected}: found {_examples(counts)}; map the values to categories in "
+            "corpus.gold_labels, or set corpus.columns.gold_label to null"
         )
 
 
 def unmatched_gold(counts: Counts, corpus: CorpusRecipe) -> str | None:
-    """A sentence on the gold values that are no label, with examples; None if there is none."""
+    """A sentence on the gold values that are no label, with examples; None if all are labels."""
     if not (num := counts.get(NUM_UNKNOWN_GOLD, 0)):
         return None
     whole = num + counts.get(NUM_GOLD, 0)
-    expected = "key of corpus.gold_labels" if corpus.gold_labels else "category"
     return (
         f"{num:,} of {whole:,} gold values ({num / whole:.1%}) in column {corpus.columns.gold_label!r} match no "
-        f"{expected} and count as no label: {_examples(counts)}. If they are labels, map them in corpus.gold_labels; "
-        "if not, map them to null there."
+        f"{_gold_key(corpus)} and count as no label: {_examples(counts)}. If they are labels, map them in "
+        "corpus.gold_labels; if not, map them to null there."
     )
 
 
 def warnings(counts: Counts, corpus: CorpusRecipe) -> list[str]:
-    """What a user should know about a corpus that was read: one item for each fact."""
+    """What a user should know about a corpus that was read, one sentence each."""
     found: list[str] = []
     if about_gold := unmatched_gold(counts, corpus):
         found.append(about_gold)
@@ -130,15 +136,15 @@ def warnings(counts: Counts, corpus: CorpusRecipe) -> list[str]:
             f"the source is not {corpus.encoding or 'UTF-8'}, set corpus.encoding."
         )
     for key, num in counts.items():
-        if key.startswith(FILES_LACKING) and num:
+        if key.startswith(FILES_MISSING_COLUMN) and num:
             found.append(
-                f"Rows of files without a column {key.removeprefix(FILES_LACKING)!r}: {num:,}; it is null there."
+                f"Rows of files without a column {key.removeprefix(FILES_MISSING_COLUMN)!r}: {num:,}; it is null there."
             )
     return found
 
 
-def _matches(corpus: CorpusRecipe) -> str:
-    return "is a key of corpus.gold_labels" if corpus.gold_labels else "is a category"
+def _gold_key(corpus: CorpusRecipe) -> str:
+    return "key of corpus.gold_labels" if corpus.gold_labels else "category"
 
 
 def _examples(counts: Counts) -> str:

@@ -1,14 +1,17 @@
-"""A source cut into the rows of one part each: always at the same rows, whatever the machine."""
+"""A source cut into the rows of one part each, always at the same rows."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from llambert.corpora import SourceFile, read_rows
-from llambert.corpora.rows import MALFORMED
+from llambert import schema
+from llambert.corpora import read_rows
+from llambert.corpora.rows import SourceFile
 from llambert.corpus_recipe import CorpusRecipe
+from llambert.printable import escaped
 
 _MAX_BYTES = 32 << 20
 
@@ -29,14 +32,16 @@ class Chunk:
         """The rows as one table of strings."""
         return pa.concat_tables([pa.schema([(name, pa.string()) for name in columns]).empty_table(), *self.tables])
 
-    def malformed_records(self) -> pa.Table:
-        """The rows that could not be read, as one ``MALFORMED`` table."""
-        return pa.concat_tables([MALFORMED.empty_table(), *self.malformed])
+    def malformed_rejects(self, source: SourceFile) -> pa.Table:
+        """The rows of ``source`` that could not be read, as ``schema.SOURCE_REJECTS``; they have no id."""
+        rows = pa.concat_tables([schema.SOURCE_REJECTS.empty_table(), *self.malformed])
+        files = pc.fill_null(rows[schema.SOURCE], escaped(source.uri))
+        return rows.set_column(rows.schema.get_field_index(schema.SOURCE), schema.SOURCE, files)
 
     def _add(self, table: pa.Table) -> None:
         self.tables.append(table)
         self.num_rows += table.num_rows
-        self.num_bytes += table.nbytes  # of these rows alone, whatever buffers they share
+        self.num_bytes += table.nbytes  # of these rows only, even if buffers are shared
 
 
 def read_chunks(source: SourceFile, corpus: CorpusRecipe, columns: list[str]) -> Iterator[Chunk]:

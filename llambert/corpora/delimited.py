@@ -1,4 +1,4 @@
-"""CSV and TSV: a header, then rows that may span lines. A faulty row is malformed and costs no other row."""
+"""CSV and TSV: a header, then rows that may span lines. A faulty row is malformed; no other row is lost."""
 
 import csv
 from collections import deque
@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 from llambert.corpora.opening import MAX_LINE_CHARS, numbered_lines, open_text
 from llambert.corpora.rows import (
+    Counted,
     Malformed,
     Row,
     RowFault,
-    Skipped,
-    is_garbled,
-    lacking,
+    has_surrogates,
+    missing_column_counts,
     optional_columns,
     require_columns,
 )
@@ -21,29 +21,29 @@ from llambert.errors import InputError
 
 def read_delimited(
     uri: str, corpus: CorpusRecipe, delimiter: str, columns: list[str]
-) -> Iterator[Row | Malformed | Skipped]:
+) -> Iterator[Row | Malformed | Counted]:
     """The named columns of each row; an empty field is null, and so is an optional column that the file lacks.
 
     A quoted field doubles the quotes in it (RFC 4180). A quote that is never closed costs its own line: reading
     resumes with the next. In a TSV file, which most programs write without quoting, a line whose quotes do not
-    pair is taken as it stands. ``InputError`` for a header without the columns.
+    pair is read literally. ``InputError`` for a header without the columns.
     """
     csv.field_size_limit(MAX_LINE_CHARS)
     header = corpus.header
     with open_text(uri, corpus.encoding) as text:
-        lines = _Lines(numbered_lines(text))
+        lines = _LineBuffer(numbered_lines(text))
         rows = _parse(lines, delimiter, len(header))
         names = list(header) or _header(uri, rows)
         missing = require_columns(columns, names, uri, optional_columns(corpus))
         places = [None if column in missing else names.index(column) for column in columns]
-        absent = [Skipped(name) for name in lacking(missing, 1)]
+        absent = [Counted(name) for name in missing_column_counts(missing, 1)]
         id_place = names.index(corpus.columns.record_id) if corpus.columns.record_id in columns else None
         for row in rows:
-            if isinstance(row, Malformed | Skipped):
+            if isinstance(row, Malformed | Counted):
                 yield row
                 continue
-            if id_place is not None and is_garbled(row[id_place]):
-                yield Malformed(lines.taken[0][0], delimiter.join(row), RowFault.GARBLED_RECORD_ID)
+            if id_place is not None and has_surrogates(row[id_place]):
+                yield Malformed(lines.consumed[0][0], delimiter.join(row), RowFault.GARBLED_RECORD_ID)
                 continue
             yield [None if place is None else row[place] or None for place in places]
             yield from absent
@@ -53,11 +53,11 @@ def read_header(uri: str, corpus: CorpusRecipe, delimiter: str) -> list[str]:
     """The column names of a file."""
     csv.field_size_limit(MAX_LINE_CHARS)
     with open_text(uri, corpus.encoding) as text:
-        return list(corpus.header) or _header(uri, _parse(_Lines(numbered_lines(text)), delimiter, 0))
+        return list(corpus.header) or _header(uri, _parse(_LineBuffer(numbered_lines(text)), delimiter, 0))
 
 
-def _header(uri: str, rows: Iterator[list[str] | Malformed | Skipped]) -> list[str]:
-    first = next((row for row in rows if not isinstance(row, Skipped)), None)
+def _header(uri: str, rows: Iterator[list[str] | Malformed | Counted]) -> list[str]:
+    first = next((row for row in rows if not isinstance(row, Counted)), None)
     if first is None:
         raise InputError(f"{uri}: is empty; expected a header with the names of its columns")
     if isinstance(first, Malformed):
@@ -65,74 +65,74 @@ def _header(uri: str, rows: Iterator[list[str] | Malformed | Skipped]) -> list[s
     return first
 
 
-class _Lines:
-    """Lines for ``csv.reader``, which remember what a row took, so that a failed row can give lines back."""
+class _LineBuffer:
+    """Lines for ``csv.reader`` that records those consumed by a row, so that a failed row can push lines back."""
 
     def __init__(self, source: Iterator[tuple[int, str] | Malformed]) -> None:
         self.source = source
-        self.given_back: deque[tuple[int, str]] = deque()
-        self.taken: list[tuple[int, str]] = []
-        self.over_long: list[Malformed] = []
-        self.are_over = False
+        self.pushed_back: deque[tuple[int, str]] = deque()
+        self.consumed: list[tuple[int, str]] = []
+        self.too_long: list[Malformed] = []
+        self.is_exhausted = False
 
-    def __iter__(self) -> "_Lines":
+    def __iter__(self) -> "_LineBuffer":
         return self
 
     def __next__(self) -> str:
-        self.are_over = True  # unless there is one more
-        numbered = self.given_back.popleft() if self.given_back else next(self.source)
+        self.is_exhausted = True  # unless there is one more
+        numbered = self.pushed_back.popleft() if self.pushed_back else next(self.source)
         while isinstance(numbered, Malformed):
-            self.over_long.append(numbered)
+            self.too_long.append(numbered)
             numbered = next(self.source)
-        self.are_over = False
-        self.taken.append(numbered)
+        self.is_exhausted = False
+        self.consumed.append(numbered)
         return numbered[1]
 
     def fault(self) -> RowFault:
-        """Why the row taken is none: an open quote takes all to the end, or more than a field may hold."""
-        is_open = self.are_over or sum(len(line) for _, line in self.taken) > MAX_LINE_CHARS
+        """Why the row failed: a quote that is never closed runs to the end of the file, or past the longest field."""
+        is_open = self.is_exhausted or sum(len(line) for _, line in self.consumed) > MAX_LINE_CHARS
         return RowFault.UNTERMINATED_QUOTE if is_open else RowFault.BAD_QUOTES
 
-    def give_back(self) -> None:
-        """All but the first line of the row."""
-        self.given_back.extendleft(reversed(self.taken[1:]))
-        del self.taken[1:]
+    def push_back(self) -> None:
+        """Return all but the first line of the row to the source."""
+        self.pushed_back.extendleft(reversed(self.consumed[1:]))
+        del self.consumed[1:]
 
 
-def _parse(lines: _Lines, delimiter: str, width: int) -> Iterator[list[str] | Malformed | Skipped]:
+def _parse(lines: _LineBuffer, delimiter: str, width: int) -> Iterator[list[str] | Malformed | Counted]:
     """Rows of ``width`` fields; 0: as wide as the first, which is the header."""
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
-        lines.taken.clear()
+        lines.consumed.clear()
         try:
             fields = next(reader)
         except StopIteration:
-            yield from lines.over_long
+            yield from lines.too_long
             return
         except csv.Error:
             fault = lines.fault()
-            lines.give_back()
+            lines.push_back()
             reader = csv.reader(lines, delimiter=delimiter, strict=True)
-            number, line = lines.taken[0]
-            yield _as_it_stands(line, delimiter, width) or Malformed(number, line, fault)
+            number, line = lines.consumed[0]
+            yield _split_unquoted(line, delimiter, width) or Malformed(number, line, fault)
             continue
-        if lines.over_long:
-            yield from lines.over_long
-            lines.over_long.clear()
+        if lines.too_long:
+            yield from lines.too_long
+            lines.too_long.clear()
         if not fields:
-            yield Skipped("num_blank_lines")
+            yield Counted("num_blank_lines")
         elif len(fields) == width or not width:
             width = len(fields)
             yield fields
-        elif literal := _as_it_stands(lines.taken[0][1], delimiter, width):
-            lines.give_back()
+        elif literal := _split_unquoted(lines.consumed[0][1], delimiter, width):
+            lines.push_back()
             yield literal
         else:
-            text = "".join(line for _, line in lines.taken)
-            yield Malformed(lines.taken[0][0], text, RowFault.WRONG_NUMBER_OF_FIELDS)
+            text = "".join(line for _, line in lines.consumed)
+            yield Malformed(lines.consumed[0][0], text, RowFault.WRONG_NUMBER_OF_FIELDS)
 
 
-def _as_it_stands(line: str, delimiter: str, width: int) -> list[str] | None:
+def _split_unquoted(line: str, delimiter: str, width: int) -> list[str] | None:
     """The fields of a TSV line with quotes as ordinary characters, if there are as many as there should be."""
     fields = line.rstrip("\r\n").split(delimiter)
     return fields if delimiter == "\t" and len(fields) == width else None

@@ -1,4 +1,4 @@
-"""Records with the same text: which of them is the first."""
+"""Duplicates: the first record with each text."""
 
 import numpy as np
 import pyarrow as pa
@@ -8,7 +8,7 @@ from llambert import schema
 from llambert.storage.run_directory import TableDirectory
 
 
-def first_copies(duplicates: TableDirectory, ids: pa.ChunkedArray) -> np.ndarray:
+def first_occurrences(duplicates: TableDirectory, ids: pa.ChunkedArray) -> np.ndarray:
     """For each record the id of the first record with its text (its own, if it is no duplicate)."""
     first = np.array(ids.to_pylist(), dtype=object)
     if duplicates.read_manifest() is None:  # a corpus that ingest did not write
@@ -20,7 +20,7 @@ def first_copies(duplicates: TableDirectory, ids: pa.ChunkedArray) -> np.ndarray
     return first
 
 
-def each_text_once(ids: pa.ChunkedArray, first: pa.ChunkedArray) -> pa.Array:
+def unique_text_positions(ids: pa.ChunkedArray, first: pa.ChunkedArray) -> pa.Array:
     """Places of one record for each text, in order: the one that is ``first``, or else the first of its copies."""
     names, firsts = np.array(ids.to_pylist(), dtype=str), np.array(first.to_pylist(), dtype=str)
     order = np.argsort(names != firsts, kind="stable")

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterable
 
 # The longer marks first: that of UTF-32 begins with that of UTF-16.
-_MARKS = (
+_BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF32_LE, "utf-32-le"),
     (codecs.BOM_UTF32_BE, "utf-32-be"),
     (codecs.BOM_UTF8, "utf-8"),
@@ -18,11 +18,11 @@ _MAX_SAMPLE_CHARS = 2000
 _MIN_SCORE = 0.6
 _MAX_ZERO_SHARE = 0.2
 _MAX_PLANE = 0x10
-_MIN_NARROW_BYTES = 32  # so many without a zero that are UTF-8 are not UTF-16
+_MIN_NARROW_BYTES = 32  # from this many valid UTF-8 bytes without a zero on, it is not UTF-16
 _MIN_UTF8_EXCESS = 8  # bytes more than characters
 _ESCAPE_SEQUENCES = {b"\x1b$B": "iso2022_jp", b"\x1b$@": "iso2022_jp", b"\x1b$)C": "iso2022_kr"}
 
-# ``surrogateescape`` takes single bytes from 0x80 on alone, which is not what a faulty code unit of UTF-16 is.
+# ``surrogateescape`` handles only single bytes from 0x80 on; a faulty code unit of UTF-16 is longer.
 codecs.register_error(_ESCAPE, lambda error: ("\udcff", error.end))  # type: ignore[attr-defined]
 
 
@@ -32,7 +32,7 @@ def codec_of(start: bytes, encoding: str | None) -> tuple[str, int]:
     A mark says more than the recipe's ``encoding`` (null: UTF-8), as in a browser. UTF-16 and UTF-32 without a mark
     are of the byte order in which the zeros of ASCII characters lie.
     """
-    for mark, codec in _MARKS:
+    for mark, codec in _BYTE_ORDER_MARKS:
         if start.startswith(mark):
             return codec, len(mark)
     codec = codecs.lookup(encoding or "utf-8").name
@@ -78,7 +78,7 @@ def other_encoding(start: bytes, codec: str) -> str | None:
 
 
 def _wide(start: bytes) -> str:
-    """UTF-16 or UTF-32, told by the zeros: no code point is above U+10FFFF."""
+    """UTF-16 or UTF-32, recognized by the zeros: no code point is above U+10FFFF."""
     if start[3::4].count(0) == len(start) // 4 and max(start[2::4], default=0) <= _MAX_PLANE:
         return "utf-32-le"
     if start[0::4].count(0) == -(-len(start) // 4) and max(start[1::4], default=0) <= _MAX_PLANE:
@@ -111,15 +111,20 @@ def likely_encodings(sample: bytes) -> list[str]:
     if b"\0" in sample:
         return [_wide(sample)]
     scores: dict[str, float] = {}
-    for name, judge in _CANDIDATES.items():
-        scores[name] = judge(sample.decode(name, errors="replace")[:_MAX_SAMPLE_CHARS])
+    for name, score in _CANDIDATES.items():
+        scores[name] = score(sample.decode(name, errors="replace")[:_MAX_SAMPLE_CHARS])
     found = sorted((name for name in scores if scores[name] >= _MIN_SCORE), key=lambda name: -scores[name])
     return found[:3]
 
 
-def _mean(weights: Iterable[float]) -> float:
-    values = list(weights)
-    return sum(values) / len(values) if values else 0.0
+def _mean_weight(text: str, weight: Callable[[str, str, str], float]) -> float:
+    """Mean weight of the characters beyond ASCII, each given with the one before and the one after it."""
+    weights = [weight(*three) for three in _triples(text) if not three[1].isascii()]
+    return sum(weights) / len(weights) if weights else 0.0
+
+
+def _triples(text: str) -> Iterable[tuple[str, str, str]]:
+    return zip(" " + text, text, text[1:] + " ", strict=False)
 
 
 def _is_in(character: str, charset: str, first: int, last: int) -> bool:
@@ -134,12 +139,12 @@ def _is_in(character: str, charset: str, first: int, last: int) -> bool:
 def _east_asian(charset: str, first: int, last: int) -> Callable[[str], float]:
     """Judge by the common ideographs or syllables of a character set."""
 
-    def weight(character: str) -> float:
+    def weight(_before: str, character: str, _after: str) -> float:
         if _is_in(character, charset, first, last):
             return 1.0
         return 0.8 if "\u3000" <= character <= "\u303f" or "\uff00" <= character <= "\uff60" else 0.0
 
-    return lambda text: _mean(weight(character) for character in text if not character.isascii())
+    return lambda text: _mean_weight(text, weight)
 
 
 def _korean(text: str) -> float:
@@ -157,7 +162,7 @@ def _japanese(text: str) -> float:
 
 
 def _alphabet(first: str, last: str) -> Callable[[str], float]:
-    """Judge by the letters of a script: no ASCII letter stands beside one, and few are in upper case."""
+    """Judge by the letters of a script: no ASCII letter is next to one, and few are in upper case."""
 
     def weight(before: str, character: str, after: str) -> float:
         beside_ascii = any(other.isascii() and other.isalpha() for other in (before, after))
@@ -165,11 +170,11 @@ def _alphabet(first: str, last: str) -> Callable[[str], float]:
             return 0.0
         return 0.5 if character.isupper() and before.isupper() else 0.98
 
-    return lambda text: _mean(weight(*three) for three in _with_neighbours(text))
+    return lambda text: _mean_weight(text, weight)
 
 
 def _latin(text: str) -> float:
-    """Letters with accents stand beside those without."""
+    """Letters with accents are next to letters without."""
 
     def weight(before: str, character: str, after: str) -> float:
         is_usual = character.isalpha() and not (character.isupper() and before.islower())
@@ -177,16 +182,7 @@ def _latin(text: str) -> float:
             return 0.0
         return 0.9 if any(other.isascii() and other.isalnum() for other in (before, after)) else 0.5
 
-    return _mean(weight(*three) for three in _with_neighbours(text))
-
-
-def _with_neighbours(text: str) -> Iterable[tuple[str, str, str]]:
-    """Each character beyond ASCII, with the one before and the one after it."""
-    return (three for three in _triples(text) if not three[1].isascii())
-
-
-def _triples(text: str) -> Iterable[tuple[str, str, str]]:
-    return zip(" " + text, text, text[1:] + " ", strict=False)
+    return _mean_weight(text, weight)
 
 
 # In the order in which equals are named: Korean is all common Chinese to a decoder, but not the other way round.

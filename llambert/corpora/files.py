@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,25 +14,26 @@ from llambert.corpora.delimited import read_delimited, read_header
 from llambert.corpora.encodings import is_undecodable
 from llambert.corpora.opening import COMPRESSIONS, numbered_lines, open_text, unreadable
 from llambert.corpora.rows import (
-    LACKING,
+    MISSING_COLUMN,
+    Counted,
     Malformed,
     Row,
     RowFault,
     Rows,
-    Skipped,
     SourceFile,
     Sources,
     batched,
-    is_garbled,
-    lacking,
+    has_surrogates,
+    mark_lone_surrogates,
+    missing_column_counts,
     optional_columns,
     require_columns,
-    unit_key,
-    unpaired,
+    require_in_some_row,
 )
 from llambert.corpora.values import parse_object, rows_of_table, text_of
 from llambert.corpus_recipe import Columns, CorpusRecipe
 from llambert.errors import InputError
+from llambert.recipe import digest
 from llambert.storage.locations import open_binary
 from llambert.storage.reference import find_files
 
@@ -61,9 +63,9 @@ def find(corpus: CorpusRecipe) -> Sources:
         if file_format == "parquet" and size > PARQUET_BYTES_PER_UNIT:
             spans = row_group_spans(uri)
             sizes = size // len(spans)
-            units += [SourceFile(unit_key(inside, *span), uri, file_format, sizes, span=span) for span in spans]
+            units += [SourceFile(digest(inside, *span), uri, file_format, sizes, span=span) for span in spans]
         else:
-            units.append(SourceFile(unit_key(inside), uri, file_format, size))
+            units.append(SourceFile(digest(inside), uri, file_format, size))
     return Sources(units, found.num_hidden)
 
 
@@ -89,9 +91,7 @@ def _format_of(name: str, corpus: CorpusRecipe) -> str:
     for ending, known in _FORMATS.items():
         if bare.endswith(ending):
             return known
-    raise InputError(
-        f"corpus.format: {name} has none of the endings {', '.join(_FORMATS)}; say the format in the recipe"
-    )
+    raise InputError(f"corpus.format: {name} has none of the endings {', '.join(_FORMATS)}; set it in the recipe")
 
 
 def read(source: SourceFile, corpus: CorpusRecipe, columns: list[str]) -> Iterator[Rows]:
@@ -128,7 +128,23 @@ def column_names(source: SourceFile, corpus: CorpusRecipe) -> list[str]:
             return read_header(source.uri, corpus, corpus.delimiter or _DELIMITERS[delimited])
 
 
-def _read_text(uri: str, corpus: CorpusRecipe, columns: list[str]) -> Iterator[Row | Malformed | Skipped]:
+def read_columns(path: str, columns: list[str]) -> pa.Table:
+    """The named columns of a file as text; ``InputError`` if it cannot be read or has a malformed row."""
+    corpus = CorpusRecipe(path=path)
+    tables = [pa.table([pa.array([], pa.string())] * len(columns), names=columns)]
+    counts: Counter[str] = Counter()
+    for source in find(corpus).units:
+        for rows in read(source, corpus, columns):
+            for bad in rows.malformed.slice(0, 1).to_pylist():
+                raise InputError(f"{source.uri}:{bad['line']}: {bad['reject_reason']}: {bad['text']!r:.200}")
+            tables.append(rows.records)
+            counts.update(rows.counts)
+    table = pa.concat_tables(tables)
+    require_in_some_row(columns, counts, table.num_rows, path)
+    return table
+
+
+def _read_text(uri: str, corpus: CorpusRecipe, columns: list[str]) -> Iterator[Row | Malformed | Counted]:
     """A record a line; a blank line is a record without text."""
     require_columns(columns, ["text"], uri)
     with open_text(uri, corpus.encoding) as text:
@@ -136,9 +152,9 @@ def _read_text(uri: str, corpus: CorpusRecipe, columns: list[str]) -> Iterator[R
             yield line if isinstance(line, Malformed) else [line[1].rstrip("\r\n")]
 
 
-def _read_jsonl(uri: str, corpus: CorpusRecipe, columns: list[str]) -> Iterator[Row | Malformed | Skipped]:
+def _read_jsonl(uri: str, corpus: CorpusRecipe, columns: list[str]) -> Iterator[Row | Malformed | Counted]:
     """An object a line. A key that a row lacks is null and counted: another row, or another file, may have it."""
-    lacks = {column: Skipped(f"{LACKING}{column}") for column in columns}
+    lacks = {column: Counted(f"{MISSING_COLUMN}{column}") for column in columns}
     num_objects = 0
     with open_text(uri, corpus.encoding) as text:
         for line in numbered_lines(text):
@@ -147,7 +163,7 @@ def _read_jsonl(uri: str, corpus: CorpusRecipe, columns: list[str]) -> Iterator[
                 continue
             number, content = line
             if not content.strip():
-                yield Skipped("num_blank_lines")
+                yield Counted("num_blank_lines")
                 continue
             row, reason = parse_object(content)
             if row is None or reason is not None:
@@ -165,7 +181,7 @@ def _read_jsonl(uri: str, corpus: CorpusRecipe, columns: list[str]) -> Iterator[
             values = [text_of(value) for value in found]
             if "\\u" in content and not is_undecodable(content):
                 # Half of a character that JSON spells out is not a fault of the file's encoding.
-                values = [value and unpaired(value) for value in values]
+                values = [value and mark_lone_surrogates(value) for value in values]
             yield values
             if None in found:
                 yield from (lacks[column] for column in columns if column not in row)
@@ -175,7 +191,7 @@ def _id_fault(row: dict[str, Any], record_id: str | None) -> RowFault | None:
     value = row.get(record_id) if record_id else None
     if isinstance(value, list | dict):
         return RowFault.NESTED_RECORD_ID
-    return RowFault.GARBLED_RECORD_ID if isinstance(value, str) and is_garbled(value) else None
+    return RowFault.GARBLED_RECORD_ID if isinstance(value, str) and has_surrogates(value) else None
 
 
 def _refuse_json_array(uri: str, num_objects: int, line: str) -> None:
@@ -186,7 +202,7 @@ def _refuse_json_array(uri: str, num_objects: int, line: str) -> None:
 
 @contextmanager
 def _open_parquet(uri: str) -> Iterator[pq.ParquetFile]:
-    """``InputError`` for whatever goes wrong while it is open."""
+    """An open Parquet file; any error while it is open becomes an ``InputError``."""
     try:
         with (
             open_binary(uri) as stream,
@@ -228,7 +244,7 @@ def complete(
     records = rows.records
     for column in missing:
         records = records.append_column(column, pa.nulls(records.num_rows, pa.string()))
-    counts = {**rows.counts, **lacking(missing, table.num_rows)}
+    counts = {**rows.counts, **missing_column_counts(missing, table.num_rows)}
     return Rows(records.select(columns), counts=counts, class_names=class_names)
 
 

@@ -1,10 +1,10 @@
 """Gold labels: which category a value of the corpus' gold column means.
 
-A value is a key of ``corpus.gold_labels`` (or a category) as it stands. Failing that, these make no difference, as long
-as they leave one meaning: upper and lower case, spaces at the ends, the way Unicode composes an accent; how a number is
-written (``1``, ``1.0``, ``+1``, ``1e0``; but ``01`` may be a code and ``1,0`` two labels, so they are not 1); ``true``
-and ``false`` for 1 and 0, where no other numbers or truth values are keys. A value that may mean two categories
-means neither.
+A value matches a key of ``corpus.gold_labels`` (or a category) exactly. Otherwise these differences are ignored, as
+long as the value has one meaning: upper and lower case, spaces at the ends, the way Unicode composes an accent; how a
+number is written (``1``, ``1.0``, ``+1``, ``1e0``; but ``01`` may be a code and ``1,0`` two labels, so they are not 1);
+``true`` and ``false`` for 1 and 0, where no other numbers or truth values are keys. A value that may mean two
+categories means neither.
 """
 
 import re
@@ -55,7 +55,7 @@ class GoldReader:
                 )
         self._column = corpus.columns.gold_label
         self._meanings = {key: Meaning(label) for key, label in keys.items()}
-        self._by_text = _unambiguous([(_folded(key), meaning) for key, meaning in self._meanings.items()])
+        self._by_text = _unambiguous([(_normalized(key), meaning) for key, meaning in self._meanings.items()])
         self._by_number = _unambiguous(
             [(number, meaning) for key, meaning in self._meanings.items() if (number := _number(key)) is not None]
         )
@@ -67,7 +67,7 @@ class GoldReader:
         """What one value means; None: nothing, or nothing certain."""
         if exact := self._meanings.get(value):
             return exact
-        folded = _folded(value)
+        folded = _normalized(value)
         if folded in self._by_text:
             return self._by_text[folded]
         if (number := _number(value)) is not None:
@@ -80,31 +80,22 @@ class GoldReader:
 
     def read(self, values: Sequence[str | None], class_names: Sequence[str] = ()) -> GoldLabels:
         """The labels of some values. ``class_names``: what integers of a ClassLabel column stand for."""
-        known: dict[str, Meaning | None] = self._meanings_of_classes(class_names) if class_names else {}
-        labels: list[str | None] = []
-        is_unknown: list[bool] = []
-        for value in values:
-            if value is None or not value.strip():
-                labels.append(None)
-                is_unknown.append(False)
-                continue
-            if value not in known:
-                known[value] = self.meaning(value)
-            meaning = known[value]
-            labels.append(meaning.label if meaning else None)
-            is_unknown.append(meaning is None)
-        return GoldLabels(labels, is_unknown)
+        meanings = self._meanings_of_classes(class_names) if class_names else {}
+        for value in set(values) - meanings.keys():
+            meanings[value] = self.meaning(value) if value and value.strip() else Meaning(None)
+        found = [meanings[value] for value in values]
+        return GoldLabels([one.label if one else None for one in found], [one is None for one in found])
 
-    def _meanings_of_classes(self, names: Sequence[str]) -> dict[str, Meaning | None]:
+    def _meanings_of_classes(self, names: Sequence[str]) -> dict[str | None, Meaning | None]:
         """Of each class, by its integer, what its name or, where the recipe maps integers, its integer means."""
         by_name = [self.meaning(name) for name in names]
         by_integer = [self.meaning(str(number)) for number in range(len(names))]
         integers = {_UNLABELLED, *map(str, range(len(names)))}
-        are_names = set(map(_folded, self._meanings)) <= set(map(_folded, names))
+        are_names = set(map(_normalized, self._meanings)) <= set(map(_normalized, names))
         are_integers = {_number(key) for key in self._meanings} <= integers
         if are_names != are_integers:
             by_name, by_integer = (by_name, []) if are_names else ([], by_integer)
-        meanings: dict[str, Meaning | None] = {_UNLABELLED: self.meaning(_UNLABELLED) or Meaning(None)}
+        meanings: dict[str | None, Meaning | None] = {_UNLABELLED: self.meaning(_UNLABELLED) or Meaning(None)}
         for number, name in enumerate(names):
             found = {found[number] for found in (by_name, by_integer) if found and found[number]}
             if len(found) > 1:
@@ -128,19 +119,19 @@ def unknown_values(counts: Mapping[str, int], num: int = 10) -> dict[str, int]:
 
 
 def _unambiguous(pairs: list[tuple[str, Meaning]]) -> dict[str, Meaning | None]:
-    """By the first of each pair; None where it stands for several."""
+    """First of each pair -> its meaning; None if it has several."""
     found: dict[str, Meaning | None] = {}
     for form, meaning in pairs:
         found[form] = meaning if found.get(form, meaning) == meaning else None
     return found
 
 
-def _folded(value: str) -> str:
+def _normalized(value: str) -> str:
     return unicodedata.normalize("NFC", value.strip()).casefold()
 
 
 def _number(value: str) -> str | None:
-    """A decimal number in one form, whatever its form was; None for anything else."""
+    """A decimal number in canonical form; None for anything else."""
     value = value.strip()
     if not _NUMBER.fullmatch(value):
         return None

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from llambert import schema
 from llambert.corpora.files import complete
-from llambert.corpora.rows import Rows, SourceFile, Sources, optional_columns, require_columns, unit_key
+from llambert.corpora.rows import Rows, SourceFile, Sources, optional_columns, require_columns
 from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError, one_line
 from llambert.printable import SURROGATE, escaped
@@ -32,7 +32,7 @@ def find(corpus: CorpusRecipe) -> Sources:
     units: list[SourceFile] = []
     for name, split in _splits(corpus).items():
         for identity, span in split.units():
-            units.append(SourceFile(unit_key(name, identity), corpus.path, corpus.format, 0, (name,), span))
+            units.append(SourceFile(digest(name, identity), corpus.path, corpus.format, 0, (name,), span))
     location = resolve(corpus.path).location
     return Sources(units, find_files(location).num_hidden if _is_folder_of_files(location) else 0)
 
@@ -69,7 +69,7 @@ class _Split:
         return hasattr(self.loaded, "select")
 
     def units(self) -> Iterator[tuple[str | int, tuple[int, int]]]:
-        """What each unit is, whatever others there are, and its rows, of a table; or its shard of how many."""
+        """The identity of each unit, which does not depend on the others, and its rows (of a table) or its shard."""
         if self._is_table:
             for start in range(0, max(self.loaded.num_rows, 1), ROWS_PER_SHARD):
                 yield start, (start, min(start + ROWS_PER_SHARD, self.loaded.num_rows))
@@ -94,10 +94,10 @@ def _splits(corpus: CorpusRecipe) -> dict[str, _Split]:
         if _is_saved(location):
             loaded: Any = datasets.load_from_disk(location)
         else:
-            folder = _plain_folder(location) if _is_folder_of_files(location) else location
+            folder = _visible_files_folder(location) if _is_folder_of_files(location) else location
             builder = datasets.load_dataset_builder(folder, options.config, revision=options.revision)
             files = {
-                str(split): [_inside(str(name), folder) for name in names]
+                str(split): [_relative_path(str(name), folder) for name in names]
                 for split, names in (builder.config.data_files or {}).items()
             }
             if options.streaming:
@@ -109,13 +109,12 @@ def _splits(corpus: CorpusRecipe) -> dict[str, _Split]:
         raise InputError(f"corpus.path: {corpus.path} cannot be opened as a data set: {one_line(error)}") from error
     splits = dict(loaded) if isinstance(loaded, dict) else {str(loaded.split or "all"): loaded}
     wanted = options.splits or tuple(splits)
-    missing = [name for name in wanted if name not in splits]
-    if missing:
+    if missing := [name for name in wanted if name not in splits]:
         raise InputError(f"corpus.huggingface.splits: no split {missing[0]!r}; {corpus.path} has {', '.join(splits)}")
     return {name: _Split(splits[name], files.get(name, [])) for name in wanted}
 
 
-def _inside(name: str, folder: str) -> str:
+def _relative_path(name: str, folder: str) -> str:
     """A file's path within a folder, or within a data set of the hub (``hf://datasets/org/name@commit/path``)."""
     return name.partition("@")[2].partition("/")[2] if name.startswith("hf://") else os.path.relpath(name, folder)
 
@@ -129,7 +128,7 @@ def _is_folder_of_files(location: str) -> bool:
     return Path(location).is_dir() and not _is_saved(location)
 
 
-def _plain_folder(location: str) -> str:
+def _visible_files_folder(location: str) -> str:
     """The folder, or one of links to its visible files where the library would not read these, or others too.
 
     The library takes the path for a pattern, reads ``_delta_log`` and the like, and fails at names that are not UTF-8.

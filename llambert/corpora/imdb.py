@@ -13,20 +13,20 @@ from llambert import schema
 from llambert.corpora.archive import read_archive
 from llambert.corpora.files import read_parquet
 from llambert.corpora.rows import (
+    Counted,
     Malformed,
     Row,
     RowFault,
     Rows,
-    Skipped,
     SourceFile,
     Sources,
     batched,
     require_columns,
-    unit_key,
 )
 from llambert.corpora.text_files import read_members, units_of
 from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError
+from llambert.recipe import digest
 from llambert.storage.reference import find_files
 
 COLUMNS = [schema.RECORD_ID, schema.TEXT, schema.SPLIT, "label", "rating"]
@@ -45,7 +45,7 @@ def find(corpus: CorpusRecipe) -> Sources:
     if whole := [name for name in found.files if _ARCHIVE.search(name) or _SHARD.search(name)]:
         uris = {name: found.filesystem.unstrip_protocol(name) for name in whole}
         units = [
-            SourceFile(unit_key(found.inside(name)), uris[name], corpus.format, found.files[name]["size"] or 0)
+            SourceFile(digest(found.inside(name)), uris[name], corpus.format, found.files[name]["size"] or 0)
             for name in whole
         ]
         return Sources(units, found.num_hidden)
@@ -61,7 +61,7 @@ def find(corpus: CorpusRecipe) -> Sources:
 def read(source: SourceFile, corpus: CorpusRecipe, columns: list[str]) -> Iterator[Rows]:
     """The reviews of one unit."""
     require_columns(columns, COLUMNS, source.uri)
-    rows: Iterator[Row | Malformed | Skipped]
+    rows: Iterator[Row | Malformed | Counted]
     if _SHARD.search(source.uri):
         rows = _hub_reviews(source.uri)
     elif _ARCHIVE.search(source.uri):
@@ -70,18 +70,18 @@ def read(source: SourceFile, corpus: CorpusRecipe, columns: list[str]) -> Iterat
         rows = _reviews((f"{source.uri}/{member}", content) for member, content in read_members(source, corpus))
     places = [COLUMNS.index(column) for column in columns]
     return batched(
-        (row if isinstance(row, Malformed | Skipped) else [row[place] for place in places] for row in rows), columns
+        (row if isinstance(row, Malformed | Counted) else [row[place] for place in places] for row in rows), columns
     )
 
 
-def _reviews(files: Iterable[tuple[str, bytes | Malformed | Skipped]]) -> Iterator[Row | Malformed | Skipped]:
+def _reviews(files: Iterable[tuple[str, bytes | Malformed | Counted]]) -> Iterator[Row | Malformed | Counted]:
     """Rows of the review files among ``files``; the others of an archive are counted."""
     for path, content in files:
         review = _REVIEW.search(path)
-        if isinstance(content, Skipped):
+        if isinstance(content, Counted):
             yield content
         elif review is None:
-            yield Skipped("num_other_files")
+            yield Counted("num_other_files")
         elif isinstance(content, Malformed):
             yield content
         elif not (name := _NAME.fullmatch(review[4])):
@@ -90,11 +90,12 @@ def _reviews(files: Iterable[tuple[str, bytes | Malformed | Skipped]]) -> Iterat
             is_labelled = review[3] != "unsup"
             split = review[2] if is_labelled else "extra"
             label, rating = (review[3], name[1]) if is_labelled else (None, None)
-            yield [review[1].removesuffix(".txt"), _text(content), split, label, rating]
+            text = content.decode("utf-8-sig", errors="surrogateescape")
+            yield [review[1].removesuffix(".txt"), _LINE_BREAK.sub("\n", text), split, label, rating]
 
 
-def _hub_reviews(uri: str) -> Iterator[Row | Malformed | Skipped]:
-    """Rows of ``text`` and ``label``; ids are made of the file's name and the row."""
+def _hub_reviews(uri: str) -> Iterator[Row | Malformed | Counted]:
+    """Rows of ``text`` and ``label``; IDs consist of the file's name and the row."""
     stem = uri.rpartition("/")[2].removesuffix(".parquet")
     split = stem.partition("-")[0].replace("unsupervised", "extra")
     number = 0
@@ -106,7 +107,3 @@ def _hub_reviews(uri: str) -> Iterator[Row | Malformed | Skipped]:
                 text = None if text is None else _LINE_BREAK.sub("\n", text)
                 yield [f"{stem}/{number:06d}", text, split, _HUB_LABELS[label], None]
             number += 1
-
-
-def _text(content: bytes) -> str:
-    return _LINE_BREAK.sub("\n", content.decode("utf-8-sig", errors="surrogateescape"))

@@ -1,4 +1,4 @@
-"""Source rows -> records: which column is what, which rows are none and why."""
+"""Source rows -> records and rejects, each reject with its reason."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -10,19 +10,18 @@ import pyarrow.compute as pc
 
 from llambert import schema
 from llambert.corpora.chunks import Chunk
-from llambert.corpora.gold import NUM_GOLD, NUM_UNKNOWN_GOLD, UNKNOWN_GOLD, GoldLabels, GoldReader, most_frequent
+from llambert.corpora.gold import NUM_GOLD, NUM_UNKNOWN_GOLD, UNKNOWN_GOLD, GoldReader, most_frequent
 from llambert.corpora.rows import RowFault, SourceFile
 from llambert.corpus_recipe import CorpusRecipe
-from llambert.printable import escaped
 
-_WHOLE = "all"  # the split of a corpus that names none
+_DEFAULT_SPLIT = "all"  # the split of a corpus that names none
 
 
 @dataclass(frozen=True)
-class Separated:
+class SeparatedRows:
     """``records`` (``schema.CORPUS`` and the kept columns) and ``rejects`` (``schema.SOURCE_REJECTS``) of a chunk.
 
-    ``counts``: ``num_read``, of which each is in one of the two tables, and ``num_…`` of what was done to them.
+    ``counts``: ``num_read`` (the rows of both tables) and other ``num_…`` counts.
     ``rejected``: how many are rejects, by reason.
     """
 
@@ -47,7 +46,7 @@ def source_columns(recipe: CorpusRecipe) -> list[str]:
     return list(dict.fromkeys(name for name in named if name))
 
 
-def separate(source: SourceFile, chunk: Chunk, corpus: CorpusRecipe, categories: Sequence[str]) -> Separated:
+def separate(source: SourceFile, chunk: Chunk, corpus: CorpusRecipe, categories: Sequence[str]) -> SeparatedRows:
     """Records, rejects and counts of one chunk of source rows."""
     columns, table = corpus.columns, chunk.records(source_columns(corpus))
     text = table[columns.text].combine_chunks()
@@ -56,7 +55,9 @@ def separate(source: SourceFile, chunk: Chunk, corpus: CorpusRecipe, categories:
     reasons = _reject_reasons(table, chunk, [ids, text, splits], corpus)
     too_long = pc.greater(pc.utf8_length(text), corpus.max_text_chars)
     kept = pc.is_null(reasons)
-    gold = _gold_labels(table, chunk, corpus, categories)
+    gold_values = table[columns.gold_label].to_pylist() if columns.gold_label else [None] * table.num_rows
+    class_names = chunk.class_names.get(columns.gold_label or "", ())
+    gold = GoldReader(corpus, categories).read(gold_values, class_names)
     records = pa.table(
         {
             schema.RECORD_ID: ids,
@@ -66,7 +67,7 @@ def separate(source: SourceFile, chunk: Chunk, corpus: CorpusRecipe, categories:
             **{name: table[name] for name in columns.keep},
         }
     ).filter(kept)
-    malformed = malformed_rejects(source, chunk)
+    malformed = chunk.malformed_rejects(source)
     refused = _rejects(pa.table([ids, text, reasons], schema.CORPUS_REJECTS.names))
     rejected = pa.concat_tables([refused, malformed])
     counts = Counter({"num_read": table.num_rows + malformed.num_rows})
@@ -77,13 +78,12 @@ def separate(source: SourceFile, chunk: Chunk, corpus: CorpusRecipe, categories:
     if columns.gold_label:
         unknown = table[columns.gold_label].filter(pc.and_(pa.array(gold.is_unknown, pa.bool_()), kept)).to_pylist()
         counts[NUM_UNKNOWN_GOLD] = len(unknown)
-        examples = most_frequent(unknown, chunk.class_names.get(columns.gold_label, ()))
-        counts.update({f"{UNKNOWN_GOLD}{value}": num for value, num in examples.items()})
-    return Separated(records, rejected, dict(counts), Counter(rejected[schema.REJECT_REASON].to_pylist()))
+        counts.update({f"{UNKNOWN_GOLD}{value}": num for value, num in most_frequent(unknown, class_names).items()})
+    return SeparatedRows(records, rejected, dict(counts), Counter(rejected[schema.REJECT_REASON].to_pylist()))
 
 
 def _record_ids(source: SourceFile, table: pa.Table, first_row: int, corpus: CorpusRecipe) -> pa.Array:
-    """The id column, or unit, row and a hash of the text: the same whenever the same file is read."""
+    """The ID column; or unit, row and a hash of the text, which are the same whenever the same file is read."""
     columns = corpus.columns
     if corpus.record_id:
         return table[corpus.record_id].combine_chunks()
@@ -96,7 +96,7 @@ def _record_ids(source: SourceFile, table: pa.Table, first_row: int, corpus: Cor
 
 
 def _reject_reasons(table: pa.Table, chunk: Chunk, required: list[pa.Array], corpus: CorpusRecipe) -> pa.Array:
-    """Why a row is no record, null where it is one; the first reason that holds. ``required``: ids, texts, splits."""
+    """Why a row is rejected (the first reason that holds), null for records. ``required``: ids, texts, splits."""
     ids, text, splits = required
     excluded = pa.array([False] * table.num_rows, pa.bool_())
     for column, values in corpus.exclude.items():
@@ -113,11 +113,11 @@ def _is_one_of(table: pa.Table, chunk: Chunk, column: str, values: Sequence[str]
     """Where a column has one of some values; those of a ClassLabel column are named, or else given as integers."""
     names = chunk.class_names.get(column, ())
     is_named = bool(names) and set(values) <= set(names)
-    column_values = _named(table, chunk, column) if is_named else table[column].combine_chunks()
+    column_values = _with_class_names(table, chunk, column) if is_named else table[column].combine_chunks()
     return pc.is_in(column_values, pa.array(values, pa.string()))
 
 
-def _named(table: pa.Table, chunk: Chunk, column: str) -> pa.Array:
+def _with_class_names(table: pa.Table, chunk: Chunk, column: str) -> pa.Array:
     """A column, that of a ClassLabel by the names of its classes; a value that is no class stays as it is."""
     if not (names := chunk.class_names.get(column)):
         return table[column].combine_chunks()
@@ -128,14 +128,9 @@ def _named(table: pa.Table, chunk: Chunk, column: str) -> pa.Array:
 
 def _splits(table: pa.Table, chunk: Chunk, corpus: CorpusRecipe) -> pa.Array:
     column = corpus.columns.split
-    return _named(table, chunk, column) if column else pa.array([_WHOLE] * table.num_rows, pa.string())
-
-
-def _gold_labels(table: pa.Table, chunk: Chunk, corpus: CorpusRecipe, categories: Sequence[str]) -> GoldLabels:
-    column = corpus.columns.gold_label
-    if column is None:
-        return GoldLabels([None] * table.num_rows, [False] * table.num_rows)
-    return GoldReader(corpus, categories).read(table[column].to_pylist(), chunk.class_names.get(column, ()))
+    return (
+        _with_class_names(table, chunk, column) if column else pa.array([_DEFAULT_SPLIT] * table.num_rows, pa.string())
+    )
 
 
 def _rejects(rows: pa.Table) -> pa.Table:
@@ -145,12 +140,4 @@ def _rejects(rows: pa.Table) -> pa.Table:
     # The text of an excluded row stays in the source.
     texts = pc.if_else(pc.equal(reasons, RowFault.EXCLUDED), None, rows[schema.TEXT])
     columns = [pc.fill_null(rows[schema.RECORD_ID], ""), texts, reasons, nowhere, nowhere]
-    return pa.table(columns, schema.SOURCE_REJECTS.names).cast(schema.SOURCE_REJECTS)
-
-
-def malformed_rejects(source: SourceFile, chunk: Chunk) -> pa.Table:
-    """The rows of a chunk that could not be read, as ``SOURCE_REJECTS``; they have no id."""
-    rows = chunk.malformed_records()
-    sources = pc.fill_null(rows[schema.SOURCE], escaped(source.uri))
-    columns = [[""] * rows.num_rows, rows[schema.TEXT], rows[schema.REJECT_REASON], sources, rows[schema.LINE]]
     return pa.table(columns, schema.SOURCE_REJECTS.names).cast(schema.SOURCE_REJECTS)

@@ -1,4 +1,4 @@
-"""What every reader takes and gives: a bounded piece of a corpus' source, and rows of it as strings."""
+"""The input and output of every reader: a bounded piece of a corpus' source, and its rows as strings."""
 
 import re
 from collections import Counter
@@ -15,18 +15,6 @@ from llambert.corpora.encodings import is_undecodable
 from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError
 from llambert.printable import escaped
-from llambert.recipe import digest
-
-MALFORMED = pa.schema(
-    [
-        pa.field(schema.SOURCE, pa.string()),
-        pa.field(schema.LINE, pa.int64()),
-        pa.field(schema.TEXT, pa.string()),
-        pa.field(schema.REJECT_REASON, pa.string(), nullable=False),
-    ]
-)
-"""Source rows that could not be read: file (null: the unit's own), line (1-based, null where there is none), the
-row as far as it is known, and why."""
 
 ENCODING_FAULTS = "num_encoding_faults"
 """Count of rows in which bytes that are no characters, or lone surrogates, became U+FFFD."""
@@ -35,14 +23,14 @@ UNDECODABLE = "num_undecodable"
 """Count of rows, malformed ones too, with bytes that are no characters of the file's encoding; lone surrogates that
 JSON spells out are not among them."""
 
-LACKING = "lacking."
-"""Begins the count of the rows that do not have a column (JSON Lines: a key); the column's name follows."""
+MISSING_COLUMN = "lacking."
+"""Prefix of the count of rows without a column (JSON Lines: a key); the column's name follows."""
 
-FILES_LACKING = "num_rows_of_files_without."
-"""Likewise of the rows of files that name their columns, and this one is not among them."""
+FILES_MISSING_COLUMN = "num_rows_of_files_without."
+"""The same, for the rows of files whose header lacks the column."""
 
 HIDDEN_FILES = "num_hidden_files"
-"""Count of files that are not read because they, or a folder they are in, are hidden."""
+"""Count of files that are not read because they or one of their folders are hidden."""
 
 Row = Sequence[str | None]
 """One value per asked column."""
@@ -58,9 +46,10 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 class SourceFile:
     """A bounded piece of a corpus' source: one unit of work of ingest. Crosses to its worker as JSON.
 
-    Part names and made record IDs are made of ``key`` (``unit_key``), which does not depend on other files. What
-    ``members`` (files below ``uri``) and ``span`` (from, to: row groups, bytes, shards, rows) mean is the format's own;
-    empty and null stand for the whole of ``uri``. ``members`` of at most some thousand names.
+    Part names and generated record IDs begin with ``key``: the ``digest`` of its file's path within the corpus, and of
+    the part of the file that it is, so that it does not depend on other files. What ``members`` (at most some thousand
+    files below ``uri``) and ``span`` (from, to: row groups, bytes, shards, rows) mean depends on the format; empty and
+    null stand for the whole of ``uri``.
     """
 
     key: str
@@ -75,11 +64,6 @@ class SourceFile:
         return f"part-{self.key}-{number:06d}.parquet"
 
 
-def unit_key(*identity: str | int) -> str:
-    """The key of a unit of work: a hash of its file's path within the corpus and of what it is of that file."""
-    return digest(*identity)
-
-
 @dataclass(frozen=True)
 class Sources:
     """A corpus' units of work in a fixed order, and how many hidden files are beside them, which are not read.
@@ -90,18 +74,13 @@ class Sources:
     units: list[SourceFile]
     num_hidden: int = 0
 
-    @property
-    def skipped(self) -> str:
-        """For the screen: what is not read; empty if everything is."""
-        return hidden_files_skipped(self.num_hidden)
-
     def __post_init__(self) -> None:
         for number, source in enumerate(self.units):
             other = self.units[self._places.setdefault(source.key, number)]
             if other is not source:
                 names = [one.members[0] if one.members else one.uri for one in (other, source)]
                 raise InputError(
-                    f"corpus.path: by chance {names[0]} and {names[1]} have the same key; rename one of them"
+                    f"corpus.path: the paths of {names[0]} and {names[1]} have the same hash; rename one of them"
                 )
 
     @cached_property
@@ -109,12 +88,12 @@ class Sources:
         return {}
 
     def place(self, part_name: str) -> tuple[int, str]:
-        """Where a part belongs: after all parts of earlier units, by its name among those of its own."""
+        """Sort key of a part: the position of its unit, then its name."""
         return self._places[part_name.split("-")[1]], part_name
 
 
 def hidden_files_skipped(num: int) -> str:
-    """So many hidden files in words; empty if there is none."""
+    """How many hidden files were skipped, in words; empty if none was."""
     return f"{num:,} hidden file{'' if num == 1 else 's'} skipped" if num else ""
 
 
@@ -122,20 +101,20 @@ def hidden_files_skipped(num: int) -> str:
 class Rows:
     """Some thousand source rows in file order: all of a source's are the same whenever it is read.
 
-    ``records``: the asked columns as strings. ``malformed``: rows that could not be read (``MALFORMED``);
+    ``records``: the asked columns as strings. ``malformed``: rows that could not be read (``malformed_rows``);
     ingest counts them, keeps them in ``corpus_rejects`` and fails above ``corpus.max_malformed_share``.
     ``counts`` (``num_…``) go into the manifest of ``corpus``. ``class_names``: of a column whose integers stand for
     classes (Hugging Face's ``ClassLabel``), their names in order; ``records`` has the integers.
     """
 
     records: pa.Table
-    malformed: pa.Table = field(default_factory=MALFORMED.empty_table)
+    malformed: pa.Table = field(default_factory=schema.SOURCE_REJECTS.empty_table)
     counts: Mapping[str, int] = field(default_factory=dict)
     class_names: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 class RowFault(StrEnum):
-    """Why a row of the source is no record."""
+    """Why a row of the source is rejected."""
 
     EXCLUDED = "excluded"  # by corpus.exclude or corpus.only: another kind of row, not a damaged record
     NULL_RECORD_ID = "null_record_id"
@@ -171,26 +150,29 @@ class Malformed(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Skipped:
-    """What is counted beside the rows, once: a line that is no row (``num_blank_lines``), a column a row lacks."""
+class Counted:
+    """An occurrence to count that is not a row: a blank line (``num_blank_lines``), a column that a row lacks."""
 
     count: str
 
 
 def malformed_rows(rows: Iterable[Malformed]) -> pa.Table:
-    """Their ``MALFORMED`` table; a text keeps its first 2,000 characters."""
+    """Their ``schema.SOURCE_REJECTS`` table, with a null source for the unit's file. Texts keep 2,000 characters."""
     rows = list(rows)
     columns = {
+        schema.RECORD_ID: [""] * len(rows),
         schema.SOURCE: [row.source and escaped(row.source) for row in rows],
         schema.LINE: [row.line for row in rows],
-        schema.TEXT: [None if row.text is None else _sound(row.text[:_MAX_MALFORMED_CHARS]) for row in rows],
+        schema.TEXT: [
+            None if row.text is None else _replace_surrogates(row.text[:_MAX_MALFORMED_CHARS]) for row in rows
+        ],
         schema.REJECT_REASON: [row.reason for row in rows],
     }
-    return pa.table(columns, schema=MALFORMED)
+    return pa.table(columns, schema=schema.SOURCE_REJECTS)
 
 
-def batched(rows: Iterable[Row | Malformed | Skipped], columns: list[str]) -> Iterator[Rows]:
-    """Rows of values, in the order of ``columns``, as tables of some thousand; surrogates become U+FFFD."""
+def batched(rows: Iterable[Row | Malformed | Counted], columns: list[str]) -> Iterator[Rows]:
+    """Tables of some thousand rows from rows of values in the order of ``columns``; surrogates become U+FFFD."""
     values: list[Row] = []
     malformed: list[Malformed] = []
     counts: Counter[str] = Counter()
@@ -200,7 +182,7 @@ def batched(rows: Iterable[Row | Malformed | Skipped], columns: list[str]) -> It
             malformed.append(row)
             counts[UNDECODABLE] += is_undecodable(row.text or "")
             num_chars += min(len(row.text or ""), _MAX_MALFORMED_CHARS)
-        elif isinstance(row, Skipped):
+        elif isinstance(row, Counted):
             counts[row.count] += 1
         else:
             values.append(row)
@@ -217,62 +199,64 @@ def _rows(values: list[Row], malformed: list[Malformed], counts: Counter[str], c
     try:
         arrays = [pa.array(column, pa.string()) for column in by_column]
     except UnicodeEncodeError:  # a surrogate somewhere: value by value, so that only those change
-        counts[ENCODING_FAULTS] += sum(any(value and is_garbled(value) for value in row) for row in values)
+        counts[ENCODING_FAULTS] += sum(any(value and has_surrogates(value) for value in row) for row in values)
         counts[UNDECODABLE] += sum(any(value and is_undecodable(value) for value in row) for row in values)
-        arrays = [pa.array([value and _sound(value) for value in column], pa.string()) for column in by_column]
+        arrays = [
+            pa.array([value and _replace_surrogates(value) for value in column], pa.string()) for column in by_column
+        ]
     return Rows(pa.table(arrays, columns), malformed_rows(malformed), counts)
 
 
-def is_garbled(text: str) -> bool:
-    """Whether a text would change when it is stored: bytes of it were no characters, or it has a lone surrogate."""
+def has_surrogates(text: str) -> bool:
+    """Whether a text has lone surrogates, which storing would change: undecodable bytes, or JSON's escapes."""
     return not text.isascii() and _SURROGATE.search(text) is not None
 
 
-def unpaired(text: str) -> str:
-    """The text with its lone surrogates as such that no decoder makes: not ``is_undecodable``."""
+def mark_lone_surrogates(text: str) -> str:
+    """The text with every lone surrogate replaced by U+D800, which no decoder produces: not ``is_undecodable``."""
     return text if text.isascii() else _SURROGATE.sub("\ud800", text)
 
 
-def _sound(text: str) -> str:
+def _replace_surrogates(text: str) -> str:
     return _SURROGATE.sub("\ufffd", text)
 
 
 def require_columns(
     columns: Sequence[str], present: Sequence[str], uri: str, optional: Collection[str] = ()
 ) -> list[str]:
-    """The columns that are not there, all of them ``optional``; ``InputError`` for any other, or one that is twice."""
+    """The missing columns that are ``optional``; ``InputError`` if another is missing, or if one is duplicated."""
     for column in columns:
         if column not in present and column not in optional:
-            raise InputError(f"{uri}: no column {column!r}; it has {listed(present)}{_encoding_hint(present)}")
+            raise InputError(f"{uri}: no column {column!r}; it has {quoted_names(present)}{_encoding_hint(present)}")
         if present.count(column) > 1:
             raise InputError(f"{uri}: has {present.count(column)} columns {column!r}; rename one of them")
     return [column for column in columns if column not in present]
 
 
-def listed(names: Sequence[str]) -> str:
+def quoted_names(names: Sequence[str]) -> str:
     """Names of columns for a message."""
-    return ", ".join(repr(_sound(name)) for name in names)
+    return ", ".join(repr(_replace_surrogates(name)) for name in names)
 
 
 def _encoding_hint(names: Sequence[str]) -> str:
-    is_text = not any("\0" in name or is_garbled(name) for name in names)
+    is_text = not any("\0" in name or has_surrogates(name) for name in names)
     return "" if is_text else ", which is not text in the expected encoding: set corpus.encoding"
 
 
-def lacking(columns: Sequence[str], num_rows: int) -> dict[str, int]:
-    """The counts of so many rows of a file that names its columns, and not these."""
-    return {f"{prefix}{column}": num_rows for column in columns for prefix in (LACKING, FILES_LACKING)}
+def missing_column_counts(columns: Sequence[str], num_rows: int) -> dict[str, int]:
+    """The counts for ``num_rows`` rows of a file whose header lacks these columns."""
+    return {f"{prefix}{column}": num_rows for column in columns for prefix in (MISSING_COLUMN, FILES_MISSING_COLUMN)}
 
 
 def require_in_some_row(columns: Sequence[str], counts: Mapping[str, int], num_rows: int, path: str) -> None:
-    """``InputError`` for a column that not one of so many rows, all that were read, has."""
+    """``InputError`` for a column that is missing in all ``num_rows`` rows."""
     for column in columns:
-        if num_rows and counts.get(f"{LACKING}{column}", 0) >= num_rows:
+        if num_rows and counts.get(f"{MISSING_COLUMN}{column}", 0) >= num_rows:
             raise InputError(f"{path}: no column {column!r} in any of its {num_rows:,} rows")
 
 
 def optional_columns(corpus: CorpusRecipe) -> set[str]:
-    """What one file of several may lack: its rows have no gold label, or null in a kept column."""
+    """Columns that a file may lack if others have them: the gold label and the kept columns, which are null then."""
     columns = corpus.columns
     required = {columns.text, columns.record_id, columns.split, *corpus.exclude, *corpus.only}
     return {name for name in (columns.gold_label, *columns.keep) if name} - required

@@ -1,8 +1,8 @@
-"""Tables of a UMLS release in Rich Release Format, as a stream of blocks of sound rows, in bounded memory.
+"""Tables of a UMLS release in Rich Release Format, as a stream of blocks of valid rows, in bounded memory.
 
 A row is a line of fields, each ended by ``|``; nothing is quoted. A table is one file or the pieces it was cut
 into (``MRCONSO.RRF.aa.gz``, ``.ab.gz``, …: one stream, cut anywhere), plain or gzip. Arrow parses it block by
-block, so that rows which are sound in themselves but refused later can still be named by their line.
+block, so that rows which are valid but rejected later can still be reported with their line number.
 """
 
 import re
@@ -67,7 +67,7 @@ FIELDS = {
 }
 """Columns by table, in the order of the release (UMLS Reference Manual, chapter 3)."""
 
-# Concept identifiers, "C" and one to seven digits, stand as integers: those of d digits begin at _FIRST_CODE[d].
+# Concept identifiers ("C" and one to seven digits) are stored as integers: those of d digits begin at _FIRST_CODE[d].
 _FIRST_CODE = np.cumsum([0, 0, *(10**digits for digits in range(1, 7))])
 NUM_CODES = int(_FIRST_CODE[7]) + 10**7
 
@@ -190,41 +190,41 @@ def _gunzipped(first: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
 
 
 class RrfRows:
-    """The rows of a block with some of their columns, and a mask of those that are sound.
+    """The rows of a block with some of their columns, and ``valid``, the mask of the valid ones.
 
-    What is not goes into ``malformed``: ``bad_encoding`` (not UTF-8), ``wrong_number_of_fields``, ``bad_concept_id``,
-    and the reasons that ``refuse`` is given. Arrays are as long as the block has rows of the right number of
-    fields; only where ``sound`` holds they mean anything.
+    Other rows go into ``malformed``: ``bad_encoding`` (not UTF-8), ``wrong_number_of_fields``, ``bad_concept_id``,
+    and the reasons that are passed to ``reject``. Arrays have one element for each row of the block with the right
+    number of fields; their values are undefined where ``valid`` is false.
     """
 
     def __init__(self, block: Block, columns: Iterable[str]) -> None:
         self._block = block
         self.malformed: list[Malformed] = []
-        content = _emptied_where_not_utf8(block.data)
-        if b"\r" in content:  # to Arrow it ends a line, alone too
+        content = _blank_lines_not_utf8(block.data)
+        if b"\r" in content:  # Arrow ends a line at it, even without b"\n"
             content = content.replace(b"\r\n", b"\n").replace(b"\r", b" ")
         self._table, refused = _parse(content, FIELDS[block.table.name], columns)
         self.num_lines = self._table.num_rows + len(refused)
         self._lines = np.delete(np.arange(self.num_lines), refused)
-        self.sound = np.ones(len(self._lines), bool)
+        self.valid = np.ones(len(self._lines), bool)
         self._report(refused, RowFault.WRONG_NUMBER_OF_FIELDS)
-        self.refuse(self._emptied(), RowFault.BAD_ENCODING)
-        self.refuse(self._unended(), RowFault.WRONG_NUMBER_OF_FIELDS)
+        self.reject(self._lines_not_utf8(), RowFault.BAD_ENCODING)
+        self.reject(self._lines_without_final_bar(), RowFault.WRONG_NUMBER_OF_FIELDS)
 
     @cached_property
     def _line_bounds(self) -> tuple[np.ndarray, np.ndarray]:
         ends = np.flatnonzero(np.frombuffer(self._block.data, np.uint8) == _NEWLINE)
         return np.concatenate([[0], ends[:-1] + 1]), ends
 
-    def _emptied(self) -> np.ndarray:
-        """Rows that are empty now, which Arrow takes for rows of empty fields, but were not."""
+    def _lines_not_utf8(self) -> np.ndarray:
+        """Mask of the lines that were emptied because they are not UTF-8; Arrow reads them as rows of empty fields."""
         emptied = pc.equal(self._table[0], b"").to_numpy()
         for row in np.flatnonzero(emptied):
             emptied[row] = not _is_utf8(self._line(int(self._lines[row])))
         return emptied
 
-    def _unended(self) -> np.ndarray:
-        """Rows with something behind the last bar, and blank lines."""
+    def _lines_without_final_bar(self) -> np.ndarray:
+        """Mask of the rows with text after the last bar, and of blank lines."""
         unended = pc.not_equal(self._table[_AFTER_LAST_BAR], b"").to_numpy()
         for row in np.flatnonzero(pc.equal(self._table[0], b"")):
             unended[row] |= not self._line(int(self._lines[row]))
@@ -239,23 +239,23 @@ class RrfRows:
             text = self._line(line).decode(errors="replace")
             self.malformed.append(Malformed(self._block.first_line + line, text, reason, self._block.table.label))
 
-    def refuse(self, bad: np.ndarray, reason: RowFault) -> None:
-        """Put the sound rows where ``bad`` holds into ``malformed``."""
-        refused = self.sound & bad
+    def reject(self, bad: np.ndarray, reason: RowFault) -> None:
+        """Move the valid rows where ``bad`` holds to ``malformed``."""
+        refused = self.valid & bad
         self._report(self._lines[refused], reason)
-        self.sound &= ~refused
+        self.valid &= ~refused
 
-    def is_any(self, column: str, values: Iterable[str]) -> np.ndarray:
+    def is_in(self, column: str, values: Iterable[str]) -> np.ndarray:
         """Where a column is exactly one of ``values``."""
         wanted = pa.array([value.encode() for value in values], pa.binary())
         return pc.is_in(self._table[column], wanted).to_numpy()
 
     def strings(self, column: str, rows: np.ndarray) -> pa.StringArray:
-        """A column of the sound rows where the mask holds."""
+        """A column of the rows where the mask holds, all of them valid."""
         return self._table[column].filter(pa.array(rows)).combine_chunks().cast(pa.string())
 
     def concept_codes(self, column: str) -> np.ndarray:
-        """Integers (0 to ``NUM_CODES``) for concept identifiers; rows with anything else are refused."""
+        """Integers (0 to ``NUM_CODES``) for concept identifiers; rows with anything else are rejected."""
         ids = self._table[column].combine_chunks()
         offsets = np.frombuffer(ids.buffers()[1], np.int32)[ids.offset : ids.offset + len(ids) + 1]
         data, widths = np.frombuffer(ids.buffers()[2] or b"", np.uint8), np.diff(offsets)
@@ -264,26 +264,26 @@ class RrfRows:
         else:
             places = np.minimum(offsets[:-1, None] + np.arange(_ID_WIDTH), max(len(data) - 1, 0))
             letters = data[places] if len(data) else np.zeros(places.shape, np.uint8)
-        sound, numbers = letters[:, 0] == b"C"[0], np.zeros(len(ids), np.int32)
+        valid, numbers = letters[:, 0] == b"C"[0], np.zeros(len(ids), np.int32)
         for place in range(1, _ID_WIDTH):
             digits = letters[:, place] - b"0"[0]  # below "0" it wraps to above 9
             inside = True if is_uniform else widths > place
-            sound &= (digits <= 9) | np.logical_not(inside)
+            valid &= (digits <= 9) | np.logical_not(inside)
             numbers = numbers * 10 + digits if is_uniform else np.where(inside, numbers * 10 + digits, numbers)
-        sound &= (widths > 1) & (widths <= _ID_WIDTH)
-        self.refuse(~sound, RowFault.BAD_CONCEPT_ID)
-        return np.where(sound, numbers + _FIRST_CODE[np.clip(widths - 1, 0, _ID_WIDTH - 1)], 0)
+        valid &= (widths > 1) & (widths <= _ID_WIDTH)
+        self.reject(~valid, RowFault.BAD_CONCEPT_ID)
+        return np.where(valid, numbers + _FIRST_CODE[np.clip(widths - 1, 0, _ID_WIDTH - 1)], 0)
 
 
-def _emptied_where_not_utf8(lines: bytes) -> bytes:
-    """The same lines, but empty where they are not UTF-8: Arrow decodes the lines that it refuses."""
+def _blank_lines_not_utf8(lines: bytes) -> bytes:
+    """The same lines, but empty where they are not UTF-8, since Arrow decodes the lines that it rejects."""
     if _is_utf8(lines):
         return lines
     half = len(lines) // 2
     middle = lines.find(b"\n", half, -1) + 1 or lines.rfind(b"\n", 0, half) + 1
     if not middle:
         return b"\n"
-    return _emptied_where_not_utf8(lines[:middle]) + _emptied_where_not_utf8(lines[middle:])
+    return _blank_lines_not_utf8(lines[:middle]) + _blank_lines_not_utf8(lines[middle:])
 
 
 def _is_utf8(text: bytes) -> bool:
@@ -320,18 +320,18 @@ def _parse(content: bytes, fields: list[str], columns: Iterable[str]) -> tuple[p
 
 
 def concept_ids(codes: np.ndarray) -> list[str]:
-    """The concept identifiers that integers stand for."""
+    """The concept identifiers of some integers."""
     num_digits = np.searchsorted(_FIRST_CODE[1:], codes, side="right")
     numbers = codes - _FIRST_CODE[num_digits]
     return [f"C{number:0{width}d}" for number, width in zip(numbers.tolist(), num_digits.tolist(), strict=True)]
 
 
 def concept_codes(ids: Iterable[str]) -> np.ndarray:
-    """The integers that stand for concept identifiers."""
+    """The integers of some concept identifiers."""
     return np.array([_FIRST_CODE[len(concept) - 1] + int(concept[1:]) for concept in ids], np.int64)
 
 
-def in_threads(work: Callable[[Unit], Result], units: Iterable[Unit], num_threads: int) -> Iterator[Result]:
+def map_in_threads(work: Callable[[Unit], Result], units: Iterable[Unit], num_threads: int) -> Iterator[Result]:
     """``work`` of every unit, in order, with only a few units in memory. NumPy and Arrow leave the GIL."""
     waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(num_threads) as pool:

@@ -21,11 +21,11 @@ from llambert.corpora.rows import (
     Sources,
     batched,
     require_columns,
-    unit_key,
 )
 from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError
 from llambert.printable import escaped
+from llambert.recipe import digest
 from llambert.storage.locations import is_local, open_location
 from llambert.storage.reference import FoundFiles, find_files
 
@@ -45,8 +45,8 @@ def find(corpus: CorpusRecipe) -> Sources:
 def units_of(found: FoundFiles, names: Iterable[str], format_name: str) -> list[SourceFile]:
     """Some of the files that were found as units, each of consecutive files, in the order given.
 
-    A unit begins at each file that ``_begins_unit`` says, and has its key of that file: one that is added or removed
-    moves no file from one unit to another, unless a unit begins at it.
+    ``_begins_unit`` says at which files a unit begins; its key is that of its first file. So adding or removing a file
+    moves no other file to another unit, unless a unit begins at it.
     """
     uri = found.filesystem.unstrip_protocol(found.folder or "/")
     units: list[SourceFile] = []
@@ -55,15 +55,15 @@ def units_of(found: FoundFiles, names: Iterable[str], format_name: str) -> list[
         inside, size = found.inside(name), found.files[name]["size"] or 0
         if _begins_unit(inside, size):
             if members:
-                units.append(SourceFile(unit_key(first), uri, format_name, num_bytes, members))
+                units.append(SourceFile(digest(first), uri, format_name, num_bytes, members))
             first, members, num_bytes = inside, [], 0
         members.append(inside)
         num_bytes += size
-    return [*units, SourceFile(unit_key(first), uri, format_name, num_bytes, members)]
+    return [*units, SourceFile(digest(first), uri, format_name, num_bytes, members)]
 
 
 def _begins_unit(inside: str, num_bytes: int) -> bool:
-    """By a hash of the path alone, so that it depends on no other file; the likelier the larger the file."""
+    """Decided by a hash of the path, regardless of other files; the larger the file, the likelier."""
     number = int.from_bytes(blake2b(os.fsencode(inside), digest_size=8).digest(), "big")
     return number / 2**64 < 1 / FILES_PER_UNIT + num_bytes / _BYTES_PER_UNIT
 

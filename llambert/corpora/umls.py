@@ -1,8 +1,8 @@
 """Concepts of a UMLS release (MRCONSO, MRSTY, MRREL) as records: record_id, the CUI, and text, its synonyms.
 
 The rules are the paper's (arXiv 2403.15938) unless ``corpus.umls`` says otherwise. Each file is read once, in
-threads; what is known of a concept is a byte in arrays of a fixed size, and terms wait on disk for the end of
-MRREL, which decides whose are wanted: memory does not depend on the release.
+threads. Each concept takes one byte in arrays of a fixed size, and terms wait on disk until MRREL, which decides
+which concepts are kept, has been read. So memory does not depend on the release.
 """
 
 import os
@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llambert import schema
-from llambert.corpora import files
+from llambert.corpora import files, rrf
 from llambert.corpora.rows import (
     Malformed,
     RowFault,
@@ -27,21 +27,10 @@ from llambert.corpora.rows import (
     Sources,
     malformed_rows,
     require_columns,
-    require_in_some_row,
-    unit_key,
-)
-from llambert.corpora.rrf import (
-    NUM_CODES,
-    Block,
-    RrfRows,
-    RrfTable,
-    concept_ids,
-    find_tables,
-    in_threads,
-    read_blocks,
 )
 from llambert.corpus_recipe import CorpusRecipe, UmlsRecipe
 from llambert.errors import InputError
+from llambert.recipe import digest
 
 NUM_SOURCE_ROWS = "num_source_rows"
 SEMANTIC_TYPES = "semantic_types"
@@ -57,31 +46,31 @@ _TERMS = pa.schema([("code", pa.int64()), ("term", pa.string())])
 
 
 def find(corpus: CorpusRecipe) -> Sources:
-    """The release as one unit of work: which concepts are kept hangs on all three files."""
-    tables = find_tables(corpus.path)
+    """The release as one unit of work: which concepts are kept depends on all three files."""
+    tables = rrf.find_tables(corpus.path)
     if corpus.columns.record_id is None:
         raise InputError("corpus.columns.record_id: is missing; of a UMLS release it is record_id, the CUI")
     return Sources(
-        [SourceFile(unit_key(corpus.format), corpus.path, "umls", sum(table.num_bytes for table in tables.values()))]
+        [SourceFile(digest(corpus.format), corpus.path, "umls", sum(table.num_bytes for table in tables.values()))]
     )
 
 
 def uris(corpus: CorpusRecipe) -> list[str]:
     """The files that are read: of the release, and of the gold labels."""
-    release = [uri for table in find_tables(corpus.path).values() for uri in table.uris]
+    release = [uri for table in rrf.find_tables(corpus.path).values() for uri in table.uris]
     gold = corpus.umls.gold if corpus.umls else None
     return [*release, *([gold] if gold else [])]
 
 
 def read(source: SourceFile, corpus: CorpusRecipe, columns: list[str]) -> Iterator[Rows]:
-    """The concepts in the order of their CUIs; before them the malformed rows, as they are met.
+    """The concepts in the order of their CUIs, after the malformed rows.
 
     Beside the columns of every corpus there is ``semantic_types``, those of the recipe that the concept has.
     A concept all of whose terms are of excluded types has an empty text. ``InputError`` for a table that is
     missing or cannot be read to its end.
     """
     require_columns(columns, COLUMNS, source.uri)
-    recipe, tables = corpus.umls or UmlsRecipe(), find_tables(source.uri)
+    recipe, tables = corpus.umls or UmlsRecipe(), rrf.find_tables(source.uri)
     none = pa.table({name: pa.array([], pa.string()) for name in columns})
     with tempfile.TemporaryDirectory(prefix="llambert-umls-") as folder:
         release = _Release(recipe, _TermRanges(Path(folder)))
@@ -103,7 +92,7 @@ def read(source: SourceFile, corpus: CorpusRecipe, columns: list[str]) -> Iterat
 
 
 def _columns(codes: np.ndarray, texts: pa.Array, gold: dict[str, _Gold]) -> dict[str, pa.Array]:
-    ids = concept_ids(codes)
+    ids = rrf.concept_ids(codes)
     labelled = [gold.get(record_id, (None, _NO_GOLD_SPLIT)) for record_id in ids]
     return {
         schema.RECORD_ID: pa.array(ids, pa.string()),
@@ -114,8 +103,8 @@ def _columns(codes: np.ndarray, texts: pa.Array, gold: dict[str, _Gold]) -> dict
 
 
 @dataclass(frozen=True)
-class _Done:
-    """What a block came to. ``terms``: those that may be wanted, in the order of their concepts."""
+class _BlockResult:
+    """The result of one block. ``terms``: those of concepts that may be kept, in the order of their concepts."""
 
     num_rows: int
     malformed: list[Malformed]
@@ -129,29 +118,30 @@ class _Release:
     def __init__(self, recipe: UmlsRecipe, terms: "_TermRanges") -> None:
         self.recipe, self._terms = recipe, terms
         self._num_threads = recipe.num_threads or os.cpu_count() or 1
-        self._typed = np.zeros(NUM_CODES, bool)  # has a semantic type
-        self._wanted = np.zeros(NUM_CODES, bool)  # has one of the recipe's
-        self._known = np.zeros(NUM_CODES, bool)  # has a term
-        self._named = np.zeros(NUM_CODES, bool)  # has one in the recipe's languages
-        self._linked = np.full(NUM_CODES, not recipe.relations)
+        self._typed = np.zeros(rrf.NUM_CODES, bool)  # has a semantic type
+        self._wanted = np.zeros(rrf.NUM_CODES, bool)  # has one of the recipe's
+        self._known = np.zeros(rrf.NUM_CODES, bool)  # has a term
+        self._named = np.zeros(rrf.NUM_CODES, bool)  # has one in the recipe's languages
+        self._linked = np.full(rrf.NUM_CODES, not recipe.relations)
         self._types: list[np.ndarray] = []
 
-    def read_tables(self, tables: dict[str, RrfTable]) -> Iterator[_Done]:
+    def read_tables(self, tables: dict[str, rrf.RrfTable]) -> Iterator[_BlockResult]:
         """Read the three tables, each once; MRSTY again only if it names concepts that MRCONSO does not have."""
-        yield from in_threads(self._mark_types, read_blocks(tables["MRSTY"]), self._num_threads)
-        for done in in_threads(self._take_terms, read_blocks(tables["MRCONSO"]), self._num_threads):
+        yield from rrf.map_in_threads(self._mark_types, rrf.read_blocks(tables["MRSTY"]), self._num_threads)
+        for done in rrf.map_in_threads(self._collect_terms, rrf.read_blocks(tables["MRCONSO"]), self._num_threads):
             if done.terms is not None:
                 self._terms.add(done.terms)
             yield done
         if (self._typed & ~self._known).any():
-            yield from in_threads(self._refuse_types_of_nothing, read_blocks(tables["MRSTY"]), self._num_threads)
+            yield from rrf.map_in_threads(
+                self._reject_types_of_unknown_concepts, rrf.read_blocks(tables["MRSTY"]), self._num_threads
+            )
         if self.recipe.relations:
-            yield from in_threads(self._mark_linked, read_blocks(tables["MRREL"]), self._num_threads)
+            yield from rrf.map_in_threads(self._mark_linked, rrf.read_blocks(tables["MRREL"]), self._num_threads)
 
-    def concepts(self) -> Iterator["_Texts"]:
+    def concepts(self) -> Iterator["_ConceptTexts"]:
         """The kept concepts with their texts, in the order of their codes."""
-        kept = self._wanted & self._named & self._linked
-        yield from self._terms.texts(kept, self._num_threads)
+        return self._terms.texts(self._wanted & self._named & self._linked, self._num_threads)
 
     def semantic_types(self, codes: np.ndarray) -> list[str]:
         """The recipe's semantic types that each of some concepts has, joined like synonyms."""
@@ -165,57 +155,57 @@ class _Release:
         names = sorted(self.recipe.semantic_types)
         return pairs[:, 0], [names[place] for place in pairs[:, 1]]
 
-    def _mark_types(self, block: Block) -> _Done:
-        rows = RrfRows(block, ["CUI", "TUI"])
+    def _mark_types(self, block: rrf.Block) -> _BlockResult:
+        rows = rrf.RrfRows(block, ["CUI", "TUI"])
         codes = rows.concept_codes("CUI")
-        self._typed[codes[rows.sound]] = True
-        wanted = rows.sound & rows.is_any("TUI", self.recipe.semantic_types)
+        self._typed[codes[rows.valid]] = True
+        wanted = rows.valid & rows.is_in("TUI", self.recipe.semantic_types)
         self._wanted[codes[wanted]] = True
         names = pa.array(sorted(self.recipe.semantic_types), pa.string())
         places = pc.index_in(rows.strings("TUI", wanted), names).to_numpy(zero_copy_only=False)
         self._types.append(np.stack([codes[wanted], places], axis=1).astype(np.int32))
-        return _Done(rows.num_lines, rows.malformed)
+        return _BlockResult(rows.num_lines, rows.malformed)
 
-    def _refuse_types_of_nothing(self, block: Block) -> _Done:
-        rows = RrfRows(block, ["CUI"])
+    def _reject_types_of_unknown_concepts(self, block: rrf.Block) -> _BlockResult:
+        rows = rrf.RrfRows(block, ["CUI"])
         codes = rows.concept_codes("CUI")
         rows.malformed.clear()  # reported at the first reading
-        rows.refuse(~self._known[codes], RowFault.UNKNOWN_CONCEPT)
-        return _Done(0, rows.malformed)
+        rows.reject(~self._known[codes], RowFault.UNKNOWN_CONCEPT)
+        return _BlockResult(0, rows.malformed)
 
-    def _take_terms(self, block: Block) -> _Done:
-        recipe, rows, counts = self.recipe, RrfRows(block, ["CUI", "LAT", "TTY", "STR", "SUPPRESS"]), Counter[str]()
+    def _collect_terms(self, block: rrf.Block) -> _BlockResult:
+        recipe, rows, counts = self.recipe, rrf.RrfRows(block, ["CUI", "LAT", "TTY", "STR", "SUPPRESS"]), Counter[str]()
         codes = rows.concept_codes("CUI")
-        self._known[codes[rows.sound]] = True
-        rows.refuse(~self._typed[codes], RowFault.UNKNOWN_CONCEPT)
+        self._known[codes[rows.valid]] = True
+        rows.reject(~self._typed[codes], RowFault.UNKNOWN_CONCEPT)
 
         def without(left: np.ndarray, rule: str, left_out: np.ndarray) -> np.ndarray:
             counts[f"num_terms_{rule}"] += int((left & left_out).sum())
             return left & ~left_out
 
-        left = without(rows.sound, "other_language", ~rows.is_any("LAT", recipe.languages))
-        left = without(left, "suppressed", rows.is_any("SUPPRESS", recipe.suppressed))
+        left = without(rows.valid, "other_language", ~rows.is_in("LAT", recipe.languages))
+        left = without(left, "suppressed", rows.is_in("SUPPRESS", recipe.suppressed))
         self._named[codes[left]] = True
         left = without(left, "other_semantic_type", ~self._wanted[codes])
-        left = without(left, "excluded_type", rows.is_any("TTY", recipe.excluded_term_types))
-        terms = pa.table([codes[left], _normalized(rows.strings("STR", left))], schema=_TERMS)
+        left = without(left, "excluded_type", rows.is_in("TTY", recipe.excluded_term_types))
+        terms = pa.table([codes[left], _normalize_terms(rows.strings("STR", left))], schema=_TERMS)
         blank = pc.equal(pc.utf8_trim_whitespace(terms["term"]), "")
         counts["num_terms_blank"] = pc.sum(blank).as_py() or 0
         terms = terms.filter(pc.invert(blank))
-        return _Done(rows.num_lines, rows.malformed, dict(counts), terms.take(np.argsort(terms["code"])))
+        return _BlockResult(rows.num_lines, rows.malformed, dict(counts), terms.take(np.argsort(terms["code"])))
 
-    def _mark_linked(self, block: Block) -> _Done:
-        rows = RrfRows(block, ["CUI1", "REL", "CUI2"])
+    def _mark_linked(self, block: rrf.Block) -> _BlockResult:
+        rows = rrf.RrfRows(block, ["CUI1", "REL", "CUI2"])
         first, second = rows.concept_codes("CUI1"), rows.concept_codes("CUI2")
-        rows.refuse(~(self._known[first] & self._known[second]), RowFault.UNKNOWN_CONCEPT)
-        related = np.flatnonzero(rows.sound & rows.is_any("REL", self.recipe.relations) & (first != second))
+        rows.reject(~(self._known[first] & self._known[second]), RowFault.UNKNOWN_CONCEPT)
+        related = np.flatnonzero(rows.valid & rows.is_in("REL", self.recipe.relations) & (first != second))
         for codes in (first, second):
             related = related[self._wanted[codes[related]] & self._named[codes[related]]]
         self._linked[first[related]] = self._linked[second[related]] = True
-        return _Done(rows.num_lines, rows.malformed)
+        return _BlockResult(rows.num_lines, rows.malformed)
 
 
-def _normalized(terms: pa.StringArray) -> pa.Array:
+def _normalize_terms(terms: pa.StringArray) -> pa.Array:
     """Lower-cased as ``str.lower`` does it, which for ASCII is what Arrow does; the escaped bar unescaped."""
     if pc.any(pc.match_substring(terms, "&#")).as_py():
         terms = pc.replace_substring_regex(terms, _ESCAPED_BAR, "|")
@@ -225,8 +215,8 @@ def _normalized(terms: pa.StringArray) -> pa.Array:
 
 
 @dataclass(frozen=True)
-class _Texts:
-    """Concepts, their texts, and what became of their terms."""
+class _ConceptTexts:
+    """Concepts, their texts, and counts of their terms."""
 
     codes: np.ndarray
     texts: pa.Array
@@ -250,14 +240,14 @@ class _TermRanges:
                 self._writers[number] = pa.ipc.new_stream(self._folder / str(number), _TERMS)
             self._writers[number].write_table(terms.slice(start, end - start))
 
-    def texts(self, kept: np.ndarray, num_threads: int) -> Iterator[_Texts]:
+    def texts(self, kept: np.ndarray, num_threads: int) -> Iterator[_ConceptTexts]:
         """The texts of the concepts where ``kept`` holds, range by range."""
         for writer in self._writers.values():
             writer.close()
         numbers = sorted({*self._writers, *np.unique(np.flatnonzero(kept) // CODES_PER_RANGE).tolist()})
-        yield from in_threads(lambda number: self._texts_of_range(number, kept), numbers, num_threads)
+        yield from rrf.map_in_threads(lambda number: self._texts_of_range(number, kept), numbers, num_threads)
 
-    def _texts_of_range(self, number: int, kept: np.ndarray) -> _Texts:
+    def _texts_of_range(self, number: int, kept: np.ndarray) -> _ConceptTexts:
         stored = _TERMS.empty_table()
         if number in self._writers:
             with pa.OSFile(str(self._folder / str(number))) as file:
@@ -275,21 +265,17 @@ class _TermRanges:
             "num_terms_repeated": wanted.num_rows - distinct.num_rows,
             "num_terms_kept": distinct.num_rows,
         }
-        return _Texts(codes, pc.binary_join(terms, _SEPARATOR), counts)
+        return _ConceptTexts(codes, pc.binary_join(terms, _SEPARATOR), counts)
 
 
 def _read_gold(path: str) -> dict[str, _Gold]:
     """record_id -> gold label, split."""
-    corpus, columns = CorpusRecipe(path=path), [schema.RECORD_ID, schema.GOLD_LABEL, schema.SPLIT]
+    try:
+        table = files.read_columns(path, [schema.RECORD_ID, schema.GOLD_LABEL, schema.SPLIT])
+    except InputError as error:
+        raise InputError(f"corpus.umls.gold: {error}") from error
     gold: dict[str, _Gold] = {}
-    counts: Counter[str] = Counter()
-    for source in files.find(corpus).units:
-        for rows in files.read(source, corpus, columns):
-            counts.update({**rows.counts, "num_rows": rows.records.num_rows})
-            for bad in rows.malformed.slice(0, 1).to_pylist():
-                raise InputError(f"corpus.umls.gold: {source.uri}:{bad['line']}: {bad['reject_reason']}")
-            for record_id, label, split in zip(*(rows.records[name].to_pylist() for name in columns), strict=True):
-                if gold.setdefault(record_id, (label, split)) != (label, split):
-                    raise InputError(f"corpus.umls.gold: {path} gives {record_id} two labels or splits")
-    require_in_some_row(columns, counts, counts["num_rows"], path)
+    for record_id, label, split in zip(*(column.to_pylist() for column in table.columns), strict=True):
+        if gold.setdefault(record_id, (label, split)) != (label, split):
+            raise InputError(f"corpus.umls.gold: {path} gives {record_id} two labels or splits")
     return gold

@@ -17,34 +17,34 @@ from llambert.corpora.rows import ENCODING_FAULTS, UNDECODABLE, RowFault, Rows
 from llambert.corpus_recipe import Columns
 from llambert.errors import InputError, one_line
 
-# Integers that a floating-point type holds without a gap; from there on, one value stands for several integers.
+# Bits of the integers that a floating-point type represents exactly.
 _EXACT_BITS = {pa.float16(): 11, pa.float32(): 24, pa.float64(): 53}
 _MAX_DIGITS = 100  # of a JSON number; a longer one stays as it is written
 
 
-class _Written(float):
-    """A number of a JSON file that remembers its digits: not all of them fit a float."""
+class _LiteralFloat(float):
+    """A number of a JSON file that keeps its literal, which may have more digits than a float."""
 
     literal: str
 
-    def __new__(cls, literal: str) -> "_Written":
+    def __new__(cls, literal: str) -> "_LiteralFloat":
         number = super().__new__(cls, literal)
         number.literal = literal
         return number
 
 
 # Made once: json.loads would make one for each line.
-_FAST = json.JSONDecoder(parse_constant=lambda _: None)
-_EXACT = json.JSONDecoder(parse_constant=lambda _: None, parse_float=_Written)
+_DECODER = json.JSONDecoder(parse_constant=lambda _: None)
+_EXACT_DECODER = json.JSONDecoder(parse_constant=lambda _: None, parse_float=_LiteralFloat)
 
 
 def parse_object(line: str, is_exact: bool = False) -> tuple[dict[str, Any] | None, RowFault | None]:
     """The JSON object of a line, or the reason why it is not one; a not-a-number is null.
 
-    ``is_exact``: its numbers remember their digits, which takes longer.
+    ``is_exact``: its numbers keep their literals, which takes longer.
     """
     try:
-        row = (_EXACT if is_exact else _FAST).decode(line)
+        row = (_EXACT_DECODER if is_exact else _DECODER).decode(line)
     except (ValueError, RecursionError):  # ValueError: also an integer of more than 4,300 digits
         return None, RowFault.NOT_JSON
     return (row, None) if isinstance(row, dict) else (None, RowFault.NOT_AN_OBJECT)
@@ -54,7 +54,7 @@ def text_of(value: Any) -> str | None:
     """A value of a JSON object, or of any Python reader, as text; structures as JSON."""
     if value is None or isinstance(value, str):
         return value
-    if isinstance(value, _Written):
+    if isinstance(value, _LiteralFloat):
         return _number_as_text(value.literal)
     return json.dumps(value, ensure_ascii=False, default=str)
 
@@ -74,7 +74,7 @@ def rows_of_table(table: pa.Table, columns: Columns, uri: str) -> Rows:
     """
     arrays, undecodable = [], set()
     for name in table.column_names:
-        _require_identifying(table[name], name, columns, uri)
+        _require_valid_record_id(table[name], name, columns, uri)
         array, faulty = _as_text(table[name], name, columns, uri)
         arrays.append(array)
         undecodable.update(faulty)
@@ -83,10 +83,10 @@ def rows_of_table(table: pa.Table, columns: Columns, uri: str) -> Rows:
     return Rows(pa.table(arrays, table.column_names), counts=counts)
 
 
-def _require_identifying(column: pa.ChunkedArray, name: str, columns: Columns, uri: str) -> None:
+def _require_valid_record_id(column: pa.ChunkedArray, name: str, columns: Columns, uri: str) -> None:
     if name != columns.record_id:
         return
-    column = _storage(column)
+    column = _without_storage_types(column)
     if pa.types.is_nested(column.type):
         raise InputError(
             f"{uri}: corpus.columns.record_id: column {name!r} holds values of type {column.type}; a record ID must be "
@@ -102,7 +102,7 @@ def _require_identifying(column: pa.ChunkedArray, name: str, columns: Columns, u
             )
 
 
-def _storage(column: pa.ChunkedArray) -> pa.ChunkedArray:
+def _without_storage_types(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """The column without the encodings that only say how its values are stored."""
     while True:
         kind = column.type
@@ -118,7 +118,7 @@ def _storage(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def _as_text(column: pa.ChunkedArray, name: str, columns: Columns, uri: str) -> tuple[pa.ChunkedArray, list[int]]:
     """The column as strings, and the rows whose bytes were not UTF-8."""
-    column = _storage(column)
+    column = _without_storage_types(column)
     kind = column.type
     if isinstance(kind, pa.UuidType):
         stored = [value for chunk in column.chunks for value in chunk.storage.to_pylist()]
@@ -169,7 +169,7 @@ def _decoded(column: pa.ChunkedArray, name: str, is_exact: bool, uri: str) -> tu
                 f"{uri}: column {name!r} holds bytes that are not UTF-8 text; store them as text, for example in "
                 "hexadecimal, or name another column in corpus.columns"
             ) from error
-    # Value by value, so that only the broken ones change.
+    # Value by value, so that only the faulty ones change.
     values = column.to_pylist()
     texts = [value if value is None else value.decode("utf-8", errors="replace") for value in values]
     faulty = [row for row, text in enumerate(texts) if text is not None and text.encode() != values[row]]

@@ -1,6 +1,7 @@
-"""The paper's tables and figures with any task, labels and models: made of cells, each computed and stored once.
+"""The paper's tables and figures with any task, labels and models. An experiment consists of cells (trainings), each
+computed and stored once.
 
-``recipe`` says what an experiment is, ``sources`` which labels it learns from and is judged by, ``cells`` what is
-stored, ``training`` trains a cell, ``grids`` says which cells stand where, ``results`` sums them up over seeds,
-``findings`` says in words what came out, ``figures`` and ``pages`` show it. None of them knows Ray; ``run`` does.
+``experiment_recipe`` describes an experiment, ``sources`` reads its labels, ``cells`` stores results, ``cell_training``
+trains a cell, ``grids`` places cells in a table, ``results`` aggregates them over seeds, ``claims`` compares them with
+the paper, ``figures`` and ``pages`` show them. Only ``cell_tasks`` and ``experiment`` use Ray.
 """

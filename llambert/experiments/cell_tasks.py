@@ -1,4 +1,4 @@
-"""The cells of an experiment as Ray tasks: in parallel, each stored once, whatever is killed."""
+"""The cells of an experiment as Ray tasks: in parallel, each stored once, even after an interruption."""
 
 import contextlib
 from typing import Any
@@ -12,25 +12,22 @@ from llambert.execution.progress import Progress
 from llambert.execution.ray_executor import connect
 from llambert.experiments.cell_training import train_cell
 from llambert.experiments.cells import Cell, CellStore
-from llambert.experiments.experiment_recipe import Trainings
+from llambert.experiments.experiment_recipe import TrainingExperiment
 from llambert.experiments.sources import Labels
 from llambert.recipe import ClassifierRecipe
 from llambert.training.encoder import check_encoder
 
 
-def run_cells(cells: list[Cell], labels: Labels, store: CellStore, experiment: Trainings) -> None:
+def run_cells(cells: list[Cell], labels: Labels, store: CellStore, experiment: TrainingExperiment) -> None:
     """Train every cell that is not stored, as many at once as the cluster has CPUs (GPUs) for.
 
     ``InputError``: labels or a model that cannot be learned with. ``RuntimeError``: a cell's process was lost
     ``max_attempts`` times; cells already stored stay.
     """
-    different = list({cell.fingerprint: cell for cell in cells}.values())
-    missing = [cell for cell in different if store.get(cell) is None]
-    starts: dict[str, Cell] = {
-        cell.starts_from.fingerprint: cell.starts_from for cell in missing if cell.starts_from is not None
-    }
-    unstarted = [cell for cell in starts.values() if not store.has_weights(cell)]
-    work: dict[str, Cell] = {cell.fingerprint: cell for cell in [*unstarted, *missing]}
+    distinct = {cell.fingerprint: cell for cell in cells}.values()
+    missing = {cell.fingerprint: cell for cell in distinct if store.get(cell) is None}
+    starts = {cell.starts_from.fingerprint: cell.starts_from for cell in missing.values() if cell.starts_from}
+    work = {key: cell for key, cell in starts.items() if not store.has(cell, "weights")} | missing
     if not work:
         return
     _check_encoders(list(work.values()), labels)
@@ -42,22 +39,17 @@ def run_cells(cells: list[Cell], labels: Labels, store: CellStore, experiment: T
         max_retries=experiment.max_attempts - 1,
         name=f"experiment {experiment.name}",
     )
-    settings: dict[str, Any] = {
-        "num_threads": max(1, int(experiment.cpus_per_cell)),
-        "on_gpu": experiment.gpus_per_cell > 0,
-    }
-    settings["store_every_s"] = experiment.store_every_s
     running: dict[Any, Cell] = {}
     by_fingerprint: dict[str, Any] = {}
     # Last those that start from others, so that none holds a core while it waits.
     for cell in sorted(work.values(), key=lambda cell: cell.starts_from is not None):
         before = by_fingerprint.get(cell.starts_from.fingerprint) if cell.starts_from else None
-        reference = task.remote(cell, shared, store, {**settings, "keep_weights": cell.fingerprint in starts}, before)
+        reference = task.remote(cell, shared, store, experiment, cell.fingerprint in starts, before)
         running[reference] = cell
         by_fingerprint[cell.fingerprint] = reference
     _wait(running, experiment.name)
     for cell in starts.values():
-        store.remove_weights(cell)
+        store.remove(cell, "weights")
 
 
 def _check_encoders(cells: list[Cell], labels: Labels) -> None:
@@ -87,14 +79,16 @@ def _wait(running: dict[Any, Cell], name: str) -> None:
                 ray.cancel(reference, force=True)
 
 
-def _train(cell: Cell, labels: Labels, store: CellStore, settings: dict[str, Any], _before: Any) -> str | None:
+def _train(
+    cell: Cell, labels: Labels, store: CellStore, experiment: TrainingExperiment, keep_weights: bool, _before: Any
+) -> str | None:
     """The Ray task; ``_before`` is the outcome of the cell it starts from. What a user must fix is returned."""
-    torch.set_num_threads(settings["num_threads"])
+    torch.set_num_threads(max(1, int(experiment.cpus_per_cell)))
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    device = torch.device("cuda" if settings["on_gpu"] else "cpu")
+    device = torch.device("cuda" if experiment.gpus_per_cell > 0 else "cpu")
     try:
-        train_cell(cell, labels, store, settings["store_every_s"], settings["keep_weights"], device)
+        train_cell(cell, labels, store, experiment.store_every_s, keep_weights, device)
     except InputError as error:
         return str(error)
     return None

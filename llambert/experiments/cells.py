@@ -1,22 +1,23 @@
-"""Cells: trainings that are stored once, under a fingerprint of everything that decides them.
+"""Cells: trainings that are stored once, under a fingerprint of everything that determines their result.
 
 ::
 
     STORE/<fingerprint>.json       the settings, the probabilities given to the test records, the seconds
-    STORE/<fingerprint>.state      a training under way, so that a killed one goes on
+    STORE/<fingerprint>.state      a training under way, so that an interrupted one resumes
     STORE/<fingerprint>.weights    of a silver training, until those that start from it are stored
 
-Files appear whole. Experiments with the same cell find each other's; a changed setting, label or model is
-another cell.
+Files are written atomically. Experiments with the same cell share it; a changed setting, label or model is another
+cell.
 """
 
 import io
 import json
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
+from fsspec import AbstractFileSystem
 
 from llambert.annotation.sampling import Purpose
 from llambert.experiments.sources import Labels
@@ -24,6 +25,9 @@ from llambert.recipe import ClassifierRecipe, GoldPhase, digest, result_fields
 from llambert.storage.atomic import create_atomically, remove_temporaries, write_atomically
 from llambert.storage.locations import open_filesystem
 from llambert.storage.reference import content_identity, find_commit, is_hub_name
+
+Kind = Literal["state", "weights"]
+"""What is saved of a cell beside its result."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +42,12 @@ class Cell:
     num_train: int
     fingerprint: str
     starts_from: Self | None = None
-    """Of ``combined``: the silver training whose weights it goes on from."""
+    """Of ``combined``: the silver training from whose weights it starts."""
 
 
 @dataclass(frozen=True)
-class Stored:
-    """What a cell came to. ``probabilities``: float32 (test records, categories). ``seconds``: of training alone."""
+class CellResult:
+    """The result of a cell. ``probabilities``: float32 (test records, categories). ``seconds``: of training only."""
 
     accuracy: float
     seconds: float
@@ -65,7 +69,8 @@ def create_cell(recipe: ClassifierRecipe, labels: Labels) -> Cell:
     if is_hub_name(recipe.model):
         fields["revision"] = find_commit(recipe.model, recipe.revision)
     plain = recipe.model_copy(update=fields)
-    learned = [{"gold": "gold"}.get(plain.regime, silver), *(["gold"] if plain.regime == "combined" else [])]
+    learned = [*([silver] if plain.learns_silver else []), *(["gold"] if plain.learns_gold else [])]
+    first_phase = plain.model_copy(update={"regime": silver, "gold": GoldPhase()})
     return Cell(
         recipe=plain,
         silver=silver,
@@ -76,12 +81,8 @@ def create_cell(recipe: ClassifierRecipe, labels: Labels) -> Cell:
             [labels.identities[name] for name in [*learned, "test"]],
             *([Purpose.GOLD_TRAINING] if "gold" in learned else []),
         ),
-        starts_from=create_cell(_first_phase(plain, silver), labels) if plain.regime == "combined" else None,
+        starts_from=create_cell(first_phase, labels) if plain.regime == "combined" else None,
     )
-
-
-def _first_phase(recipe: ClassifierRecipe, silver: str) -> ClassifierRecipe:
-    return recipe.model_copy(update={"regime": silver, "gold": GoldPhase()})
 
 
 @dataclass(frozen=True)
@@ -90,16 +91,16 @@ class CellStore:
 
     uri: str
 
-    def get(self, cell: Cell) -> Stored | None:
+    def get(self, cell: Cell) -> CellResult | None:
         """What is stored of a cell, or None."""
-        content = self._read(f"{cell.fingerprint}.json")
+        content = self._read(cell, "json")
         if content is None:
             return None
         found = json.loads(content)
         probabilities = np.array(found["probabilities"], dtype=np.float32)
-        return Stored(found["accuracy"], found["seconds"], found["num_threads"], probabilities)
+        return CellResult(found["accuracy"], found["seconds"], found["num_threads"], probabilities)
 
-    def put(self, cell: Cell, stored: Stored) -> None:
+    def put(self, cell: Cell, stored: CellResult) -> None:
         """Store a cell; of two that were trained at once the first stays.
 
         Its training state goes, and what a killed training left half written.
@@ -112,54 +113,38 @@ class CellStore:
             "num_threads": stored.num_threads,
             "probabilities": [[round(float(p), 5) for p in row] for row in stored.probabilities],
         }
-        filesystem, folder = open_filesystem(self.uri)
-        create_atomically(filesystem, f"{folder}/{cell.fingerprint}.json", json.dumps(values).encode())
-        self._remove(f"{cell.fingerprint}.state")
-        remove_temporaries(filesystem, folder, cell.fingerprint)
+        filesystem, path = self._path(cell, "json")
+        create_atomically(filesystem, path, json.dumps(values).encode())
+        self.remove(cell, "state")
+        remove_temporaries(filesystem, path.rpartition("/")[0], cell.fingerprint)
 
-    def read_state(self, cell: Cell) -> dict[str, Any] | None:
-        """The training of a cell as far as it was stored."""
-        return self._load(f"{cell.fingerprint}.state")
-
-    def write_state(self, cell: Cell, state: dict[str, Any]) -> None:
-        """Store a training under way."""
-        self._save(f"{cell.fingerprint}.state", state)
-
-    def has_weights(self, cell: Cell) -> bool:
-        """Whether the weights that a silver cell ended with are kept."""
-        filesystem, folder = open_filesystem(self.uri)
-        return filesystem.exists(f"{folder}/{cell.fingerprint}.weights")
-
-    def read_weights(self, cell: Cell) -> dict[str, Any] | None:
-        """The weights that a silver cell ended with, if they are kept."""
-        return self._load(f"{cell.fingerprint}.weights")
-
-    def write_weights(self, cell: Cell, weights: dict[str, Any]) -> None:
-        """Keep the weights for the cells that start from them."""
-        self._save(f"{cell.fingerprint}.weights", weights)
-
-    def remove_weights(self, cell: Cell) -> None:
-        """Every cell that starts from them is stored."""
-        self._remove(f"{cell.fingerprint}.weights")
-
-    def _load(self, name: str) -> dict[str, Any] | None:
-        content = self._read(name)
+    def load(self, cell: Cell, kind: Kind) -> dict[str, Any] | None:
+        """What was saved of a cell, or None."""
+        content = self._read(cell, kind)
         return None if content is None else torch.load(io.BytesIO(content), weights_only=True)
 
-    def _save(self, name: str, values: dict[str, Any]) -> None:
+    def save(self, cell: Cell, kind: Kind, values: dict[str, Any]) -> None:
+        """Save the state of a training under way, or the weights that other cells start from."""
         sink = io.BytesIO()
         torch.save(values, sink)
-        filesystem, folder = open_filesystem(self.uri)
-        write_atomically(filesystem, f"{folder}/{name}", sink.getvalue())
+        filesystem, path = self._path(cell, kind)
+        write_atomically(filesystem, path, sink.getvalue())
 
-    def _read(self, name: str) -> bytes | None:
-        filesystem, folder = open_filesystem(self.uri)
-        try:
-            return filesystem.cat_file(f"{folder}/{name}")
-        except FileNotFoundError:
-            return None
+    def has(self, cell: Cell, kind: Kind) -> bool:
+        """Whether it is saved."""
+        filesystem, path = self._path(cell, kind)
+        return filesystem.exists(path)
 
-    def _remove(self, name: str) -> None:
+    def remove(self, cell: Cell, kind: Kind) -> None:
+        """Remove it if it is saved."""
+        filesystem, path = self._path(cell, kind)
+        if filesystem.exists(path):
+            filesystem.rm_file(path)
+
+    def _path(self, cell: Cell, ending: str) -> tuple[AbstractFileSystem, str]:
         filesystem, folder = open_filesystem(self.uri)
-        if filesystem.exists(f"{folder}/{name}"):
-            filesystem.rm_file(f"{folder}/{name}")
+        return filesystem, f"{folder}/{cell.fingerprint}.{ending}"
+
+    def _read(self, cell: Cell, ending: str) -> bytes | None:
+        filesystem, path = self._path(cell, ending)
+        return filesystem.cat_file(path) if filesystem.exists(path) else None

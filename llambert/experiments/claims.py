@@ -1,18 +1,19 @@
-"""What the paper says of its tables and figures, held against the cells: confirmed, contradicted or open.
+"""The paper's claims about its tables and figures, tested with the cells: confirmed, contradicted or open.
 
 Each claim is a difference, taken seed by seed, and a value it is compared with. It is confirmed where the 95 %
 interval over seeds lies wholly on the claim's side, contradicted where it lies on the other, and else open.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 from llambert.evaluation.metrics import Estimate
 from llambert.experiments import paper
-from llambert.experiments.experiment_recipe import LabelCount, Mislabel, Regimes, Trainings
+from llambert.experiments.experiment_recipe import AnyTraining, LabelCount, Mislabel, Regimes
 from llambert.experiments.grids import ANNOTATOR, END_TO_END, FROZEN
-from llambert.experiments.results import Results, mean_over_seeds
+from llambert.experiments.results import Column, Results, mean_over_seeds
 
 CONFIRMED, CONTRADICTED, OPEN = "confirmed", "contradicted", "open"
 _RESILIENT_BELOW = 0.25
@@ -29,16 +30,15 @@ class Finding:
     text: str
 
 
-def findings(experiment: Trainings, results: Results) -> list[Finding]:
-    """Those that the stored cells allow."""
+def findings(experiment: AnyTraining, results: Results) -> list[Finding]:
+    """The claims that the stored cells can decide."""
     match experiment:
         case Regimes():
-            return _of_regimes(results)
+            return list(_of_regimes(results))
         case LabelCount():
-            return _of_label_counts(results)
+            return list(_of_label_counts(results))
         case Mislabel():
-            return _of_mislabelling(results)
-    raise AssertionError(f"no findings for {type(experiment).__name__}")
+            return list(_of_mislabelling(results))
 
 
 def verdict(estimate: Estimate, above: float = 0.0) -> str:
@@ -49,7 +49,7 @@ def verdict(estimate: Estimate, above: float = 0.0) -> str:
     return CONFIRMED if low > above else CONTRADICTED if high < above else OPEN
 
 
-def points(estimate: Estimate) -> str:
+def percentage_points(estimate: Estimate) -> str:
     """A difference of accuracies in percentage points, with its interval."""
     value = f"{100 * estimate.value:+.2f} points"
     if estimate.low is None:
@@ -58,108 +58,100 @@ def points(estimate: Estimate) -> str:
     return f"{value} (95 % interval {100 * low:+.2f} to {100 * high:+.2f}, {estimate.num} seeds)"
 
 
-def _of_regimes(results: Results) -> list[Finding]:
+def _is_better(
+    results: Results, first: tuple[str, Column], second: tuple[str, Column], claim: str, text: str, source: str = ""
+) -> Iterator[Finding]:
+    """The claim that the first place of a table has the higher accuracy; nothing where no seed has both.
+
+    ``text`` says what the difference is of, ``source`` what the paper measured.
+    """
+    difference = results.difference(first, second)
+    if difference is not None:
+        yield Finding(claim, verdict(difference), f"{text} {percentage_points(difference)}{source}")
+
+
+def _of_regimes(results: Results) -> Iterator[Finding]:
     claims = [
         ("silver", "gold", "many silver labels are better than few gold ones"),
         ("combined", "silver", "gold labels after silver ones are better than silver ones alone"),
         ("combined", "gold", "gold labels after silver ones are better than gold ones alone"),
     ]
-    found = []
-    for encoder in results.rows():
+    for encoder in results.accuracies:
         for first, second, claim in claims:
-            difference = results.difference((encoder, first), (encoder, second))
-            if difference is not None:
-                text = f"{encoder}: {first} minus {second} {points(difference)}"
-                found.append(Finding(claim, verdict(difference), text))
-    return found
+            text = f"{encoder}: {first} minus {second}"
+            yield from _is_better(results, (encoder, first), (encoder, second), claim, text)
 
 
-def _of_label_counts(results: Results) -> list[Finding]:
-    found = []
+def _of_label_counts(results: Results) -> Iterator[Finding]:
     for labels in ("silver", "gold"):
         counts = sorted(int(count) for count in results.columns(labels))
         if labels == "silver" and len(counts) >= 3:
-            found += _plateau(results, counts)
+            yield from _plateau(results, counts)
         if len(counts) >= 2:
-            gain = results.difference((labels, counts[-1]), (labels, counts[0]))
-            if gain is not None:
-                text = f"from {counts[0]:,} to {counts[-1]:,} {labels} labels {points(gain)}"
-                found.append(Finding(f"more {labels} labels help", verdict(gain), text))
+            text = f"from {counts[0]:,} to {counts[-1]:,} {labels} labels"
+            claim = f"more {labels} labels help"
+            yield from _is_better(results, (labels, counts[-1]), (labels, counts[0]), claim, text)
     for count in sorted({*results.columns("silver")} & {*results.columns("gold")}, key=float):
-        difference = results.difference(("gold", count), ("silver", count))
-        if difference is not None:
-            text = f"at {count:,} labels gold minus silver {points(difference)}"
-            found.append(Finding("as many gold labels are better than silver ones", verdict(difference), text))
-    return found
+        text = f"at {count:,} labels gold minus silver"
+        claim = "as many gold labels are better than silver ones"
+        yield from _is_better(results, ("gold", count), ("silver", count), claim, text)
 
 
-def _plateau(results: Results, counts: list[int]) -> list[Finding]:
+def _plateau(results: Results, counts: list[int]) -> Iterator[Finding]:
     """Whether a doubling of silver labels gains less at the end of the curve than at its beginning."""
     first, last = counts[0], counts[-1]
-    # The count nearest to the middle of the doublings, of those that stand between.
+    # Of the counts between, the one nearest to the middle of the doublings.
     middle = min(counts[1:-1], key=lambda count: abs(np.log2(count / first) - np.log2(last / first) / 2))
-    values = [results.by_seed("silver", count) for count in (first, middle, last)]
-    early, late = np.log2(middle / first), np.log2(last / middle)
-    seeds = [seed for seed in values[0] if all(seed in one for one in values)]
+    at_first, at_middle, at_last = (results.by_seed("silver", count) for count in (first, middle, last))
+    seeds = [seed for seed in at_first if seed in at_middle and seed in at_last]
     if not seeds:
-        return []
-    before = mean_over_seeds([(values[1][seed] - values[0][seed]) / early for seed in seeds])
-    after = mean_over_seeds([(values[2][seed] - values[1][seed]) / late for seed in seeds])
-    fall = mean_over_seeds(
-        [(values[1][s] - values[0][s]) / early - (values[2][s] - values[1][s]) / late for s in seeds]
-    )
+        return
+    early = [(at_middle[seed] - at_first[seed]) / np.log2(middle / first) for seed in seeds]
+    late = [(at_last[seed] - at_middle[seed]) / np.log2(last / middle) for seed in seeds]
+    before, after = mean_over_seeds(early), mean_over_seeds(late)
+    fall = mean_over_seeds([one - other for one, other in zip(early, late, strict=True)])
     text = (
         f"a doubling of silver labels gains {100 * before.value:+.2f} points between {first:,} and {middle:,} labels, "
-        f"and {points(after)} between {middle:,} and {last:,}; the fall is {points(fall)}"
+        f"and {percentage_points(after)} between {middle:,} and {last:,}; the fall is {percentage_points(fall)}"
     )
-    return [Finding("silver labels reach a plateau", verdict(fall), text)]
+    yield Finding("silver labels reach a plateau", verdict(fall), text)
 
 
-def _of_mislabelling(results: Results) -> list[Finding]:
-    shares = sorted(float(share) for share in results.columns(END_TO_END))
-    found = []
-    for share in (share for share in shares if 0.1 <= share < 0.5):
+def _of_mislabelling(results: Results) -> Iterator[Finding]:
+    for share in sorted(map(float, results.columns(END_TO_END))):
         loss = results.difference((END_TO_END, 0.0), (END_TO_END, share))
-        if loss is None:
+        gain = results.difference((END_TO_END, share), (END_TO_END, 0.0))
+        if not 0.1 <= share < 0.5 or loss is None or gain is None:
             continue
-        spared = Estimate(
-            share * _RESILIENT_BELOW - loss.value,
-            None if loss.high is None else share * _RESILIENT_BELOW - loss.high,
-            None if loss.low is None else share * _RESILIENT_BELOW - loss.low,
-            loss.num,
-        )
-        text = f"with {share:.1%} of the labels made wrong the classifier loses {points(loss)}{_paper_loss(share)}"
+        lost = f"the classifier loses {percentage_points(loss)}{_paper_loss(share)}"
         claim = f"random errors hardly harm: less than {_RESILIENT_BELOW:g} of their share is lost"
-        found.append(Finding(claim, verdict(spared), text))
-    for own_share in results.columns(ANNOTATOR):
-        difference = results.difference((END_TO_END, own_share), (ANNOTATOR, own_share))
-        if difference is not None:
-            text = (
-                f"at the annotator's {float(own_share):.1%} of errors gold labels with as many random errors, "
-                f"minus the annotator's labels: {points(difference)}{_paper_annotator()}"
-            )
-            found.append(Finding("an LLM's errors harm more than random ones", verdict(difference), text))
-    for both in (share for share in results.columns(FROZEN) if share in results.columns(END_TO_END)):
-        difference = results.difference((END_TO_END, both), (FROZEN, both))
-        if difference is not None:
-            text = f"with {float(both):.1%} wrong labels end to end minus frozen encoder {points(difference)}"
-            found.append(Finding("training end to end is better than the head alone", verdict(difference), text))
-    return found
+        decided = verdict(gain, above=-share * _RESILIENT_BELOW)
+        yield Finding(claim, decided, f"with {share:.1%} of the labels made wrong {lost}")
+    for share in map(float, results.columns(ANNOTATOR)):
+        text = (
+            f"at the annotator's {share:.1%} of errors gold labels with as many random errors, "
+            "minus the annotator's labels:"
+        )
+        claim = "an LLM's errors harm more than random ones"
+        yield from _is_better(results, (END_TO_END, share), (ANNOTATOR, share), claim, text, _paper_annotator())
+    for share in map(float, results.columns(FROZEN)):
+        text = f"with {share:.1%} wrong labels end to end minus frozen encoder"
+        claim = "training end to end is better than the head alone"
+        yield from _is_better(results, (END_TO_END, share), (FROZEN, share), claim, text)
 
 
 def _paper_loss(share: float) -> str:
-    curve = paper.facts()["imdb"]["mislabel"]
-    by_share = dict(zip(curve["x"], curve["end_to_end"], strict=True))
-    if 100 * share not in by_share:
+    curve = paper.mislabel_curves()[END_TO_END]
+    if share not in curve:
         return ""
-    return f"; roberta-large on IMDb lost {by_share[0] - by_share[100 * share]:.2f} (the paper)"
+    return f"; roberta-large on IMDb lost {100 * (curve[0].value - curve[share].value):.2f} (the paper)"
 
 
 def _paper_annotator() -> str:
-    imdb = paper.facts()["imdb"]
-    curve = dict(zip(imdb["mislabel"]["x"], imdb["mislabel"]["end_to_end"], strict=True))
-    silver = imdb["encoder_accuracy"]["roberta-large"][1]
+    curves = paper.mislabel_curves()
+    [(share, annotated)] = curves[ANNOTATOR].items()
+    random, silver = 100 * curves[END_TO_END][0.05].value, 100 * annotated.value
     return (
-        f"; the paper's {curve[5]:.2f} with 5 % random errors and {silver:.2f} with the LLM's "
-        f"{imdb['annotator_error_percent']:g} % differ by {curve[5] - silver:+.2f}"
+        f"; the paper's {random:.2f} with 5 % random errors and {silver:.2f} with the LLM's "
+        f"{100 * share:g} % differ by {random - silver:+.2f}"
     )

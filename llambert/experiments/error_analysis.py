@@ -3,9 +3,9 @@
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from llambert.corpora.files import read_columns
 from llambert.errors import InputError
 from llambert.experiments.experiment_recipe import Answers
-from llambert.experiments.sources import read_columns
 from llambert.review import disagreements as review
 from llambert.review import formats as review_files
 from llambert.run import open_run
@@ -15,7 +15,7 @@ COLUMNS = [RECORD_ID, GOLD, MODEL, PERSON]
 
 
 def count_answers(answers: Answers) -> dict[str, dict[str, int]]:
-    """Model label -> person's label -> number of records, whichever way the answers are given."""
+    """Model label -> person's label -> number of records, from a file or a review."""
     if answers.review is None:
         return cross_table(read_answers(answers))
     run = open_run(answers.review.recipe, list(answers.review.settings))
@@ -46,7 +46,7 @@ def cross_table(answers: pa.Table) -> dict[str, dict[str, int]]:
 
 def read_answers(answers: Answers) -> pa.Table:
     """A file of answers with ``COLUMNS``; ``InputError`` if it cannot be read or holds none."""
-    assert answers.path is not None, "looked at when the experiment was read"
+    assert answers.path is not None, "checked when the experiment was read"
     columns = [answers.record_id, answers.gold, answers.model, answers.person]
     rows = read_columns(answers.path, columns)
     table = pa.table([_without_blanks(rows[column]) for column in columns], names=COLUMNS)

@@ -1,57 +1,68 @@
 """One experiment from its recipe to its page: what ``jobs/experiments.py`` runs."""
 
+import io
+from collections.abc import Mapping
+
 import pyarrow as pa
+import pyarrow.csv as pacsv
+import pyarrow.parquet as pq
 
 from llambert.experiments import error_analysis, llms, pages
 from llambert.experiments.cell_tasks import run_cells
 from llambert.experiments.cells import CellStore
 from llambert.experiments.claims import findings
-from llambert.experiments.experiment_recipe import AnyExperiment, ErrorAnalysis, Llms, Trainings
+from llambert.experiments.experiment_recipe import AnyExperiment, AnyTraining, ErrorAnalysis, Experiment, LlmComparison
 from llambert.experiments.figures import figure
-from llambert.experiments.grids import Place, places
-from llambert.experiments.output import write_results
+from llambert.experiments.grids import grid_entries
 from llambert.experiments.results import Results, metrics_table
 from llambert.experiments.sources import read_labels
+from llambert.storage.atomic import write_atomically
+from llambert.storage.locations import open_filesystem
 
 
 def run_experiment(experiment: AnyExperiment) -> str:
     """Compute what is not stored yet, write the results, and return the page.
 
-    What a killed or failed one has stored stays; it is shown as half done where the job can still say so.
+    An experiment that is interrupted or fails keeps what it has stored; its page then says that it is half done.
     """
     match experiment:
-        case Llms():
-            table = llms.ask(experiment)
+        case LlmComparison():
+            table = llms.run_llms(experiment)
             page = llms.page(experiment, table)
-            figures: dict[str, bytes] = {}
         case ErrorAnalysis():
             page, table = _error_analysis(experiment)
-            figures = {}
-        case Trainings():
-            return _trainings(experiment)
-    write_results(experiment, page, table, figures)
+        case _:
+            return _train(experiment)
+    _write_results(experiment, page, table)
     return page
 
 
-def _trainings(experiment: Trainings) -> str:
+def _train(experiment: AnyTraining) -> str:
     labels = read_labels(experiment.data)
-    wanted = places(experiment, labels)
+    entries = grid_entries(experiment, labels)
     store = CellStore(f"{experiment.storage.rstrip('/')}/cells")
     try:
-        run_cells([place.cell for place in wanted], labels, store, experiment)
+        run_cells([entry.cell for entry in entries], labels, store, experiment)
     finally:
-        page = _write(experiment, wanted, store, labels.num_seen)
+        stored = {entry.cell.fingerprint: store.get(entry.cell) for entry in entries}
+        found = [(entry, cell) for entry in entries if (cell := stored[entry.cell.fingerprint]) is not None]
+        results = Results(found, len(entries), labels.num_overlapping)
+        images = figure(experiment, results)
+        page = pages.page(experiment, results, findings(experiment, results), "figure.svg" if images else None)
+        _write_results(experiment, page, metrics_table(results, experiment), images)
     return page
 
 
-def _write(experiment: Trainings, wanted: list[Place], store: CellStore, num_seen: int) -> str:
-    stored = {place.cell.fingerprint: store.get(place.cell) for place in wanted}
-    found = [(place, cell) for place in wanted if (cell := stored[place.cell.fingerprint]) is not None]
-    results = Results(found, len(wanted), num_seen)
-    drawn = figure(experiment, results)
-    page = pages.page(experiment, results, findings(experiment, results), "figure.svg" if drawn else None)
-    write_results(experiment, page, metrics_table(results, experiment), drawn)
-    return page
+def _write_results(experiment: Experiment, page: str, table: pa.Table, images: Mapping[str, bytes] = {}) -> None:
+    """Write ``results.md``, ``results.parquet``, ``results.csv`` and ``figure.*``, each whole."""
+    parquet, csv = io.BytesIO(), io.BytesIO()
+    pq.write_table(table, parquet)
+    pacsv.write_csv(table, csv)
+    files = {"results.md": page.encode(), "results.parquet": parquet.getvalue(), "results.csv": csv.getvalue()}
+    files |= {f"figure.{kind}": content for kind, content in images.items()}
+    filesystem, folder = open_filesystem(experiment.results_folder)
+    for name, content in files.items():
+        write_atomically(filesystem, f"{folder}/{name}", content)
 
 
 def _error_analysis(experiment: ErrorAnalysis) -> tuple[str, pa.Table]:

@@ -38,7 +38,7 @@ class LabelledData(Section):
     test: Source | None = None
     run: str | None = None
     num_test: PositiveInt | None = None
-    """So many test records, drawn by hash: nested subsets, independent of which records were annotated; null: all."""
+    """Number of test records, drawn by hash: nested subsets, independent of which records were annotated; null: all."""
     categories: tuple[str, ...] = ()
     """Empty: the labels that occur, in alphabetical order."""
 
@@ -55,10 +55,15 @@ class Experiment(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     storage: str = placement_field("runs/experiments")
     paper: Literal["imdb", "umls_regions"] | None = None
-    """Whose figures of the paper stand beside the results."""
+    """Task of the paper whose figures are shown beside the results."""
+
+    @property
+    def results_folder(self) -> str:
+        """Where its results are; cells are beside it, shared by the experiments of one storage."""
+        return f"{self.storage.rstrip('/')}/{self.name}"
 
 
-class Trainings(Experiment):
+class TrainingExperiment(Experiment):
     """An experiment whose cells are trainings of the classifier, one for each seed.
 
     The seed decides the head's first weights, which records a smaller set has (nested), their order, dropout,
@@ -69,31 +74,31 @@ class Trainings(Experiment):
     classifier: ClassifierRecipe
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
     min_steps: NonNegativeInt = 0
-    """A small training set is seen more often than ``classifier.epochs``: until so many steps are taken, …"""
+    """Minimum number of training steps: a small training set is repeated for more than ``classifier.epochs``, …"""
     max_epochs: PositiveInt = 10
-    """… but no more often than this."""
+    """… but at most for this many epochs."""
     cpus_per_cell: float = placement_field(1.0, gt=0)
     gpus_per_cell: float = placement_field(0.0, ge=0)
     store_every_s: float = placement_field(30.0, gt=0)
-    """How often a training under way is stored."""
+    """Interval at which the state of a running training is stored."""
     max_attempts: PositiveInt = placement_field(3)
 
     def epochs(self, num_records: int) -> int:
-        """Of a training on so many records."""
+        """Number of epochs of a training on ``num_records`` records."""
         enough = round(self.min_steps * self.classifier.batch_size / num_records)
         return max(self.classifier.epochs, min(enough, self.max_epochs))
 
 
-class Regimes(Trainings):
+class Regimes(TrainingExperiment):
     """Encoders by regimes: the paper's Table 2 and its UMLS table."""
 
     experiment: Literal["regimes"]
     encoders: dict[str, str] = Field(default_factory=dict)
-    """Name in the table -> reference; empty: ``classifier.model`` alone."""
+    """Name in the table -> reference; empty: only ``classifier.model``."""
     regimes: tuple[Regime, ...] = ("gold", "silver", "combined")
 
 
-class LabelCount(Trainings):
+class LabelCount(TrainingExperiment):
     """Accuracy against the number of training labels, gold and silver: the paper's Figure 1, left."""
 
     experiment: Literal["label_count"]
@@ -102,12 +107,12 @@ class LabelCount(Trainings):
 
 
 class FrozenEncoder(Section):
-    """How the head alone is trained."""
+    """How only the head is trained."""
 
     learning_rate: float = Field(1e-3, gt=0)
 
 
-class Mislabel(Trainings):
+class Mislabel(TrainingExperiment):
     """Accuracy against the share of labels made wrong on purpose: the paper's Figure 1, right.
 
     Beside it the classifier of as many of the annotator's labels, at the annotator's own share of errors. Without
@@ -131,7 +136,7 @@ class Llm(Section):
     shots: tuple[NonNegativeInt, ...] = (0,)
 
 
-class Llms(Experiment):
+class LlmComparison(Experiment):
     """LLMs by shots: accuracy, parse rate and time on gold records; the paper's Table 1."""
 
     experiment: Literal["llms"]
@@ -175,7 +180,8 @@ class ErrorAnalysis(Experiment):
     """Name in the table -> what was answered."""
 
 
-AnyExperiment = Regimes | LabelCount | Mislabel | Llms | ErrorAnalysis
+AnyTraining = Regimes | LabelCount | Mislabel
+AnyExperiment = AnyTraining | LlmComparison | ErrorAnalysis
 _KINDS = {get_args(kind.model_fields["experiment"].annotation)[0]: kind for kind in get_args(AnyExperiment)}
 
 

@@ -1,11 +1,11 @@
-"""Which cells an experiment is made of, and where in its table or figure each stands."""
+"""The cells of an experiment, and their places in its table or figure."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from llambert.errors import InputError
 from llambert.experiments.cells import Cell, create_cell
-from llambert.experiments.experiment_recipe import LabelCount, Mislabel, Regimes, Trainings
+from llambert.experiments.experiment_recipe import AnyTraining, LabelCount, Mislabel, Regimes, TrainingExperiment
 from llambert.experiments.sources import Labels
 from llambert.recipe import ClassifierRecipe
 
@@ -13,7 +13,7 @@ END_TO_END, FROZEN, ANNOTATOR = "end to end", "frozen encoder", "annotator's lab
 
 
 @dataclass(frozen=True)
-class Place:
+class GridEntry:
     """``row``: an encoder, or a curve. ``column``: a regime, a number of labels, or a share of wrong ones."""
 
     row: str
@@ -22,12 +22,12 @@ class Place:
     cell: Cell
 
 
-def places(experiment: Trainings, labels: Labels) -> list[Place]:
-    """Every place, by seed, so that a table half done has whole seeds; a cell may stand in several."""
+def grid_entries(experiment: AnyTraining, labels: Labels) -> list[GridEntry]:
+    """All entries, seed by seed, so that an unfinished table has complete seeds; several may share a cell."""
     return [place for seed in experiment.seeds for place in _of_seed(experiment, labels, seed)]
 
 
-def _of_seed(experiment: Trainings, labels: Labels, seed: int) -> Iterator[Place]:
+def _of_seed(experiment: AnyTraining, labels: Labels, seed: int) -> Iterator[GridEntry]:
     match experiment:
         case Regimes():
             return _regimes(experiment, labels, seed)
@@ -35,58 +35,54 @@ def _of_seed(experiment: Trainings, labels: Labels, seed: int) -> Iterator[Place
             return _label_counts(experiment, labels, seed)
         case Mislabel():
             return _mislabelled(experiment, labels, seed)
-    raise AssertionError(f"no cells for {type(experiment).__name__}")
 
 
-def error_share(experiment: Mislabel, labels: Labels) -> float | None:
-    """The annotator's own share of wrong labels: as told, or measured; None where neither is possible."""
+def annotator_error_share(experiment: Mislabel, labels: Labels) -> float | None:
+    """The annotator's share of wrong labels: from the recipe, or measured; None if neither is possible."""
     if experiment.annotator_error_share is not None:
         return experiment.annotator_error_share
     found = labels.annotator_errors()
     return None if found is None else round(found[0] / found[1], 4)
 
 
-def _regimes(experiment: Regimes, labels: Labels, seed: int) -> Iterator[Place]:
+def _regimes(experiment: Regimes, labels: Labels, seed: int) -> Iterator[GridEntry]:
     encoders = experiment.encoders or {experiment.classifier.model.rpartition("/")[2]: experiment.classifier.model}
     for name, model in encoders.items():
         for regime in experiment.regimes:
-            table = labels.gold_train() if regime == "gold" else labels.silver_of(regime)
-            recipe = _classifier(experiment, regime, table.num_rows, seed).model_copy(update={"model": model})
-            yield Place(name, regime, seed, create_cell(recipe, labels))
+            num_records = labels.first_learned(regime).num_rows
+            recipe = _classifier(experiment, regime, num_records, seed).model_copy(update={"model": model})
+            yield GridEntry(name, regime, seed, create_cell(recipe, labels))
 
 
-def _label_counts(experiment: LabelCount, labels: Labels, seed: int) -> Iterator[Place]:
+def _label_counts(experiment: LabelCount, labels: Labels, seed: int) -> Iterator[GridEntry]:
     counts = {"silver": experiment.silver_counts, "gold": experiment.gold_counts}
     for regime, of_regime in counts.items():
-        there = 0
-        if of_regime:
-            there = (labels.gold_train() if regime == "gold" else labels.silver_of(regime)).num_rows
         for count in of_regime:
-            if count > there:
-                raise InputError(f"{regime}_counts: {count} records are wanted, {there} have such a label")
+            if count > (num_labelled := labels.first_learned(regime).num_rows):
+                raise InputError(f"{regime}_counts: {count} records are wanted, {num_labelled} have such a label")
             recipe = _classifier(experiment, regime, count, seed)
-            yield Place(regime, count, seed, create_cell(recipe, labels))
+            yield GridEntry(regime, count, seed, create_cell(recipe, labels))
 
 
-def _mislabelled(experiment: Mislabel, labels: Labels, seed: int) -> Iterator[Place]:
+def _mislabelled(experiment: Mislabel, labels: Labels, seed: int) -> Iterator[GridEntry]:
     num = min(experiment.num_records or labels.gold_train().num_rows, labels.gold_train().num_rows)
-    own_share = error_share(experiment, labels)
+    own_share = annotator_error_share(experiment, labels)
     shares = sorted({*experiment.shares, *([own_share] if own_share is not None else [])})
     plain = _classifier(experiment, "gold", num, seed)
     for share in shares:
         recipe = plain.model_copy(update={"mislabel_share": share})
-        yield Place(END_TO_END, share, seed, create_cell(recipe, labels))
+        yield GridEntry(END_TO_END, share, seed, create_cell(recipe, labels))
     if own_share is not None and labels.silver is not None:
         recipe = _classifier(experiment, "silver", num, seed)
-        yield Place(ANNOTATOR, own_share, seed, create_cell(recipe, labels))
+        yield GridEntry(ANNOTATOR, own_share, seed, create_cell(recipe, labels))
     if experiment.frozen_encoder is not None:
         head = {"freeze_encoder": True, "learning_rate": experiment.frozen_encoder.learning_rate}
         for share in experiment.shares:
             recipe = plain.model_copy(update={**head, "mislabel_share": share})
-            yield Place(FROZEN, share, seed, create_cell(recipe, labels))
+            yield GridEntry(FROZEN, share, seed, create_cell(recipe, labels))
 
 
-def _classifier(experiment: Trainings, regime: str, num_records: int, seed: int) -> ClassifierRecipe:
+def _classifier(experiment: TrainingExperiment, regime: str, num_records: int, seed: int) -> ClassifierRecipe:
     """The experiment's classifier for one cell. Without a number in the recipe, all records there are."""
     most = experiment.classifier.num_records if isinstance(experiment, Regimes) and regime != "gold" else None
     num = min(num_records, most or num_records)

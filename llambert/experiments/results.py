@@ -1,6 +1,8 @@
-"""Cells summed up over seeds: means, intervals and differences; and the rows of the ``metrics`` table."""
+"""Cells aggregated over seeds: means, intervals and differences; and the rows of the ``metrics`` table."""
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -8,9 +10,9 @@ from scipy import stats
 
 from llambert import schema
 from llambert.evaluation.metrics import CONFIDENCE_LEVEL, Estimate
-from llambert.experiments.cells import Stored
-from llambert.experiments.experiment_recipe import Trainings
-from llambert.experiments.grids import Place
+from llambert.experiments.cells import CellResult
+from llambert.experiments.experiment_recipe import TrainingExperiment
+from llambert.experiments.grids import GridEntry
 
 Column = str | int | float
 
@@ -29,25 +31,37 @@ With a seed the bounds are over the test records, without one over the seeds."""
 
 @dataclass(frozen=True)
 class Results:
-    """The stored cells of an experiment. ``found``: its places with what is stored of them.
+    """The stored cells of an experiment. ``found``: its entries with their results.
 
-    ``num_seen``: test records that were left out because they, or their texts, are among those to learn from.
+    ``num_overlapping``: test records that were left out because they, or their texts, are among those to learn from.
     """
 
-    found: list[tuple[Place, Stored]]
+    found: list[tuple[GridEntry, CellResult]]
     num_places: int
-    num_seen: int = 0
+    num_overlapping: int = 0
+
+    @cached_property
+    def accuracies(self) -> dict[str, dict[Column, dict[int, float]]]:
+        """Row -> column -> seed -> accuracy of what is stored, in the order of the experiment."""
+        accuracies: dict[str, dict[Column, dict[int, float]]] = {}
+        for entry, stored in self.found:
+            accuracies.setdefault(entry.row, {}).setdefault(entry.column, {})[entry.seed] = stored.accuracy
+        return accuracies
 
     def by_seed(self, row: str, column: Column) -> dict[int, float]:
         """Accuracy of one place of the table, for each seed that is stored."""
-        return {
-            place.seed: stored.accuracy for place, stored in self.found if place.row == row and place.column == column
-        }
+        return self.accuracies.get(row, {}).get(column, {})
 
-    def mean(self, row: str, column: Column) -> Estimate | None:
-        """Mean accuracy over seeds; None where nothing is stored yet."""
-        values = self.by_seed(row, column)
-        return mean_over_seeds(list(values.values())) if values else None
+    def columns(self, row: str) -> list[Column]:
+        """The columns of a row that have something stored, in the order of the experiment."""
+        return list(self.accuracies.get(row, {}))
+
+    def curves(self) -> dict[str, dict[Column, Estimate]]:
+        """Row -> column -> mean accuracy over the seeds that are stored."""
+        return {
+            row: {column: mean_over_seeds(list(by_seed.values())) for column, by_seed in columns.items()}
+            for row, columns in self.accuracies.items()
+        }
 
     def difference(self, first: tuple[str, Column], second: tuple[str, Column]) -> Estimate | None:
         """Accuracy of the first place minus that of the second, seed by seed."""
@@ -55,17 +69,9 @@ class Results:
         both = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
         return mean_over_seeds(both) if both else None
 
-    def rows(self) -> list[str]:
-        """Encoders or curves, in the order of the experiment."""
-        return list(dict.fromkeys(place.row for place, _ in self.found))
-
-    def columns(self, row: str) -> list[Column]:
-        """Where a row has something stored, in the order of the experiment."""
-        return list(dict.fromkeys(place.column for place, _ in self.found if place.row == row))
-
     def seconds(self) -> float:
-        """Of training, summed over the different cells."""
-        different = {place.cell.fingerprint: stored.seconds for place, stored in self.found}
+        """Seconds of training, summed over distinct cells."""
+        different = {entry.cell.fingerprint: stored.seconds for entry, stored in self.found}
         return sum(different.values())
 
 
@@ -78,34 +84,31 @@ def mean_over_seeds(values: list[float]) -> Estimate:
     return Estimate(mean, float(mean - half), float(mean + half), len(values))
 
 
-def metrics_table(results: Results, experiment: Trainings) -> pa.Table:
-    """A row a cell, and a row a place of the table with the mean over seeds."""
-    rows = [_row(experiment, place, stored) for place, stored in results.found]
-    means = {(place.row, place.column): place for place, _ in results.found}
-    for (row, column), place in means.items():
-        estimate = results.mean(row, column)
-        assert estimate is not None
-        bounds = {"value": estimate.value, "low": estimate.low, "high": estimate.high}
-        rows.append({**_about(experiment, place), "seed": None, **bounds, "seconds": None})
+def metrics_table(results: Results, experiment: TrainingExperiment) -> pa.Table:
+    """One row per cell, and one per row and column of the table with the mean over seeds."""
+    rows = []
+    for entry, stored in results.found:
+        num = len(stored.probabilities)
+        estimate = Estimate.share(round(stored.accuracy * num), num)
+        rows.append({**_row(experiment, entry, estimate), "seed": entry.seed, "seconds": stored.seconds})
+    means = results.curves()
+    for entry in {(entry.row, entry.column): entry for entry, _ in results.found}.values():
+        rows.append(_row(experiment, entry, means[entry.row][entry.column]))
     return pa.Table.from_pylist(rows, schema=METRICS)
 
 
-def _row(experiment: Trainings, place: Place, stored: Stored) -> dict:
-    num = len(stored.probabilities)
-    estimate = Estimate.share(round(stored.accuracy * num), num)
-    bounds = {"value": estimate.value, "low": estimate.low, "high": estimate.high}
-    return {**_about(experiment, place), "seed": place.seed, **bounds, "seconds": stored.seconds}
-
-
-def _about(experiment: Trainings, place: Place) -> dict:
-    recipe = place.cell.recipe
+def _row(experiment: TrainingExperiment, entry: GridEntry, accuracy: Estimate) -> dict[str, Any]:
+    recipe = entry.cell.recipe
     return {
         "task": experiment.name,
         "model": recipe.model,
         "training_labels": recipe.regime,
-        "num_train": place.cell.num_train,
+        "num_train": entry.cell.num_train,
         "metric": "accuracy",
-        "row": place.row,
+        "value": accuracy.value,
+        "low": accuracy.low,
+        "high": accuracy.high,
+        "row": entry.row,
         "mislabel_share": recipe.mislabel_share,
         "frozen_encoder": recipe.freeze_encoder,
     }

@@ -1,8 +1,7 @@
-"""The labels an experiment learns from and is judged by, from files or from a finished run."""
+"""Training and test labels of an experiment, from files or from a finished run."""
 
 import hashlib
 import os
-from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,9 +13,7 @@ import pyarrow.compute as pc
 from llambert import schema
 from llambert.annotation.sampling import Purpose, sampling_hashes
 from llambert.annotation.splits import TEST, TRAIN, not_learned
-from llambert.corpora import find_source_files, read_rows
-from llambert.corpora.rows import require_in_some_row
-from llambert.corpus_recipe import CorpusRecipe
+from llambert.corpora.files import read_columns
 from llambert.errors import InputError
 from llambert.experiments.experiment_recipe import LabelledData, Source
 from llambert.run import Run, open_run
@@ -27,10 +24,10 @@ _COLUMNS = [schema.RECORD_ID, schema.TEXT, schema.SPLIT, schema.GOLD_LABEL]
 
 @dataclass(frozen=True)
 class Labels:
-    """What trainings learn from and are judged by.
+    """The labels that trainings learn from and are evaluated on.
 
     ``silver`` has the columns of ``schema.SILVER``, its split may be null; ``gold`` and ``test`` have those of a
-    corpus, with a gold label on every record. Either of the first two may be absent. ``num_seen``: test records
+    corpus, with a gold label on every record. Either of the first two may be absent. ``num_overlapping``: test records
     that were left out, because they or their texts are among the records to learn from.
     """
 
@@ -38,7 +35,7 @@ class Labels:
     silver: pa.Table | None
     gold: pa.Table | None
     test: pa.Table
-    num_seen: int = 0
+    num_overlapping: int = 0
 
     @cached_property
     def test_records(self) -> TrainingSet:
@@ -55,8 +52,12 @@ class Labels:
             tables |= {"silver": self.silver_of("silver"), "silver_extra": self.silver_of("silver_extra")}
         return {name: _identity(table) for name, table in tables.items() if table is not None}
 
+    def first_learned(self, regime: str) -> pa.Table:
+        """The records that a regime learns from first: gold ones, or silver ones."""
+        return self.gold_train() if regime == "gold" else self.silver_of(regime)
+
     def silver_of(self, regime: str) -> pa.Table:
-        """The silver records that a regime learns from: never split ``test``, ``silver`` without ``extra`` too."""
+        """The silver records that a regime learns from: never split ``test``; ``silver`` not ``extra`` either."""
         if self.silver is None:
             raise InputError(f"data.silver: regime {regime} needs silver labels, and none are named")
         left_out = pa.array(not_learned(regime), pa.string())
@@ -72,19 +73,24 @@ class Labels:
         """How many of the records that have both labels the annotator got wrong, and how many these are."""
         if self.silver is None or self.gold is None:
             return None
-        gold = self.gold.select([schema.RECORD_ID, schema.GOLD_LABEL])
-        both = self.silver.select([schema.RECORD_ID, schema.LABEL]).join(gold, schema.RECORD_ID, join_type="inner")
-        if both.num_rows == 0:
-            return None
-        return pc.sum(pc.not_equal(both[schema.LABEL], both[schema.GOLD_LABEL])).as_py(), both.num_rows
+        num_equal, num = count_equal_labels(self.silver, self.gold)
+        return (num - num_equal, num) if num else None
+
+
+def count_equal_labels(silver: pa.Table, gold: pa.Table) -> tuple[int, int]:
+    """How many of the records with both a silver and a gold label have the same in both, and how many these are."""
+    known = gold.select([schema.RECORD_ID, schema.GOLD_LABEL]).drop_null()
+    both = silver.select([schema.RECORD_ID, schema.LABEL]).join(known, schema.RECORD_ID, join_type="inner")
+    return pc.sum(pc.equal(both[schema.LABEL], both[schema.GOLD_LABEL])).as_py() or 0, both.num_rows
 
 
 def read_labels(data: LabelledData) -> Labels:
     """Read what the experiment names; ``InputError`` if it cannot be read or judged by."""
-    silver, gold, test, known = _of_run(data.run) if data.run is not None else _of_files(data)
-    unseen = _unseen(test, silver, gold)
-    num_seen = test.num_rows - unseen.num_rows
-    test = unseen.take(_in_test_order(unseen)[: data.num_test])
+    silver, gold, test, known = _labels_of_run(data.run) if data.run is not None else _labels_of_files(data)
+    remaining = _without_overlap(test, silver, gold)
+    num_overlapping = test.num_rows - remaining.num_rows
+    order = sampling_hashes(remaining[schema.RECORD_ID], 0, Purpose.TEST).argsort(kind="stable")
+    test = remaining.take(order[: data.num_test])
     found = {
         label
         for table, column in ((silver, schema.LABEL), (gold, schema.GOLD_LABEL), (test, schema.GOLD_LABEL))
@@ -99,28 +105,16 @@ def read_labels(data: LabelledData) -> Labels:
     if test.num_rows == 0:
         raise InputError(
             "data: no record to judge by; a test record needs a text, which is not learned from, and a gold label"
-            + (f" ({num_seen:,} test records have the text or the id of a silver or gold record)" if num_seen else "")
+            + (
+                f" ({num_overlapping:,} test records have the text or the id of a silver or gold record)"
+                if num_overlapping
+                else ""
+            )
         )
-    return Labels(categories, silver, gold, test, num_seen)
+    return Labels(categories, silver, gold, test, num_overlapping)
 
 
-def read_columns(path: str, columns: list[str]) -> pa.Table:
-    """The named columns of a file as text; ``InputError`` if it cannot be read or has a malformed row."""
-    corpus = CorpusRecipe(path=path)
-    tables = [pa.table([pa.array([], pa.string())] * len(columns), names=columns)]
-    counts: Counter[str] = Counter()
-    for file in find_source_files(corpus):
-        for rows in read_rows(file, corpus, columns):
-            for bad in rows.malformed.slice(0, 1).to_pylist():
-                raise InputError(f"{file.uri}:{bad['line']}: {bad['reject_reason']}: {bad['text']!r:.200}")
-            tables.append(rows.records)
-            counts.update(rows.counts)
-    table = pa.concat_tables(tables)
-    require_in_some_row(columns, counts, table.num_rows, path)
-    return table
-
-
-def _unseen(test: pa.Table, silver: pa.Table | None, gold: pa.Table | None) -> pa.Table:
+def _without_overlap(test: pa.Table, silver: pa.Table | None, gold: pa.Table | None) -> pa.Table:
     """The test records of which neither id nor text is among the records that any training may learn from."""
     learned = [] if gold is None else [gold]
     if silver is not None:
@@ -131,38 +125,30 @@ def _unseen(test: pa.Table, silver: pa.Table | None, gold: pa.Table | None) -> p
     return test
 
 
-def _of_files(data: LabelledData) -> tuple[pa.Table | None, pa.Table | None, pa.Table, list[str]]:
-    assert data.test is not None, "looked at when the experiment was read"
-    tables = [_read(data, source, name) for name, source in (("silver", data.silver), ("gold", data.gold))]
-    silver = None if tables[0] is None else _as_silver(tables[0])
-    test = _read(data, data.test, "test")
-    assert test is not None
-    return silver, tables[1], test, []
+def _labels_of_files(data: LabelledData) -> tuple[pa.Table | None, pa.Table | None, pa.Table, list[str]]:
+    assert data.test is not None, "checked when the experiment was read"
+    silver = _read(data, data.silver, "silver") if data.silver else None
+    if silver is not None:
+        nulls = [pa.nulls(len(silver), schema.PROBABILITIES), pa.nulls(len(silver), pa.float64())]
+        silver = pa.table([*silver.columns, *nulls], names=schema.SILVER.names)
+    gold = _read(data, data.gold, "gold") if data.gold else None
+    return silver, gold, _read(data, data.test, "test"), []
 
 
-def _read(data: LabelledData, source: Source | None, name: str) -> pa.Table | None:
+def _read(data: LabelledData, source: Source, name: str) -> pa.Table:
     """A file's labelled records with the columns of a corpus."""
-    if source is None:
-        return None
     path = source.path if "://" in source.path or os.path.isabs(source.path) else f"{data.folder}/{source.path}"
     columns = [source.record_id, source.text, source.label, *([source.split] if source.split else [])]
     rows = read_columns(path, columns)
     if rows.num_rows == 0:
         raise InputError(f"data.{name}: {path} has no record")
-    missing = [column for column in columns[:3] if rows[column].null_count]
-    if missing:
+    if missing := [column for column in columns[:3] if rows[column].null_count]:
         raise InputError(f"data.{name}: {path}: rows without {', '.join(missing)}")
     split = rows[source.split] if source.split else pa.nulls(len(rows), pa.string())
     return pa.table([rows[source.record_id], rows[source.text], split, rows[source.label]], names=_COLUMNS)
 
 
-def _as_silver(table: pa.Table) -> pa.Table:
-    nulls = [pa.nulls(len(table), schema.PROBABILITIES), pa.nulls(len(table), pa.float64())]
-    columns = [table[name] for name in (schema.RECORD_ID, schema.TEXT, schema.SPLIT, schema.GOLD_LABEL)]
-    return pa.table([*columns, *nulls], names=schema.SILVER.names)
-
-
-def _of_run(folder: str) -> tuple[pa.Table, pa.Table, pa.Table, list[str]]:
+def _labels_of_run(folder: str) -> tuple[pa.Table, pa.Table, pa.Table, list[str]]:
     """Silver, gold and test records of a finished run, and its categories in their order."""
     run = open_run(str(Path(folder, "recipe.yaml")), [f"storage={folder}"])
     silver = run.table("silver").read()
@@ -171,34 +157,30 @@ def _of_run(folder: str) -> tuple[pa.Table, pa.Table, pa.Table, list[str]]:
         split = corpus[schema.SPLIT]
         gold, test = corpus.filter(pc.equal(split, TRAIN)), corpus.filter(pc.equal(split, TEST))
     else:
-        annotated = _is_of(corpus, silver)
+        annotated = _ids_in(corpus, silver)
         gold, test = corpus.filter(annotated), corpus.filter(pc.invert(annotated))
-        test = test.filter(pc.invert(_is_of(test, run.table("rejects").read([schema.RECORD_ID]))))
+        test = test.filter(pc.invert(_ids_in(test, run.table("rejects").read([schema.RECORD_ID]))))
     if run.recipe.annotator.gold_shots is not None:
-        test = test.filter(pc.invert(_is_of(test, run.table("shots").read([schema.RECORD_ID]))))
+        test = test.filter(pc.invert(_ids_in(test, run.table("shots").read([schema.RECORD_ID]))))
     return silver, gold, test, run.task.category_names
 
 
 def _gold_records(run: Run) -> pa.Table:
-    """Corpus records with a gold label, those whose text stands twice left out."""
+    """Corpus records with a gold label, without duplicates."""
     duplicates = run.table("duplicates").read([schema.RECORD_ID])
     found = []
     for part in run.table("corpus").iter_tables(_COLUMNS):
-        twice = _is_of(part, duplicates)
-        found.append(part.filter(pc.and_(pc.is_valid(part[schema.GOLD_LABEL]), pc.invert(twice))))
+        is_duplicate = _ids_in(part, duplicates)
+        found.append(part.filter(pc.and_(pc.is_valid(part[schema.GOLD_LABEL]), pc.invert(is_duplicate))))
     return pa.concat_tables(found)
 
 
-def _is_of(table: pa.Table, other: pa.Table) -> pa.ChunkedArray:
+def _ids_in(table: pa.Table, other: pa.Table) -> pa.ChunkedArray:
     return pc.is_in(table[schema.RECORD_ID], other[schema.RECORD_ID].combine_chunks())
 
 
-def _in_test_order(table: pa.Table) -> np.ndarray:
-    return sampling_hashes(table[schema.RECORD_ID], 0, Purpose.TEST).argsort(kind="stable")
-
-
 def _identity(table: pa.Table) -> str:
-    """A hash of the records and what is learned of them, whatever their order in the file."""
+    """A hash of the records and their labels, regardless of their order in the file."""
     names = [name for name in table.column_names if name != schema.SPLIT]
     rows = sorted(str(tuple(row.values())) for row in table.select(names).to_pylist())
     return hashlib.sha256("\n".join(rows).encode()).hexdigest()[:16]

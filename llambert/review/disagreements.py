@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from llambert import markdown, schema
 from llambert.annotation.sampling import Purpose, sampling_hashes
 from llambert.annotation.splits import TRAIN, is_learned_gold
-from llambert.corpora.duplicates import each_text_once, first_copies
+from llambert.corpora.duplicates import first_occurrences, unique_text_positions
 from llambert.errors import InputError
 from llambert.recipe import digest
 from llambert.run import Run
@@ -221,11 +221,11 @@ def _references(run: Run, reference: Reference, split: str | None) -> pa.Table:
             kept = pc.and_(kept, pc.invert(is_train))
         columns = [part[schema.RECORD_ID], part[schema.TEXT], label, is_train]
         rows = pa.table(columns, [schema.RECORD_ID, schema.TEXT, "reference", "is_train"]).filter(kept)
-        first = pa.array(first_copies(run.table("duplicates"), rows[schema.RECORD_ID]), pa.string())
+        first = pa.array(first_occurrences(run.table("duplicates"), rows[schema.RECORD_ID]), pa.string())
         is_open = pc.or_(rows["is_train"], pc.invert(pc.is_in(first, pa.array(learned_texts, pa.string()))))
         found.append(rows.append_column("first", first).filter(is_open))
     rows = pa.concat_tables(found)
-    once = each_text_once(rows[schema.RECORD_ID], rows["first"])
+    once = unique_text_positions(rows[schema.RECORD_ID], rows["first"])
     return rows.take(once).select([schema.RECORD_ID, schema.TEXT, "reference"])
 
 
@@ -234,7 +234,7 @@ def _learned_texts(run: Run) -> np.ndarray:
     found = [np.array([], dtype=object)]
     for part in run.table("corpus").iter_tables([schema.RECORD_ID, schema.SPLIT, schema.GOLD_LABEL]):
         ids = part[schema.RECORD_ID].filter(is_learned_gold(part))
-        found.append(first_copies(run.table("duplicates"), ids))
+        found.append(first_occurrences(run.table("duplicates"), ids))
     return np.concatenate(found)
 
 

@@ -14,10 +14,10 @@ import numpy as np
 import pyarrow as pa
 
 from llambert import schema
-from llambert.corpora import SourceFile, Sources, checks, find_sources, gold
+from llambert.corpora import checks, find_sources, gold
 from llambert.corpora.chunks import read_chunks
 from llambert.corpora.records import separate, source_columns
-from llambert.corpora.rows import ENCODING_FAULTS, HIDDEN_FILES, UNDECODABLE, hidden_files_skipped
+from llambert.corpora.rows import ENCODING_FAULTS, HIDDEN_FILES, UNDECODABLE, SourceFile, Sources, hidden_files_skipped
 from llambert.errors import InputError
 from llambert.execution import Executor, Outcome, Pool
 from llambert.execution.ray_executor import RAY
@@ -41,8 +41,8 @@ def ingest(run: Run, executor: Executor = RAY) -> Manifest:
     corpus = run.recipe.corpus
     gold.check(corpus, run.task.category_names)
     sources = find_sources(corpus)
-    if sources.skipped:
-        print(f"ingest: {sources.skipped}", file=sys.stderr, flush=True)
+    if skipped := hidden_files_skipped(sources.num_hidden):
+        print(f"ingest: {skipped}", file=sys.stderr, flush=True)
     checks.require_columns_early(sources.units, corpus, source_columns(corpus))
     units = [asdict(source) for source in sources.units]
     progress.run(executor, IngestFile, (run,), units, Pool(max_actors=4))

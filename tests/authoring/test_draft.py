@@ -81,7 +81,7 @@ def test_what_cannot_be_right_is_one_line_and_leaves_nothing_behind(folder, argu
 def test_files_that_are_there_are_never_overwritten(folder):
     init(*FLAGS, "--category", "other")
     before = (folder / "mail.yaml").read_text()
-    assert "is there already" in str(init(*FLAGS, "--category", "other").exception)
+    assert "already exists" in str(init(*FLAGS, "--category", "other").exception)
     assert (folder / "mail.yaml").read_text() == before
 
 

@@ -48,7 +48,7 @@ def test_prompts_answers_and_labels_of_a_few_records_are_shown_and_nothing_is_wr
 
 
 def test_more_records_are_those_of_fewer_and_then_some(folder):
-    chosen = trial.choose(str(folder / "score.yaml"), None, "text", None)
+    chosen = trial.open_trial(str(folder / "score.yaml"), None, "text", None)
     few, more = (trial.first_records(chosen, num)["record_id"].to_pylist() for num in (3, 10))
     assert more[:3] == few
     assert len(set(more)) == 10
@@ -59,7 +59,7 @@ def test_the_records_are_drawn_independently_of_the_annotation_sample(folder):
     # A prompt that is tuned on them would be tuned on the records that show how good it is.
     num = 0
     for seed in range(10):
-        chosen = trial.choose(str(folder / "score.yaml"), None, "text", [f"annotator.seed={seed}"])
+        chosen = trial.open_trial(str(folder / "score.yaml"), None, "text", [f"annotator.seed={seed}"])
         everything = trial.first_records(chosen, 100)["record_id"].to_pylist()
         annotated = Selection.smallest(pa.array(sorted(everything)), 20, seed).record_ids.to_pylist()
         num += len(set(everything[:10]) & set(annotated))
@@ -68,9 +68,9 @@ def test_the_records_are_drawn_independently_of_the_annotation_sample(folder):
 
 def test_only_splits_that_are_annotated_are_tried_and_a_wrong_one_is_refused(folder):
     split = ["corpus.columns={text: body, record_id: id, split: stars}", "annotator.splits=[{}]"]
-    chosen = trial.choose(str(folder / "score.yaml"), None, "text", [split[0], split[1].format("positive")])
+    chosen = trial.open_trial(str(folder / "score.yaml"), None, "text", [split[0], split[1].format("positive")])
     assert trial.first_records(chosen, 100).num_rows == 40
-    chosen = trial.choose(str(folder / "score.yaml"), None, "text", [split[0], split[1].format("good")])
+    chosen = trial.open_trial(str(folder / "score.yaml"), None, "text", [split[0], split[1].format("good")])
     with pytest.raises(InputError, match=r"annotator.splits: no record .* of split good; it has positive$"):
         trial.first_records(chosen, 100)
 
@@ -114,7 +114,7 @@ def films(tmp_path, content, **corpus):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(RECIPE.format(tmp=tmp_path, mode="score"))
     settings = [f"corpus.{key}={value}" for key, value in corpus.items()]
-    return trial.choose(str(recipe), None, "text", settings)
+    return trial.open_trial(str(recipe), None, "text", settings)
 
 
 HEAD = b"id,body,stars\n"

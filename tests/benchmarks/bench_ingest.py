@@ -62,7 +62,7 @@ def main() -> None:
 
 def ingest(path: Path) -> dict[str, float | str]:
     """Ingest one source here; what was committed, how long it took, and the peak memory of this process."""
-    from llambert.corpora import find_source_files
+    from llambert.corpora import find_sources
     from llambert.corpus_recipe import Columns, CorpusRecipe
     from llambert.stages.ingest import IngestFile
     from tests.fixtures.ingest_runs import corpus_run
@@ -76,7 +76,7 @@ def ingest(path: Path) -> dict[str, float | str]:
     with tempfile.TemporaryDirectory(prefix="llambert-bench-") as name:
         worker = IngestFile(corpus_run(corpus, name))
         started = time.monotonic()
-        parts = [part for source in find_source_files(corpus) for part in worker(asdict(source)).parts]
+        parts = [part for source in find_sources(corpus).units for part in worker(asdict(source)).parts]
         seconds = time.monotonic() - started
         peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         rows: list[bytes] = []

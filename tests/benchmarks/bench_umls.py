@@ -27,7 +27,7 @@ _MAX_GROWTH = 1.3  # of peak memory, five times the rows against one
 
 def ingest(folder: str, output: str) -> float:
     """Seconds in which the worker of the ingest stage turns a release into parts below ``output``."""
-    from llambert.corpora import find_source_files
+    from llambert.corpora import find_sources
     from llambert.corpus_recipe import Columns, CorpusRecipe, UmlsRecipe
     from llambert.stages.ingest import IngestFile
     from tests.fixtures.ingest_runs import corpus_run
@@ -35,7 +35,7 @@ def ingest(folder: str, output: str) -> float:
     corpus = CorpusRecipe(path=folder, format="umls", columns=Columns(record_id="record_id"), umls=UmlsRecipe())
     worker = IngestFile(corpus_run(corpus, output))
     started = time.perf_counter()
-    for source in find_source_files(corpus):
+    for source in find_sources(corpus).units:
         worker(asdict(source))
     return time.perf_counter() - started
 

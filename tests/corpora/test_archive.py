@@ -10,7 +10,7 @@ import tarfile
 import pytest
 
 from llambert.corpora.archive import read_archive
-from llambert.corpora.rows import HIDDEN_FILES, Malformed, Skipped
+from llambert.corpora.rows import HIDDEN_FILES, Counted, Malformed
 from llambert.errors import InputError
 
 BLOCK = tarfile.BLOCKSIZE
@@ -132,7 +132,7 @@ def test_hidden_members_are_skipped_links_are_malformed_and_folders_are_nothing(
             info.type = kind
             archive.addfile(info)
     found = read(tmp_path, sink.getvalue())
-    assert [content for _, content in found[1:3]] == [Skipped(HIDDEN_FILES)] * 2
+    assert [content for _, content in found[1:3]] == [Counted(HIDDEN_FILES)] * 2
     assert [content.reason for _, content in found if isinstance(content, Malformed)] == ["not_a_file"] * 3
 
 

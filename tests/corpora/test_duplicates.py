@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pytest
 
-from llambert.corpora.duplicates import each_text_once
+from llambert.corpora.duplicates import unique_text_positions
 
 
 @pytest.mark.parametrize(
@@ -17,4 +17,4 @@ from llambert.corpora.duplicates import each_text_once
 )
 def test_each_text_is_kept_once(ids, first, kept):
     columns = (pa.chunked_array([values], pa.string()) for values in (ids, first))
-    assert each_text_once(*columns).to_pylist() == kept
+    assert unique_text_positions(*columns).to_pylist() == kept

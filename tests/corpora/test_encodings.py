@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from llambert.corpora import find_source_files, read_rows
+from llambert.corpora import find_sources, read_rows
 from llambert.corpora.checks import require_decodable
 from llambert.corpora.encodings import codec_of, decode, is_undecodable, likely_encodings, other_encoding
 from llambert.corpus_recipe import CorpusRecipe
@@ -74,7 +74,7 @@ def test_bytes_that_are_no_characters_are_seen_in_every_encoding(encoding):
 
 def read(path, columns, **recipe):
     corpus = CorpusRecipe(path=str(path), **recipe)
-    [source] = find_source_files(corpus)
+    [source] = find_sources(corpus).units
     return [row for rows in read_rows(source, corpus, columns) for row in rows.records.to_pylist()]
 
 
@@ -188,7 +188,7 @@ def test_files_of_wide_ascii_characters_without_a_mark_are_not_taken_for_text(tm
     for number in range(3):
         (tmp_path / f"{number}.txt").write_bytes(f"It never comes alive {number}".encode(written))
     corpus = CorpusRecipe(path=str(tmp_path), format="text_files", encoding=named)
-    sources = find_source_files(corpus)
+    sources = find_sources(corpus).units
     rows = [rows for source in sources for rows in read_rows(source, corpus, ["text"])]
     assert sum(len(one.records) for one in rows) == 0
     assert [reason for one in rows for reason in one.malformed["reject_reason"].to_pylist()] == ["other_encoding"] * 3
@@ -201,4 +201,4 @@ def test_a_utf_8_file_among_those_of_another_encoding_is_refused(tmp_path):
     (tmp_path / "b.csv").write_text("text\n可惜结尾太长了，没有意思\n", encoding="utf-8")
     corpus = CorpusRecipe(path=str(tmp_path), encoding="gb18030")
     with pytest.raises(InputError, match=r"b\.csv: is not GB18030 text; .* probably utf-8: remove corpus\.encoding"):
-        [rows for source in find_source_files(corpus) for rows in read_rows(source, corpus, ["text"])]
+        [rows for source in find_sources(corpus).units for rows in read_rows(source, corpus, ["text"])]

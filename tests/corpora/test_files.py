@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from llambert.corpora import files, find_source_files, read_rows
+from llambert.corpora import files, find_sources, read_rows
 from llambert.corpora.chunks import read_chunks
 from llambert.corpora.records import separate, source_columns
 from llambert.corpus_recipe import Columns, CorpusRecipe
@@ -21,7 +21,7 @@ ROWS = [{"id": "a", "text": "one, two"}, {"id": "b", "text": 'say "hi"\nagain'},
 
 def read(path, columns=("id", "text"), roles=None, **recipe):
     corpus = CorpusRecipe(path=str(path), columns=roles or Columns(), **recipe)
-    [source] = find_source_files(corpus)
+    [source] = find_sources(corpus).units
     tables = [rows.records for rows in read_rows(source, corpus, list(columns))]
     return pa.concat_tables(tables).to_pylist() if tables else []
 
@@ -64,7 +64,7 @@ def test_a_file_of_any_name_is_read(tmp_path, name):
     with open(os.fsencode(folder) + b"/" + name, "wb") as stream:
         stream.write(b"id,text\na,one\n\xe9,\n")
     corpus = CorpusRecipe(path=str(folder), columns=Columns(record_id="id"))
-    [source] = find_source_files(corpus)
+    [source] = find_sources(corpus).units
     assert read(folder) == [{"id": "a", "text": "one"}, {"id": "\ufffd", "text": None}]
     made = separate(source, next(read_chunks(source, corpus, source_columns(corpus))), corpus, ["positive"])
     assert made.rejects["reject_reason"].to_pylist() == ["garbled_record_id"]
@@ -92,7 +92,7 @@ def test_a_large_parquet_file_is_several_units_which_together_are_all_of_it(tmp_
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "x.parquet", row_group_size=10)
     monkeypatch.setattr(files, "PARQUET_BYTES_PER_UNIT", 400)
     corpus = CorpusRecipe(path=str(tmp_path))
-    units = find_source_files(corpus)
+    units = find_sources(corpus).units
     assert len(units) > 2
     assert len({unit.key for unit in units}) == len(units)
     tables = [part.records for unit in units for part in read_rows(unit, corpus, ["id", "text"])]
@@ -103,7 +103,7 @@ def test_a_folder_or_a_glob_is_its_visible_files_in_order(tmp_path):
     for name in ["b.csv", "a.csv", ".hidden.csv", "_SUCCESS"]:
         (tmp_path / name).write_text("id,text\n")
     for path in [tmp_path, tmp_path / "*.csv"]:
-        found = find_source_files(CorpusRecipe(path=str(path)))
+        found = find_sources(CorpusRecipe(path=str(path))).units
         assert [file.uri.rsplit("/", 1)[-1] for file in found] == ["a.csv", "b.csv"]
 
 
@@ -128,7 +128,7 @@ def test_a_corpus_that_is_not_there_is_said_in_one_line(tmp_path, path):
     (tmp_path / "empty").mkdir()
     path = path.replace("{tmp}", str(tmp_path))
     with pytest.raises(InputError) as caught:
-        find_source_files(CorpusRecipe(path=path))
+        find_sources(CorpusRecipe(path=path))
     assert path in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -161,7 +161,7 @@ def test_the_classes_of_an_integer_column_are_known_by_what_parquet_says_of_them
     for name, stored in [("a.parquet", metadata), ("b.parquet", {"huggingface": "?"}), ("c.parquet", {})]:
         pq.write_table(table.replace_schema_metadata(stored), tmp_path / name)
     corpus = CorpusRecipe(path=str(tmp_path))
-    found = [rows for source in find_source_files(corpus) for rows in read_rows(source, corpus, ["text", "y"])]
+    found = [rows for source in find_sources(corpus).units for rows in read_rows(source, corpus, ["text", "y"])]
     assert [rows.class_names for rows in found] == [{"y": ["bad", "good"]}, {}, {}]
     assert {tuple(rows.records["y"].to_pylist()) for rows in found} == {("1", "0")}
 

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from llambert.corpora import find_source_files, find_sources, huggingface, read_rows
+from llambert.corpora import find_sources, huggingface, read_rows
 from llambert.corpus_recipe import Columns, CorpusRecipe, HuggingFaceDataset
 from llambert.errors import InputError
 
@@ -14,7 +14,7 @@ COLUMNS = ["text", "label", "split"]
 
 def read(path, **options):
     corpus = CorpusRecipe(path=str(path), format="huggingface", huggingface=HuggingFaceDataset(**options))
-    sources = find_source_files(corpus)
+    sources = find_sources(corpus).units
     rows = [
         row for source in sources for table in read_rows(source, corpus, COLUMNS) for row in table.records.to_pylist()
     ]
@@ -80,7 +80,7 @@ def test_a_hub_name_is_looked_up_with_its_configuration_and_revision(monkeypatch
 
 def test_the_classes_of_a_column_are_known_by_name_too(saved):
     corpus = CorpusRecipe(path=str(saved), format="huggingface")
-    found = [rows for source in find_source_files(corpus) for rows in read_rows(source, corpus, COLUMNS)]
+    found = [rows for source in find_sources(corpus).units for rows in read_rows(source, corpus, COLUMNS)]
     assert all(rows.class_names == {"label": ["neg", "pos"]} for rows in found)
 
 
@@ -96,7 +96,7 @@ def test_a_split_may_lack_the_gold_label(tmp_path):
     corpus = CorpusRecipe(
         path=str(tmp_path / "disk"), format="huggingface", columns=Columns(gold_label="label", split="split")
     )
-    found = [rows for source in find_source_files(corpus) for rows in read_rows(source, corpus, COLUMNS)]
+    found = [rows for source in find_sources(corpus).units for rows in read_rows(source, corpus, COLUMNS)]
     assert [row for rows in found for row in rows.records.to_pylist()] == [
         {"text": "a", "label": "pos", "split": "train"},
         {"text": "b", "label": None, "split": "extra"},

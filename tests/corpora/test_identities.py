@@ -150,5 +150,5 @@ def test_of_many_small_files_only_the_unit_changes_that_one_is_added_to_or_remov
 def test_two_files_whose_keys_are_the_same_by_chance_are_refused(tmp_path):
     for name in COLLIDING:
         (tmp_path / name).write_text("text\nx\n")
-    with pytest.raises(InputError, match=f"{COLLIDING[0]} and .*{COLLIDING[1]} have the same key; rename one of them"):
+    with pytest.raises(InputError, match=f"{COLLIDING[0]} and .*{COLLIDING[1]} have the same hash; rename one of them"):
         find_sources(CorpusRecipe(path=str(tmp_path)))

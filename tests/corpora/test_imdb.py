@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from llambert.corpora import find_source_files, find_sources, imdb, read_rows, text_files
+from llambert.corpora import find_sources, imdb, read_rows, text_files
 from llambert.corpus_recipe import CorpusRecipe
 
 REVIEWS = {
@@ -27,7 +27,7 @@ ROWS = [
 
 def read(path: Path, columns: list[str] = imdb.COLUMNS):
     corpus = CorpusRecipe(path=str(path), format="imdb")
-    found = [rows for source in find_source_files(corpus) for rows in read_rows(source, corpus, columns)]
+    found = [rows for source in find_sources(corpus).units for rows in read_rows(source, corpus, columns)]
     records = pa.concat_tables(rows.records for rows in found)
     counts = {key: sum(rows.counts.get(key, 0) for rows in found) for rows in found for key in rows.counts}
     return sorted(zip(*(column.to_pylist() for column in records.columns), strict=True)), counts
@@ -77,7 +77,7 @@ def test_many_small_files_are_few_units_of_bounded_size(tmp_path, monkeypatch):
     folder.mkdir(parents=True)
     for number in range(100):
         (folder / f"{number}_9.txt").write_text(f"Film {number}.")
-    units = find_source_files(CorpusRecipe(path=str(tmp_path), format="imdb"))
+    units = find_sources(CorpusRecipe(path=str(tmp_path), format="imdb")).units
     assert 1 < len(units) < 10
     assert sorted(member for unit in units for member in unit.members) == sorted(
         f"train/pos/{n}_9.txt" for n in range(100)

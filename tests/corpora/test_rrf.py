@@ -172,7 +172,7 @@ def test_any_mix_of_lines_is_told_apart_line_by_line(lines):
     }
     assert rows.num_lines == len(lines)
     types = [line.split(b"|")[1].decode().replace("\r", " ") for line, reason in lines if not reason]
-    assert rows.strings("TUI", rows.sound).to_pylist() == types
+    assert rows.strings("TUI", rows.valid).to_pylist() == types
 
 
 def test_every_concept_identifier_has_a_number_of_its_own_and_comes_back_from_it(tmp_path):

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from llambert.corpora import find_source_files, find_sources, read_rows
+from llambert.corpora import find_sources, read_rows
 from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError
 from tests.fixtures.s3_server import running_server
@@ -19,7 +19,7 @@ BUCKET = "s3://llambert-test"
 
 def texts(path, **options):
     corpus = CorpusRecipe(path=path, **options)
-    rows = [rows for source in find_source_files(corpus) for rows in read_rows(source, corpus, ["text"])]
+    rows = [rows for source in find_sources(corpus).units for rows in read_rows(source, corpus, ["text"])]
     return [text for one in rows for text in one.records["text"].to_pylist()]
 
 

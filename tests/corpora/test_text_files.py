@@ -3,7 +3,8 @@ import json
 import os
 from dataclasses import asdict
 
-from llambert.corpora import SourceFile, find_source_files, find_sources, read_rows
+from llambert.corpora import find_sources, read_rows
+from llambert.corpora.rows import SourceFile, hidden_files_skipped
 from llambert.corpus_recipe import CorpusRecipe
 
 
@@ -14,7 +15,7 @@ def test_a_file_is_a_record_named_by_its_path_with_the_folder_it_lies_in(tmp_pat
     (tmp_path / "c.md").write_bytes(b"\xef\xbb\xbfat the top")
     (tmp_path / ".hidden").write_text("no record")
     corpus = CorpusRecipe(path=str(tmp_path), format="text_files")
-    [source] = find_source_files(corpus)
+    [source] = find_sources(corpus).units
     [rows] = read_rows(source, corpus, ["record_id", "text", "folder"])
     assert rows.records.to_pylist() == [
         {"record_id": "c.md", "text": "at the top", "folder": ""},
@@ -26,7 +27,7 @@ def test_a_file_is_a_record_named_by_its_path_with_the_folder_it_lies_in(tmp_pat
 def test_no_more_of_a_file_is_read_than_a_record_can_hold(tmp_path):
     (tmp_path / "huge.txt").write_text("ä" * 1_000_000)
     corpus = CorpusRecipe(path=str(tmp_path), format="text_files", max_text_chars=10)
-    [rows] = read_rows(find_source_files(corpus)[0], corpus, ["text"])
+    [rows] = read_rows(find_sources(corpus).units[0], corpus, ["text"])
     assert 10 < len(rows.records["text"][0].as_py()) < 50  # more than fits, so that it is counted as truncated
 
 
@@ -44,7 +45,7 @@ def folder_with(tmp_path, *names: bytes):
 def test_a_name_that_is_not_utf_8_is_an_escaped_id_and_no_two_files_share_one(tmp_path):
     folder = folder_with(tmp_path, b"caf\xe9.txt", rb"caf\xE9.txt", b"\xff/a.txt", "映画.txt".encode(), b"50%20 #;.txt")
     corpus = CorpusRecipe(path=str(folder), format="text_files")
-    [source] = find_source_files(corpus)
+    [source] = find_sources(corpus).units
     crossed = SourceFile(**json.loads(json.dumps(asdict(source))))
     [rows] = read_rows(crossed, corpus, ["record_id", "folder", "text"])
     assert {row["record_id"]: row["folder"] for row in rows.records.to_pylist()} == {
@@ -60,7 +61,7 @@ def test_a_name_that_is_not_utf_8_is_an_escaped_id_and_no_two_files_share_one(tm
 def test_a_file_that_cannot_be_read_is_named_though_its_name_is_not_utf_8(tmp_path):
     folder = folder_with(tmp_path, b"caf\xe9.gz", b"a.txt")
     corpus = CorpusRecipe(path=str(folder), format="text_files")
-    [rows] = read_rows(find_source_files(corpus)[0], corpus, ["text"])
+    [rows] = read_rows(find_sources(corpus).units[0], corpus, ["text"])
     [bad] = rows.malformed.to_pylist()
     assert bad["source"].endswith(r"/caf\xE9.gz")
     assert bad["reject_reason"] == "unreadable_file"
@@ -73,4 +74,4 @@ def test_hidden_folders_are_not_read_and_their_files_are_counted(tmp_path):
     sources = find_sources(CorpusRecipe(path=str(folder), format="text_files"))
     assert [source.members for source in sources.units] == [["a.txt"]]
     assert sources.num_hidden == 3
-    assert sources.skipped == "3 hidden files skipped"
+    assert hidden_files_skipped(sources.num_hidden) == "3 hidden files skipped"

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from llambert.corpora import find_source_files, read_rows
+from llambert.corpora import find_sources, read_rows
 from llambert.corpora.values import parse_object, text_of
 from llambert.corpus_recipe import Columns, CorpusRecipe
 from llambert.errors import InputError
@@ -20,7 +20,7 @@ NOON = datetime.datetime(2024, 2, 29, 12, 0, 0, 1)
 
 def read(path, roles):
     corpus = CorpusRecipe(path=str(path), columns=roles)
-    [source] = find_source_files(corpus)
+    [source] = find_sources(corpus).units
     return list(read_rows(source, corpus, ["v", "text"]))
 
 

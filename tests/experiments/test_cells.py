@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from llambert.experiments.cells import CellStore, Stored, create_cell
-from llambert.experiments.grids import ANNOTATOR, END_TO_END, FROZEN, places
+from llambert.experiments.cells import CellResult, CellStore, create_cell
+from llambert.experiments.grids import ANNOTATOR, END_TO_END, FROZEN, grid_entries
 from llambert.experiments.sources import read_labels
 from tests.fixtures.labelled_films import open_experiment
 
 
 def grid(folder, kind, **fields):
     experiment = open_experiment(folder, kind, **fields)
-    return places(experiment, read_labels(experiment.data))
+    return grid_entries(experiment, read_labels(experiment.data))
 
 
 CLASSIFIER_CHANGES = [{"epochs": 3}, {"seed": 7}, {"learning_rate": 1e-3}, {"mislabel_share": 0.1}, {"num_records": 30}]
@@ -56,10 +56,10 @@ def test_a_changed_label_or_encoder_is_another_cell(folder):
 
 
 def test_experiments_share_the_cells_they_have_in_common(folder):
-    table = {place.column: place.cell for place in grid(folder, "regimes", seeds=[0])}
+    table = {entry.column: entry.cell for entry in grid(folder, "regimes", seeds=[0])}
     counts = grid(folder, "label_count", seeds=[0], silver_counts=[20, 120], gold_counts=[20, 40])
     wrong = grid(folder, "mislabel", seeds=[0], shares=[0.0, 0.5], annotator_error_share=0.1, num_records=40)
-    by_count = {(place.row, place.column): place.cell.fingerprint for place in counts}
+    by_count = {(entry.row, entry.column): entry.cell.fingerprint for entry in counts}
     assert table["combined"].starts_from.fingerprint == table["silver"].fingerprint
     assert by_count["silver", 120] == table["silver"].fingerprint
     assert by_count["gold", 40] == table["gold"].fingerprint
@@ -68,7 +68,7 @@ def test_experiments_share_the_cells_they_have_in_common(folder):
 
 def test_the_mislabelling_figure_has_the_annotators_errors_beside_random_ones_of_the_same_share(folder):
     found = grid(folder, "mislabel", seeds=[3], shares=[0.0, 0.5], annotator_error_share=0.1, num_records=40)
-    shown = {(place.row, place.column): place.cell.recipe for place in found}
+    shown = {(entry.row, entry.column): entry.cell.recipe for entry in found}
     assert list(shown) == [
         *[(END_TO_END, share) for share in (0.0, 0.1, 0.5)],
         (ANNOTATOR, 0.1),
@@ -86,22 +86,22 @@ def test_the_first_of_two_that_store_a_cell_stays_and_its_training_state_goes(fo
     cell = create_cell(experiment.classifier, read_labels(experiment.data))
     store = CellStore(str(tmp_path / "cells"))
     assert store.get(cell) is None
-    store.write_state(cell, {"seconds": 1.0})
+    store.save(cell, "state", {"seconds": 1.0})
     for accuracy in (0.5, 0.75):
-        store.put(cell, Stored(accuracy, 2.0, 1, np.array([[0.25, 0.75]], dtype=np.float32)))
+        store.put(cell, CellResult(accuracy, 2.0, 1, np.array([[0.25, 0.75]], dtype=np.float32)))
     found = store.get(cell)
     assert (found.accuracy, found.seconds, found.probabilities.tolist()) == (0.5, 2.0, [[0.25, 0.75]])
-    assert store.read_state(cell) is None
+    assert store.load(cell, "state") is None
 
 
 def test_what_a_killed_training_left_half_written_goes_when_its_cell_is_stored_and_anothers_stays(folder, tmp_path):
     experiment = open_experiment(folder, "regimes")
     cell = create_cell(experiment.classifier, read_labels(experiment.data))
     store = CellStore(str(tmp_path / "cells"))
-    store.write_state(cell, {"seconds": 1.0})
+    store.save(cell, "state", {"seconds": 1.0})
     half_written = tmp_path / f"cells/.{cell.fingerprint}.state.0123456789abcdef.tmp"
     of_another = tmp_path / "cells/.another.state.0123456789abcdef.tmp"
     for path in (half_written, of_another):
         path.write_bytes(b"half")
-    store.put(cell, Stored(0.5, 2.0, 1, np.array([[0.25, 0.75]], dtype=np.float32)))
+    store.put(cell, CellResult(0.5, 2.0, 1, np.array([[0.25, 0.75]], dtype=np.float32)))
     assert (half_written.exists(), of_another.exists()) == (False, True)

@@ -17,7 +17,7 @@ from llambert.errors import InputError
 from llambert.experiments.cell_tasks import run_cells
 from llambert.experiments.cells import CellStore
 from llambert.experiments.experiment import run_experiment
-from llambert.experiments.grids import places
+from llambert.experiments.grids import grid_entries
 from llambert.experiments.sources import read_labels
 from tests.fixtures.labelled_films import open_experiment, write_experiment
 
@@ -52,7 +52,7 @@ def test_a_table_is_computed_once_and_its_cells_serve_the_next_experiment(folder
 def test_a_combined_cell_is_what_one_training_of_both_phases_is(folder):
     experiment = open_experiment(folder, "regimes", seeds=[0])
     labels = read_labels(experiment.data)
-    (combined,) = [place.cell for place in places(experiment, labels) if place.column == "combined"]
+    (combined,) = [entry.cell for entry in grid_entries(experiment, labels) if entry.column == "combined"]
     store = CellStore(str(folder / "experiments/cells"))
     run_cells([combined], labels, store, experiment)
     from llambert.experiments.cell_training import phases_of
@@ -91,7 +91,7 @@ def test_an_encoder_that_cannot_be_trained_is_refused_before_a_cell_is_begun(fol
     (folder / "no-encoder").mkdir(exist_ok=True)
     experiment = open_experiment(folder, "regimes", name="no-encoder", seeds=[9])
     labels = read_labels(experiment.data)
-    cells = [place.cell for place in places(experiment, labels)]
+    cells = [entry.cell for entry in grid_entries(experiment, labels)]
     broken = cells[0].recipe.model_copy(update={"model": str(folder / "no-encoder")})
     store = CellStore(str(folder / "experiments/cells"))
     with pytest.raises(InputError, match=r"^classifier.model: .*no-encoder cannot be loaded"):
@@ -150,7 +150,7 @@ def test_a_lost_worker_costs_no_cell(tmp_path):
         [sys.executable, "-c", _KILL_ONE, str(tmp_path / "experiments/cells"), str(psutil.Process().pid)]
     )
     run_cells(
-        [place.cell for place in places(experiment, labels)],
+        [entry.cell for entry in grid_entries(experiment, labels)],
         labels,
         CellStore(f"{experiment.storage}/cells"),
         experiment,

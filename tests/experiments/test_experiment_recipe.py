@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from llambert.errors import InputError
-from llambert.experiments.experiment_recipe import Llms, Trainings, load_experiment
+from llambert.experiments.experiment_recipe import LlmComparison, TrainingExperiment, load_experiment
 from llambert.recipe import load_recipe
 from tests.fixtures.labelled_films import open_experiment, write_experiment
 
@@ -16,7 +16,7 @@ RECIPES = Path(__file__).parents[2] / "jobs" / "recipes" / "experiments"
 def test_a_shipped_experiment_loads(path):
     experiment = load_experiment(path)
     assert experiment.name == path.stem
-    if isinstance(experiment, Llms):
+    if isinstance(experiment, LlmComparison):
         for llm in experiment.llms.values():
             for shots in llm.shots:
                 load_recipe(RECIPES.parents[2] / llm.recipe, [*llm.settings, f"annotator.num_shots={shots}"])
@@ -29,7 +29,7 @@ def test_every_table_and_figure_of_the_paper_ships():
 
 def test_a_small_training_set_is_seen_more_often_but_not_without_end(tmp_path):
     experiment = open_experiment(tmp_path, "regimes", min_steps=50, max_epochs=10)
-    assert isinstance(experiment, Trainings)
+    assert isinstance(experiment, TrainingExperiment)
     assert [experiment.epochs(num) for num in (8, 100, 1000)] == [10, 4, 2]
 
 

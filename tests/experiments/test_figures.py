@@ -1,19 +1,9 @@
 """The figures of an experiment: curves, and files with labelled axes."""
 
-import pytest
-
-from llambert.experiments.figures import curve, figure
+from llambert.experiments.figures import figure
 from llambert.experiments.grids import ANNOTATOR, END_TO_END, FROZEN
 from tests.fixtures.hand_made import results
 from tests.fixtures.labelled_films import open_experiment
-
-
-def test_a_curve_is_the_means_in_per_cent_with_their_bounds():
-    found = results({("silver", 400): [0.9, 0.9], ("silver", 200): [0.8, 0.9]})
-    drawn = curve(found, "silver", percent=False)
-    assert (drawn.x, drawn.accuracy) == ([200.0, 400.0], pytest.approx([85.0, 90.0]))
-    assert (drawn.low[1], drawn.high[1]) == pytest.approx((90.0, 90.0))
-    assert drawn.low[0] < 85.0 < drawn.high[0]
 
 
 def test_figures_are_png_and_svg_with_labelled_axes_and_both_panels(folder):

@@ -9,7 +9,7 @@ import yaml
 from llambert import schema
 from llambert.evaluation.metrics import Estimate
 from llambert.experiments.experiment import run_experiment
-from llambert.experiments.experiment_recipe import Llm, Llms
+from llambert.experiments.experiment_recipe import Llm, LlmComparison
 from llambert.experiments.llms import COLUMNS, page
 from llambert.run import open_run
 from tests.fixtures.tiny_llm import save_tiny_llm
@@ -17,7 +17,7 @@ from tests.fixtures.tiny_llm import save_tiny_llm
 
 def test_the_page_has_a_row_for_each_llm_and_number_of_shots_and_the_papers_below():
     llms = {"tiny": Llm(recipe="recipe.yaml", shots=(0, 1))}
-    experiment = Llms(name="llms", experiment="llms", paper="imdb", llms=llms)
+    experiment = LlmComparison(name="llms", experiment="llms", paper="imdb", llms=llms)
     rows = []
     for shots, num_right, num_parsed in ((0, 60, 80), (1, 0, 0)):
         figures = {"parse_rate": Estimate.share(num_parsed, 100), "inference_seconds": Estimate(12.34)}
@@ -57,7 +57,7 @@ def test_rows_are_the_runs_own_figures_and_a_second_start_asks_nothing(tmp_path,
         "classifier": {"model": str(tmp_path / "llm")},
     }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    experiment = Llms(
+    experiment = LlmComparison(
         name="llms",
         experiment="llms",
         storage=str(tmp_path / "experiments"),

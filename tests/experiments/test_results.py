@@ -16,6 +16,13 @@ def test_the_interval_over_seeds_is_students():
     assert mean_over_seeds([0.5]).low is None
 
 
+def test_a_curve_is_the_means_with_their_bounds():
+    curve = results({("silver", 400): [0.9, 0.9], ("silver", 200): [0.8, 0.9], ("gold", 200): [0.7]}).curves()["silver"]
+    assert [(count, curve[count].value) for count in sorted(curve)] == [(200, pytest.approx(0.85)), (400, 0.9)]
+    assert curve[400].bounds == pytest.approx((0.9, 0.9))
+    assert curve[200].low < 0.85 < curve[200].high
+
+
 def test_differences_are_taken_seed_by_seed():
     found = results({("gold", 100): [0.90, 0.80, 0.70], ("silver", 100): [0.89, 0.79, 0.69], ("gold", 200): [0.95]})
     difference = found.difference(("gold", 100), ("silver", 100))

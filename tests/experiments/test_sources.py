@@ -57,12 +57,12 @@ def rewrite(path, change) -> None:
 def test_test_records_that_are_learned_from_under_any_id_or_text_judge_nothing(tmp_path):
     data = films(tmp_path)
     labels = read_labels(data)
-    assert (labels.test.num_rows, labels.num_seen) == (60, 0)
+    assert (labels.test.num_rows, labels.num_overlapping) == (60, 0)
     silver, gold = labels.silver[schema.TEXT].to_pylist(), labels.gold[schema.TEXT].to_pylist()
     rewrite(tmp_path / "test.jsonl", lambda n: {"text": silver[n]} if n < 4 else {"text": gold[n]} if n < 7 else {})
     rewrite(tmp_path / "silver.jsonl", lambda n: {"record_id": f"test-{n}"} if n > 7 else {})
     labels = read_labels(data)
-    assert (labels.test.num_rows, labels.num_seen) == (60 - 4 - 3 - 2, 9)
+    assert (labels.test.num_rows, labels.num_overlapping) == (60 - 4 - 3 - 2, 9)
     learned = set(labels.silver[schema.TEXT].to_pylist()) | set(labels.gold[schema.TEXT].to_pylist())
     assert not learned & set(labels.test[schema.TEXT].to_pylist())
 
@@ -74,7 +74,7 @@ def test_silver_labels_of_the_test_records_themselves_are_told_by_their_split(tm
     lines += [{"record_id": f"test-{n}", "text": texts[n], "label": "positive", "part": "test"} for n in range(9)]
     (tmp_path / "silver.jsonl").write_text("\n".join(map(json.dumps, lines)))
     labels = read_labels(data)
-    assert (labels.test.num_rows, labels.num_seen) == (60, 0)
+    assert (labels.test.num_rows, labels.num_overlapping) == (60, 0)
     assert labels.silver_of("silver_extra").num_rows == 120
 
 

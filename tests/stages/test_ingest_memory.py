@@ -13,7 +13,7 @@ NUM_ROWS, ROW_CHARS = 400, 1 << 20
 PROGRAM = """
 import gzip, resource, sys
 from dataclasses import asdict
-from llambert.corpora import find_source_files
+from llambert.corpora import find_sources
 from llambert.corpus_recipe import Columns, CorpusRecipe
 from llambert.stages.ingest import IngestFile
 from tests.fixtures.ingest_runs import corpus_run
@@ -23,7 +23,7 @@ corpus = CorpusRecipe(path=f"{folder}/x.jsonl.gz", columns=Columns(record_id="id
 worker = IngestFile(corpus_run(corpus, f"{folder}/run"))
 size = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmSize")) << 10
 resource.setrlimit(resource.RLIMIT_AS, (size + (384 << 20),) * 2)
-[source] = find_source_files(corpus)
+[source] = find_sources(corpus).units
 print(sum(part.num_rows for part in worker(asdict(source)).parts))
 try:
     gzip.open(f"{folder}/x.jsonl.gz").read()

@@ -14,7 +14,7 @@ from llambert import schema
 from llambert.annotation.responses import ANSWERS
 from llambert.annotation.sampling import LeftOut
 from llambert.annotation.splits import is_learned_gold, named, not_learned
-from llambert.corpora.duplicates import first_copies
+from llambert.corpora.duplicates import first_occurrences
 from llambert.errors import InputError
 from llambert.run import Run
 from llambert.storage.atomic import write_atomically
@@ -86,7 +86,7 @@ def _gold_rows(run: Run) -> tuple[pa.Table, int]:
         found.append(part.filter(is_learned_gold(part)).select(columns).cast(found[0].schema))
     rows = pa.concat_tables(found)
     first_of_each = np.sort(
-        np.unique(first_copies(run.table("duplicates"), rows[schema.RECORD_ID]), return_index=True)[1]
+        np.unique(first_occurrences(run.table("duplicates"), rows[schema.RECORD_ID]), return_index=True)[1]
     )
     return rows.take(pa.array(first_of_each)), rows.num_rows - len(first_of_each)
 

@@ -15,10 +15,10 @@ import pyarrow.compute as pc
 from llambert import corpora, schema
 from llambert.classifier.inference import WINDOW_RECORDS, try_checkpoint
 from llambert.classifier.labelling import MALFORMED, PartLabeller, work_counts
-from llambert.corpora import READING, SourceFile, checks, find_sources
+from llambert.corpora import READER_VERSION, checks, find_sources
 from llambert.corpora.chunks import Chunk, read_chunks
-from llambert.corpora.records import malformed_rejects, source_columns
-from llambert.corpora.rows import HIDDEN_FILES, LACKING
+from llambert.corpora.records import source_columns
+from llambert.corpora.rows import HIDDEN_FILES, MISSING_COLUMN, SourceFile
 from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError
 from llambert.execution import Executor, Outcome, Pool
@@ -52,7 +52,7 @@ def label_files(
     try_checkpoint(checkpoint, recipe.trust_remote_code)
     identity = content_identity(checkpoint)
     fields = [result_fields(corpus), result_fields(recipe)]
-    fingerprint = digest(DEFAULTS_VERSION, corpora.identity(corpus), identity, fields, READING)
+    fingerprint = digest(DEFAULTS_VERSION, corpora.identity(corpus), identity, fields, READER_VERSION)
     labels = TableDirectory(output.rstrip("/"), schema.LABELS, fingerprint)
     rejects = TableDirectory(f"{labels.uri}/rejects")
     if manifest := _existing_manifest(labels):
@@ -75,7 +75,7 @@ def label_files(
         recipe=recipe.model_dump(mode="json"),
         model=checkpoint,
         model_identity=identity,
-        counts={key: num for key, num in sorted(totals.items()) if not key.startswith(LACKING)},
+        counts={key: num for key, num in sorted(totals.items()) if not key.startswith(MISSING_COLUMN)},
         **progress.seconds,
     )
 
@@ -110,7 +110,7 @@ class LabelFile:
             records = self._records(source, chunk)
             starts = range(0, max(records.num_rows, 1), WINDOW_RECORDS)
             windows = (records.slice(start, WINDOW_RECORDS) for start in starts)
-            done = self.labeller.commit(name, windows, malformed_rejects(source, chunk), chunk.counts)
+            done = self.labeller.commit(name, windows, chunk.malformed_rejects(source), chunk.counts)
             self.metrics.add(work_counts(done.part), done.busy_seconds, done.part.name)
             parts.append(done.part)
             busy_seconds += done.busy_seconds
