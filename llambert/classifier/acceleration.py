@@ -8,14 +8,14 @@ import torch
 from transformers import PreTrainedModel
 
 from llambert.classifier import onednn
-from llambert.classifier.architecture import FAULTS, InputFormat, answers_alike, position_padding_index
+from llambert.classifier.architecture import MODEL_ERRORS, InputFormat, logits_match, position_padding_index
 from llambert.classifier.batching import packed
-from llambert.classifier.packing import is_packable, pack
+from llambert.classifier.packing import pack, supports_packing
 
 log = logging.getLogger(__name__)
 
 
-def accelerated(
+def accelerate(
     model: PreTrainedModel,
     form: InputFormat,
     texts: list[np.ndarray],
@@ -27,7 +27,7 @@ def accelerated(
     arguments = {False: form.arguments(texts)}
     with torch.inference_mode():
         expected = model(**arguments[False]).logits.float()
-    wants_packs = few_texts and is_packable(model)
+    wants_packs = few_texts and supports_packing(model)
     arguments[True] = packed(np.arange(len(texts)), texts, position_padding_index(model)).arguments
     for with_onednn, with_packs in dict.fromkeys([(True, wants_packs), (True, False), (False, wants_packs)]):
         if with_onednn and not onednn.available():
@@ -39,9 +39,9 @@ def accelerated(
                 pack(model)
             with torch.inference_mode():
                 found = model(**arguments[with_packs]).logits.float()
-            if answers_alike(model, found, expected):
+            if logits_match(model, found, expected):
                 return model, with_packs
-        except FAULTS as error:
+        except MODEL_ERRORS as error:
             log.info("%s runs without faster layers: %s", type(model).__name__, error)
         model = reload()
     return model, False

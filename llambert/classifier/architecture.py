@@ -23,17 +23,17 @@ from llambert.errors import InputError, UnfitModel, described
 NO_TOKEN = -1
 """An id that no token has."""
 
-FLOAT16_ON_A_CPU = "label.dtype: float16 needs a GPU; on a CPU use float32, or bfloat16 where the chip has it"
+FLOAT16_NEEDS_GPU = "label.dtype: float16 needs a GPU; on a CPU use float32, or bfloat16 where the chip has it"
 
-_NO_LIMIT = 1_000_000  # a tokenizer that knows no limit names one above this
-_LENGTH_WITHOUT_LIMIT = 4096
+_UNLIMITED_LENGTH = 1_000_000  # a tokenizer that knows no limit names one above this
+_DEFAULT_LENGTH = 4096
 # Tokens of the texts that are tried. Several, since a single text may lie where a model answers the same to anything.
-_LENGTHS = (5, 3, 4, 7, 9, 11)
+_PROBE_LENGTHS = (5, 3, 4, 7, 9, 11)
 _TOLERANCE, _REDUCED_TOLERANCE = 1e-4, 0.3  # of float32; of bfloat16 and float16, in which small logits are noise
-FAULTS = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, AssertionError)
+MODEL_ERRORS = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, AssertionError)
 """What a model raises on input that is not for it."""
 
-LOADING_FAULTS = (*FAULTS, OSError, ImportError, NameError, SyntaxError, SafetensorError, StrictDataclassError)
+LOADING_ERRORS = (*MODEL_ERRORS, OSError, ImportError, NameError, SyntaxError, SafetensorError, StrictDataclassError)
 """What transformers raises on a folder, or a model's own code, that it cannot load."""
 
 
@@ -90,7 +90,7 @@ def find_input_format(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 
     ``UnfitModel`` where it fails on any text, or answers with what is no number.
     """
-    tried = _Trial(model, tokenizer)
+    tried = _InputProbe(model, tokenizer)
     found = tried.with_end(InputFormat(tried.padding_id, takes_mask=tried.takes("attention_mask")))
     found = tried.with_token_types(found)
     found = tried.with_padding(found)
@@ -99,23 +99,23 @@ def find_input_format(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 
 def require_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, form: InputFormat, length: int) -> None:
     """``UnfitModel`` where ``model`` fails on a text of ``length`` tokens, or answers with what is no number."""
-    trial = _Trial(model, tokenizer)
+    trial = _InputProbe(model, tokenizer)
     try:
         is_finite = bool(trial.answer(form, [trial.text(length)]).isfinite().all())
         reason = None if is_finite else "its answer is no finite number"
-    except FAULTS as error:
+    except MODEL_ERRORS as error:
         reason = described(error)
     if reason:
         raise UnfitModel(f"{type(model).__name__} fails on a text of {length} tokens: {reason}")
 
 
-def trial_texts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, form: InputFormat) -> list[np.ndarray]:
+def probe_texts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, form: InputFormat) -> list[np.ndarray]:
     """Token ids of a few texts of different lengths that may be in one batch."""
-    texts = _Trial(model, tokenizer).texts
+    texts = _InputProbe(model, tokenizer).texts
     return [form.completed(ids, len(ids)) for ids in texts] if form.padding_side else texts[:1] * 2
 
 
-def answers_alike(model: PreTrainedModel, found: torch.Tensor, expected: torch.Tensor) -> bool:
+def logits_match(model: PreTrainedModel, found: torch.Tensor, expected: torch.Tensor) -> bool:
     """Whether two answers (logits) of ``model`` differ by the rounding of its type alone."""
     is_reduced = next(model.parameters()).dtype != torch.float32
     return _difference(found, expected) <= (_REDUCED_TOLERANCE if is_reduced else _TOLERANCE)
@@ -132,9 +132,9 @@ def length_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, wan
     4,096 where there is no limit at all. ``InputError``: so few that there is no room for a text.
     """
     stated = tokenizer.model_max_length
-    is_limit = isinstance(stated, int | float) and 0 < stated < _NO_LIMIT  # -1 and null stand for "none"
+    is_limit = isinstance(stated, int | float) and 0 < stated < _UNLIMITED_LENGTH  # -1 and null stand for "none"
     limits = [wanted, int(stated) if is_limit else None, max_positions(model)]
-    limit = min((one for one in limits if one), default=_LENGTH_WITHOUT_LIMIT)
+    limit = min((one for one in limits if one), default=_DEFAULT_LENGTH)
     if limit <= (num_special := tokenizer.num_special_tokens_to_add()):
         setting = "classifier.max_length" if wanted is not None else "model_max_length in its tokenizer_config.json"
         raise InputError(
@@ -178,7 +178,7 @@ def has_vocabulary(tokenizer: PreTrainedTokenizerBase) -> bool:
     return len(tokenizer.get_vocab()) > len(tokenizer.all_special_tokens)
 
 
-def without_classifier(config: PreTrainedConfig) -> str | None:
+def unsupported_model_reason(config: PreTrainedConfig) -> str | None:
     """Why no model of this configuration's type classifies texts; None: one does."""
     own_code = getattr(config, "auto_map", None) or {}
     if type(config) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING or "AutoModelForSequenceClassification" in own_code:
@@ -186,7 +186,7 @@ def without_classifier(config: PreTrainedConfig) -> str | None:
     return f"transformers has no classifier of texts of model type {config.model_type!r}; name an encoder of texts"
 
 
-def settle(config: PreTrainedConfig) -> None:
+def complete_config(config: PreTrainedConfig) -> None:
     """Set what a configuration leaves open or to chance, before the model is built.
 
     Full attention for BigBird: its sparse one depends on padding, and a short text switches it off for good. A first
@@ -205,7 +205,7 @@ def cast_parameters(model: PreTrainedModel, dtype: torch.dtype) -> None:
             parameter.data = parameter.data.to(dtype)
 
 
-def settle_end_of_text(model: PreTrainedModel) -> None:
+def allow_missing_padding_token(model: PreTrainedModel) -> None:
     """Let a decoder without a padding token answer at the last token of each text, whichever that is.
 
     transformers refuses batches of such a model, since it takes the last token that is no padding.
@@ -215,7 +215,7 @@ def settle_end_of_text(model: PreTrainedModel) -> None:
         config.pad_token_id = NO_TOKEN
 
 
-class _Trial:
+class _InputProbe:
     """A few texts of random tokens, and what a model says of them."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -225,11 +225,11 @@ class _Trial:
         num_tokens = num_embeddings(model)
         usable = [number for number in given if isinstance(number, int) and 0 <= number < num_tokens]
         self.padding_id, self.end_id = next(iter(usable), 0), config.eos_token_id
-        limit = max_positions(model) or max(_LENGTHS)
+        limit = max_positions(model) or max(_PROBE_LENGTHS)
         special = {*tokenizer.all_special_ids, self.padding_id, self.end_id}
         ordinary = [number for number in range(min(num_tokens, 1000 + len(special))) if number not in special]
         self._ordinary, self._random = ordinary or [0], np.random.default_rng(0)
-        self.texts = [self.text(max(2, min(length, limit - 2))) for length in _LENGTHS]
+        self.texts = [self.text(max(2, min(length, limit - 2))) for length in _PROBE_LENGTHS]
 
     def text(self, length: int) -> np.ndarray:
         """Random tokens, none of them special."""
@@ -253,14 +253,14 @@ class _Trial:
         try:
             self.answer(form, self.texts[:1])
             return form
-        except FAULTS as error:
+        except MODEL_ERRORS as error:
             fault = error
         if self.model.config.is_encoder_decoder and isinstance(self.end_id, int):
             form = replace(form, end_id=self.end_id)
             try:
                 self.answer(form, self.texts[:1])
                 return form
-            except FAULTS as error:
+            except MODEL_ERRORS as error:
                 fault = error
         raise UnfitModel(f"{type(self.model).__name__} fails on any text: {described(fault)}") from fault
 
@@ -282,9 +282,9 @@ class _Trial:
         sides: tuple[Literal["right", "left"], ...] = ("right", "left")
         for side in sides if form.takes_mask else ():
             padded = replace(form, padding_side=side)
-            with contextlib.suppress(*FAULTS):
+            with contextlib.suppress(*MODEL_ERRORS):
                 answer = self.answer(padded, self.texts)[:-1]
-                if answers_alike(self.model, answer, alone):
+                if logits_match(self.model, answer, alone):
                     found.append((round(_difference(answer, alone), 2), padded))
         return min(found, key=lambda one: one[0])[1] if found else replace(form, padding_side=None)
 
@@ -296,7 +296,7 @@ class _Trial:
         text[[1, -1]] = form.padding_id
         try:
             masked, bare = (self.answer(form, [text], with_mask=mask) for mask in (True, False))
-        except FAULTS:
+        except MODEL_ERRORS:
             return form
         return replace(form, omits_mask=_difference(bare, masked) <= _TOLERANCE)
 

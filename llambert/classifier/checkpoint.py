@@ -15,13 +15,13 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
 from llambert.classifier.architecture import (
-    LOADING_FAULTS,
+    LOADING_ERRORS,
+    allow_missing_padding_token,
     cast_parameters,
+    complete_config,
     has_vocabulary,
     num_embeddings,
-    settle,
-    settle_end_of_text,
-    without_classifier,
+    unsupported_model_reason,
 )
 from llambert.errors import InputError, loading_fault
 from llambert.storage.reference import local_copy
@@ -37,7 +37,7 @@ def load_checkpoint(
     Attention is PyTorch's fused one where the model's family has it. ``InputError``: not there, not fine-tuned to
     give each text one of several categories, no Rust tokenizer, or custom code that is not trusted.
     """
-    config, tokenizer = check_checkpoint(checkpoint, trust_remote_code)
+    config, tokenizer = load_config_and_tokenizer(checkpoint, trust_remote_code)
     try:
         model, report = AutoModelForSequenceClassification.from_pretrained(
             local_copy(checkpoint),
@@ -48,7 +48,7 @@ def load_checkpoint(
             output_loading_info=True,
             trust_remote_code=trust_remote_code,
         )
-    except LOADING_FAULTS as error:
+    except LOADING_ERRORS as error:
         reason = loading_fault(error, "label")
         raise InputError(f"{checkpoint}: no classifier can be loaded from it: {reason}") from error
     if report["missing_keys"]:
@@ -64,11 +64,11 @@ def load_checkpoint(
             f"{checkpoint}: its tokenizer has {tokenizer.vocab_size} tokens, its model has embeddings for {num_known}"
         )
     cast_parameters(model, dtype)
-    settle_end_of_text(model)
+    allow_missing_padding_token(model)
     return model.eval(), tokenizer
 
 
-def check_checkpoint(
+def load_config_and_tokenizer(
     checkpoint: str, trust_remote_code: bool = False
 ) -> tuple[PreTrainedConfig, PreTrainedTokenizerFast]:
     """Configuration and tokenizer of a checkpoint; ``InputError`` where they are not those of a classifier.
@@ -78,27 +78,27 @@ def check_checkpoint(
     location = local_copy(checkpoint)
     try:
         config = AutoConfig.from_pretrained(location, trust_remote_code=trust_remote_code)
-    except LOADING_FAULTS as error:
+    except LOADING_ERRORS as error:
         reason = loading_fault(error, "label")
         raise InputError(f"{checkpoint}: no classifier can be loaded from it: {reason}") from error
-    if fault := _not_a_classifier(config):
+    if fault := _unsupported_reason(config):
         raise InputError(f"{checkpoint}: {fault}")
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(location, trust_remote_code=trust_remote_code)
-    except LOADING_FAULTS as error:
+    except LOADING_ERRORS as error:
         reason = loading_fault(error, "label")
         raise InputError(f"{checkpoint}: no tokenizer can be loaded from it: {reason}") from error
     if not tokenizer.is_fast:
         raise InputError(f"{checkpoint}: its tokenizer has no fast (Rust) form, which llambert needs")
     if not has_vocabulary(tokenizer):
         raise InputError(f"{checkpoint}: its tokenizer knows no token; is tokenizer.json (or a vocabulary) missing?")
-    settle(config)
+    complete_config(config)
     return config, tokenizer
 
 
-def _not_a_classifier(config: PreTrainedConfig) -> str | None:
+def _unsupported_reason(config: PreTrainedConfig) -> str | None:
     """Why a model of this configuration cannot give a text one of several categories; None: it can."""
-    if reason := without_classifier(config):
+    if reason := unsupported_model_reason(config):
         return reason
     others = [name for name in config.architectures or [] if hasattr(transformers, name) and name not in _CLASSIFIERS]
     if others:

@@ -21,16 +21,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from llambert.classifier.acceleration import accelerated
+from llambert.classifier.acceleration import accelerate
 from llambert.classifier.architecture import (
-    FLOAT16_ON_A_CPU,
+    FLOAT16_NEEDS_GPU,
     find_input_format,
     length_limit,
     position_padding_index,
-    trial_texts,
+    probe_texts,
 )
 from llambert.classifier.batching import MAX_PADDING_WASTE, Batch, packed, plan_batches, plan_packs
-from llambert.classifier.checkpoint import check_checkpoint, load_checkpoint
+from llambert.classifier.checkpoint import load_checkpoint, load_config_and_tokenizer
 from llambert.errors import InputError, LabelFault
 from llambert.storage.reference import local_copy
 
@@ -51,7 +51,7 @@ _CHARS_PER_TOKEN = 32
 _MAX_CHARS_PER_TOKEN = 512
 _WHOLE_TEXT_CHARS = 1 << 30
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_TRIED_BELOW_BYTES = 1 << 30
+_MAX_LOADED_BYTES = 1 << 30
 _NON_SPACE = re.compile(r"\S")
 
 
@@ -117,7 +117,7 @@ class Classifier:
     ) -> None:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if self.device.type == "cpu" and dtype == "float16":
-            raise InputError(FLOAT16_ON_A_CPU)
+            raise InputError(FLOAT16_NEEDS_GPU)
         if num_threads is not None:
             torch.set_num_threads(num_threads)
         self._tie_margin = TIE_MARGIN if dtype == "float32" else 0.0
@@ -142,17 +142,17 @@ class Classifier:
         self._is_packed = False
         if self.device.type == "cpu":
             reload = partial(load_checkpoint, checkpoint, _DTYPES[dtype], trust_remote_code)
-            texts = trial_texts(model, tokenizer, self._format)
-            model, self._is_packed = accelerated(model, self._format, texts, few_texts, lambda: reload()[0])
+            texts = probe_texts(model, tokenizer, self._format)
+            model, self._is_packed = accelerate(model, self._format, texts, few_texts, lambda: reload()[0])
         self._num_cores = torch.get_num_threads() if self.device.type == "cpu" else 1
-        self._cores = _one_threaded(self._num_cores) if self._num_cores > 1 else None
+        self._cores = _single_threaded_pool(self._num_cores) if self._num_cores > 1 else None
         self.model = torch.compile(model, dynamic=True) if compile else model
 
     def predict(self, texts: Sequence[str]) -> Predictions:
         """Labels and probabilities of ``texts``, in their order; a text that fails is in ``failures``."""
         if len(given := list(windows(texts))) == 1:
             return self._classify(self._prepare(given[0]))
-        return _joined(list(self.stream(given)), len(self.categories))
+        return _concatenate(list(self.stream(given)), len(self.categories))
 
     def stream(self, texts: Iterable[Sequence[str]]) -> Iterator[Predictions]:
         """One ``Predictions`` per window of texts, in order, holding two windows in memory at most.
@@ -227,7 +227,7 @@ class Classifier:
                 words = prefix.rsplit(maxsplit=1)
                 prefix = words[0] if len(words) == 2 else ""
             try:
-                encoding = self.tokenizer.encode_batch_fast([_without_lone_surrogates(prefix)])[0]
+                encoding = self.tokenizer.encode_batch_fast([_replace_lone_surrogates(prefix)])[0]
             except (TypeError, ValueError) as error:
                 log.warning("the tokenizer failed on a text of %d characters: %s", len(text), type(error).__name__)
                 return None
@@ -268,7 +268,7 @@ class Classifier:
             done += found
         for rows, result in done:
             probabilities[rows] = result.cpu().numpy()
-        self._decide_ties(window.batches, probabilities)
+        self._resolve_ties(window.batches, probabilities)
         for row in np.flatnonzero(~np.isfinite(probabilities).all(axis=1)):
             failures.setdefault(int(row), LabelFault.NOT_FINITE)
         busy_seconds = time.perf_counter() - started
@@ -289,7 +289,7 @@ class Classifier:
             busy_seconds,
         )
 
-    def _decide_ties(self, batches: list[Batch], probabilities: np.ndarray) -> None:
+    def _resolve_ties(self, batches: list[Batch], probabilities: np.ndarray) -> None:
         """Put what the model says of each near-tied record alone in the place of what it said in a batch."""
         if len(self.categories) < 2 or not self._tie_margin:
             return
@@ -330,19 +330,19 @@ class Classifier:
         return self.model(**arguments).logits.float().softmax(dim=-1)
 
 
-def try_checkpoint(checkpoint: str, trust_remote_code: bool = False) -> None:
+def validate_checkpoint(checkpoint: str, trust_remote_code: bool = False) -> None:
     """Refuse a checkpoint that cannot label before anything is started.
 
     Configuration and tokenizer are read, and up to 1 GiB of weights: some faults only the weights show.
     """
     folder = Path(local_copy(checkpoint))
-    if sum(file.stat().st_size for file in folder.glob("*.safetensors")) <= _TRIED_BELOW_BYTES:
+    if sum(file.stat().st_size for file in folder.glob("*.safetensors")) <= _MAX_LOADED_BYTES:
         Classifier(checkpoint, device="cpu", trust_remote_code=trust_remote_code)  # which checks the rest first
     else:
-        check_checkpoint(checkpoint, trust_remote_code)
+        load_config_and_tokenizer(checkpoint, trust_remote_code)
 
 
-def _one_threaded(num_threads: int) -> ThreadPoolExecutor:
+def _single_threaded_pool(num_threads: int) -> ThreadPoolExecutor:
     """So many threads in which PyTorch's operators run on the calling thread alone; the caller keeps all of them."""
     started = threading.Barrier(num_threads + 1)
 
@@ -374,7 +374,7 @@ def windows(texts: Iterable[str]) -> Iterator[list[str]]:
         yield window
 
 
-def _joined(parts: list[Predictions], num_categories: int) -> Predictions:
+def _concatenate(parts: list[Predictions], num_categories: int) -> Predictions:
     starts = np.cumsum([0, *(len(part.labels) for part in parts)])
     return Predictions(
         [label for part in parts for label in part.labels],
@@ -392,7 +392,7 @@ def _joined(parts: list[Predictions], num_categories: int) -> Predictions:
     )
 
 
-def _without_lone_surrogates(text: str) -> str:
+def _replace_lone_surrogates(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -16,7 +16,7 @@ from llambert.recipe import LabelRecipe
 from llambert.storage.part_file import PartRows, clear_damage
 from llambert.storage.run_directory import Part, TableDirectory
 
-MALFORMED = "num_malformed"
+NUM_MALFORMED = "num_malformed"
 """The count of rejected rows that could not be read."""
 
 _ROWS_PER_READ = 1024
@@ -76,10 +76,10 @@ class PartLabeller:
         if malformed is not None:
             rejected.append(malformed)
             num_records += malformed.num_rows
-            counts[MALFORMED] = malformed.num_rows
-        settled, num_other = self._settle_rejects(name, pa.concat_tables(rejected, promote_options="default"))
+            counts[NUM_MALFORMED] = malformed.num_rows
+        settled, num_other = self._commit_rejects(name, pa.concat_tables(rejected, promote_options="default"))
         if num_other:
-            rows, num_fewer = _without(rows, settled[schema.RECORD_ID])
+            rows, num_fewer = _drop_records(rows, settled[schema.RECORD_ID])
             per_label -= num_fewer
         assert rows.num_rows + settled.num_rows == num_records, f"{name}: a record was lost"
         reasons = Counter(settled[schema.REJECT_REASON].to_pylist())
@@ -117,7 +117,7 @@ class PartLabeller:
         ]
         return pa.table(columns).filter(pa.array(kept)).cast(pa.schema(fields))
 
-    def _settle_rejects(self, name: str, rejected: pa.Table) -> tuple[pa.Table, int]:
+    def _commit_rejects(self, name: str, rejected: pa.Table) -> tuple[pa.Table, int]:
         """Commit the rejects, or take those that another attempt committed: ids and reasons, and how many of them
         were labelled here."""
         self.rejects.commit_part(name, rejected.combine_chunks())
@@ -131,7 +131,7 @@ class PartLabeller:
         return settled, pc.sum(pc.invert(pc.is_in(theirs, ours))).as_py() or 0
 
 
-def _without(rows: PartRows, record_ids: pa.ChunkedArray) -> tuple[PartRows, Counter[str]]:
+def _drop_records(rows: PartRows, record_ids: pa.ChunkedArray) -> tuple[PartRows, Counter[str]]:
     """``rows`` less those of ``record_ids``, and how many these were of each label."""
     table = pq.read_table(pa.BufferReader(rows.content({}))).replace_schema_metadata(None)
     is_gone = pc.is_in(table[schema.RECORD_ID], record_ids)

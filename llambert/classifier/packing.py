@@ -15,7 +15,7 @@ _ATTENTION = "llambert_packed"
 PACKABLE_FAMILIES = frozenset({"bert", "roberta", "xlm-roberta", "camembert", "electra"})
 
 
-def is_packable(model: PreTrainedModel) -> bool:
+def supports_packing(model: PreTrainedModel) -> bool:
     """Whether ``pack`` knows this kind of model."""
     return model.config.model_type in PACKABLE_FAMILIES
 
@@ -26,7 +26,7 @@ def pack(model: PreTrainedModel) -> None:
     model.set_attn_implementation(_ATTENTION)
     encoder = model.base_model.encoder
     assert isinstance(encoder, torch.nn.Module)
-    encoder.register_forward_hook(_first_tokens, with_kwargs=True)
+    encoder.register_forward_hook(_select_first_tokens, with_kwargs=True)
 
 
 def _attention(
@@ -49,7 +49,7 @@ def _attention(
     return attended, None
 
 
-def _first_tokens(encoder: torch.nn.Module, _: Any, called: dict[str, Any], output: Any) -> Any:
+def _select_first_tokens(encoder: torch.nn.Module, _: Any, called: dict[str, Any], output: Any) -> Any:
     """The encoder's output cut down to (texts, 1, size): what the head reads."""
     starts = np.cumsum([0, *called["text_lengths"][:-1]])
     output.last_hidden_state = output.last_hidden_state[0, starts].unsqueeze(1)

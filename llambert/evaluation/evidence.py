@@ -52,7 +52,7 @@ class Records:
     """The gold label of a record with this text may have been learned from: no judge of the classifier any more."""
     is_seen: Mask
     """A record with this text was annotated, shown to the annotator as a shot, or trained on with its gold label."""
-    is_judged: Mask
+    is_evaluated: Mask
     """Labelled, with gold, each text once: the first copy that has both."""
 
     def __len__(self) -> int:
@@ -61,7 +61,7 @@ class Records:
     @property
     def is_unseen(self) -> Mask:
         """Judged, and neither the annotator nor the classifier's training saw its text."""
-        return self.is_judged & ~self.is_seen
+        return self.is_evaluated & ~self.is_seen
 
 
 @dataclass(frozen=True)
@@ -143,8 +143,8 @@ class _Rows:
         hashes = hash64(ids)
         found, places = _find(self._hashes, hashes)
         if not found.all():
-            stranger = ids[int(np.flatnonzero(~found)[0])].as_py()
-            raise InputError(f"{table.uri}: record {stranger!r} was never annotated; `llambert verify` says more")
+            unknown = ids[int(np.flatnonzero(~found)[0])].as_py()
+            raise InputError(f"{table.uri}: record {unknown!r} was never annotated; `llambert verify` says more")
         return self._rows[places]
 
 
@@ -187,13 +187,13 @@ def _read_records(run: Run, categories: list[str], annotated: NDArray) -> tuple[
     annotated_hashes, first_copy = whole.pop("hashes"), whole.pop("first_copy")
     for name in ("is_trained_on_gold", "is_seen"):  # what is true of one copy of a text is true of all
         whole[name] = np.isin(first_copy, first_copy[whole[name]])
-    whole["is_judged"] = _once(whole["has_gold"] & whole["has_label"], whole["is_duplicate"], first_copy)
+    whole["is_judged"] = _one_per_text(whole["has_gold"] & whole["has_label"], whole["is_duplicate"], first_copy)
     num_gold = int(whole["has_gold"].sum())
-    _lend_gold(whole, first_copy)
+    _share_gold_among_copies(whole, first_copy)
     return Records(splits=list(splits), num_gold=num_gold, **whole), annotated_hashes
 
 
-def _once(chosen: Mask, is_duplicate: Mask, first_copy: NDArray[np.uint64]) -> Mask:
+def _one_per_text(chosen: Mask, is_duplicate: Mask, first_copy: NDArray[np.uint64]) -> Mask:
     """Of the chosen records one for each text: that which is no duplicate, or else the first duplicate."""
     once = chosen & ~is_duplicate
     places = np.flatnonzero(chosen & ~np.isin(first_copy, first_copy[once]))
@@ -201,10 +201,10 @@ def _once(chosen: Mask, is_duplicate: Mask, first_copy: NDArray[np.uint64]) -> M
     return once
 
 
-def _lend_gold(whole: dict[str, NDArray], first_copy: NDArray[np.uint64]) -> None:
+def _share_gold_among_copies(whole: dict[str, NDArray], first_copy: NDArray[np.uint64]) -> None:
     """Give the first record of a text, which is the one that is annotated, the gold label of a copy if it has none."""
     is_duplicate, has_gold = whole["is_duplicate"], whole["has_gold"]
-    lenders = np.flatnonzero(_once(has_gold, is_duplicate, first_copy) & is_duplicate)
+    lenders = np.flatnonzero(_one_per_text(has_gold, is_duplicate, first_copy) & is_duplicate)
     lenders = lenders[np.argsort(first_copy[lenders])]
     firsts = np.flatnonzero(~is_duplicate & ~has_gold)
     found, places = _find(first_copy[lenders], first_copy[firsts])
@@ -219,8 +219,8 @@ def _read_labels(run: Run, categories: list[str]) -> tuple[NDArray[np.uint64], C
     for table in labels.iter_tables([schema.RECORD_ID, schema.LABEL, schema.SCORE]):
         part, known = _codes(table[schema.LABEL], categories)
         if not known.all():
-            stranger = table[schema.LABEL][int(np.flatnonzero(~known)[0])].as_py()
-            raise InputError(f"{labels.uri}: label {stranger!r} is no category of the task ({', '.join(categories)})")
+            unknown = table[schema.LABEL][int(np.flatnonzero(~known)[0])].as_py()
+            raise InputError(f"{labels.uri}: label {unknown!r} is no category of the task ({', '.join(categories)})")
         hashes.append(hash64(table[schema.RECORD_ID]))
         codes.append(part)
         scores.append(table[schema.SCORE].to_numpy())

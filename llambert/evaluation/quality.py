@@ -36,7 +36,7 @@ _MIN_FOR_SHARES = 10
 
 
 @dataclass(frozen=True)
-class Judged:
+class Evaluation:
     """Labels held against gold on one set of records."""
 
     accuracy: Estimate
@@ -83,12 +83,12 @@ class PriorCorrection:
 
 @dataclass(frozen=True)
 class Drift:
-    """The annotated subset beside the splits it was drawn from: a random subset differs by chance alone."""
+    """The annotated subset beside the splits it was drawn from: a random subset differs by p_value alone."""
 
     label_shares: dict[str, tuple[Estimate, float]]
     """Category -> (share among annotated records with its interval, share of all), by the classifier's label."""
-    chances: dict[str, float]
-    """``labels``, ``scores``, ``text lengths`` -> how often chance alone makes a random subset differ from the other
+    p_values: dict[str, float]
+    """``labels``, ``scores``, ``text lengths`` -> how often p_value alone makes a random subset differ from the other
     records at least as much: chi-squared of the labels, Kolmogorov-Smirnov of the others."""
     mean_score: tuple[float, float]
     median_chars: tuple[float, float]
@@ -102,9 +102,9 @@ class Quality:
     num_gold: int
     num_unseen: int
     """Distinct labelled records with gold that neither the annotator nor the classifier's training saw."""
-    silver: Judged | None
-    unseen: Judged | None
-    whole: Judged | None
+    silver: Evaluation | None
+    unseen: Evaluation | None
+    whole: Evaluation | None
     by_split: dict[str, Estimate]
     """Split -> accuracy on never-annotated records, where the corpus has more than one split."""
     silver_by_split: dict[str, Estimate]
@@ -128,8 +128,8 @@ def assess(evidence: Evidence) -> Quality:
     """All quality figures of a run."""
     records = evidence.records
     unseen = records.is_unseen
-    silver = _judge_silver(evidence)
-    judged_unseen = _judge_classifier(evidence, unseen)
+    silver = _evaluate_silver(evidence)
+    unseen_evaluation = _evaluate_classifier(evidence, unseen)
     shares, shares_need = _shares(evidence)
     right = records.label[unseen] == records.gold[unseen]
     score = records.score[unseen].astype(np.float64)
@@ -137,12 +137,12 @@ def assess(evidence: Evidence) -> Quality:
         num_gold=records.num_gold,
         num_unseen=int(unseen.sum()),
         silver=silver,
-        unseen=judged_unseen,
-        whole=_judge_classifier(evidence, records.is_judged),
+        unseen=unseen_evaluation,
+        whole=_evaluate_classifier(evidence, records.is_evaluated),
         by_split=_by_split(evidence, np.flatnonzero(unseen), records.label[unseen]),
         silver_by_split=_by_split(evidence, evidence.silver.row, evidence.silver.label),
-        difference=independent_difference(judged_unseen.accuracy, silver.accuracy)
-        if judged_unseen and silver
+        difference=independent_difference(unseen_evaluation.accuracy, silver.accuracy)
+        if unseen_evaluation and silver
         else None,
         prior=_prior_correction(evidence),
         shares=shares,
@@ -157,26 +157,26 @@ def assess(evidence: Evidence) -> Quality:
     )
 
 
-def _judge_silver(evidence: Evidence) -> Judged | None:
+def _evaluate_silver(evidence: Evidence) -> Evaluation | None:
     records, silver = evidence.records, evidence.silver
     with_gold = records.has_gold[silver.row]
     if not with_gold.any():
         return None
     gold, given = records.gold[silver.row][with_gold], silver.label[with_gold]
     confidence = None if silver.confidence is None else silver.confidence[with_gold]
-    return _judge(evidence, gold, given, confidence)
+    return _evaluate(evidence, gold, given, confidence)
 
 
-def _judge_classifier(evidence: Evidence, chosen: NDArray[np.bool_]) -> Judged | None:
+def _evaluate_classifier(evidence: Evidence, chosen: NDArray[np.bool_]) -> Evaluation | None:
     if not chosen.any():
         return None
     records = evidence.records
-    return _judge(evidence, records.gold[chosen], records.label[chosen], records.score[chosen].astype(np.float64))
+    return _evaluate(evidence, records.gold[chosen], records.label[chosen], records.score[chosen].astype(np.float64))
 
 
-def _judge(evidence: Evidence, gold: NDArray, given: NDArray, confidence: NDArray[np.float64] | None) -> Judged:
+def _evaluate(evidence: Evidence, gold: NDArray, given: NDArray, confidence: NDArray[np.float64] | None) -> Evaluation:
     matrix = confusion(gold, given, len(evidence.categories))
-    return Judged(
+    return Evaluation(
         accuracy=accuracy(gold, given),
         matrix=matrix,
         classes=class_figures(matrix, evidence.categories),
@@ -275,14 +275,14 @@ def _drift(evidence: Evidence) -> Drift:
             label_shares[category] = (among, float(is_category[labelled].mean()))
     return Drift(
         label_shares=label_shares,
-        chances=_chances(records),
+        p_values=_p_values(records),
         mean_score=(_mean(records.score[both]), _mean(records.score[labelled])),
         median_chars=(_median(records.num_chars[annotated]), _median(records.num_chars[sampled])),
         mean_chars=(_mean(records.num_chars[annotated]), _mean(records.num_chars[sampled])),
     )
 
 
-def _chances(records: Records) -> dict[str, float]:
+def _p_values(records: Records) -> dict[str, float]:
     """Empty where all records of the sampled splits were annotated, or none."""
     annotated, others = records.is_annotated, records.is_sampled & ~records.is_annotated
     labelled = records.has_label

@@ -15,7 +15,7 @@ from llambert.evaluation.evidence import Evidence
 from llambert.evaluation.metrics import Estimate
 from llambert.run import Run
 
-_FIRST = (50, 100, 200, 400)
+_LIST_LENGTHS = (50, 100, 200, 400)
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ def find_suspects(run: Run, evidence: Evidence) -> Suspects:
     is_open = records.has_gold & ~records.is_trained_on_gold
     with_gold = is_open[rows]
     wrong = (records.gold[rows] != silver.label[order])[with_gold]
-    judged = is_open[silver.row] & has_label
-    all_wrong = (records.gold[silver.row] != silver.label)[judged]
+    evaluation = is_open[silver.row] & has_label
+    all_wrong = (records.gold[silver.row] != silver.label)[evaluation]
     counts = np.bincount(silver.label[order], minlength=len(names))
     return Suspects(
         num=len(order),
@@ -60,7 +60,7 @@ def find_suspects(run: Run, evidence: Evidence) -> Suspects:
         by_label={str(name): int(num) for name, num in zip(names, counts, strict=True)},
         base=Estimate.share(int(all_wrong.sum()), len(all_wrong)) if len(all_wrong) else None,
         precision=Estimate.share(int(wrong.sum()), len(wrong)) if len(wrong) else None,
-        first={n: Estimate.share(int(wrong[:n].sum()), n) for n in _FIRST if n <= len(wrong)},
+        first={n: Estimate.share(int(wrong[:n].sum()), n) for n in _LIST_LENGTHS if n <= len(wrong)},
         rows=texts.append_column("suggested_label", pa.array(names[records.label[rows]], pa.string()))
         .append_column(schema.SCORE, pa.array(score[order], pa.float32()))
         .cast(schema.SUSPECTS),

@@ -21,11 +21,11 @@ from llambert.tables import TABLES
 PILOT_FILE = "pilot.json"
 STAGES = tuple(table.stage for table in TABLES if table.is_required)
 # Part of every interval: relative deviation of one run from the next on one machine, whatever its pilot said.
-# Measured by tests/benchmarks/bench_plan.py: DECISIONS.md, "Plans".
+# Measurement by tests/benchmarks/bench_plan.py: DECISIONS.md, "Plans".
 _MACHINE_DEVIATION = 0.12
 
 
-class Measured(BaseModel):
+class Measurement(BaseModel):
     """What a pilot measured of one stage, or what its manifest says if it is complete.
 
     ``num`` records (fine-tune: optimizer steps) took ``work_seconds``, summed over replicas; beside them the stage
@@ -76,7 +76,7 @@ class Pilot(BaseModel):
     learned_share: float = Field(1.0, gt=0, le=1)
     ray_seconds: float = 0.0
     """To start Ray, or to join it: on the clock of the first stage."""
-    stages: dict[str, Measured]
+    stages: dict[str, Measurement]
     with_curve: bool = False
     """Whether a learning curve was asked for; of too few records there is none."""
     curve: list[CurvePoint] = Field(default_factory=list)
@@ -158,11 +158,13 @@ def forecast(recipe: Recipe, pilot: Pilot) -> Forecast:
     # Ray is started once, by the first stage that is not done yet.
     first = next((n for n, stage in enumerate(stages) if not stage.is_measured and stage.stage in _ON_RAY), None)
     if first is not None:
-        stages[first] = _longer(stages[first], pilot.ray_seconds)
+        stages[first] = _with_added_seconds(stages[first], pilot.ray_seconds)
     everything = None
     if annotate := pilot.stages.get("annotate"):
         alone = annotate.model_copy(update={"num_kept": 0, "spent_seconds": 0.0})
-        everything = _longer(_forecast_stage(recipe, "annotate", alone, pilot.num_corpus), pilot.ray_seconds)
+        everything = _with_added_seconds(
+            _forecast_stage(recipe, "annotate", alone, pilot.num_corpus), pilot.ray_seconds
+        )
     return Forecast(stages=stages, total=add([stage.seconds for stage in stages]), llm_on_everything=everything)
 
 
@@ -181,13 +183,13 @@ def _stage(recipe: Recipe, pilot: Pilot, name: str) -> StageForecast:
     return _forecast_stage(recipe, name, pilot.stages[name], numbers[name])
 
 
-def _forecast_stage(recipe: Recipe, name: str, measured: Measured, num: int) -> StageForecast:
-    replicas, records_per_unit, gpus, cpus = _width(recipe, name)
+def _forecast_stage(recipe: Recipe, name: str, measured: Measurement, num: int) -> StageForecast:
+    replicas, records_per_unit, gpus, cpus = _resources(recipe, name)
     is_measured = measured.num_kept >= num
     remaining = max(num - measured.num_kept, 0)
     seconds = measured.spent_seconds
     if remaining:
-        busiest = _busiest(remaining, measured.num_kept, records_per_unit, replicas)
+        busiest = _largest_load(remaining, measured.num_kept, records_per_unit, replicas)
         seconds += measured.fixed_seconds + busiest * measured.seconds_each
     deviation = 0.0 if is_measured else math.hypot(measured.deviation, _MACHINE_DEVIATION)
     return StageForecast(
@@ -203,7 +205,7 @@ def _forecast_stage(recipe: Recipe, name: str, measured: Measured, num: int) -> 
     )
 
 
-def _width(recipe: Recipe, name: str) -> tuple[int, int, float, float]:
+def _resources(recipe: Recipe, name: str) -> tuple[int, int, float, float]:
     """Replicas that share the work, records of one unit of it, and the GPUs and cores held by all of them."""
     annotator, classifier, label = recipe.annotator, recipe.classifier, recipe.label
     match name:
@@ -221,7 +223,7 @@ def _width(recipe: Recipe, name: str) -> tuple[int, int, float, float]:
             return 1, 1, 0, 1
 
 
-def _busiest(num: int, first: int, per_unit: int, replicas: int) -> int:
+def _largest_load(num: int, first: int, per_unit: int, replicas: int) -> int:
     """Records that the busiest of the replicas does when each takes the next unit as soon as it is free.
 
     Units end at multiples of ``per_unit``, ``first`` records being done.
@@ -244,7 +246,7 @@ def _with_interval(value: float, deviation: float) -> Figure:
     return Figure(value=value, low=value / factor, high=value * factor)
 
 
-def _longer(stage: StageForecast, seconds: float) -> StageForecast:
+def _with_added_seconds(stage: StageForecast, seconds: float) -> StageForecast:
     figure = stage.seconds
     share = (figure.value + seconds) / figure.value if figure.value else 1.0
     return stage.model_copy(update={"seconds": figure.times(share)})
@@ -290,14 +292,14 @@ def relative_deviation(values: list[float]) -> float:
     return math.sqrt(variance / len(values)) / mean
 
 
-def parse_measured(settings: list[str]) -> dict[str, Measured]:
+def parse_measurements(settings: list[str]) -> dict[str, Measurement]:
     """``--measured STAGE=NUM:SECONDS``: rates known from elsewhere, of one replica, without its start."""
-    found: dict[str, Measured] = {}
+    found: dict[str, Measurement] = {}
     for setting in settings:
         name, _, figures = setting.partition("=")
         num, _, seconds = figures.partition(":")
         try:
-            found[name] = Measured(num=int(num), work_seconds=float(seconds))
+            found[name] = Measurement(num=int(num), work_seconds=float(seconds))
         except (ValueError, ValidationError):
             raise InputError(f"--measured {setting}: expected STAGE=NUM:SECONDS, such as label=25000:558") from None
         if name not in ("annotate", "finetune", "label"):

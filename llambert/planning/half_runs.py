@@ -27,11 +27,11 @@ def learning_curve(run: Run) -> dict[int, list[bool]]:
     """
     recipe = run.recipe.classifier
     connect()
-    train = ray.remote(num_cpus=recipe.cpus_per_worker, num_gpus=1 if recipe.use_gpu else 0)(_train_and_judge)
+    train = ray.remote(num_cpus=recipe.cpus_per_worker, num_gpus=1 if recipe.use_gpu else 0)(_train_and_evaluate)
     return ray.get(train.options(name="learning-curve").remote(run))
 
 
-def _train_and_judge(run: Run) -> dict[int, list[bool]]:
+def _train_and_evaluate(run: Run) -> dict[int, list[bool]]:
     changes: dict[str, Any] = {"held_out_share": 0.0, "early_stop_patience": None, "soup_members": 1}
     changes |= {"num_records": None, "mislabel_share": 0.0}
     recipe = run.recipe.classifier.model_copy(update=changes)
@@ -50,13 +50,13 @@ def _train_and_judge(run: Run) -> dict[int, list[bool]]:
         size: [
             is_wrong
             for learned, judged in (halves, halves[::-1])
-            for is_wrong in _wrong(run, recipe, learned.take(np.arange(size)), judged)
+            for is_wrong in _errors(run, recipe, learned.take(np.arange(size)), judged)
         ]
         for size in sizes
     }
 
 
-def _wrong(run: Run, recipe: Any, learned: TrainingSet, judged: TrainingSet) -> list[bool]:
+def _errors(run: Run, recipe: Any, learned: TrainingSet, judged: TrainingSet) -> list[bool]:
     device = torch.device("cuda" if recipe.use_gpu else "cpu")
     nothing = judged.take(np.arange(0))
     phase = Phase("silver", learned, nothing, recipe.epochs, recipe.learning_rate)

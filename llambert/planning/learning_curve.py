@@ -16,7 +16,7 @@ _NUM_RESAMPLES = 400
 
 
 @dataclass(frozen=True)
-class Decay:
+class PowerLaw:
     """``floor + scale * n ** -exponent``."""
 
     floor: float
@@ -41,14 +41,14 @@ class Advice:
     high: int | None
 
 
-def fit(sizes: NDArray[np.integer], errors: NDArray[np.floating]) -> Decay:
+def fit(sizes: NDArray[np.integer], errors: NDArray[np.floating]) -> PowerLaw:
     """Least squares with a floor and a scale that are not negative; the exponent is the best of a few."""
-    best: tuple[float, Decay] | None = None
+    best: tuple[float, PowerLaw] | None = None
     for exponent in _EXPONENTS:
         columns = np.stack([np.ones(len(sizes)), sizes.astype(float) ** -exponent], axis=1)
         (floor, scale), residual = nnls(columns, errors)
         if best is None or residual < best[0] - 1e-12:
-            best = (residual, Decay(float(floor), float(scale), exponent))
+            best = (residual, PowerLaw(float(floor), float(scale), exponent))
     assert best is not None
     return best[1]
 
@@ -68,13 +68,13 @@ def advise(
     found = []
     for _ in range(_NUM_RESAMPLES):
         rows = random.integers(0, num_records, num_records)
-        found.append(_enough(fit(sizes, wrong[:, rows].mean(axis=1)), int(sizes[0]), wanted_gain, limit))
+        found.append(_annotations_needed(fit(sizes, wrong[:, rows].mean(axis=1)), int(sizes[0]), wanted_gain, limit))
     ordered = sorted(found, key=lambda num: limit + 1 if num is None else num)
     low, middle, high = (ordered[round(q * (_NUM_RESAMPLES - 1))] for q in (0.025, 0.5, 0.975))
     return Advice(middle, low, high)
 
 
-def _enough(decay: Decay, smallest: int, wanted_gain: float, limit: int) -> int | None:
+def _annotations_needed(decay: PowerLaw, smallest: int, wanted_gain: float, limit: int) -> int | None:
     num = smallest
     while decay.doubling_gain(num) >= wanted_gain:
         num *= 2

@@ -19,7 +19,7 @@ from llambert.annotation.responses import iter_answers
 from llambert.annotation.sampling import LeftOut
 from llambert.annotation.splits import is_learned_gold, not_learned
 from llambert.execution.ray_executor import connect
-from llambert.planning.forecast import PILOT_FILE, CurvePoint, Measured, Pilot, pilot_table, relative_deviation
+from llambert.planning.forecast import PILOT_FILE, CurvePoint, Measurement, Pilot, pilot_table, relative_deviation
 from llambert.planning.half_runs import learning_curve
 from llambert.recipe import ClassifierRecipe
 from llambert.run import Run
@@ -48,20 +48,20 @@ def pilot(run: Run, num_records: int, with_curve: bool) -> Pilot:
     require_encoder(run)
     ray_seconds = _start_ray()
     corpus = ingest(run)
-    stages = {"ingest": _measured_whole(corpus)}
+    stages = {"ingest": _whole_stage(corpus)}
     sampled = sample(run)
-    stages["sample"] = _measured_whole(sampled)
+    stages["sample"] = _whole_stage(sampled)
     few = with_num_records(run, num_records=min(num_records, sampled.num_kept))
     stages["annotate"] = _annotate(few)
-    silver = parse(_parsed(few))
+    silver = parse(_without_gold_prior(few))
     num_few = few.recipe.annotator.num_records
-    stages["parse"] = Measured(num=num_few, work_seconds=silver.wall_seconds)
-    with _small_run(run, _parsed(few)) as small:
+    stages["parse"] = Measurement(num=num_few, work_seconds=silver.wall_seconds)
+    with _temporary_run(run, _without_gold_prior(few)) as small:
         trained, labelled = finetune(small), label(small)
         lengths = _lengths(small.table("corpus"))
         deviation = relative_deviation(lengths[:num_few])
-        stages["finetune"] = _measured_training(trained, deviation)
-        stages["label"] = _measured_labelling(small, labelled, relative_deviation(lengths))
+        stages["finetune"] = _training_measurement(trained, deviation)
+        stages["label"] = _labelling_measurement(small, labelled, relative_deviation(lengths))
         curve = learning_curve(small) if with_curve and run.recipe.classifier.learns_silver else {}
         num_learned = trained.counts.get("num_silver_train", 0) + trained.counts.get("num_silver_held_out", 0)
         scales = {"silver": sampled.num_kept / num_few, "gold": num_gold_records(run) / max(num_gold_records(small), 1)}
@@ -99,10 +99,10 @@ def _start_ray() -> float:
     return time.monotonic() - started
 
 
-def _measured_whole(manifest: Manifest) -> Measured:
+def _whole_stage(manifest: Manifest) -> Measurement:
     """A stage that the pilot did for good."""
     num = max(manifest.num_in, 1)
-    return Measured(
+    return Measurement(
         num=num, work_seconds=manifest.wall_seconds, num_kept=manifest.num_in, spent_seconds=manifest.wall_seconds
     )
 
@@ -116,7 +116,7 @@ def with_num_records(run: Run, num_records: int, **changes: Any) -> Run:
     return replace(run, recipe=run.recipe.model_copy(update={"annotator": annotator}))
 
 
-def _parsed(run: Run) -> Run:
+def _without_gold_prior(run: Run) -> Run:
     """The run with a parse that works on a part of its sample: gold labels given by record may lie outside."""
     if run.recipe.parse.prior_correction != "gold":
         return run
@@ -124,7 +124,7 @@ def _parsed(run: Run) -> Run:
     return replace(run, recipe=run.recipe.model_copy(update={"parse": recipe}))
 
 
-def _annotate(few: Run) -> Measured:
+def _annotate(few: Run) -> Measurement:
     """Annotate the pilot's records; where a run has annotated as many already, what its manifest says."""
     responses = few.table("responses")
     is_first = not responses.part_names()
@@ -139,7 +139,7 @@ def _annotate(few: Run) -> Measured:
     columns = [schema.NUM_PROMPT_TOKENS, schema.NUM_RESPONSE_TOKENS]
     rows = pa.concat_tables([rows for _, rows in iter_answers(responses, columns)])
     prompt, response = (rows[name].to_pylist() for name in columns)
-    return Measured(
+    return Measurement(
         num=num,
         work_seconds=manifest.busy_seconds,
         fixed_seconds=startup + tail,
@@ -155,7 +155,7 @@ def _annotate(few: Run) -> Measured:
 
 
 @contextlib.contextmanager
-def _small_run(run: Run, few: Run) -> Iterator[Run]:
+def _temporary_run(run: Run, few: Run) -> Iterator[Run]:
     """A run of the pilot's silver records and a random part of the corpus, in a folder that is removed afterwards."""
     storage = f"{run.recipe.storage.rstrip('/')}/pilot"
     classifier = few.recipe.classifier
@@ -200,7 +200,7 @@ def small_corpus(run: Run, small: Run) -> list[pa.Table]:
         found.append(part.append_column("rank", rank).filter(pc.is_valid(rank)))
     rows = pa.concat_tables(found).sort_by("rank").drop_columns(["rank"])
     if run.recipe.classifier.learns_gold:
-        rows = pa.concat_tables([rows, *_some_gold(run, wanted)])
+        rows = pa.concat_tables([rows, *_extra_gold_records(run, wanted)])
     size = min(run.recipe.corpus.rows_per_part, -(-rows.num_rows // run.recipe.label.max_actors))
     return [rows.slice(start, size) for start in range(0, rows.num_rows, size)]
 
@@ -210,7 +210,7 @@ def _sampled_ids(run: Run) -> pa.Array:
     return run.table("sample").read([schema.RECORD_ID])[schema.RECORD_ID].combine_chunks()
 
 
-def _some_gold(run: Run, taken: pa.Array) -> Iterator[pa.Table]:
+def _extra_gold_records(run: Run, taken: pa.Array) -> Iterator[pa.Table]:
     """Gold records beside those taken: gold may be so rare that a random part of the corpus holds none."""
     num = _MIN_STEPS * run.recipe.classifier.batch_size
     for part in run.table("corpus").iter_tables():
@@ -225,10 +225,10 @@ def _lengths(corpus: TableDirectory) -> list[float]:
     return [n for part in corpus.iter_tables([schema.TEXT]) for n in pc.utf8_length(part[schema.TEXT]).to_pylist()]
 
 
-def _measured_training(manifest: Manifest, deviation: float) -> Measured:
+def _training_measurement(manifest: Manifest, deviation: float) -> Measurement:
     num_steps = manifest.counts["num_steps"]
     each = manifest.measures.get("seconds_per_step", manifest.busy_seconds / num_steps / manifest.counts["num_workers"])
-    return Measured(
+    return Measurement(
         num=num_steps,
         work_seconds=each * num_steps,
         fixed_seconds=max(manifest.wall_seconds - each * num_steps, 0.0),
@@ -236,9 +236,9 @@ def _measured_training(manifest: Manifest, deviation: float) -> Measured:
     )
 
 
-def _measured_labelling(small: Run, manifest: Manifest, deviation: float) -> Measured:
+def _labelling_measurement(small: Run, manifest: Manifest, deviation: float) -> Measurement:
     num_actors = min(small.recipe.label.max_actors, len(manifest.parts))
-    return Measured(
+    return Measurement(
         num=manifest.num_in,
         work_seconds=manifest.busy_seconds,
         fixed_seconds=max(manifest.wall_seconds - manifest.busy_seconds / num_actors, 0.0),

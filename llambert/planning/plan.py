@@ -8,7 +8,17 @@ import numpy as np
 
 from llambert.intervals import Z
 from llambert.planning.costs import Prices, format_duration, format_usd
-from llambert.planning.forecast import Figure, Forecast, Measured, Pilot, StageForecast, add, forecast, read_pilot, usd
+from llambert.planning.forecast import (
+    Figure,
+    Forecast,
+    Measurement,
+    Pilot,
+    StageForecast,
+    add,
+    forecast,
+    read_pilot,
+    usd,
+)
 from llambert.planning.learning_curve import Advice, advise
 from llambert.recipe import Recipe
 from llambert.run import Run
@@ -38,11 +48,11 @@ def plan(run: Run, num_records: int, wanted_gain: float, prices: Prices, with_cu
         from llambert.planning.pilot import pilot
 
         found = pilot(run, num_records, with_curve)
-    advice = advice_of(found, wanted_gain)
+    advice = advise_from_pilot(found, wanted_gain)
     return Plan(run.recipe, found, forecast(run.recipe, found), prices, advice, wanted_gain)
 
 
-def advice_of(pilot: Pilot, wanted_gain: float) -> Advice | None:
+def advise_from_pilot(pilot: Pilot, wanted_gain: float) -> Advice | None:
     """How many annotations pay by a pilot's learning curve, those included that are not learned from; None without."""
     if not pilot.curve:
         return None
@@ -51,7 +61,7 @@ def advice_of(pilot: Pilot, wanted_gain: float) -> Advice | None:
     return advise(sizes, wrong, wanted_gain, pilot.num_annotatable)
 
 
-def plan_by_rates(recipe: Recipe, measured: dict[str, Measured], num_corpus: int, prices: Prices) -> Plan:
+def plan_from_rates(recipe: Recipe, measured: dict[str, Measurement], num_corpus: int, prices: Prices) -> Plan:
     """The plan from rates that are known from elsewhere: nothing is read, nothing is run.
 
     Every record of the corpus is taken to be annotatable, and every annotated one to be learned from.

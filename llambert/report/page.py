@@ -146,18 +146,18 @@ def _metric_rows(findings: Any) -> list[dict[str, Any]]:
     def add(of: dict[str, Any], metric: str, value: float, low: float | None = None, high: float | None = None) -> None:
         rows.append({"task": run.task.name, **of, "metric": metric, "value": value, "low": low, "high": high})
 
-    for of, name, judged in (
+    for of, name, evaluation in (
         (annotator, "silver_{}", quality.silver),
         (classifier, "classifier_{}_unseen", quality.unseen),
         (classifier, "classifier_{}_all", quality.whole),
     ):
-        if judged is None:
+        if evaluation is None:
             continue
-        add(of, name.format("accuracy"), judged.accuracy.value, *judged.accuracy.bounds)
-        add(of, name.format("macro_f1"), judged.macro_f1)
-        if judged.calibration_error is not None:
-            add(of, name.format("ece"), judged.calibration_error)
-        for figures in judged.classes:
+        add(of, name.format("accuracy"), evaluation.accuracy.value, *evaluation.accuracy.bounds)
+        add(of, name.format("macro_f1"), evaluation.macro_f1)
+        if evaluation.calibration_error is not None:
+            add(of, name.format("ece"), evaluation.calibration_error)
+        for figures in evaluation.classes:
             for kind, estimate in (("precision", figures.precision), ("recall", figures.recall)):
                 if estimate is not None:
                     metric = f"{name.format(kind)}[{figures.category}]"

@@ -41,21 +41,21 @@ _STYLE = {
     "legend.frameon": False,
     "figure.constrained_layout.use": True,
 }
-_MOST_CELLS_WITH_NUMBERS = 10
-_MOST_LABEL_CHARS = 18
+_MAX_CELLS_WITH_NUMBERS = 10
+_MAX_LABEL_CHARS = 18
 
 
 def confusion(name: str, matrix: NDArray[np.int64], categories: Sequence[str], given_by: str) -> str:
     """Counts of gold (rows) against given (columns) categories, shaded by the share of the row."""
     side = min(8.0, 2.2 + 0.7 * len(categories))
-    with _drawing(name, side + 0.6, side) as (axes, finish):
+    with _styled_axes(name, side + 0.6, side) as (axes, finish):
         totals = matrix.sum(axis=1, keepdims=True)
         shares = np.divide(matrix, totals, out=np.zeros(matrix.shape), where=totals > 0)
         for (row, column), share in np.ndenumerate(shares):
             axes.fill_between(
                 [column - 0.5, column + 0.5], row - 0.5, row + 0.5, color=DARK, alpha=0.08 + 0.55 * share, linewidth=0
             )
-            if len(categories) <= _MOST_CELLS_WITH_NUMBERS:
+            if len(categories) <= _MAX_CELLS_WITH_NUMBERS:
                 axes.text(column, row, f"{matrix[row, column]:,}\n{share:.0%}", ha="center", va="center")
         places = range(len(categories))
         shown = axis_labels(categories)
@@ -71,7 +71,7 @@ def confusion(name: str, matrix: NDArray[np.int64], categories: Sequence[str], g
 def reliability_diagram(name: str, diagrams: dict[str, list[ReliabilityBin]]) -> str:
     """Accuracy against mean confidence per bin, with the diagonal of perfect calibration."""
     markers = [("o", DARK, "-"), ("s", LIGHT, "--")]
-    with _drawing(name, 4.4, 3.8) as (axes, finish):
+    with _styled_axes(name, 4.4, 3.8) as (axes, finish):
         axes.plot([0, 1], [0, 1], color=_INK, linewidth=0.8, linestyle=":", label="perfectly calibrated")
         lowest = 1.0
         for (title, bins), (marker, colour, line) in zip(diagrams.items(), markers, strict=False):
@@ -88,7 +88,7 @@ def reliability_diagram(name: str, diagrams: dict[str, list[ReliabilityBin]]) ->
 
 def score_distribution(name: str, scores: NDArray, right: NDArray[np.bool_] | None) -> str:
     """How sure the classifier is: records per score bin, split into right and wrong where gold tells."""
-    with _drawing(name, 5.2, 3.2) as (axes, finish):
+    with _styled_axes(name, 5.2, 3.2) as (axes, finish):
         edges = np.linspace(np.floor(float(scores.min()) * 20) / 20 if len(scores) else 0.0, 1.0, 21)
         width = np.diff(edges)
         if right is None:
@@ -107,7 +107,7 @@ def score_distribution(name: str, scores: NDArray, right: NDArray[np.bool_] | No
 def stage_times(name: str, seconds: dict[str, float], alternative: tuple[str, float] | None) -> str:
     """Wall time per stage, and beside it what the alternative would take."""
     rows = list(seconds.items())
-    with _drawing(name, 5.6, 0.9 + 0.38 * (len(rows) + 1)) as (axes, finish):
+    with _styled_axes(name, 5.6, 0.9 + 0.38 * (len(rows) + 1)) as (axes, finish):
         from llambert.planning.costs import format_duration
 
         unit, unit_seconds = _time_unit(max([*seconds.values(), alternative[1] if alternative else 0.0]))
@@ -130,7 +130,7 @@ def stage_times(name: str, seconds: dict[str, float], alternative: tuple[str, fl
 
 def accuracy_by_coverage(name: str, points: Sequence[CoveragePoint]) -> str:
     """Accuracy of the most sure records against how many are kept, with its 95 % interval."""
-    with _drawing(name, 5.2, 3.2) as (axes, finish):
+    with _styled_axes(name, 5.2, 3.2) as (axes, finish):
         kept = [100 * point.coverage for point in points]
         bounds = np.array([point.accuracy.bounds for point in points]) * 100
         axes.fill_between(kept, bounds[:, 0], bounds[:, 1], color=DARK, alpha=0.25, linewidth=0)
@@ -145,7 +145,7 @@ def standalone(svg: str) -> str:
 
 
 @contextmanager
-def _drawing(name: str, width: float, height: float) -> Iterator[tuple["Axes", Callable[[], str]]]:
+def _styled_axes(name: str, width: float, height: float) -> Iterator[tuple["Axes", Callable[[], str]]]:
     """Axes in the report's style (inches), and what makes an inline SVG of them."""
     import matplotlib
 
@@ -192,15 +192,15 @@ def _time_unit(longest_seconds: float) -> tuple[str, float]:
 
 def axis_labels(names: Sequence[str]) -> list[str]:
     """Names as one line of at most 18 characters each, longer ones cut with an ellipsis; all of them different."""
-    shown = [shortened(name) for name in names]
+    shown = [shorten(name) for name in names]
     counts = Counter(shown)
     return [
-        text if counts[text] == 1 else shortened(f"{place}: {name}")
+        text if counts[text] == 1 else shorten(f"{place}: {name}")
         for place, (name, text) in enumerate(zip(names, shown, strict=True), start=1)
     ]
 
 
-def shortened(text: str, most: int = _MOST_LABEL_CHARS) -> str:
+def shorten(text: str, most: int = _MAX_LABEL_CHARS) -> str:
     """A text for a figure: one line, cut with an ellipsis where it is longer than ``most`` characters."""
     text = " ".join(visible_characters(text).split())
     return text if len(text) <= most else f"{text[: most - 1]}…"

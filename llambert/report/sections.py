@@ -11,7 +11,7 @@ from llambert.corpora.gold import NUM_UNKNOWN_GOLD
 from llambert.corpora.rows import HIDDEN_FILES
 from llambert.evaluation.evidence import TRAINING_RECORD, Evidence
 from llambert.evaluation.metrics import ClassFigures, Estimate
-from llambert.evaluation.quality import Drift, Judged
+from llambert.evaluation.quality import Drift, Evaluation
 from llambert.recipe import dump_recipe
 from llambert.report import plots
 from llambert.report.costs_section import costs_section
@@ -20,8 +20,8 @@ from llambert.report.findings import Findings, answer, interval, percent, points
 
 NEEDS_GOLD = "needs gold labels"
 _SUSPECTS_SHOWN = 10
-_MOST_CHARS_SHOWN = 300
-_PARTED = 0.01 / 3  # of three comparisons
+_MAX_TEXT_CHARS = 300
+_SIGNIFICANCE = 0.01 / 3  # of three comparisons
 
 
 def compose(findings: Findings) -> Document:
@@ -30,10 +30,10 @@ def compose(findings: Findings) -> Document:
         title=f"llambert: {findings.run.recipe.name}",
         answer=answer(findings),
         sections=[
-            _asked(findings),
+            _question(findings),
             _counts(findings),
             _accuracy(findings),
-            _mistakes(findings),
+            _confusion(findings),
             _suspects(findings),
             _probabilities(findings),
             _prior(findings),
@@ -45,7 +45,7 @@ def compose(findings: Findings) -> Document:
     )
 
 
-def _asked(findings: Findings) -> Section:
+def _question(findings: Findings) -> Section:
     run, answers = findings.run, findings.evidence.answers
     annotator = run.recipe.annotator
     words = [[category.name, ", ".join(category.answer_words)] for category in run.task.categories]
@@ -87,18 +87,20 @@ def _counts(findings: Findings) -> Section:
         ["distinct texts in the corpus", f"{int((~records.is_duplicate).sum()):,}"],
         ["records whose text an earlier record has", f"{int(records.is_duplicate.sum()):,}"],
         ["records with a gold label", f"{findings.quality.num_gold:,}"],
-        ["gold values that match no category", _counted(evidence, "corpus", NUM_UNKNOWN_GOLD)],
+        ["gold values that match no category", _count_or_dash(evidence, "corpus", NUM_UNKNOWN_GOLD)],
         ["sampled for annotation", f"{int(records.is_annotated.sum()):,}"],
         [f"answers, by how they ended ({finished})", f"{answers.num:,}"],
-        ["texts truncated in the corpus", _counted(evidence, "corpus", "num_truncated")],
+        ["texts truncated in the corpus", _count_or_dash(evidence, "corpus", "num_truncated")],
         ["texts truncated to fit a prompt", f"{answers.num_truncated:,}"],
-        ["texts of which the classifier read the beginning", _counted(evidence, "labels", "num_truncated")],
+        ["texts of which the classifier read the beginning", _count_or_dash(evidence, "labels", "num_truncated")],
         ["silver labels", f"{len(evidence.silver.label):,}"],
         ["answers without a usable category", f"{len(evidence.rejects.reason):,}"],
         ["labelled by the classifier", f"{int(records.has_label.sum()):,}"],
     ]
     if evidence.manifests["corpus"].counts.get(HIDDEN_FILES):
-        facts.append(["hidden files beside the corpus, which are not read", _counted(evidence, "corpus", HIDDEN_FILES)])
+        facts.append(
+            ["hidden files beside the corpus, which are not read", _count_or_dash(evidence, "corpus", HIDDEN_FILES)]
+        )
     blocks: list[Block] = [
         "Every stage's records in and out; what was left out is kept in a separate table, with its reason.",
         *warnings(evidence.manifests["corpus"].counts, findings.run.recipe.corpus),
@@ -125,7 +127,7 @@ def _counts(findings: Findings) -> Section:
     return Section("Counts through every stage", blocks)
 
 
-def _counted(evidence: Evidence, table: str, name: str) -> str:
+def _count_or_dash(evidence: Evidence, table: str, name: str) -> str:
     num = evidence.manifests[table].counts.get(name)
     return "-" if num is None else f"{num:,}"
 
@@ -153,25 +155,25 @@ def _accuracy(findings: Findings) -> Section:
     return Section("How many labels are right", blocks)
 
 
-def _mistakes(findings: Findings) -> Section:
+def _confusion(findings: Findings) -> Section:
     quality, categories = findings.quality, findings.evidence.categories
     blocks: list[Block] = []
-    for name, title, judged in (
+    for name, title, evaluation in (
         ("annotator", "annotator (silver labels)", quality.silver),
         ("classifier", "classifier (records never annotated)", quality.unseen),
     ):
-        if judged is None:
+        if evaluation is None:
             blocks.append(f"Confusion, precision and recall of the {title}: {NEEDS_GOLD} on these records.")
             continue
-        svg = plots.confusion(f"confusion-{name}", judged.matrix, categories, name)
+        svg = plots.confusion(f"confusion-{name}", evaluation.matrix, categories, name)
         blocks.append(
             Figure(f"confusion-{name}", svg, f"Confusion of the {title}: records, and share of the gold category.")
         )
         blocks.append(
             Table(
                 ["category", "precision", "recall", "F1", "gold records"],
-                [_class_row(figures) for figures in judged.classes],
-                f"{title.capitalize()}; 95 % Wilson intervals in brackets; macro F1 {judged.macro_f1:.3f}:",
+                [_class_row(figures) for figures in evaluation.classes],
+                f"{title.capitalize()}; 95 % Wilson intervals in brackets; macro F1 {evaluation.macro_f1:.3f}:",
             )
         )
     return Section("Which labels are wrong", blocks)
@@ -190,7 +192,7 @@ def _suspects(findings: Findings) -> Section:
         rows.append(_estimate_row("all suspects", suspects.precision))
         blocks.append(Table(["share that gold calls wrong", "value", "95 % interval", "records"], rows))
     shown = [
-        [row["label"], row["suggested_label"], f"{row['score']:.3f}", row["text"][:_MOST_CHARS_SHOWN]]
+        [row["label"], row["suggested_label"], f"{row['score']:.3f}", row["text"][:_MAX_TEXT_CHARS]]
         for row in suspects.rows.slice(0, _SUSPECTS_SHOWN).to_pylist()
     ]
     if shown:
@@ -202,9 +204,9 @@ def _suspects(findings: Findings) -> Section:
 def _probabilities(findings: Findings) -> Section:
     quality, records = findings.quality, findings.evidence.records
     diagrams = {
-        title: judged.reliability
-        for title, judged in (("annotator", quality.silver), ("classifier", quality.unseen))
-        if judged is not None and judged.reliability is not None
+        title: evaluation.reliability
+        for title, evaluation in (("annotator", quality.silver), ("classifier", quality.unseen))
+        if evaluation is not None and evaluation.reliability is not None
     }
     blocks: list[Block] = []
     if diagrams:
@@ -293,17 +295,17 @@ def _drift(findings: Findings) -> Section:
     splits = findings.run.recipe.annotator.splits
     header = ["", "annotated subset", "95 % interval", "whole corpus" if splits is None else findings.sampled]
     of_splits = _of_some_splits(findings, "it is compared with these splits; of the others it says nothing.")
-    return Section("The annotated subset beside the corpus", [Table(header, rows), _verdict(drift), *of_splits])
+    return Section("The annotated subset beside the corpus", [Table(header, rows), _drift_summary(drift), *of_splits])
 
 
-def _verdict(drift: Drift) -> str:
-    if not drift.chances:
+def _drift_summary(drift: Drift) -> str:
+    if not drift.p_values:
         return "All records were annotated, or none: there is nothing to compare."
-    parted = {what: chance for what, chance in drift.chances.items() if chance < _PARTED}
+    parted = {what: p_value for what, p_value in drift.p_values.items() if p_value < _SIGNIFICANCE}
     if not parted:
-        return "A random subset looks like its corpus, and this one does: no difference that chance would not make."
-    named = ", ".join(f"{what} ({chance:.1g})" for what, chance in parted.items())
-    note = f"They part in {named}: in brackets, how often chance alone would make such a difference."
+        return "A random subset looks like its corpus, and this one does: no difference that p_value would not make."
+    named = ", ".join(f"{what} ({p_value:.1g})" for what, p_value in parted.items())
+    note = f"They part in {named}: in brackets, how often p_value alone would make such a difference."
     if "scores" in parted:
         note += " Of records it was trained on, the classifier is surer."
     return note + " The sample was random: look at what is never sampled, duplicates above all."
@@ -352,8 +354,8 @@ def _shown(value: Any) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
-def _accuracy_of(judged: Judged | None) -> Estimate | None:
-    return None if judged is None else judged.accuracy
+def _accuracy_of(evaluation: Evaluation | None) -> Estimate | None:
+    return None if evaluation is None else evaluation.accuracy
 
 
 def _estimate_row(name: str, estimate: Estimate | None, show: Callable[[float], str] = percent) -> list[str]:

@@ -21,14 +21,14 @@ from pydantic import Field, PositiveInt
 from ray import serve
 from ray.util.metrics import Counter, Histogram
 
-from llambert.classifier.inference import Classifier, try_checkpoint
+from llambert.classifier.inference import Classifier, validate_checkpoint
 from llambert.errors import InputError, LabelFault
 from llambert.execution.placement import node_claim
 from llambert.recipe import LabelRecipe
 from llambert.run import open_run
 from llambert.section import Section, parse_yaml, validate
 from llambert.serving.endpoint import TOKEN_VARIABLE, Endpoint, ListeningEndpoint
-from llambert.serving.requests import Limits, Verdict
+from llambert.serving.requests import Limits, Prediction
 from llambert.storage.run_directory import MANIFEST, RunDirectory, open_filesystem
 
 APPLICATION = "llambert"
@@ -81,7 +81,7 @@ def build(options: ServeOptions) -> serve.Application:
     """The application, its checkpoint looked up."""
     checkpoint, label = check(options)
     gpus = label.gpus_per_actor if options.gpus_per_replica is None else options.gpus_per_replica
-    cpus = _share_of_this_machine(_calls(options)[1]) if options.listen and not gpus else None
+    cpus = _share_of_this_machine(_replica_bounds(options)[1]) if options.listen and not gpus else None
     placed = {
         "cpus_per_actor": options.cpus_per_replica or cpus,
         "gpus_per_actor": options.gpus_per_replica,
@@ -100,7 +100,7 @@ def build(options: ServeOptions) -> serve.Application:
         max_ongoing_requests=2,  # one at work, one that need not travel when it is done
         autoscaling_config={
             "min_replicas": options.min_replicas,
-            "max_replicas": _calls(options)[1],
+            "max_replicas": _replica_bounds(options)[1],
             "target_ongoing_requests": 1.5,
             "upscale_delay_s": 10.0,
             "downscale_delay_s": 120.0,
@@ -112,7 +112,7 @@ def build(options: ServeOptions) -> serve.Application:
         listening = serve.deployment(ListeningEndpoint).options(  # type: ignore[attr-defined]
             ray_actor_options={"num_cpus": 0, "resources": here}, graceful_shutdown_timeout_s=drain_s
         )
-        return listening.bind(called, options.limits, options.require_token, _calls(options), options.listen)
+        return listening.bind(called, options.limits, options.require_token, _replica_bounds(options), options.listen)
     endpoint = serve.deployment(serve.ingress()(Endpoint)).options(  # type: ignore[attr-defined]
         num_replicas=options.endpoints,
         ray_actor_options={"num_cpus": 0},
@@ -121,13 +121,13 @@ def build(options: ServeOptions) -> serve.Application:
         max_ongoing_requests=1_000,  # the limits of texts that wait are ours
         max_queued_requests=1_000,
     )
-    return endpoint.bind(called, options.limits, options.require_token, _calls(options))
+    return endpoint.bind(called, options.limits, options.require_token, _replica_bounds(options))
 
 
 def check(options: ServeOptions) -> tuple[str, LabelRecipe]:
     """The checkpoint and how it labels; ``InputError`` if there is none, or if it is no classifier. Needs no Ray."""
     checkpoint, label = find_checkpoint(options.run, list(options.settings))
-    try_checkpoint(checkpoint, label.trust_remote_code)
+    validate_checkpoint(checkpoint, label.trust_remote_code)
     return checkpoint, label
 
 
@@ -137,7 +137,7 @@ def _share_of_this_machine(num_replicas: int) -> float:
     return float(max(1, num_cpus // num_replicas))
 
 
-def _calls(options: ServeOptions) -> tuple[int, int]:
+def _replica_bounds(options: ServeOptions) -> tuple[int, int]:
     return options.min_replicas, max(options.min_replicas, options.max_replicas)
 
 
@@ -187,15 +187,15 @@ class _LabellerMetrics:
         self._busy = Counter("llambert_serve_busy_seconds", "seconds that the model worked")
         self._sizes = Histogram("llambert_serve_call_texts", "texts a call", boundaries=[1, 4, 16, 64, 256, 1024])
 
-    def add(self, verdicts: list[Verdict], num_tokens: int, busy_seconds: float) -> None:
-        names = [verdict.label or verdict.error or "" for verdict in verdicts]
+    def add(self, predictions: list[Prediction], num_tokens: int, busy_seconds: float) -> None:
+        names = [prediction.label or prediction.error or "" for prediction in predictions]
         for name in set(names):
             self._texts.inc(names.count(name), {"label": name})
         if num_tokens:
             self._tokens.inc(num_tokens)
         if busy_seconds > 0:
             self._busy.inc(busy_seconds)
-        self._sizes.observe(len(verdicts))
+        self._sizes.observe(len(predictions))
 
 
 @serve.deployment
@@ -217,25 +217,25 @@ class Labeller:
         self._classifier.predict(["the first call is slow"])
 
     def categories(self) -> list[str]:
-        """Their order is that of a verdict's probabilities."""
+        """Their order is that of a prediction's probabilities."""
         return self._classifier.categories
 
-    async def __call__(self, texts: list[str]) -> list[Verdict]:
-        """A verdict on each text, in their order."""
+    async def __call__(self, texts: list[str]) -> list[Prediction]:
+        """A prediction on each text, in their order."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._label, texts)
 
-    def _label(self, texts: list[str]) -> list[Verdict]:
+    def _label(self, texts: list[str]) -> list[Prediction]:
         # Blank texts are no records for the corpus either; the others keep their places.
         rows = [row for row, text in enumerate(texts) if text and not text.isspace()]
         predictions = self._classifier.predict([texts[row] for row in rows])
-        verdicts = [Verdict(None, 0.0, (), LabelFault.EMPTY_TEXT)] * len(texts)
+        predictions = [Prediction(None, 0.0, (), LabelFault.EMPTY_TEXT)] * len(texts)
         for position, (row, label, score) in enumerate(
             zip(rows, predictions.labels, predictions.scores.tolist(), strict=True)
         ):
             error = predictions.failures.get(position)
-            verdicts[row] = Verdict(label, score, predictions.probabilities[position].tolist(), error)
-        self._metrics.add(verdicts, predictions.num_tokens, predictions.busy_seconds)
-        return verdicts
+            predictions[row] = Prediction(label, score, predictions.probabilities[position].tolist(), error)
+        self._metrics.add(predictions, predictions.num_tokens, predictions.busy_seconds)
+        return predictions
 
 
 def serve_until_stopped(options: ServeOptions) -> None:

@@ -31,8 +31,8 @@ from llambert.serving.requests import (
     Batcher,
     LabelRequest,
     Limits,
-    Refusal,
-    Verdict,
+    Prediction,
+    RequestError,
     parse_request,
     render,
     request_schema,
@@ -101,12 +101,12 @@ class Endpoint:
         """Labels, with their probabilities as scores; a text that cannot be labelled has an ``error`` instead."""
         started = time.perf_counter()
         try:
-            self._authorise(request.headers.get("authorization", ""))
+            self._check_token(request.headers.get("authorization", ""))
             asked = parse_request(await self._body(request), self._limits)
             body = await self._answer(asked)
-        except Refusal as refusal:
-            self._metrics.refused(refusal.status)
-            return _refuse(refusal)
+        except RequestError as error:
+            self._metrics.refused(error.status)
+            return _error_response(error)
         self._metrics.answered(time.perf_counter() - started, self._batcher.num_waiting)
         return JSONResponse(body)
 
@@ -115,20 +115,20 @@ class Endpoint:
         if time.monotonic() - self._answered_at > _HEALTHY_FOR_S:
             try:
                 async with asyncio.timeout(_HEALTH_TIMEOUT_S):
-                    await self._learn_categories()
+                    await self._fetch_categories()
             except (TimeoutError, RayActorError):
-                return _refuse(Refusal(503, "no replica of the classifier answers"))
+                return _error_response(RequestError(503, "no replica of the classifier answers"))
         return JSONResponse({"status": "ok", "categories": self._categories})
 
-    def _authorise(self, header: str) -> None:
+    def _check_token(self, header: str) -> None:
         expected = b"Bearer " + self._token
         if self._token and not hmac.compare_digest(header.encode("utf-8", "replace"), expected):
-            raise Refusal(401, "this endpoint wants its token: Authorization: Bearer …")
+            raise RequestError(401, "this endpoint wants its token: Authorization: Bearer …")
 
     async def _body(self, request: Request) -> bytes:
         """The request's body, read no further than the limit."""
         most = self._limits.max_request_bytes
-        too_large = Refusal(413, f"the request is larger than {most:,} bytes: send several")
+        too_large = RequestError(413, f"the request is larger than {most:,} bytes: send several")
         if int(request.headers.get("content-length") or 0) > most:
             raise too_large
         pieces, size = [], 0
@@ -140,31 +140,31 @@ class Endpoint:
                         raise too_large
                     pieces.append(piece)
         except TimeoutError:
-            raise Refusal(408, f"the request did not arrive within {self._limits.timeout_s:g} s") from None
+            raise RequestError(408, f"the request did not arrive within {self._limits.timeout_s:g} s") from None
         return b"".join(pieces)
 
     async def _answer(self, asked: LabelRequest) -> dict[str, Any]:
-        verdicts = await self._batcher.label(asked.texts)
+        predictions = await self._batcher.label(asked.texts)
         if not self._categories:
-            await self._learn_categories()
-        return render(asked, verdicts, self._categories)
+            await self._fetch_categories()
+        return render(asked, predictions, self._categories)
 
-    async def _learn_categories(self) -> None:
+    async def _fetch_categories(self) -> None:
         self._categories = await self._labeller.categories.remote()
         self._answered_at = time.monotonic()
 
-    async def _call(self, texts: list[str]) -> list[Verdict]:
+    async def _call(self, texts: list[str]) -> list[Prediction]:
         """A call of a replica, made once more if the replica dies: labelling twice changes nothing."""
         try:
-            verdicts = await self._labeller.remote(texts)
+            predictions = await self._labeller.remote(texts)
         except RayActorError:
             self._metrics.retried()
             try:
-                verdicts = await self._labeller.remote(texts)
+                predictions = await self._labeller.remote(texts)
             except RayActorError as error:
-                raise Refusal(503, "two replicas died with this request") from error
+                raise RequestError(503, "two replicas died with this request") from error
         self._answered_at = time.monotonic()
-        return verdicts
+        return predictions
 
 
 class ListeningEndpoint(Endpoint):
@@ -208,9 +208,9 @@ def _json(schema: dict[str, Any]) -> dict[str, Any]:
     return {"application/json": {"schema": schema}}
 
 
-def _refuse(refusal: Refusal) -> JSONResponse:
-    headers = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "1"}}.get(refusal.status)
-    return JSONResponse({"detail": refusal.reason}, refusal.status, headers)
+def _error_response(error: RequestError) -> JSONResponse:
+    headers = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "1"}}.get(error.status)
+    return JSONResponse({"detail": error.reason}, error.status, headers)
 
 
 class _EndpointMetrics:

@@ -32,7 +32,7 @@ class Limits(Section):
     """How long a text waits for company while all else is with the replicas."""
 
 
-class Refusal(Exception):
+class RequestError(Exception):
     """A request that is not answered with labels: the HTTP status and why."""
 
     def __init__(self, status: int, reason: str) -> None:
@@ -50,7 +50,7 @@ class LabelRequest:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Prediction:
     """What the classifier said of one text: ``label`` None where it failed, and then ``error`` says how."""
 
     label: str | None
@@ -113,59 +113,59 @@ REFUSAL_SCHEMA: dict[str, Any] = {
 
 
 def parse_request(body: bytes, limits: Limits) -> LabelRequest:
-    """The request of a JSON body; ``Refusal`` 400 (no JSON), 413 (too much) or 422 (another shape)."""
+    """The request of a JSON body; ``RequestError`` 400 (no JSON), 413 (too much) or 422 (another shape)."""
     try:
         values = json.loads(body.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise Refusal(400, f"the body is not JSON: {_without_content(error)}") from error
+        raise RequestError(400, f"the body is not JSON: {_json_error(error)}") from error
     if not isinstance(values, dict):
-        raise Refusal(422, f'expected an object with "text" or "texts", found {_kind(values)}')
+        raise RequestError(422, f'expected an object with "text" or "texts", found {_json_type(values)}')
     unknown = sorted(set(values) - set(_KEYS))
     if unknown:
-        raise Refusal(422, f"unknown key {unknown[0][:50]!r}; valid keys: {', '.join(_KEYS)}")
+        raise RequestError(422, f"unknown key {unknown[0][:50]!r}; valid keys: {', '.join(_KEYS)}")
     if ("text" in values) == ("texts" in values):
-        raise Refusal(422, 'expected either "text" (a string) or "texts" (a list of strings)')
+        raise RequestError(422, 'expected either "text" (a string) or "texts" (a list of strings)')
     probabilities = values.get("probabilities", False)
     if not isinstance(probabilities, bool):
-        raise Refusal(422, f"probabilities: expected true or false, found {_kind(probabilities)}")
+        raise RequestError(422, f"probabilities: expected true or false, found {_json_type(probabilities)}")
     is_single = "text" in values
     texts = [values["text"]] if is_single else values["texts"]
     if not isinstance(texts, list):
-        raise Refusal(422, f"texts: expected a list of strings, found {_kind(texts)}")
+        raise RequestError(422, f"texts: expected a list of strings, found {_json_type(texts)}")
     if not texts:
-        raise Refusal(422, "texts: the list is empty")
+        raise RequestError(422, "texts: the list is empty")
     if len(texts) > limits.max_texts:
-        raise Refusal(413, f"texts: {len(texts):,} texts; a request may hold {limits.max_texts:,}: send several")
+        raise RequestError(413, f"texts: {len(texts):,} texts; a request may hold {limits.max_texts:,}: send several")
     for position, text in enumerate(texts):
         name = "text" if is_single else f"texts[{position}]"
         if not isinstance(text, str):
-            raise Refusal(422, f"{name}: expected a string, found {_kind(text)}")
+            raise RequestError(422, f"{name}: expected a string, found {_json_type(text)}")
         if len(text) > limits.max_text_chars:
-            raise Refusal(413, f"{name}: {len(text):,} characters; a text may have {limits.max_text_chars:,}")
+            raise RequestError(413, f"{name}: {len(text):,} characters; a text may have {limits.max_text_chars:,}")
     return LabelRequest(texts, is_single, probabilities)
 
 
-def render(request: LabelRequest, verdicts: list[Verdict], categories: list[str]) -> dict[str, Any]:
+def render(request: LabelRequest, predictions: list[Prediction], categories: list[str]) -> dict[str, Any]:
     """The answer's body."""
     results = []
-    for verdict in verdicts:
-        result: dict[str, Any] = {"label": verdict.label}
-        if verdict.error is not None:
-            result["error"] = verdict.error
+    for prediction in predictions:
+        result: dict[str, Any] = {"label": prediction.label}
+        if prediction.error is not None:
+            result["error"] = prediction.error
         else:
-            result["score"] = verdict.score
+            result["score"] = prediction.score
             if request.probabilities:
-                result["probabilities"] = dict(zip(categories, verdict.probabilities, strict=True))
+                result["probabilities"] = dict(zip(categories, prediction.probabilities, strict=True))
         results.append(result)
     return results[0] if request.is_single else {"results": results}
 
 
-def _kind(value: Any) -> str:
+def _json_type(value: Any) -> str:
     names = {dict: "an object", list: "a list", str: "a string", bool: "true or false", type(None): "null"}
     return names.get(type(value), "a number")
 
 
-def _without_content(error: Exception) -> str:
+def _json_error(error: Exception) -> str:
     """Where a body stops being JSON; what stands there may be a user's text, and is not repeated."""
     if isinstance(error, json.JSONDecodeError):
         return f"{error.msg}, line {error.lineno} column {error.colno}"
@@ -176,26 +176,26 @@ def _without_content(error: Exception) -> str:
 
 # Many requests, few calls
 
-_COMPANY_S = 0.005  # sixteen clients send their next requests within three milliseconds of their answers
+_NEXT_REQUEST_WAIT_S = 0.005  # sixteen clients send their next requests within three milliseconds of their answers
 
 
 @dataclass(eq=False)
-class _Waiting:
+class _PendingRequest:
     """A request of which texts wait, are with a replica, or are answered."""
 
     texts: list[str]
-    answered: asyncio.Future[list[Verdict]]
+    answered: asyncio.Future[list[Prediction]]
     num_taken: int = 0
     num_missing: int = field(init=False)
-    verdicts: list[Verdict | None] = field(init=False)
+    predictions: list[Prediction | None] = field(init=False)
     arrived: float = field(default_factory=time.monotonic)
 
     def __post_init__(self) -> None:
         self.num_missing = len(self.texts)
-        self.verdicts = [None] * len(self.texts)
+        self.predictions = [None] * len(self.texts)
 
 
-_Slice = tuple[_Waiting, int, int]  # texts first to last of a request
+_Slice = tuple[_PendingRequest, int, int]  # texts first to last of a request
 
 
 class Batcher:
@@ -210,25 +210,25 @@ class Batcher:
 
     def __init__(
         self,
-        send: Callable[[list[str]], Awaitable[list[Verdict]]],
+        send: Callable[[list[str]], Awaitable[list[Prediction]]],
         limits: Limits,
         min_replicas: int = 1,
         max_replicas: int = 1,
     ) -> None:
         self._send, self._limits = send, limits
         self._min_calls, self._max_calls = min_replicas, 2 * max_replicas
-        self._queue: deque[_Waiting] = deque()
-        self._calls: set[asyncio.Task[None]] = set()
+        self._queue: deque[_PendingRequest] = deque()
+        self._replica_bounds: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._num_chars = 0
         self._num_expected, self._expected_until = 0, 0.0
         self.num_waiting = 0
 
-    async def label(self, texts: list[str]) -> list[Verdict]:
-        """Verdicts in the order of the texts; ``Refusal`` 503 or 504, or what ``send`` raised."""
+    async def label(self, texts: list[str]) -> list[Prediction]:
+        """Verdicts in the order of the texts; ``RequestError`` 503 or 504, or what ``send`` raised."""
         if self.num_waiting + len(texts) > self._limits.max_waiting_texts:
-            raise Refusal(503, f"{self.num_waiting:,} texts are waiting already: come again in a second")
-        waiting = _Waiting(texts, asyncio.get_running_loop().create_future())
+            raise RequestError(503, f"{self.num_waiting:,} texts are waiting already: come again in a second")
+        waiting = _PendingRequest(texts, asyncio.get_running_loop().create_future())
         self._queue.append(waiting)
         self.num_waiting += len(texts)
         self._num_chars += sum(map(len, texts))
@@ -237,20 +237,20 @@ class Batcher:
             async with asyncio.timeout(self._limits.timeout_s):
                 return await waiting.answered
         except TimeoutError:
-            raise Refusal(504, f"no answer within {self._limits.timeout_s:g} s") from None
+            raise RequestError(504, f"no answer within {self._limits.timeout_s:g} s") from None
         finally:
-            self._forget(waiting)
+            self._discard(waiting)
 
     def _start_calls(self) -> None:
-        while self._queue and len(self._calls) < self._max_calls and self._is_due():
+        while self._queue and len(self._replica_bounds) < self._max_calls and self._is_due():
             call = asyncio.get_running_loop().create_task(self._call(self._take()))
-            self._calls.add(call)
-        if self._queue and self._timer is None and len(self._calls) < self._max_calls:
-            is_expecting = len(self._calls) < self._min_calls
-            delay = _COMPANY_S if is_expecting else self._limits.batch_wait_s
-            self._timer = asyncio.get_running_loop().call_later(delay, self._ring)
+            self._replica_bounds.add(call)
+        if self._queue and self._timer is None and len(self._replica_bounds) < self._max_calls:
+            is_expecting = len(self._replica_bounds) < self._min_calls
+            delay = _NEXT_REQUEST_WAIT_S if is_expecting else self._limits.batch_wait_s
+            self._timer = asyncio.get_running_loop().call_later(delay, self._on_timer)
 
-    def _ring(self) -> None:
+    def _on_timer(self) -> None:
         self._timer = None
         self._start_calls()
 
@@ -261,12 +261,12 @@ class Batcher:
         if now - self._queue[0].arrived >= self._limits.batch_wait_s:
             return True
         is_complete = len(self._queue) >= self._num_expected or now >= self._expected_until
-        return len(self._calls) < self._min_calls and is_complete
+        return len(self._replica_bounds) < self._min_calls and is_complete
 
     def _take(self) -> list[_Slice]:
         """The oldest texts: a free replica's share, up to ``max_call_chars``, and at least one."""
         taken: list[_Slice] = []
-        num_free = max(1, self._min_calls - len(self._calls))
+        num_free = max(1, self._min_calls - len(self._replica_bounds))
         num_texts, room = -(-self.num_waiting // num_free), self._limits.max_call_chars
         while self._queue and num_texts:
             waiting, first = self._queue[0], self._queue[0].num_taken
@@ -278,40 +278,42 @@ class Batcher:
                 break
             taken.append((waiting, first, last))
             num_texts -= last - first
-            self._leave(waiting, last)
+            self._dequeue(waiting, last)
             if last < len(waiting.texts):
                 break
             self._queue.popleft()
         self._num_expected = max(0, self._num_expected - len(taken))
         return taken
 
-    def _leave(self, waiting: _Waiting, last: int) -> None:
+    def _dequeue(self, waiting: _PendingRequest, last: int) -> None:
         """Texts of a request up to ``last`` wait no longer."""
         texts = waiting.texts[waiting.num_taken : last]
         self.num_waiting -= len(texts)
         self._num_chars -= sum(map(len, texts))
         waiting.num_taken = last
 
-    def _forget(self, waiting: _Waiting) -> None:
+    def _discard(self, waiting: _PendingRequest) -> None:
         """A request is answered or given up: what of it still waits is not computed."""
         if waiting.num_taken < len(waiting.texts):
-            self._leave(waiting, len(waiting.texts))
+            self._dequeue(waiting, len(waiting.texts))
             self._queue.remove(waiting)
 
     def _expect_another(self) -> None:
         now = time.monotonic()
         expected = self._num_expected if now < self._expected_until else 0
         self._num_expected = 1 + max(expected, len(self._queue))
-        self._expected_until = now + _COMPANY_S
+        self._expected_until = now + _NEXT_REQUEST_WAIT_S
 
     async def _call(self, slices: list[_Slice]) -> None:
         try:
-            verdicts = iter(await self._send([text for waiting, a, b in slices for text in waiting.texts[a:b]]))
+            predictions = iter(await self._send([text for waiting, a, b in slices for text in waiting.texts[a:b]]))
             for waiting, first, last in slices:
-                waiting.verdicts[first:last] = [next(verdicts) for _ in range(first, last)]
+                waiting.predictions[first:last] = [next(predictions) for _ in range(first, last)]
                 waiting.num_missing -= last - first
                 if waiting.num_missing == 0 and not waiting.answered.done():
-                    waiting.answered.set_result([verdict for verdict in waiting.verdicts if verdict is not None])
+                    waiting.answered.set_result(
+                        [prediction for prediction in waiting.predictions if prediction is not None]
+                    )
                     self._expect_another()
         except Exception as error:  # each request that was in the call answers for it
             for waiting, _, _ in slices:
@@ -320,5 +322,5 @@ class Batcher:
         finally:
             task = asyncio.current_task()
             assert task is not None
-            self._calls.discard(task)
+            self._replica_bounds.discard(task)
             self._start_calls()

@@ -20,7 +20,7 @@ from llambert.tasks import Task
 from llambert.training.loop import History
 
 TRAINING_RECORD = "training_record.json"
-CURVES = "runs/events.out.tfevents.llambert"
+TENSORBOARD_FILE = "runs/events.out.tfevents.llambert"
 """Path of the TensorBoard file in the folder: ``tensorboard --logdir`` finds it."""
 _REGIMES = {
     "gold": "people's labels (gold)",
@@ -121,7 +121,7 @@ def _class_table(history: History) -> list[str]:
     return [*table(["category", "precision", "recall", "records held out"], rows), ""]
 
 
-class Curves:
+class TensorBoardLog:
     """The loss curve and the held-out figures as a TensorBoard event file; steps count on through the phases."""
 
     def __init__(self) -> None:

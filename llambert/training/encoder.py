@@ -20,18 +20,18 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from llambert.classifier.architecture import (
-    FAULTS,
-    FLOAT16_ON_A_CPU,
-    LOADING_FAULTS,
+    FLOAT16_NEEDS_GPU,
+    LOADING_ERRORS,
+    MODEL_ERRORS,
     InputFormat,
+    complete_config,
     find_input_format,
     has_vocabulary,
     length_limit,
     num_embeddings,
+    probe_texts,
     require_length,
-    settle,
-    trial_texts,
-    without_classifier,
+    unsupported_model_reason,
 )
 from llambert.errors import InputError, UnfitModel, described, loading_fault
 from llambert.recipe import ClassifierRecipe, LabelRecipe
@@ -49,9 +49,9 @@ _DROPOUTS = (
     "dropout",
 )
 _TEXTS_PER_CALL = 1000  # bounds the tokenizer's own objects, which take far more memory than the ids
-CHECKED_WHOLE_BELOW_BYTES = 4 << 30  # of weights in float32: a driver's node may be small
+FULL_CHECK_MAX_BYTES = 4 << 30  # of weights in float32: a driver's node may be small
 _MAX_MISSING_SHARE = 0.25  # of the encoder's weights; a pooler, which belongs to another task's head, is far less
-_TRIED_AT_ITS_LIMIT = 2 * 10**11
+_MAX_LENGTH_CHECK_COST = 2 * 10**11
 """Parameters times tokens of a text that is tried at its full length: some seconds of a core."""
 
 
@@ -95,21 +95,21 @@ def check_encoder(recipe: ClassifierRecipe, categories: list[str], label: LabelR
     is wrong.
     """
     with _quiet_loading():
-        with _refusals(recipe):
-            config, _ = _read(recipe, categories)
+        with _model_errors_as_input_errors(recipe):
+            config, _ = _read_config_and_tokenizer(recipe, categories)
             with torch.device("meta"):
                 built: Any = AutoModelForSequenceClassification.from_config(
                     config, trust_remote_code=recipe.trust_remote_code
                 )
         num_parameters = sum(parameter.numel() for parameter in built.parameters())
-        if num_parameters * torch.float32.itemsize <= CHECKED_WHOLE_BELOW_BYTES:
+        if num_parameters * torch.float32.itemsize <= FULL_CHECK_MAX_BYTES:
             encoder = load_encoder(recipe, categories)
-            if num_parameters * encoder.max_length <= _TRIED_AT_ITS_LIMIT:
+            if num_parameters * encoder.max_length <= _MAX_LENGTH_CHECK_COST:
                 _check_length(encoder, recipe)
             if label is not None:
                 _check_labelling(encoder, recipe, label)
         else:
-            _check_files(recipe, built)
+            _check_stored_weights(recipe, built)
 
 
 @contextlib.contextmanager
@@ -132,12 +132,12 @@ def load_encoder(recipe: ClassifierRecipe, categories: list[str]) -> Encoder:
     A tokenizer without a padding token pads with its end-of-text token; the checkpoint says so then. ``InputError``
     if it is missing or cannot be trained, or if it is a classifier of other categories already.
     """
-    with _refusals(recipe):
-        config, tokenizer = _read(recipe, categories)
+    with _model_errors_as_input_errors(recipe):
+        config, tokenizer = _read_config_and_tokenizer(recipe, categories)
         torch.manual_seed(recipe.seed)
         model, report = AutoModelForSequenceClassification.from_pretrained(
             local_copy(recipe.model),
-            **_source(recipe),
+            **_loading_options(recipe),
             config=config,
             dtype=torch.float32,
             ignore_mismatched_sizes=True,
@@ -145,14 +145,14 @@ def load_encoder(recipe: ClassifierRecipe, categories: list[str]) -> Encoder:
             output_loading_info=True,
         )
         _require_weights(model, sorted(report["missing_keys"]), [key for key, *_ in report["mismatched_keys"]])
-        _settle_padding(model, tokenizer)
+        _set_padding_token(model, tokenizer)
         if recipe.freeze_encoder:
             freeze_encoder(model)
         if recipe.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         max_length = length_limit(model, tokenizer, recipe.max_length)
         input_format = find_input_format(model.eval(), tokenizer)
-        _try_training(model, tokenizer, input_format)
+        _check_trainable(model, tokenizer, input_format)
     return Encoder(model, tokenizer, max_length, input_format)
 
 
@@ -167,7 +167,7 @@ def _check_length(encoder: Encoder, recipe: ClassifierRecipe) -> None:
 def _check_labelling(encoder: Encoder, recipe: ClassifierRecipe, label: LabelRecipe) -> None:
     """Refuse a ``label.dtype`` that the encoder, or the device, cannot compute in; ``encoder`` is used up."""
     if label.dtype == "float16" and label.gpus_per_actor == 0:
-        raise InputError(FLOAT16_ON_A_CPU)
+        raise InputError(FLOAT16_NEEDS_GPU)
     if label.dtype == "bfloat16":
         try:
             find_input_format(encoder.model.bfloat16(), encoder.tokenizer)
@@ -176,7 +176,7 @@ def _check_labelling(encoder: Encoder, recipe: ClassifierRecipe, label: LabelRec
 
 
 @contextlib.contextmanager
-def _refusals(recipe: ClassifierRecipe) -> Iterator[None]:
+def _model_errors_as_input_errors(recipe: ClassifierRecipe) -> Iterator[None]:
     """What is wrong with an encoder, as one line."""
     try:
         yield
@@ -184,7 +184,7 @@ def _refusals(recipe: ClassifierRecipe) -> Iterator[None]:
         raise InputError(f"classifier.model: {recipe.model}: {error}") from error
     except InputError:
         raise
-    except LOADING_FAULTS as error:
+    except LOADING_ERRORS as error:
         reason = loading_fault(error, "classifier")
         if not recipe.pickled_weights and _lacks_safetensors(error):
             reason += "; classifier.pickled_weights: true takes pickled ones, if you trust them"
@@ -196,28 +196,30 @@ def _lacks_safetensors(error: BaseException) -> bool:
     return isinstance(error, OSError) and "file named model.safetensors" in str(error)
 
 
-def _source(recipe: ClassifierRecipe) -> dict[str, Any]:
+def _loading_options(recipe: ClassifierRecipe) -> dict[str, Any]:
     return {"revision": recipe.revision, "trust_remote_code": recipe.trust_remote_code}
 
 
-def _read(recipe: ClassifierRecipe, categories: list[str]) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
+def _read_config_and_tokenizer(
+    recipe: ClassifierRecipe, categories: list[str]
+) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
     """The configuration, with a head for ``categories``, and the tokenizer."""
     location = local_copy(recipe.model)
     if Path(location).is_file():
         raise UnfitModel("it is a file; name the folder that holds config.json, weights and tokenizer")
-    config = AutoConfig.from_pretrained(location, **_source(recipe))
-    if reason := without_classifier(config):
+    config = AutoConfig.from_pretrained(location, **_loading_options(recipe))
+    if reason := unsupported_model_reason(config):
         raise UnfitModel(reason)
-    _refuse_other_categories(config, categories, recipe.model)
+    _require_same_categories(config, categories, recipe.model)
     config.id2label = dict(enumerate(categories))
     config.label2id = {category: code for code, category in enumerate(categories)}
     config.problem_type = "single_label_classification"
-    settle(config)
+    complete_config(config)
     if recipe.dropout is not None:
         for name in _DROPOUTS:
             if hasattr(config, name):
                 setattr(config, name, recipe.dropout)
-    tokenizer = AutoTokenizer.from_pretrained(location, **_source(recipe))
+    tokenizer = AutoTokenizer.from_pretrained(location, **_loading_options(recipe))
     if not tokenizer.is_fast:
         raise UnfitModel("its tokenizer has no fast (Rust) form, which the label stage needs")
     if not has_vocabulary(tokenizer):
@@ -238,7 +240,7 @@ def _require_weights(model: PreTrainedModel, missing: Iterable[str], mismatched:
         raise UnfitModel(f"it lacks weights of the model that its config.json describes, for example {absent}")
 
 
-def _settle_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+def _set_padding_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     """Give model and tokenizer a padding token; decoders such as GPT-2 and Llama come without."""
     config = model.config.get_text_config()
     if tokenizer.pad_token_id is None:
@@ -255,7 +257,7 @@ def _settle_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) 
         model.config.pad_token_id = tokenizer.pad_token_id
 
 
-def _try_training(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, input_format: InputFormat) -> None:
+def _check_trainable(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, input_format: InputFormat) -> None:
     """One pass forwards and backwards; weights that no answer depends on are left as they are.
 
     Workers that train together would wait for the gradients of such weights (XLNet's mask embedding).
@@ -264,22 +266,22 @@ def _try_training(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, in
     if largest >= (num_known := num_embeddings(model)):
         raise UnfitModel(f"its tokenizer has token {largest}, its model has embeddings for {num_known} tokens")
     try:
-        given: Any = input_format.arguments(trial_texts(model, tokenizer, input_format))
+        given: Any = input_format.arguments(probe_texts(model, tokenizer, input_format))
         model(**given).logits.float().logsumexp(dim=-1).sum().backward()
-    except FAULTS as error:
+    except MODEL_ERRORS as error:
         raise UnfitModel(f"{type(model).__name__} cannot be trained: {described(error)}") from error
     for parameter in model.parameters():
         parameter.requires_grad = parameter.requires_grad and parameter.grad is not None
     model.zero_grad(set_to_none=True)
 
 
-def _check_files(recipe: ClassifierRecipe, built: PreTrainedModel) -> None:
+def _check_stored_weights(recipe: ClassifierRecipe, built: PreTrainedModel) -> None:
     """The headers of the safetensors files of a folder that is too large to be loaded here."""
     folder = Path(local_copy(recipe.model))
     if recipe.pickled_weights or not folder.is_dir():
         return
     names: set[str] = set()
-    with _refusals(recipe):
+    with _model_errors_as_input_errors(recipe):
         for file in sorted(folder.glob("*.safetensors")):
             with safe_open(file, framework="pt") as weights:
                 names |= set(weights.keys())
@@ -296,7 +298,7 @@ def freeze_encoder(model: PreTrainedModel) -> None:
         parameter.requires_grad = name.startswith("pooler.")
 
 
-def _refuse_other_categories(config: PreTrainedConfig, categories: list[str], reference: str) -> None:
+def _require_same_categories(config: PreTrainedConfig, categories: list[str], reference: str) -> None:
     if not any(name.endswith("ForSequenceClassification") for name in config.architectures or []):
         return
     own = [str(name) for _, name in sorted((config.id2label or {}).items())]

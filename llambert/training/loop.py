@@ -23,11 +23,11 @@ from llambert.training.losses import record_losses
 from llambert.training.optimization import create_average, create_optimizer, linear_schedule, use_bfloat16
 from llambert.training.training_set import TrainingSet
 
-LOOK_EVERY_STEPS = 10
+READ_LOSSES_EVERY_STEPS = 10
 """Losses are read back from the device, summed over the ranks and checked this often: waiting for each step
 would leave a GPU idle between them."""
 _EVALUATION_BATCH = 64
-SOUP = "mean of the members"
+SOUP_PHASE = "mean of the members"
 """Stands as the phase of the figures of a model soup."""
 
 
@@ -112,7 +112,7 @@ class FineTuning:
         observer: Observer | None = None,
     ) -> None:
         self.encoder, self.recipe, self.categories = encoder, recipe, categories
-        self.phases = _for_members(phases, recipe.soup_members)
+        self.phases = _phases_of_members(phases, recipe.soup_members)
         self.device = device or torch.device("cpu")
         self.observer = observer or Observer()
         self.history = History()
@@ -130,7 +130,7 @@ class FineTuning:
         self._state: dict[str, Any] | None = None
         self._tokenized: dict[int, _Tokenized] = {}
         self._phases_per_member = len(phases)
-        self._start = _on_cpu(self._model) if recipe.soup_members > 1 else {}
+        self._start = _cpu_state_dict(self._model) if recipe.soup_members > 1 else {}
         self._members: dict[str, torch.Tensor] = {}
 
     @property
@@ -160,15 +160,15 @@ class FineTuning:
             self._phase, self._state = self._phase + 1, None
             if self._start and self._phase % self._phases_per_member == 0:
                 self._add_member()
-            self.observer.on_checkpoint(lambda: {"phase": self._phase, **self.captured()})
+            self.observer.on_checkpoint(lambda: {"phase": self._phase, **self.state_dict()})
         if self._start:
             self._model.load_state_dict(self._members)
             training_loss = self.history.result_epoch()["training_loss"]
-            figures = {"phase": SOUP, "epoch": 1, "step": self.num_steps_done, "training_loss": training_loss}
-            self.after_epoch(figures, self.phases[-1].held_out, self._model)
+            figures = {"phase": SOUP_PHASE, "epoch": 1, "step": self.num_steps_done, "training_loss": training_loss}
+            self.evaluate(figures, self.phases[-1].held_out, self._model)
         return self.history
 
-    def after_epoch(self, figures: dict[str, Any], held_out: TrainingSet, model: nn.Module) -> None:
+    def evaluate(self, figures: dict[str, Any], held_out: TrainingSet, model: nn.Module) -> None:
         """Add the figures on what is held out, and tell them."""
         if len(held_out):
             probabilities = self.predict(model, self.tokenized(held_out))
@@ -176,14 +176,14 @@ class FineTuning:
         self.history.epochs.append(figures)
         self.observer.on_epoch(figures)
 
-    def captured(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, Any]:
         """The part of a checkpoint that every phase has."""
-        return {"model": _on_cpu(self._model), "members": self._members, "history": self.history.to_dict()}
+        return {"model": _cpu_state_dict(self._model), "members": self._members, "history": self.history.to_dict()}
 
     def _add_member(self) -> None:
         """A member is trained: its weights enter the mean of those so far."""
         num = self._phase // self._phases_per_member
-        for name, tensor in _on_cpu(self._model).items():
+        for name, tensor in _cpu_state_dict(self._model).items():
             mean = self._members.get(name, tensor)
             self._members[name] = mean + (tensor - mean) / num if tensor.is_floating_point() else tensor
 
@@ -246,7 +246,7 @@ class _PhaseRun:
         self.average = create_average(owner.encoder.model, self.recipe)
         self.best: dict[str, Any] | None = None
         self.step = 0
-        self._seen: list[tuple[int, torch.Tensor, torch.Tensor]] = []
+        self._unread: list[tuple[int, torch.Tensor, torch.Tensor]] = []
         if state is not None:
             self.step, self.best = state["step"], state["best"]
             self.optimizer.load_state_dict(state["optimizer"])
@@ -265,13 +265,13 @@ class _PhaseRun:
                 self._take_step(batch)
                 epoch_ends = self.step % self.steps_per_epoch == 0
                 checkpoint = self.step % self.recipe.checkpoint_every_steps == 0 and self.step < self.num_steps
-                if epoch_ends or checkpoint or self.step % LOOK_EVERY_STEPS == 0:
-                    self._look()
-                if epoch_ends and self._after_epoch(epoch + 1):
+                if epoch_ends or checkpoint or self.step % READ_LOSSES_EVERY_STEPS == 0:
+                    self._read_losses()
+                if epoch_ends and self._end_epoch(epoch + 1):
                     self.step = self.num_steps
                 if checkpoint and self.step < self.num_steps:
                     self._require_finite_weights()
-                    self.owner.observer.on_checkpoint(self._capture)
+                    self.owner.observer.on_checkpoint(self._state_dict)
         self._require_finite_weights()
         if self.recipe.early_stop_patience is not None and self.best is not None:
             model.load_state_dict(self.best["model"])
@@ -307,7 +307,7 @@ class _PhaseRun:
         self.step += 1
         if self.average is not None and (recipe.averaging == "ema" or self.step > self.num_steps // 2):
             self.average.update_parameters(owner.encoder.model)
-        self._seen.append((self.step, losses, grad_norm.detach()))
+        self._unread.append((self.step, losses, grad_norm.detach()))
 
     def _loss(self, rows: np.ndarray, num_in_batch: int) -> torch.Tensor:
         """This worker's part of the batch's mean loss; an empty share computes one record, times nothing."""
@@ -319,21 +319,21 @@ class _PhaseRun:
         losses = record_losses(logits, self.targets[index], self.recipe) * self.weights[index]
         return losses.sum() * (0.0 if empty else 1 / num_in_batch)
 
-    def _look(self) -> None:
+    def _read_losses(self) -> None:
         """Read the losses since the last look; stop at the first that is not finite, the same on every rank."""
-        if not self._seen:
+        if not self._unread:
             return
-        losses = torch.stack([loss for _, loss, _ in self._seen])
-        norms = torch.stack([norm for _, _, norm in self._seen]).cpu()
+        losses = torch.stack([loss for _, loss, _ in self._unread])
+        norms = torch.stack([norm for _, _, norm in self._unread]).cpu()
         if self.owner.num_workers > 1:
             dist.all_reduce(losses)
         steps = []
-        for (step, _, _), loss, norm in zip(self._seen, losses.cpu().tolist(), norms.tolist(), strict=True):
+        for (step, _, _), loss, norm in zip(self._unread, losses.cpu().tolist(), norms.tolist(), strict=True):
             if not (np.isfinite(loss) and np.isfinite(norm)):
                 raise self._not_finite("loss", step)
             rate = self.phase.learning_rate * linear_schedule(step - 1, self.num_steps, self.recipe.warmup_share)
             steps.append(Step(self.phase.name, step, loss, rate, norm))
-        self._seen = []
+        self._unread = []
         self.owner.history.steps += steps
         self.owner.observer.on_steps(steps)
 
@@ -348,40 +348,40 @@ class _PhaseRun:
             "stopped, the last good checkpoint is kept; lower classifier.learning_rate"
         )
 
-    def _after_epoch(self, epoch: int) -> bool:
+    def _end_epoch(self, epoch: int) -> bool:
         """Figures on what is held out; True if the early stop says that this was the last epoch."""
         figures: dict[str, Any] = {"phase": self.phase.name, "epoch": epoch, "step": self.step}
         steps = self.owner.history.steps[-self.steps_per_epoch :]
         figures["training_loss"] = float(np.mean([step.loss for step in steps]))
         model = self.owner.encoder.model
         evaluated = model if self.average is None or not self._averaging_began() else self.average.module
-        self.owner.after_epoch(figures, self.phase.held_out, evaluated)
+        self.owner.evaluate(figures, self.phase.held_out, evaluated)
         if self.recipe.early_stop_patience is None:
             return False
         if self.best is None or figures["loss"] < self.best["loss"]:
-            self.best = {"loss": figures["loss"], "epoch": epoch, "model": _on_cpu(evaluated)}
+            self.best = {"loss": figures["loss"], "epoch": epoch, "model": _cpu_state_dict(evaluated)}
         return epoch - self.best["epoch"] >= self.recipe.early_stop_patience
 
     def _averaging_began(self) -> bool:
         assert self.average is not None
         return int(self.average.n_averaged) > 0
 
-    def _capture(self) -> dict[str, Any]:
+    def _state_dict(self) -> dict[str, Any]:
         return {
             "phase": self.index,
             "step": self.step,
             "optimizer": self.optimizer.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
             "best": self.best,
-            **self.owner.captured(),
+            **self.owner.state_dict(),
         }
 
 
-def _for_members(phases: list[Phase], num_members: int) -> list[Phase]:
+def _phases_of_members(phases: list[Phase], num_members: int) -> list[Phase]:
     """The phases of each member of a soup in turn, told apart by name."""
     names = ["", *(f" {member}" for member in range(2, num_members + 1))]
     return [replace(phase, name=phase.name + name) for name in names for phase in phases]
 
 
-def _on_cpu(model: nn.Module) -> dict[str, torch.Tensor]:
+def _cpu_state_dict(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}

@@ -24,7 +24,7 @@ def generalised_cross_entropy(logits: torch.Tensor, targets: torch.Tensor, expon
     return (targets * (1 - powers)).sum(dim=-1) / exponent
 
 
-def smoothed(targets: np.ndarray, share: float) -> np.ndarray:
+def smooth_labels(targets: np.ndarray, share: float) -> np.ndarray:
     """Label smoothing (Szegedy et al. 2016): ``share`` of each row spread evenly over the categories."""
     return (1 - share) * targets + share / targets.shape[1]
 
@@ -33,9 +33,9 @@ def class_weights(targets: np.ndarray) -> np.ndarray:
     """A weight per record, of mean 1, under which every category present weighs the same."""
     mass = targets.sum(axis=0)
     weights = np.divide(1.0, mass, out=np.zeros_like(mass), where=mass > 0)
-    return mean_one(targets @ weights)
+    return scale_to_mean_one(targets @ weights)
 
 
-def mean_one(weights: np.ndarray) -> np.ndarray:
+def scale_to_mean_one(weights: np.ndarray) -> np.ndarray:
     """Weights scaled to a mean of 1, so that they leave the learning rate's meaning alone."""
     return weights / weights.mean()

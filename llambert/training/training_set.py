@@ -11,7 +11,7 @@ from llambert import schema
 from llambert.annotation.sampling import LeftOut, Purpose, sampling_hashes
 from llambert.errors import InputError
 from llambert.recipe import ClassifierRecipe
-from llambert.training.losses import class_weights, mean_one, smoothed
+from llambert.training.losses import class_weights, scale_to_mean_one, smooth_labels
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,13 @@ class TrainingSet:
         """These records alone; weights keep a mean of 1."""
         weights = self.weights[rows]
         texts = [self.texts[row] for row in rows]
-        return type(self)(texts, self.labels[rows], self.targets[rows], mean_one(weights) if len(rows) else weights)
+        return type(self)(
+            texts, self.labels[rows], self.targets[rows], scale_to_mean_one(weights) if len(rows) else weights
+        )
 
 
 @dataclass(frozen=True)
-class Selected:
+class Selection:
     """The records of one phase. ``num_left_out``: how many of ``num_in`` are not used, by reason."""
 
     train: TrainingSet
@@ -47,7 +49,7 @@ class Selected:
     num_left_out: dict[str, int]
 
 
-def select_silver(table: pa.Table, categories: list[str], recipe: ClassifierRecipe) -> Selected:
+def select_silver(table: pa.Table, categories: list[str], recipe: ClassifierRecipe) -> Selection:
     """Training records of a ``silver`` table; ``InputError`` if it cannot be learned from.
 
     Records below ``min_confidence`` are left out, ``held_out_share`` is kept out, ``num_records`` of the
@@ -62,8 +64,8 @@ def select_silver(table: pa.Table, categories: list[str], recipe: ClassifierReci
         table = table.filter(pc.greater_equal(table[schema.CONFIDENCE], recipe.min_confidence))
         if table.num_rows == 0:
             raise InputError(f"classifier.min_confidence: no silver record reaches {recipe.min_confidence}")
-    table = _in_order(table, recipe.seed, Purpose.ANNOTATION)
-    labels = _codes(table[schema.LABEL], categories, "silver")
+    table = _in_sampling_order(table, recipe.seed, Purpose.ANNOTATION)
+    labels = _category_indices(table[schema.LABEL], categories, "silver")
     weights = np.ones(len(labels))
     if recipe.confidence_weights:
         _require(table, schema.CONFIDENCE, "classifier.confidence_weights")
@@ -77,7 +79,7 @@ def select_silver(table: pa.Table, categories: list[str], recipe: ClassifierReci
     return _select(everything, recipe, recipe.num_records, num_in, {LeftOut.LOW_CONFIDENCE: num_in - table.num_rows})
 
 
-def select_gold(table: pa.Table, categories: list[str], recipe: ClassifierRecipe, num: int | None) -> Selected:
+def select_gold(table: pa.Table, categories: list[str], recipe: ClassifierRecipe, num: int | None) -> Selection:
     """Training records of corpus rows with a gold label; the first ``num`` by sampling hash, or all.
 
     The hash is not that of the annotation sample: which gold records are trained on says nothing about which records
@@ -88,8 +90,8 @@ def select_gold(table: pa.Table, categories: list[str], recipe: ClassifierRecipe
             f"classifier.regime: {recipe.regime} needs gold labels, and no record of split 'train' has one; "
             "see corpus.columns.gold_label and corpus.columns.split"
         )
-    table = _in_order(table, recipe.seed, Purpose.GOLD_TRAINING)
-    labels = _codes(table[schema.GOLD_LABEL], categories, "gold")
+    table = _in_sampling_order(table, recipe.seed, Purpose.GOLD_TRAINING)
+    labels = _category_indices(table[schema.GOLD_LABEL], categories, "gold")
     targets = _one_hot(labels, len(categories))
     everything = TrainingSet(table[schema.TEXT].to_pylist(), labels, targets, np.ones(len(labels)))
     return _select(everything, recipe, num, table.num_rows, {})
@@ -97,7 +99,7 @@ def select_gold(table: pa.Table, categories: list[str], recipe: ClassifierRecipe
 
 def _select(
     everything: TrainingSet, recipe: ClassifierRecipe, num: int | None, num_in: int, num_left_out: dict[str, int]
-) -> Selected:
+) -> Selection:
     num_held_out = round(recipe.held_out_share * len(everything))
     if recipe.early_stop_patience is not None and num_held_out == 0:
         raise InputError("classifier.early_stop_patience: nothing is held out to stop by; raise held_out_share")
@@ -108,7 +110,7 @@ def _select(
     held_out[random.permutation(len(everything))[:num_held_out]] = True
     rows = np.flatnonzero(~held_out)
     chosen = rows[: num or len(rows)]
-    train = _as_learned(everything.take(chosen), recipe)
+    train = _apply_label_settings(everything.take(chosen), recipe)
     if len(present := np.unique(train.labels)) < 2:
         raise InputError(
             f"all {len(train)} training records have one label (category {present.tolist()} of the task): there is "
@@ -116,21 +118,21 @@ def _select(
         )
     left_out = {**num_left_out, LeftOut.BEYOND_NUM_RECORDS: len(rows) - len(chosen)}
     kept_out = everything.take(np.flatnonzero(held_out))
-    return Selected(train, kept_out, num_in, {reason: n for reason, n in left_out.items() if n})
+    return Selection(train, kept_out, num_in, {reason: n for reason, n in left_out.items() if n})
 
 
-def _as_learned(train: TrainingSet, recipe: ClassifierRecipe) -> TrainingSet:
+def _apply_label_settings(train: TrainingSet, recipe: ClassifierRecipe) -> TrainingSet:
     """With deliberate mislabelling, smoothing and class weights applied; what is held out goes without."""
-    labels, targets = mislabelled(train, recipe.mislabel_share, recipe.seed)
-    targets = smoothed(targets, recipe.label_smoothing)
+    labels, targets = inject_label_noise(train, recipe.mislabel_share, recipe.seed)
+    targets = smooth_labels(targets, recipe.label_smoothing)
     weights = train.weights * class_weights(targets) if recipe.class_weights else train.weights
-    return TrainingSet(train.texts, labels, targets.astype(np.float32), mean_one(weights).astype(np.float32))
+    return TrainingSet(train.texts, labels, targets.astype(np.float32), scale_to_mean_one(weights).astype(np.float32))
 
 
-def mislabelled(train: TrainingSet, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def inject_label_noise(train: TrainingSet, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Labels and targets with ``round(share * n)`` records given one of the other categories, evenly.
 
-    Nested: the records mislabelled at one share are so, and in the same way, at every larger one.
+    Nested: the records inject_label_noise at one share are so, and in the same way, at every larger one.
     """
     labels, targets = train.labels.copy(), train.targets.copy()
     num_categories = targets.shape[1]
@@ -143,7 +145,7 @@ def mislabelled(train: TrainingSet, share: float, seed: int) -> tuple[np.ndarray
     return labels, targets
 
 
-def _in_order(table: pa.Table, seed: int, purpose: Purpose) -> pa.Table:
+def _in_sampling_order(table: pa.Table, seed: int, purpose: Purpose) -> pa.Table:
     hashes = pa.array(sampling_hashes(table[schema.RECORD_ID], seed, purpose))
     order = pc.sort_indices(
         pa.table({"hash": hashes, "record_id": table[schema.RECORD_ID]}),
@@ -152,7 +154,7 @@ def _in_order(table: pa.Table, seed: int, purpose: Purpose) -> pa.Table:
     return table.take(order)
 
 
-def _codes(labels: pa.ChunkedArray, categories: list[str], kind: str) -> np.ndarray:
+def _category_indices(labels: pa.ChunkedArray, categories: list[str], kind: str) -> np.ndarray:
     codes = pc.index_in(labels, pa.array(categories, pa.string()))
     if codes.null_count:
         unknown = sorted(set(labels.filter(pc.is_null(codes)).to_pylist()), key=str)[:3]

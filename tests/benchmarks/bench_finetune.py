@@ -10,7 +10,7 @@ above the ceiling of 0.6 of the Trainer's time, or if the 95 % interval of the d
 nought: over seeds (t) where there are several, else over the concepts, which leaves the noise of a seed (about
 half a point) out. About four minutes a seed on two cores.
 
-``--curves``: smoothed loss and accuracy of bucketed and of unbucketed training, two seeds or more; exit status 1 if a
+``--curves``: smooth_labels loss and accuracy of bucketed and of unbucketed training, two seeds or more; exit status 1 if a
 bucketed and an unbucketed curve of different seeds lie further apart than 1.2 times two unbucketed ones, or if the 95 %
 interval of the difference in accuracy leaves out nought.
 """
@@ -126,12 +126,12 @@ def compare_curves(recipe: ClassifierRecipe, labels: Labels, seeds: list[int]) -
             at = [f"{curve[step]:.3f}" for step in np.linspace(0, len(curve) - 1, 5).astype(int)]
             print(
                 f"seed {seed} {'bucketed' if bucketing else 'unbucketed':10} {time.perf_counter() - started:6.0f} s, "
-                f"accuracy {right[bucketing][-1].mean():.2%}, smoothed loss {' '.join(at)}",
+                f"accuracy {right[bucketing][-1].mean():.2%}, smooth_labels loss {' '.join(at)}",
                 flush=True,
             )
     apart = {True: mean_distance(curves[True], curves[False]), False: mean_distance(curves[False], curves[False])}
     print(
-        f"mean difference of smoothed losses between runs of different seeds: bucketed from unbucketed "
+        f"mean difference of smooth_labels losses between runs of different seeds: bucketed from unbucketed "
         f"{apart[True]:.4f}, unbucketed from unbucketed {apart[False]:.4f}"
     )
     value, low, high = accuracy_difference(right[True], right[False])

@@ -280,10 +280,10 @@ def test_importing_the_report_does_not_load_matplotlib_or_ray():
 def test_the_report_says_when_the_annotated_subset_and_the_corpus_part(full):
     run, _ = full
     evidence = read_evidence(run)
-    assert min(assess(evidence).drift.chances.values()) > 0.01 / 3
+    assert min(assess(evidence).drift.p_values.values()) > 0.01 / 3
     assert "and this one does" in _read(run, "report.md")
     evidence.records.num_chars[evidence.records.is_annotated] += 40
-    assert assess(evidence).drift.chances["text lengths"] < 1e-6
+    assert assess(evidence).drift.p_values["text lengths"] < 1e-6
 
 
 def test_gold_values_that_match_no_category_are_named_with_count_share_and_examples(tmp_path):

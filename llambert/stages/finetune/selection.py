@@ -18,7 +18,7 @@ from llambert.errors import InputError
 from llambert.run import Run
 from llambert.storage.run_directory import Manifest, write_whole
 from llambert.training.loop import Phase
-from llambert.training.training_set import Selected, select_gold, select_silver
+from llambert.training.training_set import Selection, select_gold, select_silver
 
 NUM_SILVER = "num_silver"  # in the counts of a checkpoint's manifest: silver records there were
 
@@ -26,7 +26,7 @@ NUM_SILVER = "num_silver"  # in the counts of a checkpoint's manifest: silver re
 _ANSWERS_FILE = "answers"
 
 
-def select(run: Run) -> dict[str, Selected]:
+def select(run: Run) -> dict[str, Selection]:
     """Phase name -> its records. Gold labels are read only if the regime trains on them."""
     recipe = run.recipe.classifier
     if recipe.regime == "gold":
@@ -37,11 +37,11 @@ def select(run: Run) -> dict[str, Selected]:
     return selected
 
 
-def _select_silver(run: Run) -> Selected:
+def _select_silver(run: Run) -> Selection:
     silver, num_others = silver_rows(run)
     selected = select_silver(silver, run.task.category_names, run.recipe.classifier)
     others = {LeftOut.OTHER_SPLIT: num_others} if num_others else {}
-    return Selected(selected.train, selected.held_out, silver.num_rows + num_others, selected.num_left_out | others)
+    return Selection(selected.train, selected.held_out, silver.num_rows + num_others, selected.num_left_out | others)
 
 
 def silver_rows(run: Run) -> tuple[pa.Table, int]:
@@ -60,11 +60,11 @@ def silver_rows(run: Run) -> tuple[pa.Table, int]:
     return kept, silver.num_rows - kept.num_rows
 
 
-def _select_gold(run: Run, num: int | None) -> Selected:
+def _select_gold(run: Run, num: int | None) -> Selection:
     rows, num_duplicates = _gold_rows(run)
     selected = select_gold(rows, run.task.category_names, run.recipe.classifier, num)
     duplicates = {LeftOut.DUPLICATE: num_duplicates} if num_duplicates else {}
-    return Selected(
+    return Selection(
         selected.train, selected.held_out, rows.num_rows + num_duplicates, selected.num_left_out | duplicates
     )
 
@@ -86,7 +86,7 @@ def _gold_rows(run: Run) -> tuple[pa.Table, int]:
     return rows.take(pa.array(first_of_each)), rows.num_rows - len(first_of_each)
 
 
-def phases(run: Run, selected: dict[str, Selected]) -> list[Phase]:
+def phases(run: Run, selected: dict[str, Selection]) -> list[Phase]:
     """What is trained on, with the epochs and the learning rate of each phase."""
     recipe = run.recipe.classifier
     plans = dict.fromkeys(selected, (recipe.epochs, recipe.learning_rate))
@@ -95,12 +95,12 @@ def phases(run: Run, selected: dict[str, Selected]) -> list[Phase]:
     return [Phase(name, part.train, part.held_out, *plans[name]) for name, part in selected.items()]
 
 
-def num_left_out(selected: dict[str, Selected]) -> dict[str, int]:
+def num_left_out(selected: dict[str, Selection]) -> dict[str, int]:
     """``phase.reason`` -> how many of its records are not used."""
     return {f"{name}.{reason}": num for name, phase in selected.items() for reason, num in phase.num_left_out.items()}
 
 
-def counts(selected: dict[str, Selected]) -> dict[str, int]:
+def counts(selected: dict[str, Selection]) -> dict[str, int]:
     """Records trained on and held out, for manifest and model card."""
     found: dict[str, int] = {}
     for name, phase in selected.items():

@@ -16,7 +16,7 @@ from llambert.execution import TrainingContext, TrainingProgress
 from llambert.run import Run
 from llambert.stages.finetune.selection import counts, phases, select
 from llambert.storage.run_directory import Part, TableDirectory, create_whole, write_whole
-from llambert.training.card import CURVES, Curves, write_descriptions
+from llambert.training.card import TENSORBOARD_FILE, TensorBoardLog, write_descriptions
 from llambert.training.encoder import load_encoder
 from llambert.training.loop import FineTuning, History, Observer, Step
 
@@ -72,7 +72,7 @@ class _Reporter(Observer):
         self.run, self.context, self.started = run, context, time.monotonic()
         self.tuning: FineTuning
         self._looks: list[tuple[int, float]] = []  # steps done, and when
-        self._curves = Curves() if context.rank == 0 else None
+        self._curves = TensorBoardLog() if context.rank == 0 else None
 
     def follow(self, tuning: FineTuning) -> None:
         """Training begins, or goes on from a checkpoint."""
@@ -122,7 +122,7 @@ class _Reporter(Observer):
     def _store_curves(self) -> None:
         if self._curves is not None:
             table = self.run.table("training")
-            write_whole(table.filesystem, table.path(CURVES), self.curves())
+            write_whole(table.filesystem, table.path(TENSORBOARD_FILE), self.curves())
 
 
 def _upload(run: Run, tuning: FineTuning, num_by_phase: dict[str, int], curves: bytes) -> list[Part]:
@@ -134,8 +134,8 @@ def _upload(run: Run, tuning: FineTuning, num_by_phase: dict[str, int], curves: 
         tuning.encoder.save(folder)
         write_descriptions(folder, run.recipe, run.task, tuning.history, num_by_phase)
         files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-        for inside in sorted([*files, CURVES]):
-            content = curves if inside == CURVES else files[inside].read_bytes()
+        for inside in sorted([*files, TENSORBOARD_FILE]):
+            content = curves if inside == TENSORBOARD_FILE else files[inside].read_bytes()
             parts.append(store_file(table, inside, content))
     return parts
 
@@ -147,7 +147,7 @@ def store_file(table: TableDirectory, inside: str, content: bytes) -> Part:
     alter them below the manifest of another.
     """
     path = table.path(inside)
-    if inside != CURVES:
+    if inside != TENSORBOARD_FILE:
         write_whole(table.filesystem, path, content)
     elif not create_whole(table.filesystem, path, content):
         content = table.filesystem.cat_file(path)

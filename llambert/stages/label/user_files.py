@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llambert import corpora, schema
-from llambert.classifier.inference import WINDOW_RECORDS, try_checkpoint
-from llambert.classifier.labelling import MALFORMED, PartLabeller, work_counts
+from llambert.classifier.inference import WINDOW_RECORDS, validate_checkpoint
+from llambert.classifier.labelling import NUM_MALFORMED, PartLabeller, work_counts
 from llambert.corpora import READING, SourceFile, checks, find_sources
 from llambert.corpora.chunks import Chunk, read_chunks
 from llambert.corpora.records import malformed_rejects, source_columns
@@ -48,7 +48,7 @@ def label_files(
     """
     recipe = recipe or LabelRecipe()
     checkpoint = at_commit(checkpoint)
-    try_checkpoint(checkpoint, recipe.trust_remote_code)
+    validate_checkpoint(checkpoint, recipe.trust_remote_code)
     identity = content_identity(checkpoint)
     fields = [result_fields(corpus), result_fields(recipe)]
     fingerprint = digest(DEFAULTS_VERSION, corpora.identity(corpus), identity, fields, READING)
@@ -68,7 +68,7 @@ def label_files(
     totals, num_rows = total(parts), sum(part.num_in for part in parts)
     totals[HIDDEN_FILES] += sources.num_hidden
     _check(totals, num_rows, sources.units, corpus)
-    _check_malformed(totals[MALFORMED], num_rows, corpus, rejects)
+    _check_malformed(totals[NUM_MALFORMED], num_rows, corpus, rejects)
     return labels.complete(
         "label",
         parts,
@@ -127,7 +127,7 @@ class LabelFile:
 
 
 def _check(totals: Counter[str], num_rows: int, sources: list[SourceFile], corpus: CorpusRecipe) -> None:
-    counts = {**totals, "num_read": num_rows, "num_malformed": totals[MALFORMED]}
+    counts = {**totals, "num_read": num_rows, "num_malformed": totals[NUM_MALFORMED]}
     checks.require_decodable(counts, corpus, sources)
     checks.require_columns_somewhere(counts, corpus, sources, source_columns(corpus))
     for line in checks.warnings(counts, corpus):
