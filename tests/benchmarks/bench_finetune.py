@@ -10,7 +10,7 @@ above the ceiling of 0.6 of the Trainer's time, or if the 95 % interval of the d
 nought: over seeds (t) where there are several, else over the concepts, which leaves the noise of a seed (about
 half a point) out. About four minutes a seed on two cores.
 
-``--curves``: smooth_labels loss and accuracy of bucketed and of unbucketed training, two seeds or more; exit status 1 if a
+``--curves``: smoothed loss and accuracy of bucketed and of unbucketed training, two seeds or more; exit status 1 if a
 bucketed and an unbucketed curve of different seeds lie further apart than 1.2 times two unbucketed ones, or if the 95 %
 interval of the difference in accuracy leaves out nought.
 """
