@@ -1,7 +1,9 @@
 """Faster inference on a CPU, kept only where the model's answers stay the same."""
 
 import logging
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -48,3 +50,20 @@ def accelerate(
             log.info("%s runs without faster layers: %s", type(model).__name__, error)
         model = reload()
     return model, False
+
+
+def single_threaded_pool(num_threads: int) -> ThreadPoolExecutor:
+    """A pool whose threads each run PyTorch's operators single-threaded; the caller's thread count is unchanged."""
+    started = threading.Barrier(num_threads + 1)
+
+    def alone() -> None:
+        torch.get_num_threads()  # a thread's first use of PyTorch sets its thread count: do that before setting ours
+        torch.set_num_threads(1)
+        started.wait()
+
+    pool = ThreadPoolExecutor(num_threads, "classifier", initializer=alone)
+    for _ in range(num_threads):
+        pool.submit(int)
+    started.wait()
+    torch.set_num_threads(num_threads)
+    return pool

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
 from llambert.classifier.batching import pad
@@ -104,7 +104,7 @@ def require_length(
     probe = _InputProbe(model, tokenizer)
     try:
         is_finite = bool(probe.answer(input_format, [probe.text(length)]).isfinite().all())
-        reason = None if is_finite else "its answer is not a finite number"
+        reason = None if is_finite else "its logits are not finite"
     except MODEL_ERRORS as error:
         reason = described(error)
     if reason:
@@ -179,9 +179,15 @@ def num_embeddings(model: PreTrainedModel) -> int:
     return weight.shape[0]
 
 
-def has_vocabulary(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """False if the folder has no vocabulary and transformers made a tokenizer of special tokens only."""
-    return len(tokenizer.get_vocab()) > len(tokenizer.all_special_tokens)
+def load_tokenizer(location: str, **options: Any) -> Any:
+    """The fast tokenizer of a model's folder or hub name; ``UnfitModel`` if there is none."""
+    tokenizer = AutoTokenizer.from_pretrained(location, **options)
+    if not tokenizer.is_fast:
+        raise UnfitModel("its tokenizer has no fast (Rust) form, which llambert needs")
+    # Without a vocabulary transformers makes a tokenizer of special tokens only.
+    if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_tokens):
+        raise UnfitModel("its tokenizer knows no token; is tokenizer.json (or a vocabulary) missing?")
+    return tokenizer
 
 
 def unsupported_model_reason(config: PreTrainedConfig) -> str | None:
@@ -269,19 +275,19 @@ class _InputProbe:
         raise UnfitModel(f"{type(self.model).__name__} fails on any text: {described(cause)}") from cause
 
     def with_token_types(self, input_format: InputFormat) -> InputFormat:
-        """With the tokenizer's token types, where it makes some and the model answers otherwise without (XLNet)."""
+        """With the tokenizer's token types, if it has any and omitting them changes the answer (XLNet)."""
         if "token_type_ids" not in self.tokenizer.model_input_names or not self.takes("token_type_ids"):
             return input_format
         typed = replace(input_format, token_types=_token_types(self.tokenizer))
-        # Exactly: what a family makes of absent types is what it makes of those, or something else.
+        # Compared exactly: a family's default for missing types is either the same or different.
         same = torch.equal(self.answer(input_format, self.texts[:1]), self.answer(typed, self.texts[:1]))
         return input_format if same else typed
 
     def with_padding(self, input_format: InputFormat) -> InputFormat:
-        """Padded on the side where that leaves the answer alone; on the right if both do."""
+        """Padded on the side that does not change the answer; on the right if neither does."""
         alone = torch.cat([self.answer(input_format, [text]) for text in self.texts[:-1]])
         if not alone.isfinite().all():
-            raise UnfitModel(f"{type(self.model).__name__} answers with what is no finite number")
+            raise UnfitModel(f"{type(self.model).__name__} returns logits that are not finite")
         found: list[tuple[float, InputFormat]] = []
         sides: tuple[Literal["right", "left"], ...] = ("right", "left")
         for side in sides if input_format.takes_mask else ():
@@ -290,19 +296,19 @@ class _InputProbe:
                 answer = self.answer(padded, self.texts)[:-1]
                 if logits_match(self.model, answer, alone):
                     found.append((round(_difference(answer, alone), 2), padded))
-        return min(found, key=lambda one: one[0])[1] if found else replace(input_format, padding_side=None)
+        return min(found, key=lambda candidate: candidate[0])[1] if found else replace(input_format, padding_side=None)
 
     def without_mask(self, input_format: InputFormat) -> InputFormat:
-        """Without a mask where none is needed, unless the model then takes padding tokens of a text for padding."""
+        """Without a mask where none is needed, unless the model then ignores padding tokens inside a text."""
         if not input_format.takes_mask:
             return input_format
         text = self.texts[-1].copy()
         text[[1, -1]] = input_format.padding_id
         try:
-            masked, bare = (self.answer(input_format, [text], with_mask=mask) for mask in (True, False))
+            masked, unmasked = (self.answer(input_format, [text], with_mask=mask) for mask in (True, False))
         except MODEL_ERRORS:
             return input_format
-        return replace(input_format, omits_mask=_difference(bare, masked) <= _TOLERANCE)
+        return replace(input_format, omits_mask=_difference(unmasked, masked) <= _TOLERANCE)
 
 
 def _token_types(tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[int, ...], int, tuple[int, ...]]:

@@ -5,12 +5,14 @@ model has a fixed cost, mostly reading the weights (2.5 ms for MiniLM on a core,
 a separate batch for each length would pay every time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+
+T = TypeVar("T")
 
 MAX_PADDING_WASTE = 0.03
 """Share of a batch's token positions that may be padding; holds for every batch, so for every run."""
@@ -57,6 +59,24 @@ def pack_batch(rows: np.ndarray, ids: Sequence[np.ndarray], padding_index: int |
         "text_lengths": [len(row) for row in ids],
     }
     return Batch(rows, ids, inputs)
+
+
+def group_by_size(items: Iterable[tuple[T, int, int]], max_records: int, max_size: int) -> Iterator[list[T]]:
+    """Runs of consecutive items of at most ``max_records`` records and, single items aside, ``max_size``.
+
+    ``items``: each with its number of records and its size.
+    """
+    group: list[T] = []
+    num_records = group_size = 0
+    for item, records, size in items:
+        if group and (num_records + records > max_records or group_size + size > max_size):
+            yield group
+            group, num_records, group_size = [], 0, 0
+        group.append(item)
+        num_records += records
+        group_size += size
+    if group:
+        yield group
 
 
 def plan_batches(

@@ -32,5 +32,5 @@ def test_families_with_fused_attention_need_no_mask_where_nothing_is_padded(tmp_
         folder = save_family_classifier(tmp_path / family, family, ("negative", "positive"))
         model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
         form = find_input_format(model, AutoTokenizer.from_pretrained(folder))
-        assert form.arguments([np.array([0, 5, 1, 2])])["attention_mask"] is None
-        assert form.arguments([np.array([0, 5, 1, 2]), np.array([0, 2])])["attention_mask"] is not None
+        assert form.model_inputs([np.array([0, 5, 1, 2])])["attention_mask"] is None
+        assert form.model_inputs([np.array([0, 5, 1, 2]), np.array([0, 2])])["attention_mask"] is not None

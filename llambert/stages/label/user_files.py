@@ -110,10 +110,10 @@ class LabelFile:
             records = self._records(source, chunk)
             starts = range(0, max(records.num_rows, 1), WINDOW_RECORDS)
             windows = (records.slice(start, WINDOW_RECORDS) for start in starts)
-            done = self.labeller.commit(name, windows, malformed_rejects(source, chunk), chunk.counts)
-            self.metrics.add(work_counts(done.part), done.busy_seconds, done.part.name)
-            parts.append(done.part)
-            busy_seconds += done.busy_seconds
+            part, part_seconds = self.labeller.commit(name, windows, malformed_rejects(source, chunk), chunk.counts)
+            self.metrics.add(work_counts(part), part_seconds, part.name)
+            parts.append(part)
+            busy_seconds += part_seconds
         return Outcome(parts, busy_seconds, replica=self.metrics.replica)
 
     def _records(self, source: SourceFile, chunk: Chunk) -> pa.Table:
