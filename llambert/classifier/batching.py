@@ -33,7 +33,7 @@ class Batch:
 
 
 def pad(ids: Sequence[np.ndarray], padding_id: int, side: str = "right") -> tuple[np.ndarray, np.ndarray]:
-    """``ids`` padded to the longest on one side, int64 of shape (texts, longest), and a mask of the positions that are not padding."""
+    """``ids`` padded to the longest on one side, int64 of shape (texts, longest), and the mask of their tokens."""
     lengths = np.array([len(row) for row in ids])
     positions = np.arange(lengths.max())[None, :]
     mask = positions < lengths[:, None] if side == "right" else positions >= lengths.max() - lengths[:, None]
@@ -43,7 +43,7 @@ def pad(ids: Sequence[np.ndarray], padding_id: int, side: str = "right") -> tupl
 
 
 def pack_batch(rows: np.ndarray, ids: Sequence[np.ndarray], padding_index: int | None) -> Batch:
-    """For models with ``packing.enable_packing``: ``input_ids`` and ``position_ids``, int64 (1, tokens), and ``text_lengths``.
+    """For ``packing.enable_packing``: ``input_ids`` and ``position_ids``, int64 (1, tokens), and ``text_lengths``.
 
     Positions are those that the model gives each text alone: 0, 1, 2, …; with a ``padding_index`` they count its
     tokens of other ids from ``padding_index + 1`` on, and a token of that id has the index itself for a position.

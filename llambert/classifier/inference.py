@@ -19,7 +19,6 @@ from typing import Self
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
 
 from llambert.classifier.acceleration import accelerate, single_threaded_pool
 from llambert.classifier.architecture import (
@@ -143,10 +142,7 @@ class Classifier:
         self._is_packed = False
         if self.device.type == "cpu":
             texts = probe_texts(model, tokenizer, self._format)
-
-            def reload() -> PreTrainedModel:
-                return load_checkpoint(checkpoint, _DTYPES[dtype], trust_remote_code)[0]
-
+            reload = lambda: load_checkpoint(checkpoint, _DTYPES[dtype], trust_remote_code)[0]  # noqa: E731
             model, self._is_packed = accelerate(model, self._format, texts, few_texts, reload)
         self._num_cores = torch.get_num_threads() if self.device.type == "cpu" else 1
         self._pool = single_threaded_pool(self._num_cores) if self._num_cores > 1 else None

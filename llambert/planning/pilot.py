@@ -31,7 +31,7 @@ from llambert.stages.parse import parse
 from llambert.stages.sample import sample
 from llambert.storage.locations import remove_folder
 from llambert.storage.run_directory import Manifest, TableDirectory, write_whole
-from llambert.training.encoder_trial import require_encoder
+from llambert.training.encoder import require_encoder
 
 # Records labelled: a classifier does them in seconds, and fewer say little about its rate.
 NUM_LABELLED = 2_000

@@ -28,7 +28,7 @@ from llambert.run import Run
 from llambert.stages.annotate.stored_answers import BUSY, NUM_PASSING, StoredAnswers, free_amendment_name, unanswered
 from llambert.stages.shots import prompted_task
 from llambert.storage.run_directory import Manifest, Part, total
-from llambert.training.encoder_trial import require_encoder
+from llambert.training.encoder import require_encoder
 
 _CONTENT_FREE = {"content_free": True}  # the unit of work beside the ranges of ranks
 _CONTENT_FREE_PART = "part-0.parquet"

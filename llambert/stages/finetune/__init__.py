@@ -24,7 +24,7 @@ from llambert.stages.finetune.selection import (
 from llambert.stages.finetune.worker import Trained, train
 from llambert.storage.locations import remove_folder
 from llambert.storage.run_directory import Manifest, TableDirectory
-from llambert.training.encoder_trial import require_encoder
+from llambert.training.encoder import require_encoder
 from llambert.training.training_set import Selection
 
 
