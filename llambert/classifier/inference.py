@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -123,7 +124,8 @@ class Classifier:
         self._tie_margin = TIE_MARGIN if dtype == "float32" else 0.0
         self.max_batch_tokens = max_batch_tokens or _DEFAULT_BATCH_TOKENS[self.device.type]
         self._max_padding_waste = _FEW_TEXTS_PADDING_WASTE if few_texts else MAX_PADDING_WASTE
-        model, tokenizer = load_checkpoint(checkpoint, _DTYPES[dtype], trust_remote_code)
+        load = partial(load_checkpoint, checkpoint, _DTYPES[dtype], trust_remote_code)
+        model, tokenizer = load()
         torch.nn.Module.to(model, self.device)
         self.categories: list[str] = [name for _, name in sorted((model.config.id2label or {}).items())]
         try:
@@ -142,8 +144,7 @@ class Classifier:
         self._is_packed = False
         if self.device.type == "cpu":
             texts = probe_texts(model, tokenizer, self._format)
-            reload = lambda: load_checkpoint(checkpoint, _DTYPES[dtype], trust_remote_code)[0]  # noqa: E731
-            model, self._is_packed = accelerate(model, self._format, texts, few_texts, reload)
+            model, self._is_packed = accelerate(model, self._format, texts, few_texts, lambda: load()[0])
         self._num_cores = torch.get_num_threads() if self.device.type == "cpu" else 1
         self._pool = single_threaded_pool(self._num_cores) if self._num_cores > 1 else None
         self.model = torch.compile(model, dynamic=True) if compile else model
