@@ -320,7 +320,7 @@ class _PhaseRun:
         return losses.sum() * (0.0 if empty else 1 / num_in_batch)
 
     def _read_losses(self) -> None:
-        """Read the losses since the last call; ``InputError`` at the first that is not finite, the same on every rank."""
+        """Read the losses since the last call; ``InputError`` at the first that is not finite, on every rank."""
         if not self._unread:
             return
         taken, rates, losses_on_device, norms = zip(*self._unread, strict=True)
@@ -352,7 +352,7 @@ class _PhaseRun:
         figures: dict[str, Any] = {"phase": self.phase.name, "epoch": epoch, "step": self.step}
         steps = self.tuning.history.steps[-self.steps_per_epoch :]
         figures["training_loss"] = float(np.mean([step.loss for step in steps]))
-        evaluated = self.average.module if self.average and self.average.n_averaged > 0 else self.model
+        evaluated = self.average.module if self.average is not None and self.average.n_averaged > 0 else self.model
         self.tuning.evaluate(figures, self.phase.held_out, evaluated)
         if self.recipe.early_stop_patience is None:
             return False

@@ -1,4 +1,4 @@
-"""How weights move: the optimizer, the schedule of its learning rate, the precision of matrix products."""
+"""The optimizer, the schedule of its learning rate, weight averaging and mixed precision."""
 
 import torch
 from torch import nn
@@ -26,7 +26,7 @@ def linear_schedule(step: int, num_steps: int, warmup_share: float) -> float:
 
 
 def use_bfloat16(dtype: str, device: torch.device) -> bool:
-    """Whether to autocast: as told, or, for ``auto``, where the chip multiplies bfloat16 itself."""
+    """Whether to autocast: for ``auto``, if the hardware multiplies bfloat16 natively."""
     if dtype != "auto":
         return dtype == "bfloat16"
     if device.type == "cuda":

@@ -1,4 +1,4 @@
-"""What is learned from: the labelled records of a training phase, and those kept out to watch it."""
+"""The labelled records of a training phase, and those held out to evaluate it."""
 
 from dataclasses import dataclass
 from typing import Self
@@ -14,12 +14,12 @@ from llambert.recipe import ClassifierRecipe
 from llambert.training.losses import class_weights, scale_to_mean_one, smooth_labels
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class TrainingSet:
     """``n`` labelled records in the order of their sampling hash, so that every prefix is a uniform sample.
 
-    ``labels``: category indices, int64 (n,). ``targets``: float32 (n, categories), rows summing to 1, what
-    the loss compares with. ``weights``: float32 (n,), of mean 1.
+    ``labels``: category indices, int64 (n,). ``targets``: float32 (n, categories), rows summing to 1, the
+    loss's target distributions. ``weights``: float32 (n,), of mean 1.
     """
 
     texts: list[str]
@@ -31,17 +31,14 @@ class TrainingSet:
         return len(self.texts)
 
     def take(self, rows: np.ndarray) -> Self:
-        """These records alone; weights keep a mean of 1."""
-        weights = self.weights[rows]
+        """These records only; weights keep a mean of 1."""
         texts = [self.texts[row] for row in rows]
-        return type(self)(
-            texts, self.labels[rows], self.targets[rows], scale_to_mean_one(weights) if len(rows) else weights
-        )
+        return type(self)(texts, self.labels[rows], self.targets[rows], scale_to_mean_one(self.weights[rows]))
 
 
 @dataclass(frozen=True)
 class Selection:
-    """The records of one phase. ``num_left_out``: how many of ``num_in`` are not used, by reason."""
+    """The records of one phase. ``num_left_out``: number of the ``num_in`` records that are not used, by reason."""
 
     train: TrainingSet
     held_out: TrainingSet
@@ -50,11 +47,11 @@ class Selection:
 
 
 def select_silver(table: pa.Table, categories: list[str], recipe: ClassifierRecipe) -> Selection:
-    """Training records of a ``silver`` table; ``InputError`` if it cannot be learned from.
+    """Training records of a ``silver`` table; ``InputError`` if training on it is impossible.
 
-    Records below ``min_confidence`` are left out, ``held_out_share`` is kept out, ``num_records`` of the
-    rest are trained on (those held out among the first n of the sample stay out at every n). With the annotator's
-    seed these are the first of the sample: the labels of fewer annotations.
+    Records below ``min_confidence`` are left out, ``held_out_share`` is held out, ``num_records`` of the rest are
+    trained on (a record that is held out is so at every ``num_records``). With the annotator's seed these are the
+    first of the sample, as if fewer had been annotated.
     """
     if table.num_rows == 0:
         raise InputError("the silver table is empty: no record has a usable answer; see the rejects and their reasons")
@@ -75,15 +72,14 @@ def select_silver(table: pa.Table, categories: list[str], recipe: ClassifierReci
         _require(table, schema.LABEL_PROBABILITIES, "classifier.loss: soft")
         probabilities = schema.decode_probabilities(table[schema.LABEL_PROBABILITIES], categories)
         targets = (probabilities / probabilities.sum(axis=1, keepdims=True)).astype(np.float32)
-    everything = TrainingSet(table[schema.TEXT].to_pylist(), labels, targets, weights)
-    return _select(everything, recipe, recipe.num_records, num_in, {LeftOut.LOW_CONFIDENCE: num_in - table.num_rows})
+    records = TrainingSet(table[schema.TEXT].to_pylist(), labels, targets, weights)
+    return _select(records, recipe, recipe.num_records, num_in, {LeftOut.LOW_CONFIDENCE: num_in - table.num_rows})
 
 
 def select_gold(table: pa.Table, categories: list[str], recipe: ClassifierRecipe, num: int | None) -> Selection:
     """Training records of corpus rows with a gold label; the first ``num`` by sampling hash, or all.
 
-    The hash is not that of the annotation sample: which gold records are trained on says nothing about which records
-    were annotated.
+    The hash differs from that of the annotation sample: the two selections are independent.
     """
     if table.num_rows == 0:
         raise InputError(
@@ -93,36 +89,39 @@ def select_gold(table: pa.Table, categories: list[str], recipe: ClassifierRecipe
     table = _in_sampling_order(table, recipe.seed, Purpose.GOLD_TRAINING)
     labels = _category_indices(table[schema.GOLD_LABEL], categories, "gold")
     targets = _one_hot(labels, len(categories))
-    everything = TrainingSet(table[schema.TEXT].to_pylist(), labels, targets, np.ones(len(labels)))
-    return _select(everything, recipe, num, table.num_rows, {})
+    records = TrainingSet(table[schema.TEXT].to_pylist(), labels, targets, np.ones(len(labels)))
+    return _select(records, recipe, num, table.num_rows, {})
 
 
 def _select(
-    everything: TrainingSet, recipe: ClassifierRecipe, num: int | None, num_in: int, num_left_out: dict[str, int]
+    records: TrainingSet, recipe: ClassifierRecipe, num: int | None, num_in: int, num_left_out: dict[str, int]
 ) -> Selection:
-    num_held_out = round(recipe.held_out_share * len(everything))
+    num_held_out = round(recipe.held_out_share * len(records))
     if recipe.early_stop_patience is not None and num_held_out == 0:
-        raise InputError("classifier.early_stop_patience: nothing is held out to stop by; raise held_out_share")
-    # By a random permutation of the whole, not by position: a prefix (num_records) and what is held out are
-    # then independent, and the records held out are the same at every num_records.
+        raise InputError(
+            "classifier.early_stop_patience: no records are held out to decide when to stop; raise held_out_share"
+        )
+    # By a random permutation, not by position: the held-out records are then independent of a prefix (num_records)
+    # and the same for every num_records.
     random = np.random.default_rng([recipe.seed, 1])
-    held_out = np.zeros(len(everything), dtype=bool)
-    held_out[random.permutation(len(everything))[:num_held_out]] = True
+    held_out = np.zeros(len(records), dtype=bool)
+    held_out[random.permutation(len(records))[:num_held_out]] = True
     rows = np.flatnonzero(~held_out)
     chosen = rows[: num or len(rows)]
-    train = _apply_label_settings(everything.take(chosen), recipe)
+    train = _apply_label_settings(records.take(chosen), recipe)
     if len(present := np.unique(train.labels)) < 2:
         raise InputError(
             f"all {len(train)} training records have one label (category {present.tolist()} of the task): there is "
             "nothing to learn; annotate more records, or see whether the annotator tells the categories apart"
         )
     left_out = {**num_left_out, LeftOut.BEYOND_NUM_RECORDS: len(rows) - len(chosen)}
-    kept_out = everything.take(np.flatnonzero(held_out))
-    return Selection(train, kept_out, num_in, {reason: n for reason, n in left_out.items() if n})
+    return Selection(
+        train, records.take(np.flatnonzero(held_out)), num_in, {reason: n for reason, n in left_out.items() if n}
+    )
 
 
 def _apply_label_settings(train: TrainingSet, recipe: ClassifierRecipe) -> TrainingSet:
-    """With deliberate mislabelling, smoothing and class weights applied; what is held out goes without."""
+    """Apply label noise, label smoothing and class weights; held-out records stay unchanged."""
     labels, targets = inject_label_noise(train, recipe.mislabel_share, recipe.seed)
     targets = smooth_labels(targets, recipe.label_smoothing)
     weights = train.weights * class_weights(targets) if recipe.class_weights else train.weights
@@ -146,12 +145,8 @@ def inject_label_noise(train: TrainingSet, share: float, seed: int) -> tuple[np.
 
 
 def _in_sampling_order(table: pa.Table, seed: int, purpose: Purpose) -> pa.Table:
-    hashes = pa.array(sampling_hashes(table[schema.RECORD_ID], seed, purpose))
-    order = pc.sort_indices(
-        pa.table({"hash": hashes, "record_id": table[schema.RECORD_ID]}),
-        sort_keys=[("hash", "ascending"), ("record_id", "ascending")],
-    )
-    return table.take(order)
+    hashed = table.append_column("hash", pa.array(sampling_hashes(table[schema.RECORD_ID], seed, purpose)))
+    return hashed.sort_by([("hash", "ascending"), (schema.RECORD_ID, "ascending")]).drop_columns("hash")
 
 
 def _category_indices(labels: pa.ChunkedArray, categories: list[str], kind: str) -> np.ndarray:
