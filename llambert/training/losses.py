@@ -38,4 +38,4 @@ def class_weights(targets: np.ndarray) -> np.ndarray:
 
 def scale_to_mean_one(weights: np.ndarray) -> np.ndarray:
     """Weights scaled to a mean of 1, so that they do not change the effective learning rate."""
-    return weights * len(weights) / weights.sum()
+    return weights / weights.mean() if len(weights) else weights

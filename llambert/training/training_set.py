@@ -114,10 +114,9 @@ def _select(
             f"all {len(train)} training records have one label (category {present.tolist()} of the task): there is "
             "nothing to learn; annotate more records, or see whether the annotator tells the categories apart"
         )
-    left_out = {**num_left_out, LeftOut.BEYOND_NUM_RECORDS: len(rows) - len(chosen)}
-    return Selection(
-        train, records.take(np.flatnonzero(held_out)), num_in, {reason: n for reason, n in left_out.items() if n}
-    )
+    num_left_out = {**num_left_out, LeftOut.BEYOND_NUM_RECORDS: len(rows) - len(chosen)}
+    num_left_out = {reason: num for reason, num in num_left_out.items() if num}
+    return Selection(train, records.take(np.flatnonzero(held_out)), num_in, num_left_out)
 
 
 def _apply_label_settings(train: TrainingSet, recipe: ClassifierRecipe) -> TrainingSet:
@@ -129,9 +128,9 @@ def _apply_label_settings(train: TrainingSet, recipe: ClassifierRecipe) -> Train
 
 
 def inject_label_noise(train: TrainingSet, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Labels and targets with ``round(share * n)`` records given one of the other categories, evenly.
+    """Labels and targets with ``round(share * n)`` records changed to another category, chosen uniformly.
 
-    Nested: the records inject_label_noise at one share are so, and in the same way, at every larger one.
+    Nested: the changes made for one share are also made for every larger one.
     """
     labels, targets = train.labels.copy(), train.targets.copy()
     num_categories = targets.shape[1]
