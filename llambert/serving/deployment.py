@@ -126,7 +126,7 @@ def build(options: ServeOptions) -> serve.Application:
 
 
 def check(options: ServeOptions) -> tuple[str, LabelRecipe]:
-    """The checkpoint and its label settings; ``InputError`` if it does not exist or is not a classifier. Needs no Ray."""
+    """The checkpoint and its label settings; ``InputError`` if it cannot label. Needs no Ray."""
     checkpoint, label = find_checkpoint(options.run, list(options.settings))
     validate_checkpoint(checkpoint, label.trust_remote_code)
     return checkpoint, label
