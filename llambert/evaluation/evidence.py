@@ -1,6 +1,7 @@
 """A finished run's tables as aligned arrays, read part by part: the input of every figure of the report.
 
-Texts are read for their length and dropped; a record takes about 50 bytes, and as much again for sorting. Measured: 500,000 records, all with gold, in two parts: 3.5 s and 421 MiB for the whole report.
+Texts are read for their length and dropped; a record takes about 50 bytes, and as much again for sorting. Measured:
+500,000 records, all with gold, in two parts: 3.5 s and 421 MiB for the whole report.
 """
 
 import json
@@ -204,7 +205,7 @@ def _one_per_text(chosen: Mask, is_duplicate: Mask, first_copy: NDArray[np.uint6
 
 
 def _share_gold_among_copies(whole: dict[str, NDArray], first_copy: NDArray[np.uint64]) -> None:
-    """Copy the gold label of a duplicate to the first record of its text, which is the annotated one, if it has none."""
+    """Give the first record of a text, which is the annotated one, the gold label of a duplicate if it has none."""
     is_duplicate, has_gold = whole["is_duplicate"], whole["has_gold"]
     sources = np.flatnonzero(_one_per_text(has_gold, is_duplicate, first_copy) & is_duplicate)
     gold_of_text = _HashIndex([(first_copy[sources], whole["gold"][sources])], np.int16)

@@ -83,12 +83,12 @@ class PriorCorrection:
 
 @dataclass(frozen=True)
 class Drift:
-    """The annotated subset beside the splits it was drawn from: a random subset differs by p_value alone."""
+    """The annotated subset beside the splits it was drawn from: a random subset differs by chance only."""
 
     label_shares: dict[str, tuple[Estimate, float]]
     """Category -> (share among annotated records with its interval, share of all), by the classifier's label."""
     p_values: dict[str, float]
-    """``labels``, ``scores``, ``text lengths`` -> how often p_value alone makes a random subset differ from the other
+    """``labels``, ``scores``, ``text lengths`` -> how often chance alone makes a random subset differ from the other
     records at least as much: chi-squared of the labels, Kolmogorov-Smirnov of the others."""
     mean_score: tuple[float, float]
     median_chars: tuple[float, float]

@@ -1,4 +1,4 @@
-"""What the report says below its answer: the evidence, section by section."""
+"""The sections of the report below its answer."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +21,7 @@ from llambert.report.findings import Findings, answer, interval, percent, points
 NEEDS_GOLD = "needs gold labels"
 _SUSPECTS_SHOWN = 10
 _MAX_TEXT_CHARS = 300
-_SIGNIFICANCE = 0.01 / 3  # of three comparisons
+_SIGNIFICANCE = 0.01 / 3  # level of 1 %, with Bonferroni's correction for three tests
 
 
 def compose(findings: Findings) -> Document:
@@ -69,10 +69,10 @@ def _how_drawn(findings: Findings) -> str:
 
 
 def _of_some_splits(findings: Findings, what: str) -> list[Block]:
-    """A sentence where the sample is not of the whole corpus: what its figures apply to."""
+    """A note on what the figures apply to, if only some splits were annotated."""
     if findings.run.recipe.annotator.splits is None:
         return []
-    return [f"The LLM annotated records of {findings.sampled} alone: {what}"]
+    return [f"The LLM annotated only records of {findings.sampled}: {what}"]
 
 
 def _counts(findings: Findings) -> Section:
@@ -184,13 +184,15 @@ def _suspects(findings: Findings) -> Section:
     by_label = ", ".join(f"{num:,} {label}" for label, num in suspects.by_label.items() if num) or "none"
     blocks: list[Block] = [
         f"{suspects.num:,} of {suspects.num_silver:,} silver labels ({by_label}) are not what the classifier says, "
-        "although it learned from them. suspects.parquet beside this report lists them, the surest first."
+        "although it learned from them. suspects.parquet beside this report lists them, the most certain first."
     ]
-    if suspects.base is not None and suspects.precision is not None:
-        rows = [_estimate_row("all silver labels: a random pick", suspects.base)]
-        rows += [_estimate_row(f"the first {num:,} suspects", estimate) for num, estimate in suspects.first.items()]
+    if suspects.base_rate is not None and suspects.precision is not None:
+        rows = [_estimate_row("all silver labels: a random pick", suspects.base_rate)]
+        rows += [
+            _estimate_row(f"the first {num:,} suspects", estimate) for num, estimate in suspects.precision_at.items()
+        ]
         rows.append(_estimate_row("all suspects", suspects.precision))
-        blocks.append(Table(["share that gold calls wrong", "value", "95 % interval", "records"], rows))
+        blocks.append(Table(["share that is wrong by gold", "value", "95 % interval", "records"], rows))
     shown = [
         [row["label"], row["suggested_label"], f"{row['score']:.3f}", row["text"][:_MAX_TEXT_CHARS]]
         for row in suspects.rows.slice(0, _SUSPECTS_SHOWN).to_pylist()
@@ -211,7 +213,9 @@ def _probabilities(findings: Findings) -> Section:
     blocks: list[Block] = []
     if diagrams:
         svg = plots.reliability_diagram("reliability", diagrams)
-        caption = "Reliability: each point is as many records; on the dotted line probabilities are what they say."
+        caption = (
+            "Reliability: each point stands for the same number of records; the dotted line is perfect calibration."
+        )
         blocks.append(Figure("reliability", svg, caption))
         errors = [[title, percent(expected_calibration_error(bins))] for title, bins in diagrams.items()]
         blocks.append(Table(["expected calibration error", "value"], errors))
@@ -227,12 +231,16 @@ def _probabilities(findings: Findings) -> Section:
         blocks.append(Figure("scores", svg, "Scores of the classifier over the whole corpus."))
     if quality.coverage:
         svg = plots.accuracy_by_coverage("coverage", quality.coverage)
-        blocks.append(Figure("coverage", svg, "Accuracy when only the surest labels are kept; band: 95 % interval."))
+        blocks.append(
+            Figure("coverage", svg, "Accuracy when only the most certain labels are kept; band: 95 % interval.")
+        )
         rows = [
             [percent(wanted, 0), *([f"{p.threshold:.3f}", percent(p.coverage)] if p else ["not reached", "-"])]
             for wanted, p in quality.thresholds.items()
         ]
-        caption = "The score from which on at least so many labels are right (lower 95 % bound), and what it keeps:"
+        caption = (
+            "The lowest score at which the wanted accuracy is reached (lower 95 % bound), and the records it keeps:"
+        )
         blocks.append(Table(["wanted accuracy", "score from", "records kept"], rows, caption))
     return Section("How far the probabilities can be trusted", blocks)
 
@@ -301,14 +309,14 @@ def _drift(findings: Findings) -> Section:
 def _drift_summary(drift: Drift) -> str:
     if not drift.p_values:
         return "All records were annotated, or none: there is nothing to compare."
-    parted = {what: p_value for what, p_value in drift.p_values.items() if p_value < _SIGNIFICANCE}
-    if not parted:
-        return "A random subset looks like its corpus, and this one does: no difference that p_value would not make."
-    named = ", ".join(f"{what} ({p_value:.1g})" for what, p_value in parted.items())
-    note = f"They part in {named}: in brackets, how often p_value alone would make such a difference."
-    if "scores" in parted:
-        note += " Of records it was trained on, the classifier is surer."
-    return note + " The sample was random: look at what is never sampled, duplicates above all."
+    significant = {what: p_value for what, p_value in drift.p_values.items() if p_value < _SIGNIFICANCE}
+    if not significant:
+        return "The annotated subset looks like a random subset of the corpus: no difference is significant."
+    named = ", ".join(f"{what} ({p_value:.1g})" for what, p_value in significant.items())
+    note = f"Significant differences, with p-values in brackets: {named}."
+    if "scores" in significant:
+        note += " The classifier is more certain of records that it was trained on."
+    return note + " The sample was random: check what is never sampled, above all duplicates."
 
 
 def _provenance(findings: Findings) -> Section:
@@ -335,15 +343,13 @@ def _provenance(findings: Findings) -> Section:
 
 
 def _training(record: dict[str, Any]) -> list[Block]:
-    """Epoch by epoch, and the versions; whatever else the record holds stays in its file."""
+    """The figures of each epoch and the software versions; the rest stays in the training record's file."""
     blocks: list[Block] = []
-    epochs = record.get("epochs", [])
-    if epochs:
+    if epochs := record.get("epochs"):
         header = list(dict.fromkeys(key for epoch in epochs for key in epoch if np.isscalar(epoch[key])))
         rows = [[_shown(epoch.get(key)) for key in header] for epoch in epochs]
         blocks.append(Table([name.replace("_", " ") for name in header], rows, "Held-out figures after each epoch:"))
-    versions = [[name, str(version)] for name, version in record.get("versions", {}).items()]
-    if versions:
+    if versions := [[name, str(version)] for name, version in record.get("versions", {}).items()]:
         blocks.append(Table(["software", "version"], versions))
     return blocks or [f"See {TRAINING_RECORD} of the checkpoint."]
 

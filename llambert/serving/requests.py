@@ -214,7 +214,7 @@ class Batcher:
         self._send, self._limits = send, limits
         self._min_calls, self._max_calls = min_replicas, 2 * max_replicas
         self._queue: deque[_PendingRequest] = deque()
-        self._replica_bounds: set[asyncio.Task[None]] = set()
+        self._calls: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._num_chars = 0
         self._num_expected, self._expected_until = 0, 0.0
@@ -238,12 +238,12 @@ class Batcher:
             self._discard(request)
 
     def _start_calls(self) -> None:
-        while self._queue and len(self._replica_bounds) < self._max_calls and self._is_due():
+        while self._queue and len(self._calls) < self._max_calls and self._is_due():
             call = asyncio.get_running_loop().create_task(self._call(self._take()))
-            self._replica_bounds.add(call)
-        if self._queue and self._timer is None and len(self._replica_bounds) < self._max_calls:
-            is_expecting = len(self._replica_bounds) < self._min_calls
-            delay = _NEXT_REQUEST_WAIT_S if is_expecting else self._limits.batch_wait_s
+            self._calls.add(call)
+        if self._queue and self._timer is None and len(self._calls) < self._max_calls:
+            has_idle_replica = len(self._calls) < self._min_calls
+            delay = _NEXT_REQUEST_WAIT_S if has_idle_replica else self._limits.batch_wait_s
             self._timer = asyncio.get_running_loop().call_later(delay, self._on_timer)
 
     def _on_timer(self) -> None:
@@ -256,12 +256,12 @@ class Batcher:
         if has_waited or self._num_chars >= self._limits.max_call_chars:
             return True
         is_complete = len(self._queue) >= self._num_expected or now >= self._expected_until
-        return len(self._replica_bounds) < self._min_calls and is_complete
+        return len(self._calls) < self._min_calls and is_complete
 
     def _take(self) -> list[_Slice]:
         """The oldest texts: an idle replica's share, at most ``max_call_chars`` characters, at least one text."""
         taken: list[_Slice] = []
-        num_idle = max(1, self._min_calls - len(self._replica_bounds))
+        num_idle = max(1, self._min_calls - len(self._calls))
         num_texts, room = -(-self.num_waiting // num_idle), self._limits.max_call_chars
         while self._queue and num_texts:
             request, first = self._queue[0], self._queue[0].num_taken
@@ -316,5 +316,5 @@ class Batcher:
         finally:
             task = asyncio.current_task()
             assert task is not None
-            self._replica_bounds.discard(task)
+            self._calls.discard(task)
             self._start_calls()
