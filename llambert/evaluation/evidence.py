@@ -218,18 +218,10 @@ def _share_gold_among_copies(whole: dict[str, NDArray], first_copy: NDArray[np.u
 def _read_labels(run: Run, categories: list[str]) -> _HashIndex:
     """Each record's label and score."""
     labels = run.table("labels")
-    return _HashIndex(
-        (
-            (
-                hash64(table[schema.RECORD_ID]),
-                _known_codes(table[schema.LABEL], categories, labels),
-                table[schema.SCORE].to_numpy(),
-            )
-            for table in labels.iter_tables([schema.RECORD_ID, schema.LABEL, schema.SCORE])
-        ),
-        np.int16,
-        np.float32,
-    )
+    tables = labels.iter_tables([schema.RECORD_ID, schema.LABEL, schema.SCORE])
+    codes = ((table, _known_codes(table[schema.LABEL], categories, labels)) for table in tables)
+    parts = ((hash64(table[schema.RECORD_ID]), label, table[schema.SCORE].to_numpy()) for table, label in codes)
+    return _HashIndex(parts, np.int16, np.float32)
 
 
 def _read_answers(run: Run, categories: list[str]) -> tuple[Answers, NDArray[np.uint64], _HashIndex]:

@@ -232,7 +232,7 @@ def _probabilities(findings: Findings) -> Section:
     if quality.coverage:
         svg = plots.accuracy_by_coverage("coverage", quality.coverage)
         blocks.append(
-            Figure("coverage", svg, "Accuracy when only the most certain labels are kept; band: 95 % interval.")
+            Figure("coverage", svg, "Accuracy if only the most certain labels are kept; band: 95 % interval.")
         )
         rows = [
             [percent(wanted, 0), *([f"{p.threshold:.3f}", percent(p.coverage)] if p else ["not reached", "-"])]
