@@ -53,7 +53,7 @@ def plan(run: Run, num_records: int, wanted_gain: float, prices: Prices, with_cu
 
 
 def advise_from_pilot(pilot: Pilot, wanted_gain: float) -> Advice | None:
-    """How many annotations are worthwhile by the pilot's learning curve, including unusable ones; None without a curve."""
+    """How many annotations are worthwhile by the pilot's learning curve, unusable ones included; None without."""
     if not pilot.curve:
         return None
     sizes = np.array([round(point.num_labels / pilot.learned_share) for point in pilot.curve])

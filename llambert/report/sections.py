@@ -188,9 +188,7 @@ def _suspects(findings: Findings) -> Section:
     ]
     if suspects.base_rate is not None and suspects.precision is not None:
         rows = [_estimate_row("all silver labels: a random pick", suspects.base_rate)]
-        rows += [
-            _estimate_row(f"the first {num:,} suspects", estimate) for num, estimate in suspects.precision_at.items()
-        ]
+        rows += [_estimate_row(f"the first {num:,} suspects", share) for num, share in suspects.precision_at.items()]
         rows.append(_estimate_row("all suspects", suspects.precision))
         blocks.append(Table(["share that is wrong by gold", "value", "95 % interval", "records"], rows))
     shown = [
@@ -213,9 +211,7 @@ def _probabilities(findings: Findings) -> Section:
     blocks: list[Block] = []
     if diagrams:
         svg = plots.reliability_diagram("reliability", diagrams)
-        caption = (
-            "Reliability: each point stands for the same number of records; the dotted line is perfect calibration."
-        )
+        caption = "Reliability: each point is the same number of records; the dotted line is perfect calibration."
         blocks.append(Figure("reliability", svg, caption))
         errors = [[title, percent(expected_calibration_error(bins))] for title, bins in diagrams.items()]
         blocks.append(Table(["expected calibration error", "value"], errors))
@@ -231,16 +227,12 @@ def _probabilities(findings: Findings) -> Section:
         blocks.append(Figure("scores", svg, "Scores of the classifier over the whole corpus."))
     if quality.coverage:
         svg = plots.accuracy_by_coverage("coverage", quality.coverage)
-        blocks.append(
-            Figure("coverage", svg, "Accuracy if only the most certain labels are kept; band: 95 % interval.")
-        )
+        blocks.append(Figure("coverage", svg, "Accuracy of the most certain labels only; band: 95 % interval."))
         rows = [
             [percent(wanted, 0), *([f"{p.threshold:.3f}", percent(p.coverage)] if p else ["not reached", "-"])]
             for wanted, p in quality.thresholds.items()
         ]
-        caption = (
-            "The lowest score at which the wanted accuracy is reached (lower 95 % bound), and the records it keeps:"
-        )
+        caption = "The lowest score that reaches the wanted accuracy (lower 95 % bound), and the records it keeps:"
         blocks.append(Table(["wanted accuracy", "score from", "records kept"], rows, caption))
     return Section("How far the probabilities can be trusted", blocks)
 
