@@ -53,9 +53,8 @@ class PartLabeller:
         for window, predictions in self._predict(windows):
             num_records += window.num_rows
             busy_seconds += predictions.busy_seconds
-            counts["num_tokens"] += predictions.num_tokens
-            counts["num_padded_tokens"] += predictions.num_padded_tokens
-            counts["num_truncated"] += predictions.num_truncated
+            for count in ("num_tokens", "num_padded_tokens", "num_truncated"):
+                counts[count] += getattr(predictions, count)
             rows.add(self._labels(window, predictions))
             rejected.append(_rejects(window, predictions))
             per_label.update(label for label in predictions.labels if label is not None)
@@ -161,12 +160,6 @@ def work_counts(part: Part) -> dict[str, int]:
 
 def _rejects(window: pa.Table, predictions: Predictions) -> pa.Table:
     rows = sorted(predictions.failures)
-    failed = window.take(pa.array(rows, pa.int64()))
-    return pa.table(
-        [
-            failed[schema.RECORD_ID],
-            failed[schema.TEXT],
-            pa.array([predictions.failures[row] for row in rows], pa.string()),
-        ],
-        schema=schema.CORPUS_REJECTS,
-    )
+    failed = window.take(pa.array(rows, pa.int64())).select([schema.RECORD_ID, schema.TEXT])
+    reasons = pa.array([predictions.failures[row] for row in rows], pa.string())
+    return failed.append_column(schema.REJECT_REASON, reasons).cast(schema.CORPUS_REJECTS)

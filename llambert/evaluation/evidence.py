@@ -6,7 +6,7 @@ Texts are read for their length and dropped; a record takes about 50 bytes, and 
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -229,13 +229,12 @@ def _read_answers(run: Run, categories: list[str]) -> tuple[Answers, NDArray[np.
 
     Raw labels are the most probable categories before prior correction.
     """
-    shown: tuple[str, str | None] | None = None
+    responses = run.table("responses")
+    shown = next((table for _, table in iter_answers(responses, [schema.PROMPT, schema.RESPONSE]) if len(table)), None)
     columns = [name for name in schema.RESPONSES.names if name not in (schema.TEXT, schema.PROMPT, schema.RESPONSE)]
-    tables = [schema.RESPONSES.empty_table().select(columns)]
-    for table in _first_rows(run.table("responses"), run.recipe.annotator.num_records):
-        shown = shown or (table[schema.PROMPT][0].as_py(), table[schema.RESPONSE][0].as_py())
-        tables.append(table.select(columns))
-    rows = pa.concat_tables(tables)
+    tables = [table for _, table in iter_answers(responses, columns)]
+    rows = pa.concat_tables([schema.RESPONSES.empty_table().select(columns), *tables])
+    rows = rows.slice(0, run.recipe.annotator.num_records)  # in sampling order: there may be those of a larger sample
     answers = Answers(
         num=rows.num_rows,
         num_prompt_tokens=sum(rows[schema.NUM_PROMPT_TOKENS].to_pylist()),
@@ -243,23 +242,14 @@ def _read_answers(run: Run, categories: list[str]) -> tuple[Answers, NDArray[np.
         num_truncated=sum(num > 0 for num in rows[schema.NUM_TRUNCATED_TOKENS].to_pylist()),
         finish_reasons=dict(Counter(rows[schema.FINISH_REASON].to_pylist()).most_common()),
         models=rows[schema.MODEL].unique().to_pylist(),
-        prompt=shown[0] if shown else None,
-        response=shown[1] if shown else None,
+        prompt=None if shown is None else shown[schema.PROMPT][0].as_py(),
+        response=None if shown is None else shown[schema.RESPONSE][0].as_py(),
     )
     hashes = hash64(rows[schema.RECORD_ID])
     probabilities = schema.decode_probabilities(rows[schema.LABEL_PROBABILITIES], categories)
     has_label = probabilities.sum(axis=1) > 0
     raw_labels = probabilities[has_label].argmax(axis=1).astype(np.int16)
     return answers, hashes, _HashIndex([(hashes[has_label], raw_labels)], np.int16)
-
-
-def _first_rows(responses: TableDirectory, num: int) -> Iterator[pa.Table]:
-    """The first ``num`` responses, without texts: the table may hold those of a larger sample, in sampling order."""
-    columns = [name for name in schema.RESPONSES.names if name != schema.TEXT]
-    for _, table in iter_answers(responses, columns):
-        if table.num_rows and num > 0:
-            yield table.slice(0, num)
-        num -= table.num_rows
 
 
 def _read_silver(run: Run, categories: list[str], rows: _HashIndex, raw_labels: _HashIndex) -> Silver:

@@ -132,6 +132,10 @@ def assess(evidence: Evidence) -> Quality:
     shares, shares_need = _shares(evidence)
     right = records.label[unseen] == records.gold[unseen]
     score = records.score[unseen].astype(np.float64)
+    wanted_accuracies = _WANTED_ACCURACIES if len(score) else ()
+    difference = None
+    if unseen_evaluation and silver:
+        difference = independent_difference(unseen_evaluation.accuracy, silver.accuracy)
     return Quality(
         num_gold=records.num_gold,
         num_unseen=int(unseen.sum()),
@@ -140,16 +144,12 @@ def assess(evidence: Evidence) -> Quality:
         whole=_evaluate_classifier(evidence, records.is_evaluated),
         by_split=_by_split(evidence, np.flatnonzero(unseen), records.label[unseen]),
         silver_by_split=_by_split(evidence, evidence.silver.row, evidence.silver.label),
-        difference=independent_difference(unseen_evaluation.accuracy, silver.accuracy)
-        if unseen_evaluation and silver
-        else None,
+        difference=difference,
         prior=_prior_correction(evidence),
         shares=shares,
         shares_need=shares_need,
         coverage=risk_coverage(score, right, _COVERAGES) if len(score) else [],
-        thresholds={wanted: threshold_for_accuracy(score, right, wanted) for wanted in _WANTED_ACCURACIES}
-        if len(score)
-        else {},
+        thresholds={wanted: threshold_for_accuracy(score, right, wanted) for wanted in wanted_accuracies},
         agreement=_agreement(evidence),
         rejected=_rejected(evidence),
         drift=_drift(evidence),

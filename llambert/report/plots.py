@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from llambert.annotation.calibration import ReliabilityBin
 from llambert.evaluation.metrics import CoveragePoint
 from llambert.markdown import visible_characters
+from llambert.planning.costs import format_duration
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -108,8 +109,6 @@ def stage_times(name: str, seconds: dict[str, float], alternative: tuple[str, fl
     """Wall time per stage, and beside it what the alternative would take."""
     rows = list(seconds.items())
     with _styled_axes(name, 5.6, 0.9 + 0.38 * (len(rows) + 1)) as (axes, finish):
-        from llambert.planning.costs import format_duration
-
         unit, unit_seconds = _time_unit(max([*seconds.values(), alternative[1] if alternative else 0.0]))
         names, values = [title for title, _ in rows], [value for _, value in rows]
         axes.barh(names, [value / unit_seconds for value in values], color=DARK, alpha=0.85)

@@ -98,9 +98,7 @@ def _counts(findings: Findings) -> Section:
         ["labelled by the classifier", f"{int(records.has_label.sum()):,}"],
     ]
     if evidence.manifests["corpus"].counts.get(HIDDEN_FILES):
-        facts.append(
-            ["hidden files beside the corpus, which are not read", _count_or_dash(evidence, "corpus", HIDDEN_FILES)]
-        )
+        facts.append(["hidden files beside the corpus, not read", _count_or_dash(evidence, "corpus", HIDDEN_FILES)])
     blocks: list[Block] = [
         "Every stage's records in and out; what was left out is kept in a separate table, with its reason.",
         *warnings(evidence.manifests["corpus"].counts, findings.run.recipe.corpus),
@@ -316,15 +314,8 @@ def _provenance(findings: Findings) -> Section:
     rows = []
     for table, manifest in evidence.manifests.items():
         model = " ".join(part for part in (manifest.model, manifest.model_identity) if part) or "-"
-        rows.append(
-            [
-                run.tables[table].stage,
-                manifest.fingerprint,
-                manifest.code_version,
-                manifest.completed_at[:16].replace("T", " "),
-                model,
-            ]
-        )
+        completed = manifest.completed_at[:16].replace("T", " ")
+        rows.append([run.tables[table].stage, manifest.fingerprint, manifest.code_version, completed, model])
     header = ["stage", "fingerprint", "llambert", "completed (UTC)", "model and content hash"]
     blocks: list[Block] = [
         Table(header, rows, left=frozenset({1, 2, 3, 4})),
@@ -365,13 +356,6 @@ def _estimate_row(name: str, estimate: Estimate | None, show: Callable[[float], 
 
 
 def _class_row(figures: ClassFigures) -> list[str]:
-    def shown(estimate: Estimate | None) -> str:
-        return f"{percent(estimate.value)} ({interval(estimate)})" if estimate else "-"
-
-    return [
-        figures.category,
-        shown(figures.precision),
-        shown(figures.recall),
-        f"{figures.f1:.3f}",
-        f"{figures.num_gold:,}",
-    ]
+    estimates = (figures.precision, figures.recall)
+    shares = [f"{percent(share.value)} ({interval(share)})" if share else "-" for share in estimates]
+    return [figures.category, *shares, f"{figures.f1:.3f}", f"{figures.num_gold:,}"]

@@ -38,6 +38,5 @@ def create_average(model: nn.Module, recipe: ClassifierRecipe) -> AveragedModel 
     """The running mean of the weights that the recipe asks for."""
     if recipe.averaging == "none":
         return None
-    if recipe.averaging == "ema":
-        return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True)
-    return AveragedModel(model, use_buffers=True)
+    multi_avg_fn = get_ema_multi_avg_fn(recipe.ema_decay) if recipe.averaging == "ema" else None
+    return AveragedModel(model, multi_avg_fn=multi_avg_fn, use_buffers=True)
