@@ -104,7 +104,7 @@ def test_suspected_labels_are_judged_by_gold_that_was_not_learned_from(tmp_path)
     evidence = read_evidence(run)
     rows = evidence.silver.row
     num_open = int((~evidence.records.is_trained_on_gold[rows]).sum())
-    assert find_suspects(run, evidence).base.num == num_open < len(rows)
+    assert find_suspects(run, evidence).base_rate.num == num_open < len(rows)
 
 
 def test_a_text_whose_first_copy_has_no_gold_label_is_judged_by_the_copy_that_has(tmp_path):
