@@ -87,20 +87,18 @@ def _counts(findings: Findings) -> Section:
         ["distinct texts in the corpus", f"{int((~records.is_duplicate).sum()):,}"],
         ["records whose text an earlier record has", f"{int(records.is_duplicate.sum()):,}"],
         ["records with a gold label", f"{findings.quality.num_gold:,}"],
-        ["gold values that match no category", _count_of(evidence, "corpus", NUM_UNKNOWN_GOLD)],
+        ["gold values that match no category", _count(evidence, "corpus", NUM_UNKNOWN_GOLD)],
         ["sampled for annotation", f"{int(records.is_annotated.sum()):,}"],
         [f"answers, by how they ended ({finished})", f"{answers.num:,}"],
-        ["texts truncated in the corpus", _count_of(evidence, "corpus", "num_truncated")],
+        ["texts truncated in the corpus", _count(evidence, "corpus", "num_truncated")],
         ["texts truncated to fit a prompt", f"{answers.num_truncated:,}"],
-        ["texts of which the classifier read the beginning", _count_of(evidence, "labels", "num_truncated")],
+        ["texts of which the classifier read the beginning", _count(evidence, "labels", "num_truncated")],
         ["silver labels", f"{len(evidence.silver.label):,}"],
         ["answers without a usable category", f"{len(evidence.rejects.reason):,}"],
         ["labelled by the classifier", f"{int(records.has_label.sum()):,}"],
     ]
     if evidence.manifests["corpus"].counts.get(HIDDEN_FILES):
-        facts.append(
-            ["hidden files beside the corpus, which are not read", _count_of(evidence, "corpus", HIDDEN_FILES)]
-        )
+        facts.append(["hidden files beside the corpus, which are not read", _count(evidence, "corpus", HIDDEN_FILES)])
     blocks: list[Block] = [
         "Every stage's records in and out; what was left out is kept in a separate table, with its reason.",
         *warnings(evidence.manifests["corpus"].counts, findings.run.recipe.corpus),
@@ -127,7 +125,7 @@ def _counts(findings: Findings) -> Section:
     return Section("Counts through every stage", blocks)
 
 
-def _count_of(evidence: Evidence, table: str, name: str) -> str:
+def _count(evidence: Evidence, table: str, name: str) -> str:
     num = evidence.manifests[table].counts.get(name)
     return "-" if num is None else f"{num:,}"
 

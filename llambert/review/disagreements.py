@@ -4,9 +4,9 @@ The classifier's label is compared with gold or, without gold, with the silver l
 stay in the run, in ``review/<key>/key.parquet``, by item number.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import chain, combinations
 from typing import Literal
 
 import numpy as np
@@ -118,10 +118,9 @@ def cross_table(run: Run, answers: dict[str, dict[str, str]]) -> CrossTable:
     if len(extra) > 1:
         offered = ", ".join(run.task.category_names)
         raise InputError(f"the answers {', '.join(map(repr, extra))} are none of {offered} and one word for mixed")
-    joint: dict[str, set[str]] = {}
-    for of in answers.values():
-        for item, given in of.items():
-            joint.setdefault(item, set()).add(given)
+    joint: defaultdict[str, set[str]] = defaultdict(set)
+    for item, given in chain.from_iterable(of.items() for of in answers.values()):
+        joint[item].add(given)
     is_disputed = any(len(given) > 1 for given in joint.values())
     columns = [*run.task.category_names, *(extra or [MIXED]), *([DISPUTED] if is_disputed else [])]
     counts: dict[tuple[str, str], list[int]] = {}
@@ -129,9 +128,7 @@ def cross_table(run: Run, answers: dict[str, dict[str, str]]) -> CrossTable:
         row = counts.setdefault(key[item], [0] * len(columns))
         row[columns.index(next(iter(said)) if len(said) == 1 else DISPUTED)] += 1
     names = run.task.category_names
-    ordered = {
-        pair: counts[pair] for pair in sorted(counts, key=lambda pair: (names.index(pair[1]), names.index(pair[0])))
-    }
+    ordered = dict(sorted(counts.items(), key=lambda row: (names.index(row[0][1]), names.index(row[0][0]))))
     agreements = [_agreement(people, answers) for people in combinations(sorted(answers), 2)]
     reference = "gold" if _has_gold(run) else "silver"
     return CrossTable(reference, columns, ordered, len(key), len(joint), agreements)

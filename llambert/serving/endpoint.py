@@ -29,7 +29,6 @@ from llambert.serving.requests import (
     ANSWER_SCHEMA,
     ERROR_SCHEMA,
     Batcher,
-    LabelRequest,
     Limits,
     Prediction,
     RequestError,
@@ -105,7 +104,10 @@ class Endpoint:
         try:
             self._check_token(request.headers.get("authorization", ""))
             asked = parse_request(await self._body(request), self._limits)
-            body = await self._answer(asked)
+            predictions = await self._batcher.label(asked.texts)
+            if not self._categories:
+                await self._fetch_categories()
+            body = render(asked, predictions, self._categories)
         except RequestError as error:
             self._metrics.requests.inc(1, {"status": str(error.status)})
             return _error_response(error)
@@ -144,12 +146,6 @@ class Endpoint:
         except TimeoutError:
             raise RequestError(408, f"the request did not arrive within {self._limits.timeout_s:g} s") from None
         return b"".join(pieces)
-
-    async def _answer(self, asked: LabelRequest) -> dict[str, Any]:
-        predictions = await self._batcher.label(asked.texts)
-        if not self._categories:
-            await self._fetch_categories()
-        return render(asked, predictions, self._categories)
 
     async def _fetch_categories(self) -> None:
         self._categories = await self._labeller.categories.remote()

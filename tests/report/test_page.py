@@ -59,7 +59,7 @@ def test_a_sample_of_some_splits_speaks_for_these_and_is_compared_with_these(tmp
 
 
 def test_a_sample_of_the_whole_corpus_needs_no_such_sentence(full):
-    assert "The LLM annotated records of" not in _read(full[0], "report.md")
+    assert "The LLM annotated only records of" not in _read(full[0], "report.md")
     assert "200 records of the corpus, drawn uniformly at random (seed 0), were given to" in _read(full[0], "report.md")
 
 
