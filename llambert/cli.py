@@ -150,7 +150,7 @@ def plan(
     """Say what a run will take, stage by stage, what the LLM on everything would, and how many annotations pay."""
     from llambert.planning import plan as planning
     from llambert.planning.costs import load_prices
-    from llambert.planning.forecast import parse_measurements
+    from llambert.planning.forecast import parse_timings
     from llambert.recipe import load_recipe
 
     table = load_prices(prices)
@@ -159,7 +159,7 @@ def plan(
     if measured:
         if corpus_records is None:
             raise InputError("--measured: needs --corpus-records, since no corpus is read")
-        rates = parse_measurements(measured)
+        rates = parse_timings(measured)
         planned = planning.plan_from_rates(load_recipe(recipe, settings), rates, corpus_records, table)
     else:
         opened = _open(recipe, settings)

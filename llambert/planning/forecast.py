@@ -22,12 +22,12 @@ from llambert.tables import TABLES
 PILOT_FILE = "pilot.json"
 STAGES = tuple(table.stage for table in TABLES if table.is_required)
 # Part of every interval: relative deviation between runs on one machine, regardless of the pilot.
-# Measurement by tests/benchmarks/bench_plan.py: DECISIONS.md, "Plans".
+# Timing by tests/benchmarks/bench_plan.py: DECISIONS.md, "Plans".
 _MACHINE_DEVIATION = 0.12
 _ON_RAY = ("ingest", "annotate", "finetune", "label")
 
 
-class Measurement(BaseModel):
+class Timing(BaseModel):
     """What a pilot measured of one stage, or its manifest's figures if it is complete.
 
     ``num`` records (fine-tune: optimizer steps) took ``work_seconds``, summed over replicas, and the stage another
@@ -78,7 +78,7 @@ class Pilot(BaseModel):
     learned_share: float = Field(1.0, gt=0, le=1)
     ray_seconds: float = 0.0
     """Time to start or join Ray; counted in the first stage."""
-    stages: dict[str, Measurement]
+    stages: dict[str, Timing]
     with_curve: bool = False
     """Whether a learning curve was requested; with too few records there is none."""
     curve: list[CurvePoint] = Field(default_factory=list)
@@ -167,16 +167,15 @@ def forecast(recipe: Recipe, pilot: Pilot) -> Forecast:
     # Ray is started once, by the first stage that is not complete.
     first = next((n for n, stage in enumerate(stages) if not stage.is_measured and stage.stage in _ON_RAY), None)
     if first is not None:
-        stages[first] = _with_added_seconds(stages[first], pilot.ray_seconds)
+        stages[first] = _add_seconds(stages[first], pilot.ray_seconds)
     everything = None
     if annotate := pilot.stages.get("annotate"):
         alone = annotate.model_copy(update={"num_kept": 0, "spent_seconds": 0.0})
-        everything = _forecast_stage(recipe, "annotate", alone, pilot.num_corpus)
-        everything = _with_added_seconds(everything, pilot.ray_seconds)
+        everything = _add_seconds(_forecast_stage(recipe, "annotate", alone, pilot.num_corpus), pilot.ray_seconds)
     return Forecast(stages=stages, total=add([stage.seconds for stage in stages]), llm_on_everything=everything)
 
 
-def _forecast_stage(recipe: Recipe, name: str, measured: Measurement, num: int) -> StageForecast:
+def _forecast_stage(recipe: Recipe, name: str, measured: Timing, num: int) -> StageForecast:
     replicas, records_per_unit, gpus, cpus = _resources(recipe, name)
     is_measured = measured.num_kept >= num
     remaining = max(num - measured.num_kept, 0)
@@ -239,7 +238,7 @@ def _with_interval(value: float, deviation: float) -> Figure:
     return Figure(value=value, low=value / factor, high=value * factor)
 
 
-def _with_added_seconds(stage: StageForecast, seconds: float) -> StageForecast:
+def _add_seconds(stage: StageForecast, seconds: float) -> StageForecast:
     figure = stage.seconds
     share = (figure.value + seconds) / figure.value if figure.value else 1.0
     return stage.model_copy(update={"seconds": figure.times(share)})
@@ -284,14 +283,14 @@ def relative_deviation(values: list[float]) -> float:
     return statistics.stdev(values) / math.sqrt(len(values)) / mean
 
 
-def parse_measurements(settings: list[str]) -> dict[str, Measurement]:
+def parse_timings(settings: list[str]) -> dict[str, Timing]:
     """``--measured STAGE=NUM:SECONDS``: known rates of one replica, without its start."""
-    found: dict[str, Measurement] = {}
+    found: dict[str, Timing] = {}
     for setting in settings:
         name, _, figures = setting.partition("=")
         num, _, seconds = figures.partition(":")
         try:
-            found[name] = Measurement(num=int(num), work_seconds=float(seconds))
+            found[name] = Timing(num=int(num), work_seconds=float(seconds))
         except (ValueError, ValidationError):
             raise InputError(f"--measured {setting}: expected STAGE=NUM:SECONDS, such as label=25000:558") from None
         if name not in ("annotate", "finetune", "label"):

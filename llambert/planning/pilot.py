@@ -19,7 +19,7 @@ from llambert.annotation.responses import iter_answers
 from llambert.annotation.sampling import LeftOut
 from llambert.annotation.splits import is_learned_gold, not_learned
 from llambert.execution.ray_executor import connect
-from llambert.planning.forecast import PILOT_FILE, CurvePoint, Measurement, Pilot, pilot_table, relative_deviation
+from llambert.planning.forecast import PILOT_FILE, CurvePoint, Pilot, Timing, pilot_table, relative_deviation
 from llambert.planning.subset_training import measure_learning_curve
 from llambert.recipe import ClassifierRecipe
 from llambert.run import Run
@@ -55,13 +55,13 @@ def pilot(run: Run, num_records: int, with_curve: bool) -> Pilot:
     stages["annotate"] = _annotate(few)
     silver = parse(_without_gold_prior(few))
     num_few = few.recipe.annotator.num_records
-    stages["parse"] = Measurement(num=num_few, work_seconds=silver.wall_seconds)
+    stages["parse"] = Timing(num=num_few, work_seconds=silver.wall_seconds)
     with _temporary_run(run, _without_gold_prior(few)) as small:
         trained, labelled = finetune(small), label(small)
         lengths = _lengths(small.table("corpus"))
         deviation = relative_deviation(lengths[:num_few])
-        stages["finetune"] = _training_measurement(trained, deviation)
-        stages["label"] = _labelling_measurement(small, labelled, relative_deviation(lengths))
+        stages["finetune"] = _training_timing(trained, deviation)
+        stages["label"] = _labelling_timing(small, labelled, relative_deviation(lengths))
         curve = measure_learning_curve(small) if with_curve and run.recipe.classifier.learns_silver else {}
         num_learned = trained.counts.get("num_silver_train", 0) + trained.counts.get("num_silver_held_out", 0)
         scales = {"silver": sampled.num_kept / num_few, "gold": num_gold_records(run) / max(num_gold_records(small), 1)}
@@ -99,10 +99,10 @@ def _start_ray() -> float:
     return time.monotonic() - started
 
 
-def _whole_stage(manifest: Manifest) -> Measurement:
+def _whole_stage(manifest: Manifest) -> Timing:
     """The measurement of a stage that the pilot completed for the run itself."""
     seconds, num = manifest.wall_seconds, manifest.num_in
-    return Measurement(num=max(num, 1), work_seconds=seconds, num_kept=num, spent_seconds=seconds)
+    return Timing(num=max(num, 1), work_seconds=seconds, num_kept=num, spent_seconds=seconds)
 
 
 # Annotate
@@ -122,7 +122,7 @@ def _without_gold_prior(run: Run) -> Run:
     return replace(run, recipe=run.recipe.model_copy(update={"parse": recipe}))
 
 
-def _annotate(few: Run) -> Measurement:
+def _annotate(few: Run) -> Timing:
     """Annotate the pilot's records, or read the manifest if that many are annotated already."""
     responses = few.table("responses")
     is_first = not responses.part_names()
@@ -137,7 +137,7 @@ def _annotate(few: Run) -> Measurement:
     columns = [schema.NUM_PROMPT_TOKENS, schema.NUM_RESPONSE_TOKENS]
     rows = pa.concat_tables([rows for _, rows in iter_answers(responses, columns)])
     prompt, response = (rows[name].to_pylist() for name in columns)
-    return Measurement(
+    return Timing(
         num=num,
         work_seconds=manifest.busy_seconds,
         fixed_seconds=startup + tail,
@@ -223,10 +223,10 @@ def _lengths(corpus: TableDirectory) -> list[float]:
     return [n for part in corpus.iter_tables([schema.TEXT]) for n in pc.utf8_length(part[schema.TEXT]).to_pylist()]
 
 
-def _training_measurement(manifest: Manifest, deviation: float) -> Measurement:
+def _training_timing(manifest: Manifest, deviation: float) -> Timing:
     num_steps = manifest.counts["num_steps"]
     each = manifest.measures.get("seconds_per_step", manifest.busy_seconds / num_steps / manifest.counts["num_workers"])
-    return Measurement(
+    return Timing(
         num=num_steps,
         work_seconds=each * num_steps,
         fixed_seconds=max(manifest.wall_seconds - each * num_steps, 0.0),
@@ -234,9 +234,9 @@ def _training_measurement(manifest: Manifest, deviation: float) -> Measurement:
     )
 
 
-def _labelling_measurement(small: Run, manifest: Manifest, deviation: float) -> Measurement:
+def _labelling_timing(small: Run, manifest: Manifest, deviation: float) -> Timing:
     num_actors = min(small.recipe.label.max_actors, len(manifest.parts))
-    return Measurement(
+    return Timing(
         num=manifest.num_in,
         work_seconds=manifest.busy_seconds,
         fixed_seconds=max(manifest.wall_seconds - manifest.busy_seconds / num_actors, 0.0),

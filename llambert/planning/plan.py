@@ -8,17 +8,7 @@ import numpy as np
 
 from llambert.intervals import Z
 from llambert.planning.costs import Prices, format_duration, format_usd
-from llambert.planning.forecast import (
-    Figure,
-    Forecast,
-    Measurement,
-    Pilot,
-    StageForecast,
-    add,
-    forecast,
-    read_pilot,
-    usd,
-)
+from llambert.planning.forecast import Figure, Forecast, Pilot, StageForecast, Timing, add, forecast, read_pilot, usd
 from llambert.planning.learning_curve import Advice, advise
 from llambert.recipe import Recipe
 from llambert.run import Run
@@ -61,7 +51,7 @@ def advise_from_pilot(pilot: Pilot, wanted_gain: float) -> Advice | None:
     return advise(sizes, wrong, wanted_gain, pilot.num_annotatable)
 
 
-def plan_from_rates(recipe: Recipe, measured: dict[str, Measurement], num_corpus: int, prices: Prices) -> Plan:
+def plan_from_rates(recipe: Recipe, measured: dict[str, Timing], num_corpus: int, prices: Prices) -> Plan:
     """The plan from given rates: nothing is read or run.
 
     Assumes that every record can be annotated, and that every annotated one can be learned from.
@@ -92,7 +82,7 @@ def render(plan: Plan, accelerator: str | None = None) -> Iterator[str]:
     total = [usd(plan.recipe, stage, prices, name) for stage in stages]
     priced = [one for one in total if one is not None]
     dollars = add(priced) if len(priced) == len(total) else None
-    yield _row("in all", "", plan.forecast.total, stages, dollars)
+    yield _row("in all", "", stages, dollars)
     if everything := plan.forecast.llm_on_everything:
         yield _line(everything, "LLM on everything", usd(plan.recipe, everything, prices, name))
     yield ""
@@ -148,12 +138,11 @@ def _advice(plan: Plan) -> Iterator[str]:
 
 
 def _line(stage: StageForecast, name: str, dollars: Figure | None) -> str:
-    return _row(name, f"{stage.num:,} {stage.unit}", stage.seconds, [stage], dollars, stage.is_measured)
+    return _row(name, f"{stage.num:,} {stage.unit}", [stage], dollars, stage.is_measured)
 
 
-def _row(
-    name: str, num: str, seconds: Figure, stages: list[StageForecast], dollars: Figure | None, done: bool = False
-) -> str:
+def _row(name: str, num: str, stages: list[StageForecast], dollars: Figure | None, done: bool = False) -> str:
+    seconds = add([stage.seconds for stage in stages])
     interval = "done" if done else f"{format_duration(seconds.low)} – {format_duration(seconds.high)}"
     gpu_hours = sum(stage.gpu_hours.value for stage in stages)
     cpu_hours = sum(stage.cpu_hours.value for stage in stages)

@@ -162,9 +162,9 @@ def test_faults_of_the_options_are_one_line(tmp_path, options, message):
 
 def test_steps_of_training_follow_from_the_recipe():
     from llambert.planning.costs import load_prices
-    from llambert.planning.forecast import Measurement
+    from llambert.planning.forecast import Timing
 
     recipe = make_recipe(classifier={"epochs": 3, "batch_size": 32, "held_out_share": 0.02, "soup_members": 2})
-    planned = plan_from_rates(recipe, {"finetune": Measurement(num=1, work_seconds=1)}, 8_000, load_prices())
+    planned = plan_from_rates(recipe, {"finetune": Timing(num=1, work_seconds=1)}, 8_000, load_prices())
     assert planned.pilot.num_steps == 2 * 3 * 245
     assert planned.forecast.total.value == 2 * 3 * 245
