@@ -22,7 +22,7 @@ from llambert.tables import TABLES
 PILOT_FILE = "pilot.json"
 STAGES = tuple(table.stage for table in TABLES if table.is_required)
 # Part of every interval: relative deviation between runs on one machine, regardless of the pilot.
-# Timing by tests/benchmarks/bench_plan.py: DECISIONS.md, "Plans".
+# Measured by tests/benchmarks/bench_plan.py: DECISIONS.md, "Plans".
 _MACHINE_DEVIATION = 0.12
 _ON_RAY = ("ingest", "annotate", "finetune", "label")
 

@@ -126,12 +126,12 @@ def compare_curves(recipe: ClassifierRecipe, labels: Labels, seeds: list[int]) -
             at = [f"{curve[step]:.3f}" for step in np.linspace(0, len(curve) - 1, 5).astype(int)]
             print(
                 f"seed {seed} {'bucketed' if bucketing else 'unbucketed':10} {time.perf_counter() - started:6.0f} s, "
-                f"accuracy {right[bucketing][-1].mean():.2%}, smooth_labels loss {' '.join(at)}",
+                f"accuracy {right[bucketing][-1].mean():.2%}, smoothed loss {' '.join(at)}",
                 flush=True,
             )
     apart = {True: mean_distance(curves[True], curves[False]), False: mean_distance(curves[False], curves[False])}
     print(
-        f"mean difference of smooth_labels losses between runs of different seeds: bucketed from unbucketed "
+        f"mean difference of smoothed losses between runs of different seeds: bucketed from unbucketed "
         f"{apart[True]:.4f}, unbucketed from unbucketed {apart[False]:.4f}"
     )
     value, low, high = accuracy_difference(right[True], right[False])
