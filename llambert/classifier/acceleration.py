@@ -56,12 +56,12 @@ def single_threaded_pool(num_threads: int) -> ThreadPoolExecutor:
     """A pool whose threads each run PyTorch's operators single-threaded; the caller's thread count is unchanged."""
     started = threading.Barrier(num_threads + 1)
 
-    def alone() -> None:
+    def use_one_thread() -> None:
         torch.get_num_threads()  # a thread's first use of PyTorch sets its thread count: do that before setting ours
         torch.set_num_threads(1)
         started.wait()
 
-    pool = ThreadPoolExecutor(num_threads, "classifier", initializer=alone)
+    pool = ThreadPoolExecutor(num_threads, "classifier", initializer=use_one_thread)
     for _ in range(num_threads):
         pool.submit(int)
     started.wait()

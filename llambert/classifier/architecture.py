@@ -285,8 +285,8 @@ class _InputProbe:
 
     def with_padding(self, input_format: InputFormat) -> InputFormat:
         """Padded on the side that does not change the answer; on the right if neither does."""
-        alone = torch.cat([self.answer(input_format, [text]) for text in self.texts[:-1]])
-        if not alone.isfinite().all():
+        unpadded = torch.cat([self.answer(input_format, [text]) for text in self.texts[:-1]])
+        if not unpadded.isfinite().all():
             raise UnfitModel(f"{type(self.model).__name__} returns logits that are not finite")
         found: list[tuple[float, InputFormat]] = []
         sides: tuple[Literal["right", "left"], ...] = ("right", "left")
@@ -294,8 +294,8 @@ class _InputProbe:
             padded = replace(input_format, padding_side=side)
             with contextlib.suppress(*MODEL_ERRORS):
                 answer = self.answer(padded, self.texts)[:-1]
-                if logits_match(self.model, answer, alone):
-                    found.append((round(_difference(answer, alone), 2), padded))
+                if logits_match(self.model, answer, unpadded):
+                    found.append((round(_difference(answer, unpadded), 2), padded))
         return min(found, key=lambda candidate: candidate[0])[1] if found else replace(input_format, padding_side=None)
 
     def without_mask(self, input_format: InputFormat) -> InputFormat:

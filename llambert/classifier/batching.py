@@ -45,7 +45,7 @@ def pad(ids: Sequence[np.ndarray], padding_id: int, side: str = "right") -> tupl
 def pack_batch(rows: np.ndarray, ids: Sequence[np.ndarray], padding_index: int | None) -> Batch:
     """For ``packing.enable_packing``: ``input_ids`` and ``position_ids``, int64 (1, tokens), and ``text_lengths``.
 
-    Positions are those that the model gives each text alone: 0, 1, 2, …; with a ``padding_index`` they count its
+    Positions restart with each text: 0, 1, 2, …; with a ``padding_index`` they count its
     tokens of other ids from ``padding_index + 1`` on, and a token of that id has the index itself for a position.
     """
     if padding_index is None:

@@ -95,7 +95,7 @@ class Classifier:
     """A fine-tuned encoder, loaded once and used from one thread.
 
     ``checkpoint`` is a reference to a Hugging Face sequence classification folder whose ``id2label`` holds
-    the categories; weights are read from safetensors alone, and code of the folder is run only with
+    the categories; weights are read from safetensors only, and code of the folder is run only with
     ``trust_remote_code``. ``device``
     None: CUDA where there is a GPU. ``num_threads``: number of batches computed at once on a CPU, one per core; a
     single batch uses all of them. It sets PyTorch's threads for the whole process.
@@ -311,8 +311,8 @@ class Classifier:
         tied = best[:, -1] - best[:, -2] < self._tie_margin  # false for NaN
         for batch in batches if tied.any() else []:
             for place in np.flatnonzero(tied[batch.rows]) if len(batch.rows) > 1 else []:
-                alone = self._collate(batch.rows[[place]], [batch.ids[place]])
-                probabilities[alone.rows] = self._forward(alone).cpu().numpy()
+                single = self._collate(batch.rows[[place]], [batch.ids[place]])
+                probabilities[single.rows] = self._forward(single).cpu().numpy()
 
     def _forward_or_split(self, batch: Batch, failures: dict[int, LabelFault]) -> list[tuple[np.ndarray, torch.Tensor]]:
         """The batch's probabilities; if the model fails on it, those of its halves, down to single records.

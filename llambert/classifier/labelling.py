@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 from llambert import schema
 from llambert.classifier.batching import group_by_size
 from llambert.classifier.inference import WINDOW_RECORDS, Classifier, Predictions
-from llambert.errors import InputError
 from llambert.recipe import LabelRecipe
 from llambert.storage.part_file import PartRows, clear_damage
 from llambert.storage.run_directory import Part, TableDirectory
@@ -136,9 +135,6 @@ def read_windows(corpus: TableDirectory, name: str, columns: list[str]) -> Itera
         clear_damage(f"{corpus.uri}/{name}"),
         pq.ParquetFile(stream, pre_buffer=False, page_checksum_verification=True) as parquet,
     ):
-        missing = [column for column in columns if column not in parquet.schema_arrow.names]
-        if missing:
-            raise InputError(f"label.keep: {corpus.uri}/{name} has no column {', '.join(missing)}")
         batches = parquet.iter_batches(batch_size=_ROWS_PER_READ, columns=columns)
         tables = (pa.Table.from_batches([batch]).select(columns) for batch in batches)
         sized = ((rows, rows.num_rows, pc.sum(pc.binary_length(rows[schema.TEXT])).as_py() or 0) for rows in tables)

@@ -121,7 +121,7 @@ class CoveragePoint:
 def risk_coverage(score: Floats, right: NDArray[np.bool_], coverages: Floats) -> list[CoveragePoint]:
     """Accuracy of the most confident records, for each share of records kept (El-Yaniv & Wiener 2010, JMLR 11).
 
-    Records that tie with the threshold's score are all kept, so that a threshold can be applied as it stands;
+    Records that tie with the threshold's score are all kept, so that the threshold can be applied directly;
     a coverage that ties with an earlier one is left out.
     """
     order = np.argsort(-score, kind="stable")

@@ -80,7 +80,7 @@ class Pilot(BaseModel):
     """Time to start or join Ray; counted in the first stage."""
     stages: dict[str, Timing]
     with_curve: bool = False
-    """Whether a learning curve was requested; with too few records there is none."""
+    """Whether a learning curve was requested; with too few records it is empty."""
     curve: list[CurvePoint] = Field(default_factory=list)
     measured_at: str = ""
 
@@ -170,8 +170,8 @@ def forecast(recipe: Recipe, pilot: Pilot) -> Forecast:
         stages[first] = _add_seconds(stages[first], pilot.ray_seconds)
     everything = None
     if annotate := pilot.stages.get("annotate"):
-        alone = annotate.model_copy(update={"num_kept": 0, "spent_seconds": 0.0})
-        everything = _add_seconds(_forecast_stage(recipe, "annotate", alone, pilot.num_corpus), pilot.ray_seconds)
+        timing = annotate.model_copy(update={"num_kept": 0, "spent_seconds": 0.0})
+        everything = _add_seconds(_forecast_stage(recipe, "annotate", timing, pilot.num_corpus), pilot.ray_seconds)
     return Forecast(stages=stages, total=add([stage.seconds for stage in stages]), llm_on_everything=everything)
 
 

@@ -31,7 +31,7 @@ class Plan:
 
 
 def plan(run: Run, num_records: int, wanted_gain: float, prices: Prices, with_curve: bool = True) -> Plan:
-    """The plan of a run, from its stored pilot, or a new one if there is none of ``num_records`` records."""
+    """The plan of a run, from the stored pilot of ``num_records`` records or a new one."""
     found = read_pilot(run)
     is_other = found is not None and found.num_pilot_records != min(num_records, found.num_annotated)
     if found is None or is_other or (with_curve and not found.with_curve):

@@ -68,7 +68,7 @@ def _trust(findings: Findings) -> str:
         )
     return (
         "How many of these labels are right cannot be said: the corpus has no gold labels. A few hundred records, "
-        "drawn at random and labelled by a person, would tell."
+        "drawn at random and labelled by a person, would show it."
     )
 
 

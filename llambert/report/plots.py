@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# After Okabe & Ito's palette for the colour-blind. Both stand out on white and on black; they differ in lightness
-# too, and by hatching.
+# Based on Okabe & Ito's palette for the colour-blind. Both are visible on white and on black, and differ in lightness
+# and hatching.
 DARK, LIGHT = "#1f83c4", "#e69f00"
-# Stands for the page's text colour; replaced by ``currentColor`` in the SVG.
+# Placeholder of the page's text colour; replaced by ``currentColor`` in the SVG.
 _INK = "#010203"
 _STYLE = {
     "font.family": "sans-serif",
@@ -88,7 +88,7 @@ def reliability_diagram(name: str, diagrams: dict[str, list[ReliabilityBin]]) ->
 
 
 def score_distribution(name: str, scores: NDArray, right: NDArray[np.bool_] | None) -> str:
-    """How sure the classifier is: records per score bin, split into right and wrong where gold tells."""
+    """How sure the classifier is: records per score bin, split into right and wrong if there is gold."""
     with _styled_axes(name, 5.2, 3.2) as (axes, finish):
         edges = np.linspace(np.floor(float(scores.min()) * 20) / 20 if len(scores) else 0.0, 1.0, 21)
         width = np.diff(edges)
@@ -106,7 +106,7 @@ def score_distribution(name: str, scores: NDArray, right: NDArray[np.bool_] | No
 
 
 def stage_times(name: str, seconds: dict[str, float], alternative: tuple[str, float] | None) -> str:
-    """Wall time per stage, and beside it what the alternative would take."""
+    """Wall time per stage, and that of the alternative."""
     rows = list(seconds.items())
     with _styled_axes(name, 5.6, 0.9 + 0.38 * (len(rows) + 1)) as (axes, finish):
         unit, unit_seconds = _time_unit(max([*seconds.values(), alternative[1] if alternative else 0.0]))
@@ -128,18 +128,18 @@ def stage_times(name: str, seconds: dict[str, float], alternative: tuple[str, fl
 
 
 def accuracy_by_coverage(name: str, points: Sequence[CoveragePoint]) -> str:
-    """Accuracy of the most sure records against how many are kept, with its 95 % interval."""
+    """Accuracy of the most certain records by the share that is kept, with its 95 % interval."""
     with _styled_axes(name, 5.2, 3.2) as (axes, finish):
         kept = [100 * point.coverage for point in points]
         bounds = np.array([point.accuracy.bounds for point in points]) * 100
         axes.fill_between(kept, bounds[:, 0], bounds[:, 1], color=DARK, alpha=0.25, linewidth=0)
         axes.plot(kept, [100 * point.accuracy.value for point in points], color=DARK, marker="o", markersize=4)
-        axes.set(xlabel="records kept, most sure first (%)", ylabel="of these right (%)", xlim=(0, 102))
+        axes.set(xlabel="records kept, most certain first (%)", ylabel="of these right (%)", xlim=(0, 102))
         return finish()
 
 
 def standalone(svg: str) -> str:
-    """The picture as a file of its own, in a grey that reads on white and on black."""
+    """The picture as a separate file, in a grey that is legible on white and on black."""
     return '<?xml version="1.0" encoding="utf-8"?>\n' + svg.replace("<svg ", '<svg style="color:#808080" ', 1)
 
 
@@ -159,10 +159,10 @@ def _styled_axes(name: str, width: float, height: float) -> Iterator[tuple["Axes
 
 
 def _inline(figure: "Figure", name: str) -> str:
-    """The ``<svg>`` element alone: scalable, in ``currentColor``, its ids unique on a page of many."""
+    """The ``<svg>`` element only: scalable, in ``currentColor``, its ids unique on a page of many."""
     sink = io.StringIO()
     with warnings.catch_warnings():
-        # Its own fonts have no Chinese and no emoji; in the SVG they are text, which a browser has fonts for.
+        # Matplotlib's fonts have no Chinese and no emoji; in the SVG they are text, for which browsers have fonts.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(sink, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = sink.getvalue()
@@ -174,11 +174,11 @@ def _inline(figure: "Figure", name: str) -> str:
         text = re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", text)
         return text.replace(_INK, "currentColor")
 
-    return re.sub(r"<[^>]*>", adapt, svg).strip()  # in tags alone: a category may be named like any of these
+    return re.sub(r"<[^>]*>", adapt, svg).strip()  # in tags only: a category may have such a name
 
 
 def _legend_above(axes: "Axes") -> None:
-    """A legend that no curve or bar can run into."""
+    """A legend that no curve or bar overlaps."""
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3, fontsize=9, handlelength=1.5, columnspacing=1)
 
 

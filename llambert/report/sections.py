@@ -149,7 +149,7 @@ def _accuracy(findings: Findings) -> Section:
         *_of_some_splits(findings, "the accuracy of the silver labels is that on these splits, not on the corpus."),
     ]
     if quality.unseen is None:
-        blocks.insert(0, f"Accuracy {NEEDS_GOLD} on records that were not annotated; agreement alone does not show it.")
+        blocks.insert(0, f"Accuracy {NEEDS_GOLD} on records that were not annotated; agreement does not show it.")
     return Section("How many labels are right", blocks)
 
 

@@ -112,7 +112,7 @@ def _select(
     if len(present := np.unique(train.labels)) < 2:
         raise InputError(
             f"all {len(train)} training records have one label (category {present.tolist()} of the task): there is "
-            "nothing to learn; annotate more records, or see whether the annotator tells the categories apart"
+            "nothing to learn; annotate more records, or check whether the annotator distinguishes the categories"
         )
     num_left_out = {**num_left_out, LeftOut.BEYOND_NUM_RECORDS: len(rows) - len(chosen)}
     num_left_out = {reason: num for reason, num in num_left_out.items() if num}
