@@ -146,7 +146,7 @@ def plan(
     """Say what a run will take, stage by stage, what the LLM on everything would, and how many annotations pay."""
     from llambert.planning import plan as planning
     from llambert.planning.costs import load_prices
-    from llambert.planning.forecast import parse_measured
+    from llambert.planning.forecast import parse_timings
     from llambert.recipe import load_recipe
 
     table = load_prices(prices)
@@ -155,8 +155,8 @@ def plan(
     if measured:
         if corpus_records is None:
             raise InputError("--measured: needs --corpus-records, since no corpus is read")
-        rates = parse_measured(measured)
-        planned = planning.plan_by_rates(load_recipe(recipe, settings), rates, corpus_records, table)
+        rates = parse_timings(measured)
+        planned = planning.plan_from_rates(load_recipe(recipe, settings), rates, corpus_records, table)
     else:
         opened = _open_checked(recipe, settings)
         planned = planning.plan(record_recipe(opened), records, gain / 100, table, curve)

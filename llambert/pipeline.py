@@ -10,7 +10,7 @@ from llambert.stages.ingest import ingest
 from llambert.stages.label import label
 from llambert.stages.parse import parse
 from llambert.stages.sample import sample
-from llambert.training.encoder_trial import require_encoder
+from llambert.training.encoder import require_encoder
 
 
 def pipeline(run: Run, executor: Executor = RAY) -> None:

@@ -31,10 +31,10 @@ load_encoder(run.recipe.classifier, run.task.category_names)
 load_model(run.recipe.annotator)
 """
 CLASSIFY = """\
-from llambert.classifier.inference import Classifier, try_checkpoint
+from llambert.classifier.inference import Classifier, validate_checkpoint
 from llambert.storage.reference import content_identity, pin_commit
 checkpoint = sys.argv[1] if "@" in sys.argv[1] else pin_commit(sys.argv[1])
-try_checkpoint(checkpoint)
+validate_checkpoint(checkpoint)
 scores = Classifier(checkpoint, device="cpu").predict(["a good film"]).scores.tolist()
 print(json.dumps([checkpoint, content_identity(checkpoint), scores]))
 """

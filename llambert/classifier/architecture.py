@@ -1,7 +1,7 @@
-"""What an encoder's architecture asks of its input, found by trying it: no configuration states it.
+"""What input an encoder needs, detected by running it on a few texts: no configuration states it.
 
-Families differ in where they may be padded, in whether a text without a mask is read as one, in the token at which
-they read their answer, and in how many positions they have. A list of their names would never be complete.
+Families differ in the side on which they may be padded, in whether they need an attention mask, in the token whose
+hidden state the head reads, and in their number of positions. A list of families would never be complete.
 """
 
 import contextlib
@@ -14,35 +14,35 @@ import numpy as np
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
 from llambert.classifier.batching import pad
 from llambert.errors import InputError, UnfitModel, described
 
 NO_TOKEN = -1
-"""An id that no token has."""
+"""A token ID that no token has."""
 
-FLOAT16_ON_A_CPU = "label.dtype: float16 needs a GPU; on a CPU use float32, or bfloat16 where the chip has it"
+FLOAT16_NEEDS_GPU = "label.dtype: float16 needs a GPU; on a CPU use float32, or bfloat16 where the chip has it"
 
-_NO_LIMIT = 1_000_000  # a tokenizer that knows no limit names one above this
-_LENGTH_WITHOUT_LIMIT = 4096
-# Tokens of the texts that are tried. Several, since a single text may lie where a model answers the same to anything.
-_LENGTHS = (5, 3, 4, 7, 9, 11)
+_UNLIMITED_LENGTH = 1_000_000  # a tokenizer without a limit states one above this
+_DEFAULT_LENGTH = 4096
+# Lengths of the probe texts. Several, since a model may give the same answer to any input of one length.
+_PROBE_LENGTHS = (5, 3, 4, 7, 9, 11)
 _TOLERANCE, _REDUCED_TOLERANCE = 1e-4, 0.3  # of float32; of bfloat16 and float16, in which small logits are noise
-FAULTS = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, AssertionError)
-"""What a model raises on input that is not for it."""
+MODEL_ERRORS = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, AssertionError)
+"""What a model raises on input that it does not support."""
 
-LOADING_FAULTS = (*FAULTS, OSError, ImportError, NameError, SyntaxError, SafetensorError, StrictDataclassError)
-"""What transformers raises on a folder, or a model's own code, that it cannot load."""
+LOADING_ERRORS = (*MODEL_ERRORS, OSError, ImportError, NameError, SyntaxError, SafetensorError, StrictDataclassError)
+"""What transformers, or a model's custom code, raises while loading."""
 
 
 @dataclass(frozen=True)
 class InputFormat:
-    """How token ids become the arguments of one model, so that it answers as it would for each text alone.
+    """How token ids become the inputs of one model, so that batching does not change its answers.
 
-    ``padding_side`` None: padding changes the answer wherever it is, so a batch holds texts of one length.
-    ``end_id``: the token at which the model reads its answer; the texts of a batch must hold it equally often.
+    ``padding_side`` None: padding on either side changes the answer, so a batch holds texts of one length.
+    ``end_id``: the token whose hidden state the head reads; all texts of a batch must contain it equally often.
     ``token_types``: those of the special tokens before a text, of the text, and of those after it; None where the
     model needs none. ``omits_mask``: a batch without padding needs no mask.
     """
@@ -54,87 +54,93 @@ class InputFormat:
     takes_mask: bool = True
     omits_mask: bool = False
 
-    def completed(self, ids: np.ndarray, max_length: int) -> np.ndarray:
-        """``ids`` as the model can read them: with at least one token, and with its ``end_id``."""
+    def with_required_tokens(self, ids: np.ndarray, max_length: int) -> np.ndarray:
+        """``ids`` with at least one token, and with the ``end_id``."""
         if self.end_id is not None and self.end_id not in ids:
             return np.append(ids[: max_length - 1], self.end_id).astype(ids.dtype)
         return ids if len(ids) else np.array([self.padding_id], dtype=ids.dtype)
 
-    def groups(self, ids: Sequence[np.ndarray]) -> np.ndarray:
-        """A number for each text, int64 (texts,): those with one number may be in one batch."""
+    def batch_groups(self, ids: Sequence[np.ndarray]) -> np.ndarray:
+        """A group number for each text, int64 (texts,): a batch may hold texts of one group only."""
         if self.padding_side is None:
             return np.array([len(row) for row in ids], dtype=np.int64)
         if self.end_id is not None:
             return np.array([np.count_nonzero(row == self.end_id) for row in ids], dtype=np.int64)
         return np.zeros(len(ids), dtype=np.int64)
 
-    def arguments(self, ids: Sequence[np.ndarray]) -> dict[str, torch.Tensor | None]:
-        """The model's arguments for texts of one group: int64 of shape (texts, longest).
+    def model_inputs(self, ids: Sequence[np.ndarray]) -> dict[str, torch.Tensor | None]:
+        """The model's keyword arguments for texts of one group: int64 of shape (texts, longest).
 
-        The mask is made of the texts' lengths: a padding token inside a text is a token of it. Positions are left
-        to the model: families that count theirs from the ids count those of each text alone.
+        The mask follows the texts' lengths: a padding token inside a text is not masked. The model computes the
+        positions: families that derive them from the ids do so for each text separately.
         """
         input_ids, mask = pad(ids, self.padding_id, self.padding_side or "right")
-        arguments: dict[str, torch.Tensor | None] = {"input_ids": torch.from_numpy(input_ids)}
+        inputs: dict[str, torch.Tensor | None] = {"input_ids": torch.from_numpy(input_ids)}
         if self.takes_mask:
             omitted = self.omits_mask and bool(mask.all())
-            arguments["attention_mask"] = None if omitted else torch.from_numpy(mask.astype(np.int64))
+            inputs["attention_mask"] = None if omitted else torch.from_numpy(mask.astype(np.int64))
         if self.token_types is not None:
             types = [_types_of(self.token_types, len(row)) for row in ids]
-            arguments["token_type_ids"] = torch.from_numpy(pad(types, 0, self.padding_side or "right")[0])
-        return arguments
+            inputs["token_type_ids"] = torch.from_numpy(pad(types, 0, self.padding_side or "right")[0])
+        return inputs
 
 
 def find_input_format(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> InputFormat:
-    """How ``model``, in evaluation mode, wants its input; a dozen passes over a few tokens.
+    """The input format of ``model``, which is in evaluation mode; takes a dozen passes over a few tokens.
 
-    ``UnfitModel`` where it fails on any text, or answers with what is no number.
+    ``UnfitModel`` if it fails on every text or its logits are not finite.
     """
-    tried = _Trial(model, tokenizer)
-    found = tried.with_end(InputFormat(tried.padding_id, takes_mask=tried.takes("attention_mask")))
-    found = tried.with_token_types(found)
-    found = tried.with_padding(found)
-    return tried.without_mask(found)
+    probe = _InputProbe(model, tokenizer)
+    found = probe.with_end(InputFormat(probe.padding_id, takes_mask=probe.takes("attention_mask")))
+    found = probe.with_token_types(found)
+    found = probe.with_padding(found)
+    return probe.without_mask(found)
 
 
-def require_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, form: InputFormat, length: int) -> None:
-    """``UnfitModel`` where ``model`` fails on a text of ``length`` tokens, or answers with what is no number."""
-    trial = _Trial(model, tokenizer)
+def require_length(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, input_format: InputFormat, length: int
+) -> None:
+    """``UnfitModel`` if ``model`` fails on a text of ``length`` tokens or its logits are not finite."""
+    probe = _InputProbe(model, tokenizer)
     try:
-        is_finite = bool(trial.answer(form, [trial.text(length)]).isfinite().all())
-        reason = None if is_finite else "its answer is no finite number"
-    except FAULTS as error:
+        is_finite = bool(probe.answer(input_format, [probe.text(length)]).isfinite().all())
+        reason = None if is_finite else "its logits are not finite"
+    except MODEL_ERRORS as error:
         reason = described(error)
     if reason:
         raise UnfitModel(f"{type(model).__name__} fails on a text of {length} tokens: {reason}")
 
 
-def trial_texts(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, form: InputFormat) -> list[np.ndarray]:
+def probe_texts(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, input_format: InputFormat
+) -> list[np.ndarray]:
     """Token ids of a few texts of different lengths that may be in one batch."""
-    texts = _Trial(model, tokenizer).texts
-    return [form.completed(ids, len(ids)) for ids in texts] if form.padding_side else texts[:1] * 2
+    texts = _InputProbe(model, tokenizer).texts
+    if input_format.padding_side is None:
+        return texts[:1] * 2
+    return [input_format.with_required_tokens(ids, len(ids)) for ids in texts]
 
 
-def answers_alike(model: PreTrainedModel, found: torch.Tensor, expected: torch.Tensor) -> bool:
-    """Whether two answers (logits) of ``model`` differ by the rounding of its type alone."""
+def logits_match(model: PreTrainedModel, found: torch.Tensor, expected: torch.Tensor) -> bool:
+    """Whether two tensors of logits of ``model`` differ by rounding errors of its dtype only."""
     is_reduced = next(model.parameters()).dtype != torch.float32
     return _difference(found, expected) <= (_REDUCED_TOLERANCE if is_reduced else _TOLERANCE)
 
 
 def _difference(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """The largest between two answers, as a share of the largest logit."""
+    """The largest absolute difference of two tensors of logits, relative to the largest logit."""
     return float((found - expected).abs().max() / (expected.abs().max() + 1e-6))
 
 
 def length_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, wanted: int | None = None) -> int:
-    """Tokens of a text, special ones included: as many as model and tokenizer take, ``wanted`` at most.
+    """Maximum number of tokens of a text, special ones included: that of model and tokenizer, at most ``wanted``.
 
-    4,096 where there is no limit at all. ``InputError``: so few that there is no room for a text.
+    4,096 if none of them has a limit. ``InputError`` if the special tokens leave no room for a text.
     """
     stated = tokenizer.model_max_length
-    is_limit = isinstance(stated, int | float) and 0 < stated < _NO_LIMIT  # -1 and null stand for "none"
+    is_limit = isinstance(stated, int | float) and 0 < stated < _UNLIMITED_LENGTH  # -1 and null stand for "none"
     limits = [wanted, int(stated) if is_limit else None, max_positions(model)]
-    limit = min((one for one in limits if one), default=_LENGTH_WITHOUT_LIMIT)
+    limit = min((limit for limit in limits if limit), default=_DEFAULT_LENGTH)
     if limit <= (num_special := tokenizer.num_special_tokens_to_add()):
         setting = "classifier.max_length" if wanted is not None else "model_max_length in its tokenizer_config.json"
         raise InputError(
@@ -144,7 +150,7 @@ def length_limit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, wan
 
 
 def max_positions(model: PreTrainedModel) -> int | None:
-    """Tokens of a text that the model has positions for; None: no limit (relative positions, as T5's and XLNet's)."""
+    """Number of token positions of the model; None: unlimited (relative positions, as in T5 and XLNet)."""
     embeddings = getattr(model.base_model, "embeddings", None)
     weight = getattr(getattr(embeddings, "position_embeddings", None), "weight", None)
     if isinstance(weight, torch.Tensor):
@@ -157,9 +163,9 @@ def max_positions(model: PreTrainedModel) -> int | None:
 
 
 def position_padding_index(model: PreTrainedModel) -> int | None:
-    """The padding id of a model that counts positions from its ids, as RoBERTa does; None: they are 0, 1, 2, …
+    """The padding id of a model that derives positions from its ids, as RoBERTa does; None: they are 0, 1, 2, …
 
-    It may be -1: no token has it. PyTorch makes the last row of it, the embeddings as a whole keep it.
+    It may be -1, which no token has: PyTorch resolves that to the last row, so it is read from the embeddings module.
     """
     embeddings = getattr(model.base_model, "embeddings", None)
     index = getattr(getattr(embeddings, "position_embeddings", None), "padding_idx", None)
@@ -167,30 +173,36 @@ def position_padding_index(model: PreTrainedModel) -> int | None:
 
 
 def num_embeddings(model: PreTrainedModel) -> int:
-    """Tokens that the model knows."""
+    """Number of tokens that the model has embeddings for."""
     weight = model.get_input_embeddings().weight
     assert isinstance(weight, torch.Tensor)
     return weight.shape[0]
 
 
-def has_vocabulary(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """False where transformers made up a tokenizer of special tokens alone, since the folder holds none."""
-    return len(tokenizer.get_vocab()) > len(tokenizer.all_special_tokens)
+def load_tokenizer(location: str, **options: Any) -> Any:
+    """The fast tokenizer of a model's folder or hub name; ``UnfitModel`` if there is none."""
+    tokenizer = AutoTokenizer.from_pretrained(location, **options)
+    if not tokenizer.is_fast:
+        raise UnfitModel("its tokenizer has no fast (Rust) form, which llambert needs")
+    # Without a vocabulary transformers makes a tokenizer of special tokens only.
+    if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_tokens):
+        raise UnfitModel("its tokenizer knows no token; is tokenizer.json (or a vocabulary) missing?")
+    return tokenizer
 
 
-def without_classifier(config: PreTrainedConfig) -> str | None:
-    """Why no model of this configuration's type classifies texts; None: one does."""
+def unsupported_model_reason(config: PreTrainedConfig) -> str | None:
+    """Why this type of model cannot classify texts; None if it can."""
     own_code = getattr(config, "auto_map", None) or {}
     if type(config) in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING or "AutoModelForSequenceClassification" in own_code:
         return None
     return f"transformers has no classifier of texts of model type {config.model_type!r}; name an encoder of texts"
 
 
-def settle(config: PreTrainedConfig) -> None:
-    """Set what a configuration leaves open or to chance, before the model is built.
+def complete_config(config: PreTrainedConfig) -> None:
+    """Set options that a configuration leaves undefined, before the model is built.
 
-    Full attention for BigBird: its sparse one depends on padding, and a short text switches it off for good. A first
-    token for the decoder of a T5 whose configuration names none: the padding token, as in T5's own.
+    Full attention for BigBird: sparse attention depends on padding, and a short text switches it off permanently. A
+    decoder start token for a T5 without one: the padding token, as in the original T5.
     """
     if getattr(config, "attention_type", None) == "block_sparse":
         config.attention_type = "original_full"
@@ -199,106 +211,104 @@ def settle(config: PreTrainedConfig) -> None:
 
 
 def cast_parameters(model: PreTrainedModel, dtype: torch.dtype) -> None:
-    """All weights in ``dtype``: transformers leaves XLNet's in float32. Those it keeps so on purpose (T5's) stay."""
+    """Cast all weights to ``dtype``, which transformers omits for XLNet. Models it keeps in float32 (T5) are left."""
     if not (model._keep_in_fp32_modules or model._keep_in_fp32_modules_strict):
         for parameter in model.parameters():
             parameter.data = parameter.data.to(dtype)
 
 
-def settle_end_of_text(model: PreTrainedModel) -> None:
-    """Let a decoder without a padding token answer at the last token of each text, whichever that is.
+def allow_missing_padding_token(model: PreTrainedModel) -> None:
+    """Make a decoder without a padding token classify by the last token of each text.
 
-    transformers refuses batches of such a model, since it takes the last token that is no padding.
+    transformers looks for the last token that is not padding, and rejects batches if there is no padding token.
     """
     config = model.config.get_text_config()
     if config.pad_token_id is None:
         config.pad_token_id = NO_TOKEN
 
 
-class _Trial:
-    """A few texts of random tokens, and what a model says of them."""
+class _InputProbe:
+    """A few texts of random tokens, and a model's logits for them."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         self.model, self.tokenizer = model, tokenizer
         config = model.config.get_text_config()
-        given = [config.pad_token_id, tokenizer.pad_token_id]
         num_tokens = num_embeddings(model)
-        usable = [number for number in given if isinstance(number, int) and 0 <= number < num_tokens]
-        self.padding_id, self.end_id = next(iter(usable), 0), config.eos_token_id
-        limit = max_positions(model) or max(_LENGTHS)
+        padding_ids = [config.pad_token_id, tokenizer.pad_token_id]
+        valid_ids = [token for token in padding_ids if isinstance(token, int) and 0 <= token < num_tokens]
+        self.padding_id, self.end_id = next(iter(valid_ids), 0), config.eos_token_id
+        limit = max_positions(model) or max(_PROBE_LENGTHS)
         special = {*tokenizer.all_special_ids, self.padding_id, self.end_id}
-        ordinary = [number for number in range(min(num_tokens, 1000 + len(special))) if number not in special]
+        ordinary = [token for token in range(min(num_tokens, 1000 + len(special))) if token not in special]
         self._ordinary, self._random = ordinary or [0], np.random.default_rng(0)
-        self.texts = [self.text(max(2, min(length, limit - 2))) for length in _LENGTHS]
+        self.texts = [self.text(max(2, min(length, limit - 2))) for length in _PROBE_LENGTHS]
 
     def text(self, length: int) -> np.ndarray:
-        """Random tokens, none of them special."""
+        """Random tokens without special ones."""
         return self._random.choice(self._ordinary, length).astype(np.int64)
 
     def takes(self, argument: str) -> bool:
         return argument in inspect.signature(self.model.forward).parameters
 
-    def answer(self, form: InputFormat, texts: Sequence[np.ndarray], with_mask: bool = True) -> torch.Tensor:
+    def answer(self, input_format: InputFormat, texts: Sequence[np.ndarray], with_mask: bool = True) -> torch.Tensor:
         """Logits of each text, float32 (texts, outputs)."""
-        given: dict[str, Any] = form.arguments([form.completed(ids, len(ids)) for ids in texts])
+        ids = [input_format.with_required_tokens(text, len(text)) for text in texts]
+        inputs: dict[str, Any] = input_format.model_inputs(ids)
         if not with_mask:
-            del given["attention_mask"]
+            del inputs["attention_mask"]
         device = next(self.model.parameters()).device
         with torch.no_grad():
-            on_device = {name: value if value is None else value.to(device) for name, value in given.items()}
+            on_device = {name: value if value is None else value.to(device) for name, value in inputs.items()}
             return self.model(**on_device).logits.float()
 
-    def with_end(self, form: InputFormat) -> InputFormat:
-        """With the ``end_id`` of a model that cannot read a text without: BART and T5 answer at that token."""
-        try:
-            self.answer(form, self.texts[:1])
-            return form
-        except FAULTS as error:
-            fault = error
+    def with_end(self, input_format: InputFormat) -> InputFormat:
+        """With the ``end_id`` if the model fails on a text without one: BART and T5 classify by that token."""
+        candidates = [input_format]
         if self.model.config.is_encoder_decoder and isinstance(self.end_id, int):
-            form = replace(form, end_id=self.end_id)
+            candidates.append(replace(input_format, end_id=self.end_id))
+        for candidate in candidates:
             try:
-                self.answer(form, self.texts[:1])
-                return form
-            except FAULTS as error:
-                fault = error
-        raise UnfitModel(f"{type(self.model).__name__} fails on any text: {described(fault)}") from fault
+                self.answer(candidate, self.texts[:1])
+                return candidate
+            except MODEL_ERRORS as error:
+                cause = error
+        raise UnfitModel(f"{type(self.model).__name__} fails on any text: {described(cause)}") from cause
 
-    def with_token_types(self, form: InputFormat) -> InputFormat:
-        """With the tokenizer's token types, where it makes some and the model answers otherwise without (XLNet)."""
+    def with_token_types(self, input_format: InputFormat) -> InputFormat:
+        """With the tokenizer's token types, if it has any and omitting them changes the answer (XLNet)."""
         if "token_type_ids" not in self.tokenizer.model_input_names or not self.takes("token_type_ids"):
-            return form
-        typed = replace(form, token_types=_token_types(self.tokenizer))
-        # Exactly: what a family makes of absent types is what it makes of those, or something else.
-        same = torch.equal(self.answer(form, self.texts[:1]), self.answer(typed, self.texts[:1]))
-        return form if same else typed
+            return input_format
+        typed = replace(input_format, token_types=_token_types(self.tokenizer))
+        # Compared exactly: a family's default for missing types is either the same or different.
+        same = torch.equal(self.answer(input_format, self.texts[:1]), self.answer(typed, self.texts[:1]))
+        return input_format if same else typed
 
-    def with_padding(self, form: InputFormat) -> InputFormat:
-        """Padded on the side where that leaves the answer alone; on the right if both do."""
-        alone = torch.cat([self.answer(form, [text]) for text in self.texts[:-1]])
-        if not alone.isfinite().all():
-            raise UnfitModel(f"{type(self.model).__name__} answers with what is no finite number")
+    def with_padding(self, input_format: InputFormat) -> InputFormat:
+        """Padded on the side that does not change the answer; on the right if neither does."""
+        unpadded = torch.cat([self.answer(input_format, [text]) for text in self.texts[:-1]])
+        if not unpadded.isfinite().all():
+            raise UnfitModel(f"{type(self.model).__name__} returns logits that are not finite")
         found: list[tuple[float, InputFormat]] = []
         sides: tuple[Literal["right", "left"], ...] = ("right", "left")
-        for side in sides if form.takes_mask else ():
-            padded = replace(form, padding_side=side)
-            with contextlib.suppress(*FAULTS):
+        for side in sides if input_format.takes_mask else ():
+            padded = replace(input_format, padding_side=side)
+            with contextlib.suppress(*MODEL_ERRORS):
                 answer = self.answer(padded, self.texts)[:-1]
-                if answers_alike(self.model, answer, alone):
-                    found.append((round(_difference(answer, alone), 2), padded))
-        return min(found, key=lambda one: one[0])[1] if found else replace(form, padding_side=None)
+                if logits_match(self.model, answer, unpadded):
+                    found.append((round(_difference(answer, unpadded), 2), padded))
+        return min(found, key=lambda candidate: candidate[0])[1] if found else replace(input_format, padding_side=None)
 
-    def without_mask(self, form: InputFormat) -> InputFormat:
-        """Without a mask where none is needed, unless the model then takes padding tokens of a text for padding."""
-        if not form.takes_mask:
-            return form
+    def without_mask(self, input_format: InputFormat) -> InputFormat:
+        """Without a mask where none is needed, unless the model then ignores padding tokens inside a text."""
+        if not input_format.takes_mask:
+            return input_format
         text = self.texts[-1].copy()
-        text[[1, -1]] = form.padding_id
+        text[[1, -1]] = input_format.padding_id
         try:
-            masked, bare = (self.answer(form, [text], with_mask=mask) for mask in (True, False))
-        except FAULTS:
-            return form
-        return replace(form, omits_mask=_difference(bare, masked) <= _TOLERANCE)
+            masked, unmasked = (self.answer(input_format, [text], with_mask=mask) for mask in (True, False))
+        except MODEL_ERRORS:
+            return input_format
+        return replace(input_format, omits_mask=_difference(unmasked, masked) <= _TOLERANCE)
 
 
 def _token_types(tokenizer: PreTrainedTokenizerBase) -> tuple[tuple[int, ...], int, tuple[int, ...]]:

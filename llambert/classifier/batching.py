@@ -1,16 +1,18 @@
 """Token ids as an encoder takes them: batches padded to their longest text, or texts packed end to end.
 
-Padded batches are for many texts, which sort into batches of one length each. Packs are for few: a pass of the model
-has a price of its own, mostly that of reading the weights (2.5 ms for MiniLM on a core, as much as a text of 24
-tokens), which a batch for each length would pay again and again.
+Padded batches are for many texts, which sort into batches of one length each. Packs are for few: each pass of the
+model has a fixed cost, mostly reading the weights (2.5 ms for MiniLM on a core, as much as a text of 24 tokens), which
+a separate batch for each length would pay every time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+
+T = TypeVar("T")
 
 MAX_PADDING_WASTE = 0.03
 """Share of a batch's token positions that may be padding; holds for every batch, so for every run."""
@@ -18,20 +20,20 @@ MAX_PADDING_WASTE = 0.03
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of a window, the token ids of each, and the same as the model's ``arguments``."""
+    """Rows of a window, the token ids of each, and the model's keyword arguments made of them."""
 
     rows: np.ndarray
     ids: Sequence[np.ndarray]
-    arguments: dict[str, Any]
+    inputs: dict[str, Any]
 
     @property
     def num_positions(self) -> int:
-        """Tokens that the model is given, padding included."""
-        return int(self.arguments["input_ids"].numel())
+        """Token positions that the model computes, padding included."""
+        return int(self.inputs["input_ids"].numel())
 
 
 def pad(ids: Sequence[np.ndarray], padding_id: int, side: str = "right") -> tuple[np.ndarray, np.ndarray]:
-    """``ids`` padded to the longest on one side, int64 of shape (texts, longest), and which of those are theirs."""
+    """``ids`` padded to the longest on one side, int64 of shape (texts, longest), and the mask of their tokens."""
     lengths = np.array([len(row) for row in ids])
     positions = np.arange(lengths.max())[None, :]
     mask = positions < lengths[:, None] if side == "right" else positions >= lengths.max() - lengths[:, None]
@@ -40,10 +42,10 @@ def pad(ids: Sequence[np.ndarray], padding_id: int, side: str = "right") -> tupl
     return padded, mask
 
 
-def packed(rows: np.ndarray, ids: Sequence[np.ndarray], padding_index: int | None) -> Batch:
-    """For ``packing.pack``'s models: ``input_ids`` and ``position_ids``, int64 (1, tokens), and ``text_lengths``.
+def pack_batch(rows: np.ndarray, ids: Sequence[np.ndarray], padding_index: int | None) -> Batch:
+    """For ``packing.enable_packing``: ``input_ids`` and ``position_ids``, int64 (1, tokens), and ``text_lengths``.
 
-    Positions are those that the model gives each text alone: 0, 1, 2, …; with a ``padding_index`` they count its
+    Positions restart with each text: 0, 1, 2, …; with a ``padding_index`` they count its
     tokens of other ids from ``padding_index + 1`` on, and a token of that id has the index itself for a position.
     """
     if padding_index is None:
@@ -51,12 +53,30 @@ def packed(rows: np.ndarray, ids: Sequence[np.ndarray], padding_index: int | Non
     else:
         counted = [row != padding_index for row in ids]
         positions = [np.cumsum(is_counted) * is_counted + padding_index for is_counted in counted]
-    arguments = {
+    inputs = {
         "input_ids": torch.from_numpy(np.concatenate(ids).astype(np.int64))[None],
         "position_ids": torch.from_numpy(np.concatenate(positions).astype(np.int64))[None],
         "text_lengths": [len(row) for row in ids],
     }
-    return Batch(rows, ids, arguments)
+    return Batch(rows, ids, inputs)
+
+
+def group_by_size(items: Iterable[tuple[T, int, int]], max_records: int, max_size: int) -> Iterator[list[T]]:
+    """Runs of consecutive items of at most ``max_records`` records and, single items aside, ``max_size``.
+
+    ``items``: each with its number of records and its size.
+    """
+    group: list[T] = []
+    num_records = group_size = 0
+    for item, records, size in items:
+        if group and (num_records + records > max_records or group_size + size > max_size):
+            yield group
+            group, num_records, group_size = [], 0, 0
+        group.append(item)
+        num_records += records
+        group_size += size
+    if group:
+        yield group
 
 
 def plan_batches(
@@ -85,9 +105,9 @@ def plan_batches(
 
 
 def plan_packs(rows: np.ndarray, lengths: np.ndarray, max_tokens: int, num_cores: int) -> list[np.ndarray]:
-    """``rows`` in packs of about as many tokens each, so that each of ``num_cores`` gets as much.
+    """``rows`` in packs of about equal numbers of tokens, so that each of ``num_cores`` gets equal work.
 
-    So many that their mean is within ``max_tokens``; one of them exceeds it by its shortest text at most.
+    Their mean size is within ``max_tokens``; a single pack exceeds it by its shortest text at most.
     ``lengths`` is by row.
     """
     num_tokens = int(lengths[rows].sum())

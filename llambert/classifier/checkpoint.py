@@ -1,13 +1,13 @@
 """A fine-tuned classifier as it is stored: a Hugging Face folder, read without Ray."""
 
-from typing import Any
+import contextlib
+from collections.abc import Iterator
 
 import torch
 import transformers
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
@@ -15,15 +15,15 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
 from llambert.classifier.architecture import (
-    LOADING_FAULTS,
+    LOADING_ERRORS,
+    allow_missing_padding_token,
     cast_parameters,
-    has_vocabulary,
+    complete_config,
+    load_tokenizer,
     num_embeddings,
-    settle,
-    settle_end_of_text,
-    without_classifier,
+    unsupported_model_reason,
 )
-from llambert.errors import InputError, loading_fault
+from llambert.errors import InputError, UnfitModel, loading_fault
 from llambert.storage.reference import local_copy
 
 _CLASSIFIERS = frozenset(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.values())
@@ -32,25 +32,22 @@ _CLASSIFIERS = frozenset(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.values(
 def load_checkpoint(
     checkpoint: str, dtype: torch.dtype, trust_remote_code: bool = False
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    """The model, its weights in ``dtype``, and its tokenizer; weights are read from safetensors alone.
+    """The model, its weights in ``dtype``, and its tokenizer; weights are read from safetensors only.
 
-    Attention is PyTorch's fused one where the model's family has it. ``InputError``: not there, not fine-tuned to
-    give each text one of several categories, no Rust tokenizer, or custom code that is not trusted.
+    Attention is PyTorch's fused one if the model's family supports it. ``InputError``: the checkpoint does not exist,
+    is not fine-tuned to classify, has no fast tokenizer, or has custom code that is not trusted.
     """
-    config, tokenizer = check_checkpoint(checkpoint, trust_remote_code)
-    try:
+    config, tokenizer = load_config_and_tokenizer(checkpoint, trust_remote_code)
+    with _loading(checkpoint, "classifier"):
         model, report = AutoModelForSequenceClassification.from_pretrained(
             local_copy(checkpoint),
             config=config,
             dtype=dtype,
             use_safetensors=True,
-            ignore_mismatched_sizes=True,  # they are refused below, in words
+            ignore_mismatched_sizes=True,  # reported below with their names
             output_loading_info=True,
             trust_remote_code=trust_remote_code,
         )
-    except LOADING_FAULTS as error:
-        reason = loading_fault(error, "label")
-        raise InputError(f"{checkpoint}: no classifier can be loaded from it: {reason}") from error
     if report["missing_keys"]:
         missing = ", ".join(sorted(report["missing_keys"])[:3])
         raise InputError(f"{checkpoint}: it lacks the weights {missing}: a model that was not fine-tuned to classify")
@@ -64,41 +61,43 @@ def load_checkpoint(
             f"{checkpoint}: its tokenizer has {tokenizer.vocab_size} tokens, its model has embeddings for {num_known}"
         )
     cast_parameters(model, dtype)
-    settle_end_of_text(model)
+    allow_missing_padding_token(model)
     return model.eval(), tokenizer
 
 
-def check_checkpoint(
+def load_config_and_tokenizer(
     checkpoint: str, trust_remote_code: bool = False
 ) -> tuple[PreTrainedConfig, PreTrainedTokenizerFast]:
-    """Configuration and tokenizer of a checkpoint; ``InputError`` where they are not those of a classifier.
+    """Configuration and tokenizer of a checkpoint; ``InputError`` if they are not those of a classifier.
 
-    Cheap enough to be done before Ray starts: no weights are read.
+    Fast enough to run before Ray starts: no weights are read.
     """
     location = local_copy(checkpoint)
-    try:
+    with _loading(checkpoint, "classifier"):
         config = AutoConfig.from_pretrained(location, trust_remote_code=trust_remote_code)
-    except LOADING_FAULTS as error:
-        reason = loading_fault(error, "label")
-        raise InputError(f"{checkpoint}: no classifier can be loaded from it: {reason}") from error
-    if fault := _not_a_classifier(config):
-        raise InputError(f"{checkpoint}: {fault}")
-    try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(location, trust_remote_code=trust_remote_code)
-    except LOADING_FAULTS as error:
-        reason = loading_fault(error, "label")
-        raise InputError(f"{checkpoint}: no tokenizer can be loaded from it: {reason}") from error
-    if not tokenizer.is_fast:
-        raise InputError(f"{checkpoint}: its tokenizer has no fast (Rust) form, which llambert needs")
-    if not has_vocabulary(tokenizer):
-        raise InputError(f"{checkpoint}: its tokenizer knows no token; is tokenizer.json (or a vocabulary) missing?")
-    settle(config)
+    if reason := _unsupported_reason(config):
+        raise InputError(f"{checkpoint}: {reason}")
+    with _loading(checkpoint, "tokenizer"):
+        tokenizer = load_tokenizer(location, trust_remote_code=trust_remote_code)
+    complete_config(config)
     return config, tokenizer
 
 
-def _not_a_classifier(config: PreTrainedConfig) -> str | None:
-    """Why a model of this configuration cannot give a text one of several categories; None: it can."""
-    if reason := without_classifier(config):
+@contextlib.contextmanager
+def _loading(checkpoint: str, what: str) -> Iterator[None]:
+    """``InputError`` that names the checkpoint for whatever is raised while ``what`` is loaded."""
+    try:
+        yield
+    except UnfitModel as error:
+        raise InputError(f"{checkpoint}: {error}") from error
+    except LOADING_ERRORS as error:
+        reason = loading_fault(error, "label")
+        raise InputError(f"{checkpoint}: no {what} can be loaded from it: {reason}") from error
+
+
+def _unsupported_reason(config: PreTrainedConfig) -> str | None:
+    """Why a model of this configuration cannot assign one of several categories to a text; None if it can."""
+    if reason := unsupported_model_reason(config):
         return reason
     others = [name for name in config.architectures or [] if hasattr(transformers, name) and name not in _CLASSIFIERS]
     if others:

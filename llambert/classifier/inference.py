@@ -1,15 +1,14 @@
 """A checkpoint that labels: texts in, labels and probabilities out, in input order. No Ray.
 
-Texts are taken by the window. A background thread tokenizes the next window (Rust, outside Python's lock)
+Texts are processed in windows. A background thread tokenizes the next window (Rust, outside Python's lock)
 while the model works on this one. Within a window records are sorted by length and cut into batches of a
 token budget whose padding stays below ``MAX_PADDING_WASTE``; most batches hold records of one length and
-need no attention mask at all. Few texts at a time, as requests bring them, are packed whatever their lengths. On a
-CPU each core works on a batch of its own: threads that share one wait for each other at every layer.
+need no attention mask at all. A few texts at a time, as in requests, are packed regardless of their
+lengths. On a CPU each core works on a separate batch: threads that share one wait for each other at every layer.
 """
 
 import logging
 import re
-import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,27 +16,29 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
 
-from llambert.classifier.acceleration import accelerated
+from llambert.classifier.acceleration import accelerate, single_threaded_pool
 from llambert.classifier.architecture import (
-    FLOAT16_ON_A_CPU,
+    FLOAT16_NEEDS_GPU,
     find_input_format,
     length_limit,
     position_padding_index,
-    trial_texts,
+    probe_texts,
 )
-from llambert.classifier.batching import MAX_PADDING_WASTE, Batch, packed, plan_batches, plan_packs
-from llambert.classifier.checkpoint import check_checkpoint, load_checkpoint
+from llambert.classifier.batching import MAX_PADDING_WASTE, Batch, group_by_size, pack_batch, plan_batches, plan_packs
+from llambert.classifier.checkpoint import load_checkpoint, load_config_and_tokenizer
 from llambert.errors import InputError, LabelFault
+from llambert.recipe import LabelRecipe
 from llambert.storage.reference import local_copy
 
 log = logging.getLogger(__name__)
 
 TIE_MARGIN = 1e-4
-"""In float32, a record whose two best probabilities are closer than this is decided by the model on it alone: last
+"""In float32, a record whose two best probabilities are closer than this is classified again in a batch of one: last
 bits depend on the batch (up to 5e-7 were measured), and so would a label, between batches, parts and requests."""
 
 WINDOW_RECORDS = 8192
@@ -51,7 +52,7 @@ _CHARS_PER_TOKEN = 32
 _MAX_CHARS_PER_TOKEN = 512
 _WHOLE_TEXT_CHARS = 1 << 30
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_TRIED_BELOW_BYTES = 1 << 30
+_MAX_LOADED_BYTES = 1 << 30
 _NON_SPACE = re.compile(r"\S")
 
 
@@ -94,13 +95,13 @@ class Classifier:
     """A fine-tuned encoder, loaded once and used from one thread.
 
     ``checkpoint`` is a reference to a Hugging Face sequence classification folder whose ``id2label`` holds
-    the categories; weights are read from safetensors alone, and code of the folder is run only with
+    the categories; weights are read from safetensors only, and code of the folder is run only with
     ``trust_remote_code``. ``device``
-    None: CUDA where there is a GPU. ``num_threads``: so many batches at once on a CPU, on a core each, or one
-    over all of them where there is but one; it sets PyTorch's threads for the whole process.
-    ``max_batch_tokens`` None: 2,048 on a CPU, 65,536 on a GPU. ``few_texts``: calls bring some dozens of texts, which
-    are packed end to end on a CPU where the model's kind allows it, and elsewhere may be padded more.
-    ``InputError``: no such checkpoint.
+    None: CUDA where there is a GPU. ``num_threads``: number of batches computed at once on a CPU, one per core; a
+    single batch uses all of them. It sets PyTorch's threads for the whole process.
+    ``max_batch_tokens`` None: 2,048 on a CPU, 65,536 on a GPU. ``few_texts``: optimize for calls with a few dozen
+    texts: they are packed end to end on a CPU if the model's family allows it, and otherwise may be padded more.
+    ``InputError``: the checkpoint does not exist or is not a classifier.
     """
 
     def __init__(
@@ -117,13 +118,14 @@ class Classifier:
     ) -> None:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if self.device.type == "cpu" and dtype == "float16":
-            raise InputError(FLOAT16_ON_A_CPU)
+            raise InputError(FLOAT16_NEEDS_GPU)
         if num_threads is not None:
             torch.set_num_threads(num_threads)
         self._tie_margin = TIE_MARGIN if dtype == "float32" else 0.0
         self.max_batch_tokens = max_batch_tokens or _DEFAULT_BATCH_TOKENS[self.device.type]
         self._max_padding_waste = _FEW_TEXTS_PADDING_WASTE if few_texts else MAX_PADDING_WASTE
-        model, tokenizer = load_checkpoint(checkpoint, _DTYPES[dtype], trust_remote_code)
+        load = partial(load_checkpoint, checkpoint, _DTYPES[dtype], trust_remote_code)
+        model, tokenizer = load()
         torch.nn.Module.to(model, self.device)
         self.categories: list[str] = [name for _, name in sorted((model.config.id2label or {}).items())]
         try:
@@ -135,30 +137,42 @@ class Classifier:
         self.tokenizer = tokenizer.backend_tokenizer
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(self.max_length, direction=tokenizer.truncation_side)
-        # A text cut at its start must be read to its end.
+        # A text that is truncated at its start must be read to its end.
         reads_whole_texts = tokenizer.truncation_side == "left"
         self.max_text_chars = _WHOLE_TEXT_CHARS if reads_whole_texts else _MAX_CHARS_PER_TOKEN * self.max_length
         self._first_chars = _WHOLE_TEXT_CHARS if reads_whole_texts else _CHARS_PER_TOKEN * self.max_length
         self._is_packed = False
         if self.device.type == "cpu":
-            reload = partial(load_checkpoint, checkpoint, _DTYPES[dtype], trust_remote_code)
-            texts = trial_texts(model, tokenizer, self._format)
-            model, self._is_packed = accelerated(model, self._format, texts, few_texts, lambda: reload()[0])
+            texts = probe_texts(model, tokenizer, self._format)
+            model, self._is_packed = accelerate(model, self._format, texts, few_texts, lambda: load()[0])
         self._num_cores = torch.get_num_threads() if self.device.type == "cpu" else 1
-        self._cores = _one_threaded(self._num_cores) if self._num_cores > 1 else None
+        self._pool = single_threaded_pool(self._num_cores) if self._num_cores > 1 else None
         self.model = torch.compile(model, dynamic=True) if compile else model
+
+    @classmethod
+    def from_recipe(cls, checkpoint: str, recipe: LabelRecipe, few_texts: bool = False) -> Self:
+        """The classifier with the settings of the recipe's label stage."""
+        return cls(
+            checkpoint,
+            dtype=recipe.dtype,
+            max_batch_tokens=recipe.max_batch_tokens,
+            device="cuda" if recipe.gpus_per_actor > 0 else "cpu",
+            num_threads=max(1, round(recipe.cpus_per_actor)),
+            few_texts=few_texts,
+            trust_remote_code=recipe.trust_remote_code,
+        )
 
     def predict(self, texts: Sequence[str]) -> Predictions:
         """Labels and probabilities of ``texts``, in their order; a text that fails is in ``failures``."""
-        if len(given := list(windows(texts))) == 1:
-            return self._classify(self._prepare(given[0]))
-        return _joined(list(self.stream(given)), len(self.categories))
+        if len(texts_by_window := list(windows(texts)) or [[]]) == 1:
+            return self._classify(self._prepare(texts_by_window[0]))
+        return _concatenate(list(self.stream(texts_by_window)))
 
     def stream(self, texts: Iterable[Sequence[str]]) -> Iterator[Predictions]:
         """One ``Predictions`` per window of texts, in order, holding two windows in memory at most.
 
-        The iterable is read from another thread, ahead of the model. Sorting, and so batching, never
-        reaches over a window: a record's batch depends on its window alone.
+        The iterable is read from another thread, ahead of the model. Records are sorted and
+        batched within their window, so a record's batch depends on its window only.
         """
         source = iter(texts)
 
@@ -187,7 +201,7 @@ class Classifier:
                     )
                     ids.append(np.zeros(0, np.int32))
                 else:
-                    ids.append(self._format.completed(encoded[0], self.max_length))
+                    ids.append(self._format.with_required_tokens(encoded[0], self.max_length))
                     num_truncated += encoded[1]
         rows = [row for row in range(len(texts)) if row not in failures]
         lengths = np.array([len(row) for row in ids], dtype=np.int64)
@@ -205,7 +219,7 @@ class Classifier:
                     (np.array(encoding.ids, dtype=np.int32), bool(encoding.overflowing))
                     for encoding in self.tokenizer.encode_batch_fast(texts)
                 ]
-            except (TypeError, ValueError):  # one of them: find out which
+            except (TypeError, ValueError):  # one text is at fault: encode each alone to find it
                 pass
         return [self._encode_alone(text) for text in texts]
 
@@ -213,9 +227,9 @@ class Classifier:
         """One text, read only as far as its kept tokens reach.
 
         Whole words are tokenized, from the start: ``32 * max_length`` characters, then twice as many, until
-        tokens are left over (more text cannot change those kept) or the text ends. Of a text that yields too
-        few tokens all the same (mebibytes without a space), ``512 * max_length`` characters are read.
-        Lone surrogates, which are no Unicode text, become U+FFFD.
+        some tokens are truncated (more text cannot change those kept) or the text ends. At most
+        ``512 * max_length`` characters are read, even if they yield too few tokens (mebibytes without a space).
+        Lone surrogates, which are not valid Unicode, become U+FFFD.
         """
         if not isinstance(text, str):
             return None
@@ -227,7 +241,7 @@ class Classifier:
                 words = prefix.rsplit(maxsplit=1)
                 prefix = words[0] if len(words) == 2 else ""
             try:
-                encoding = self.tokenizer.encode_batch_fast([_without_lone_surrogates(prefix)])[0]
+                encoding = self.tokenizer.encode_batch_fast([_replace_lone_surrogates(prefix)])[0]
             except (TypeError, ValueError) as error:
                 log.warning("the tokenizer failed on a text of %d characters: %s", len(text), type(error).__name__)
                 return None
@@ -240,7 +254,7 @@ class Classifier:
     def _plan(self, rows: np.ndarray, ids: Sequence[np.ndarray], lengths: np.ndarray) -> list[np.ndarray]:
         if self._is_packed:
             return plan_packs(rows, lengths, self.max_batch_tokens, self._num_cores)
-        groups = self._format.groups([ids[row] for row in rows])
+        groups = self._format.batch_groups([ids[row] for row in rows])
         return [
             batch
             for group in np.unique(groups)
@@ -249,11 +263,11 @@ class Classifier:
 
     def _collate(self, rows: np.ndarray, ids: Sequence[np.ndarray]) -> Batch:
         if self._is_packed:
-            return packed(rows, ids, self._padding_index)
-        arguments = self._format.arguments(ids)
+            return pack_batch(rows, ids, self._padding_index)
+        inputs = self._format.model_inputs(ids)
         if self.device.type == "cuda":  # page-locked here, so that the copy to the GPU overlaps with its work
-            arguments = {name: value if value is None else value.pin_memory() for name, value in arguments.items()}
-        return Batch(rows, ids, arguments)
+            inputs = {name: value if value is None else value.pin_memory() for name, value in inputs.items()}
+        return Batch(rows, ids, inputs)
 
     # The model: in the caller's thread
 
@@ -263,12 +277,12 @@ class Classifier:
         probabilities = np.full((window.num_texts, len(self.categories)), np.nan, dtype=np.float32)
         # Results stay on the device until the window ends: reading one back would make the GPU wait.
         done: list[tuple[np.ndarray, torch.Tensor]] = []
-        run = self._cores.map if self._cores and len(window.batches) > 1 else map
+        run = self._pool.map if self._pool and len(window.batches) > 1 else map
         for found in run(lambda batch: self._forward_or_split(batch, failures), window.batches):
             done += found
         for rows, result in done:
             probabilities[rows] = result.cpu().numpy()
-        self._decide_ties(window.batches, probabilities)
+        self._resolve_ties(window.batches, probabilities)
         for row in np.flatnonzero(~np.isfinite(probabilities).all(axis=1)):
             failures.setdefault(int(row), LabelFault.NOT_FINITE)
         busy_seconds = time.perf_counter() - started
@@ -289,22 +303,22 @@ class Classifier:
             busy_seconds,
         )
 
-    def _decide_ties(self, batches: list[Batch], probabilities: np.ndarray) -> None:
-        """Put what the model says of each near-tied record alone in the place of what it said in a batch."""
-        if len(self.categories) < 2 or not self._tie_margin:
+    def _resolve_ties(self, batches: list[Batch], probabilities: np.ndarray) -> None:
+        """Replace the probabilities of each near-tied record by those computed in a batch of one."""
+        if not self._tie_margin:
             return
         best = np.sort(probabilities, axis=1)
         tied = best[:, -1] - best[:, -2] < self._tie_margin  # false for NaN
         for batch in batches if tied.any() else []:
             for place in np.flatnonzero(tied[batch.rows]) if len(batch.rows) > 1 else []:
-                alone = self._collate(batch.rows[[place]], [batch.ids[place]])
-                probabilities[alone.rows] = self._forward(alone).cpu().numpy()
+                single = self._collate(batch.rows[[place]], [batch.ids[place]])
+                probabilities[single.rows] = self._forward(single).cpu().numpy()
 
     def _forward_or_split(self, batch: Batch, failures: dict[int, LabelFault]) -> list[tuple[np.ndarray, torch.Tensor]]:
-        """The batch's probabilities; if the model fails on it, those of its halves, down to the one record.
+        """The batch's probabilities; if the model fails on it, those of its halves, down to single records.
 
-        A record that fails alone is put down in ``failures``, unless the model fails on an empty text too:
-        then the fault is the model's or the machine's, and is raised.
+        A record that fails alone is added to ``failures``, unless the model fails on an empty text too: then the
+        model or the machine is at fault, and the exception is raised.
         """
         try:
             return [(batch.rows, self._forward(batch))]
@@ -323,67 +337,41 @@ class Classifier:
 
     @torch.inference_mode()
     def _forward(self, batch: Batch) -> torch.Tensor:
-        arguments = {
+        inputs = {
             name: value.to(self.device, non_blocking=True) if isinstance(value, torch.Tensor) else value
-            for name, value in batch.arguments.items()
+            for name, value in batch.inputs.items()
         }
-        return self.model(**arguments).logits.float().softmax(dim=-1)
+        return self.model(**inputs).logits.float().softmax(dim=-1)
 
 
-def try_checkpoint(checkpoint: str, trust_remote_code: bool = False) -> None:
-    """Refuse a checkpoint that cannot label before anything is started.
+def validate_checkpoint(checkpoint: str, trust_remote_code: bool = False) -> None:
+    """``InputError`` if a checkpoint cannot label; checked before anything is started.
 
-    Configuration and tokenizer are read, and up to 1 GiB of weights: some faults only the weights show.
+    Reads configuration and tokenizer, and weights of up to 1 GiB: some errors show only there.
     """
     folder = Path(local_copy(checkpoint))
-    if sum(file.stat().st_size for file in folder.glob("*.safetensors")) <= _TRIED_BELOW_BYTES:
-        Classifier(checkpoint, device="cpu", trust_remote_code=trust_remote_code)  # which checks the rest first
+    if sum(file.stat().st_size for file in folder.glob("*.safetensors")) <= _MAX_LOADED_BYTES:
+        Classifier(checkpoint, device="cpu", trust_remote_code=trust_remote_code)
     else:
-        check_checkpoint(checkpoint, trust_remote_code)
-
-
-def _one_threaded(num_threads: int) -> ThreadPoolExecutor:
-    """So many threads in which PyTorch's operators run on the calling thread alone; the caller keeps all of them."""
-    started = threading.Barrier(num_threads + 1)
-
-    def alone() -> None:
-        torch.get_num_threads()  # a thread's first use of PyTorch sets its number: let that be over
-        torch.set_num_threads(1)
-        started.wait()
-
-    cores = ThreadPoolExecutor(num_threads, "classifier", initializer=alone)
-    for _ in range(num_threads):
-        cores.submit(int)
-    started.wait()
-    torch.set_num_threads(num_threads)
-    return cores
+        load_config_and_tokenizer(checkpoint, trust_remote_code)
 
 
 def windows(texts: Iterable[str]) -> Iterator[list[str]]:
     """Runs of at most ``WINDOW_RECORDS`` texts and, single texts aside, 32 Mi characters."""
-    window: list[str] = []
-    num_chars = 0
-    for text in texts:
-        size = len(text) if isinstance(text, str) else 0
-        if window and (len(window) == WINDOW_RECORDS or num_chars + size > WINDOW_CHARS):
-            yield window
-            window, num_chars = [], 0
-        window.append(text)
-        num_chars += size
-    if window:
-        yield window
+    sized = ((text, 1, len(text) if isinstance(text, str) else 0) for text in texts)
+    return group_by_size(sized, WINDOW_RECORDS, WINDOW_CHARS)
 
 
-def _joined(parts: list[Predictions], num_categories: int) -> Predictions:
+def _concatenate(parts: list[Predictions]) -> Predictions:
     starts = np.cumsum([0, *(len(part.labels) for part in parts)])
     return Predictions(
         [label for part in parts for label in part.labels],
-        np.concatenate([np.zeros(0, np.float32), *(part.scores for part in parts)]),
-        np.concatenate([np.zeros((0, num_categories), np.float32), *(part.probabilities for part in parts)]),
+        np.concatenate([part.scores for part in parts]),
+        np.concatenate([part.probabilities for part in parts]),
         {
-            int(start) + row: why
+            int(start) + row: fault
             for start, part in zip(starts, parts, strict=False)
-            for row, why in part.failures.items()
+            for row, fault in part.failures.items()
         },
         sum(part.num_tokens for part in parts),
         sum(part.num_padded_tokens for part in parts),
@@ -392,7 +380,7 @@ def _joined(parts: list[Predictions], num_categories: int) -> Predictions:
     )
 
 
-def _without_lone_surrogates(text: str) -> str:
+def _replace_lone_surrogates(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:

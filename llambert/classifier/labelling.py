@@ -1,8 +1,7 @@
-"""From records to committed labels: the classifier, one part at a time. What both labelling stages share; no Ray."""
+"""From records to committed labels, one part at a time; shared by the corpus and the user-file stage. No Ray."""
 
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -10,26 +9,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from llambert import schema
+from llambert.classifier.batching import group_by_size
 from llambert.classifier.inference import WINDOW_RECORDS, Classifier, Predictions
-from llambert.errors import InputError
 from llambert.recipe import LabelRecipe
 from llambert.storage.manifest import Part
 from llambert.storage.part_file import PartWriter, damage_as_input_error
 from llambert.storage.run_directory import TableDirectory
 
-MALFORMED = "num_malformed"
-"""The count of rejected rows that could not be read."""
+NUM_MALFORMED = "num_malformed"
+"""Name of the count of rejected rows that could not be read."""
 
 _ROWS_PER_READ = 1024
 WINDOW_BYTES = 32 << 20
-
-
-@dataclass(frozen=True)
-class LabelledPart:
-    """A committed part of labels, and the seconds the model took for it."""
-
-    part: Part
-    busy_seconds: float
 
 
 class PartLabeller:
@@ -37,14 +28,7 @@ class PartLabeller:
 
     def __init__(self, recipe: LabelRecipe, checkpoint: str, labels: TableDirectory, rejects: TableDirectory) -> None:
         self.recipe, self.labels, self.rejects = recipe, labels, rejects
-        self.classifier = Classifier(
-            checkpoint,
-            dtype=recipe.dtype,
-            max_batch_tokens=recipe.max_batch_tokens,
-            device="cuda" if recipe.gpus_per_actor > 0 else "cpu",
-            num_threads=max(1, round(recipe.cpus_per_actor)),
-            trust_remote_code=recipe.trust_remote_code,
-        )
+        self.classifier = Classifier.from_recipe(checkpoint, recipe)
 
     def commit(
         self,
@@ -52,13 +36,14 @@ class PartLabeller:
         windows: Iterable[pa.Table],
         malformed: pa.Table | None = None,
         source_counts: Mapping[str, int] | None = None,
-    ) -> LabelledPart:
+    ) -> tuple[Part, float]:
         """Label tables of record_id, text and the columns to keep, and commit them as one part, ``name``.
 
-        The part of ``rejects`` is committed first, even if empty, and decides: should another attempt at
-        this part, killed or still running, have rejected other records, both keep to the committed one, so
-        that no record is in both tables or in neither. ``malformed``: ``schema.SOURCE_REJECTS``, rows of the
-        source that are no records, kept among the rejects. ``source_counts`` join the part's own.
+        Returns the part and the seconds the model worked. The part of ``rejects`` is committed first, even if empty,
+        and is binding: if another attempt at this part, killed or still running, rejected other records, both use the
+        committed rejects, so that no record is in both tables or in neither. ``malformed``:
+        ``schema.SOURCE_REJECTS``, unreadable rows of the source, kept among the rejects. ``source_counts`` are added
+        to the part's counts.
         """
         counts: Counter[str] = Counter(source_counts)
         per_label: Counter[str] = Counter()
@@ -68,37 +53,36 @@ class PartLabeller:
         for window, predictions in self._predict(windows):
             num_records += window.num_rows
             busy_seconds += predictions.busy_seconds
-            counts["num_tokens"] += predictions.num_tokens
-            counts["num_padded_tokens"] += predictions.num_padded_tokens
-            counts["num_truncated"] += predictions.num_truncated
+            for count in ("num_tokens", "num_padded_tokens", "num_truncated"):
+                counts[count] += getattr(predictions, count)
             rows.add(self._labels(window, predictions))
             rejected.append(_rejects(window, predictions))
             per_label.update(label for label in predictions.labels if label is not None)
         if malformed is not None:
             rejected.append(malformed)
             num_records += malformed.num_rows
-            counts[MALFORMED] = malformed.num_rows
-        settled, num_other = self._settle_rejects(name, pa.concat_tables(rejected, promote_options="default"))
+            counts[NUM_MALFORMED] = malformed.num_rows
+        committed, num_other = self._commit_rejects(name, pa.concat_tables(rejected, promote_options="default"))
         if num_other:
-            rows, num_fewer = _without(rows, settled[schema.RECORD_ID])
-            per_label -= num_fewer
-        assert rows.num_rows + settled.num_rows == num_records, f"{name}: a record was lost"
-        reasons = Counter(settled[schema.REJECT_REASON].to_pylist())
+            rows, num_dropped = _drop_records(rows, committed[schema.RECORD_ID])
+            per_label -= num_dropped
+        assert rows.num_rows + committed.num_rows == num_records, f"{name}: a record was lost"
+        reasons = Counter(committed[schema.REJECT_REASON].to_pylist())
         part = self.labels.commit_rows(name, rows, counts=counts, labels=per_label, rejected=reasons)
-        return LabelledPart(part, busy_seconds)
+        return part, busy_seconds
 
     def _predict(self, windows: Iterable[pa.Table]) -> Iterator[tuple[pa.Table, Predictions]]:
-        """The windows, each with what the classifier says about it."""
-        waiting: deque[pa.Table] = deque()
+        """The windows, each with its predictions."""
+        pending: deque[pa.Table] = deque()
 
         def texts() -> Iterator[list[str]]:
             for window in windows:
-                waiting.append(window)
-                # What the tokenizer will not read anyway need not become a Python string.
+                pending.append(window)
+                # Only the characters that the tokenizer reads become Python strings.
                 yield pc.utf8_slice_codeunits(window[schema.TEXT], 0, self.classifier.max_text_chars + 1).to_pylist()
 
         for predictions in self.classifier.stream(texts()):
-            yield waiting.popleft(), predictions
+            yield pending.popleft(), predictions
 
     def _labels(self, window: pa.Table, predictions: Predictions) -> pa.Table:
         kept = np.ones(window.num_rows, dtype=bool)
@@ -118,27 +102,27 @@ class PartLabeller:
         ]
         return pa.table(columns).filter(pa.array(kept)).cast(pa.schema(fields))
 
-    def _settle_rejects(self, name: str, rejected: pa.Table) -> tuple[pa.Table, int]:
-        """Commit the rejects, or take those that another attempt committed: ids and reasons, and how many of them
+    def _commit_rejects(self, name: str, rejected: pa.Table) -> tuple[pa.Table, int]:
+        """Commit the rejects, or read those that another attempt committed: ids and reasons, and how many of them
         were labelled here."""
         self.rejects.commit_part(name, rejected.combine_chunks())
-        settled = self.rejects.read_part(name, [schema.RECORD_ID, schema.REJECT_REASON])
-        ours, theirs = rejected[schema.RECORD_ID], settled[schema.RECORD_ID]
+        committed = self.rejects.read_part(name, [schema.RECORD_ID, schema.REJECT_REASON])
+        ours, theirs = rejected[schema.RECORD_ID], committed[schema.RECORD_ID]
         lost = ours.filter(pc.invert(pc.is_in(ours, theirs)))
         if len(lost):
             raise RuntimeError(
                 f"{name}: {len(lost)} records failed here that another attempt labelled, for example {lost[0]}"
             )
-        return settled, pc.sum(pc.invert(pc.is_in(theirs, ours))).as_py() or 0
+        return committed, pc.sum(pc.invert(pc.is_in(theirs, ours))).as_py() or 0
 
 
-def _without(rows: PartWriter, record_ids: pa.ChunkedArray) -> tuple[PartWriter, Counter[str]]:
-    """``rows`` less those of ``record_ids``, and how many these were of each label."""
+def _drop_records(rows: PartWriter, record_ids: pa.ChunkedArray) -> tuple[PartWriter, Counter[str]]:
+    """``rows`` without those of ``record_ids``, and the number of dropped rows by label."""
     table = pq.read_table(pa.BufferReader(rows.content({}))).replace_schema_metadata(None)
-    is_gone = pc.is_in(table[schema.RECORD_ID], record_ids)
+    is_dropped = pc.is_in(table[schema.RECORD_ID], record_ids)
     kept = PartWriter()
-    kept.add(table.filter(pc.invert(is_gone)))
-    return kept, Counter(table.filter(is_gone)[schema.LABEL].to_pylist())
+    kept.add(table.filter(pc.invert(is_dropped)))
+    return kept, Counter(table.filter(is_dropped)[schema.LABEL].to_pylist())
 
 
 def read_windows(corpus: TableDirectory, name: str, columns: list[str]) -> Iterator[pa.Table]:
@@ -152,25 +136,17 @@ def read_windows(corpus: TableDirectory, name: str, columns: list[str]) -> Itera
         damage_as_input_error(f"{corpus.uri}/{name}"),
         pq.ParquetFile(stream, pre_buffer=False, page_checksum_verification=True) as parquet,
     ):
-        missing = [column for column in columns if column not in parquet.schema_arrow.names]
-        if missing:
-            raise InputError(f"label.keep: {corpus.uri}/{name} has no column {', '.join(missing)}")
-        waiting: list[pa.Table] = []
-        num_rows = num_bytes = 0
-        for batch in parquet.iter_batches(batch_size=_ROWS_PER_READ, columns=columns):
-            table = pa.Table.from_batches([batch]).select(columns)
-            size = pc.sum(pc.binary_length(table[schema.TEXT])).as_py() or 0
-            if waiting and (num_rows + table.num_rows > WINDOW_RECORDS or num_bytes + size > WINDOW_BYTES):
-                yield pa.concat_tables(waiting)
-                waiting, num_rows, num_bytes = [], 0, 0
-            waiting.append(table)
-            num_rows += table.num_rows
-            num_bytes += size
-        yield pa.concat_tables(waiting) if waiting else parquet.schema_arrow.empty_table().select(columns)
+        batches = parquet.iter_batches(batch_size=_ROWS_PER_READ, columns=columns)
+        tables = (pa.Table.from_batches([batch]).select(columns) for batch in batches)
+        sized = ((rows, rows.num_rows, pc.sum(pc.binary_length(rows[schema.TEXT])).as_py() or 0) for rows in tables)
+        for window in group_by_size(sized, WINDOW_RECORDS, WINDOW_BYTES):
+            yield pa.concat_tables(window)
+        if not parquet.metadata.num_rows:
+            yield parquet.schema_arrow.empty_table().select(columns)
 
 
 def work_counts(part: Part) -> dict[str, int]:
-    """What a part of ``labels`` took, as counted while the stage works: records, those rejected, tokens."""
+    """Counts of a part of ``labels`` for the progress display: records, rejected records, tokens."""
     return {
         "num_records": part.num_in,
         "num_rejected": part.num_in - part.num_rows,
@@ -181,12 +157,6 @@ def work_counts(part: Part) -> dict[str, int]:
 
 def _rejects(window: pa.Table, predictions: Predictions) -> pa.Table:
     rows = sorted(predictions.failures)
-    failed = window.take(pa.array(rows, pa.int64()))
-    return pa.table(
-        [
-            failed[schema.RECORD_ID],
-            failed[schema.TEXT],
-            pa.array([predictions.failures[row] for row in rows], pa.string()),
-        ],
-        schema=schema.CORPUS_REJECTS,
-    )
+    failed = window.take(pa.array(rows, pa.int64())).select([schema.RECORD_ID, schema.TEXT])
+    reasons = pa.array([predictions.failures[row] for row in rows], pa.string())
+    return failed.append_column(schema.REJECT_REASON, reasons).cast(schema.CORPUS_REJECTS)

@@ -1,4 +1,4 @@
-"""An encoder that takes texts end to end (``batching.packed``): no padding, and one pass for texts of all lengths.
+"""An encoder that takes texts end to end (``batching.pack_batch``): no padding, and one pass for texts of all lengths.
 
 Only attention knows where a text ends; all other layers work on one token at a time.
 """
@@ -15,18 +15,18 @@ _ATTENTION = "llambert_packed"
 PACKABLE_FAMILIES = frozenset({"bert", "roberta", "xlm-roberta", "camembert", "electra"})
 
 
-def is_packable(model: PreTrainedModel) -> bool:
-    """Whether ``pack`` knows this kind of model."""
+def supports_packing(model: PreTrainedModel) -> bool:
+    """Whether ``enable_packing`` works for this family of models."""
     return model.config.model_type in PACKABLE_FAMILIES
 
 
-def pack(model: PreTrainedModel) -> None:
-    """Make a sequence classifier take packs, and nothing else, in place; it gives a row of logits a text."""
+def enable_packing(model: PreTrainedModel) -> None:
+    """Make a sequence classifier accept packs only, in place; it returns one row of logits per text."""
     AttentionInterface.register(_ATTENTION, _attention)
     model.set_attn_implementation(_ATTENTION)
     encoder = model.base_model.encoder
     assert isinstance(encoder, torch.nn.Module)
-    encoder.register_forward_hook(_first_tokens, with_kwargs=True)
+    encoder.register_forward_hook(_select_first_tokens, with_kwargs=True)
 
 
 def _attention(
@@ -35,22 +35,22 @@ def _attention(
     key: torch.Tensor,
     value: torch.Tensor,
     attention_mask: None,
-    **called: Any,
+    **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Each text attends to itself. ``query``, ``key``, ``value``: (1, heads, tokens, size)."""
     _, num_heads, num_tokens, size = query.shape
     attended = query.new_empty(1, num_tokens, num_heads, size)
     start = 0
-    for length in called["text_lengths"]:
+    for length in kwargs["text_lengths"]:
         end = start + length
         text = (query[:, :, start:end], key[:, :, start:end], value[:, :, start:end])
-        attended[:, start:end] = scaled_dot_product_attention(*text, scale=called["scaling"]).transpose(1, 2)
+        attended[:, start:end] = scaled_dot_product_attention(*text, scale=kwargs["scaling"]).transpose(1, 2)
         start = end
     return attended, None
 
 
-def _first_tokens(encoder: torch.nn.Module, _: Any, called: dict[str, Any], output: Any) -> Any:
+def _select_first_tokens(encoder: torch.nn.Module, _: Any, kwargs: dict[str, Any], output: Any) -> Any:
     """The encoder's output cut down to (texts, 1, size): what the head reads."""
-    starts = np.cumsum([0, *called["text_lengths"][:-1]])
+    starts = np.cumsum([0, *kwargs["text_lengths"][:-1]])
     output.last_hidden_state = output.last_hidden_state[0, starts].unsqueeze(1)
     return output

@@ -1,1 +1,1 @@
-"""Quality figures, and what tells them: metrics with intervals, plots, the report of a run."""
+"""Quality figures with intervals, computed from a run's tables."""

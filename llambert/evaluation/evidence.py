@@ -1,19 +1,19 @@
-"""A finished run's tables as aligned arrays, read part by part: what every figure of the report is computed from.
+"""A finished run's tables as aligned arrays, read part by part: the input of every figure of the report.
 
-Texts are read for their length and dropped; what is held of a record is some 50 bytes, and sorting takes as much
-again. Measured: 500,000 records, all with gold, in two parts: 3.5 s and 421 MiB for the whole report.
+Texts are read for their length and dropped; a record takes about 50 bytes, and as much again for sorting. Measured:
+500,000 records, all with gold, in two parts: 3.5 s and 421 MiB for the whole report.
 """
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from llambert import schema
 from llambert.annotation.responses import iter_answers
@@ -35,7 +35,7 @@ class Records:
 
     gold: Codes
     has_gold: Mask
-    """The first record with a text has, if it has no gold label itself, that of the first copy that has one."""
+    """Also true of the first record of a text without a gold label if a copy has one: it gets that of the first."""
     num_gold: int
     """Records that have a gold label themselves."""
     label: Codes
@@ -45,24 +45,24 @@ class Records:
     split: NDArray[np.int16]
     splits: list[str]
     is_sampled: Mask
-    """Of the splits that the sample was drawn from."""
+    """In one of the splits that the sample was drawn from."""
     is_annotated: Mask
     """In the sample the annotator was asked about, answered or not."""
     is_duplicate: Mask
     is_trained_on_gold: Mask
-    """The gold label of a record with this text may have been learned from: no judge of the classifier any more."""
+    """The classifier may have been trained on the gold label of a record with this text."""
     is_seen: Mask
     """A record with this text was annotated, shown to the annotator as a shot, or trained on with its gold label."""
-    is_judged: Mask
-    """Labelled, with gold, each text once: the first copy that has both."""
+    is_evaluated: Mask
+    """Has a label and gold; one record per text, the first copy that has both."""
 
     def __len__(self) -> int:
         return len(self.label)
 
     @property
     def is_unseen(self) -> Mask:
-        """Judged, and neither the annotator nor the classifier's training saw its text."""
-        return self.is_judged & ~self.is_seen
+        """Evaluated, and neither the annotator nor the classifier's training saw its text."""
+        return self.is_evaluated & ~self.is_seen
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything the report says is computed from this."""
+    """Everything that the report is computed from."""
 
     categories: list[str]
     manifests: dict[str, Manifest]
@@ -118,41 +118,44 @@ def read_evidence(run: Run) -> Evidence:
     """Read a run whose stages are all complete; ``InputError`` naming the table that is not."""
     manifests = {name: run.table(name).require_manifest() for name in run.tables.upstream("report", run.recipe)}
     categories = run.task.category_names
-    answers, annotated, raw = _read_answers(run, categories)
-    records, annotated_in_order = _read_records(run, categories, np.sort(annotated))
-    rows_by_hash = _Rows(annotated_in_order, np.flatnonzero(records.is_annotated))
+    answers, annotated, raw_labels = _read_answers(run, categories)
+    records, annotated_in_order = _read_records(run, categories, _HashIndex([(annotated,)]))
+    rows = _HashIndex([(annotated_in_order, np.flatnonzero(records.is_annotated))], np.int64)
     return Evidence(
         categories=categories,
         manifests=manifests,
         records=records,
-        silver=_read_silver(run, categories, rows_by_hash, raw),
-        rejects=_read_rejects(run, rows_by_hash),
+        silver=_read_silver(run, categories, rows, raw_labels),
+        rejects=_read_rejects(run, rows),
         answers=answers,
         training_record=_read_training_record(run),
     )
 
 
-class _Rows:
-    """Record hash -> place in the corpus, for the annotated records."""
+class _HashIndex:
+    """Columns of a table, looked up by the 64-bit hash of a record's id."""
 
-    def __init__(self, hashes: NDArray[np.uint64], rows: NDArray[np.int64]) -> None:
+    def __init__(self, parts: Iterable[tuple[NDArray, ...]], *dtypes: DTypeLike) -> None:
+        """``parts``: hashes and columns of each part of the table. ``dtypes``: of the columns."""
+        empty = (np.empty(0, np.uint64), *(np.empty(0, dtype) for dtype in dtypes))
+        hashes, *columns = (np.concatenate(column) for column in zip(empty, *parts, strict=True))
         order = np.argsort(hashes)
-        self._hashes, self._rows = hashes[order], rows[order]
+        self._hashes, self._columns = hashes[order], [column[order] for column in columns]
 
-    def of(self, table: TableDirectory, ids: pa.ChunkedArray) -> NDArray[np.int64]:
-        """The rows of the records ``ids`` names; every one must have been annotated."""
-        hashes = hash64(ids)
-        found, places = _find(self._hashes, hashes)
-        if not found.all():
-            stranger = ids[int(np.flatnonzero(~found)[0])].as_py()
-            raise InputError(f"{table.uri}: record {stranger!r} was never annotated; `llambert verify` says more")
-        return self._rows[places]
+    def __len__(self) -> int:
+        return len(self._hashes)
+
+    def find(self, hashes: NDArray[np.uint64]) -> tuple[Mask, list[NDArray]]:
+        """Which hashes are in the index, and each column's values for them; those of the others mean nothing."""
+        if not len(self):
+            return np.zeros(len(hashes), bool), [np.zeros(len(hashes), column.dtype) for column in self._columns]
+        places = np.minimum(np.searchsorted(self._hashes, hashes), len(self) - 1)
+        return self._hashes[places] == hashes, [column[places] for column in self._columns]
 
 
-def _read_records(run: Run, categories: list[str], annotated: NDArray) -> tuple[Records, NDArray[np.uint64]]:
+def _read_records(run: Run, categories: list[str], annotated: _HashIndex) -> tuple[Records, NDArray[np.uint64]]:
     """The corpus with its labels, and the id hashes of its annotated records in corpus order."""
-    label_hashes, label_codes, scores = _read_labels(run, categories)
-    duplicates, first_copies = _read_duplicates(run)
+    labels, duplicates = _read_labels(run, categories), _read_duplicates(run)
     shots = pa.array(_shot_texts(run), pa.string())
     columns: dict[str, list[NDArray]] = {}
     splits: dict[str, int] = {}
@@ -161,17 +164,17 @@ def _read_records(run: Run, categories: list[str], annotated: NDArray) -> tuple[
     for table in run.table("corpus").iter_tables(wanted):
         hashes = hash64(table[schema.RECORD_ID])
         gold, has_gold = _codes(table[schema.GOLD_LABEL], categories)
-        has_label, places = _find(label_hashes, hashes)
-        is_annotated, _ = _find(annotated, hashes)
-        is_duplicate, copies = _find(duplicates, hashes)
+        has_label, (label, score) = labels.find(hashes)
+        is_annotated, _ = annotated.find(hashes)
+        is_duplicate, (first_copy,) = duplicates.find(hashes)
         is_trained = has_gold & np.asarray(pc.equal(table[schema.SPLIT], TRAIN)) & learns_gold
         is_shot = np.asarray(pc.is_in(pc.utf8_trim_whitespace(table[schema.TEXT]), value_set=shots))
         part = {
             "gold": gold,
             "has_gold": has_gold,
-            "label": label_codes[places] if len(label_codes) else np.zeros(len(hashes), np.int16),
+            "label": label,
             "has_label": has_label,
-            "score": scores[places] if len(scores) else np.zeros(len(hashes), np.float32),
+            "score": score,
             "num_chars": pc.utf8_length(table[schema.TEXT]).to_numpy().astype(np.int32),
             "split": _split_codes(table[schema.SPLIT], splits),
             "is_sampled": np.asarray(is_sampled(run.recipe, table[schema.SPLIT])),
@@ -179,129 +182,105 @@ def _read_records(run: Run, categories: list[str], annotated: NDArray) -> tuple[
             "is_duplicate": is_duplicate,
             "is_trained_on_gold": is_trained,
             "is_seen": is_annotated | is_trained | is_shot,
-            "first_copy": np.where(is_duplicate, first_copies[copies], hashes) if len(duplicates) else hashes,
+            "first_copy": np.where(is_duplicate, first_copy, hashes),
+            "annotated_hashes": hashes[is_annotated],
         }
         for name, values in part.items():
             columns.setdefault(name, []).append(values)
-        columns.setdefault("hashes", []).append(hashes[is_annotated])
     whole = {name: np.concatenate(parts) for name, parts in columns.items()}
-    annotated_hashes, first_copy = whole.pop("hashes"), whole.pop("first_copy")
-    for name in ("is_trained_on_gold", "is_seen"):  # what is true of one copy of a text is true of all
-        whole[name] = np.isin(first_copy, first_copy[whole[name]])
-    whole["is_judged"] = _once(whole["has_gold"] & whole["has_label"], whole["is_duplicate"], first_copy)
+    annotated_hashes, first_copies = whole.pop("annotated_hashes"), whole.pop("first_copy")
+    for name in ("is_trained_on_gold", "is_seen"):  # properties of a text hold for all of its copies
+        whole[name] = np.isin(first_copies, first_copies[whole[name]])
+    whole["is_evaluated"] = _one_per_text(whole["has_gold"] & whole["has_label"], whole["is_duplicate"], first_copies)
     num_gold = int(whole["has_gold"].sum())
-    _lend_gold(whole, first_copy)
+    _share_gold_among_copies(whole, first_copies)
     return Records(splits=list(splits), num_gold=num_gold, **whole), annotated_hashes
 
 
-def _once(chosen: Mask, is_duplicate: Mask, first_copy: NDArray[np.uint64]) -> Mask:
-    """Of the chosen records one for each text: that which is no duplicate, or else the first duplicate."""
+def _one_per_text(chosen: Mask, is_duplicate: Mask, first_copy: NDArray[np.uint64]) -> Mask:
+    """One of the chosen records per text: the one that is not a duplicate, or else the first duplicate."""
     once = chosen & ~is_duplicate
     places = np.flatnonzero(chosen & ~np.isin(first_copy, first_copy[once]))
     once[places[np.unique(first_copy[places], return_index=True)[1]]] = True
     return once
 
 
-def _lend_gold(whole: dict[str, NDArray], first_copy: NDArray[np.uint64]) -> None:
-    """Give the first record of a text, which is the one that is annotated, the gold label of a copy if it has none."""
+def _share_gold_among_copies(whole: dict[str, NDArray], first_copy: NDArray[np.uint64]) -> None:
+    """Give the first record of a text, which is the annotated one, the gold label of a duplicate if it has none."""
     is_duplicate, has_gold = whole["is_duplicate"], whole["has_gold"]
-    lenders = np.flatnonzero(_once(has_gold, is_duplicate, first_copy) & is_duplicate)
-    lenders = lenders[np.argsort(first_copy[lenders])]
+    sources = np.flatnonzero(_one_per_text(has_gold, is_duplicate, first_copy) & is_duplicate)
+    gold_of_text = _HashIndex([(first_copy[sources], whole["gold"][sources])], np.int16)
     firsts = np.flatnonzero(~is_duplicate & ~has_gold)
-    found, places = _find(first_copy[lenders], first_copy[firsts])
-    whole["gold"][firsts[found]] = whole["gold"][lenders[places[found]]] if len(lenders) else 0
+    found, (gold,) = gold_of_text.find(first_copy[firsts])
+    whole["gold"][firsts[found]] = gold[found]
     has_gold[firsts[found]] = True
 
 
-def _read_labels(run: Run, categories: list[str]) -> tuple[NDArray[np.uint64], Codes, NDArray[np.float32]]:
-    """Id hashes in ascending order, and each one's label and score."""
-    hashes, codes, scores = [np.empty(0, np.uint64)], [np.empty(0, np.int16)], [np.empty(0, np.float32)]
+def _read_labels(run: Run, categories: list[str]) -> _HashIndex:
+    """Each record's label and score."""
     labels = run.table("labels")
-    for table in labels.iter_tables([schema.RECORD_ID, schema.LABEL, schema.SCORE]):
-        part, known = _codes(table[schema.LABEL], categories)
-        if not known.all():
-            stranger = table[schema.LABEL][int(np.flatnonzero(~known)[0])].as_py()
-            raise InputError(f"{labels.uri}: label {stranger!r} is no category of the task ({', '.join(categories)})")
-        hashes.append(hash64(table[schema.RECORD_ID]))
-        codes.append(part)
-        scores.append(table[schema.SCORE].to_numpy())
-    joined = np.concatenate(hashes)
-    order = np.argsort(joined)
-    return joined[order], np.concatenate(codes)[order], np.concatenate(scores)[order]
+    tables = labels.iter_tables([schema.RECORD_ID, schema.LABEL, schema.SCORE])
+    codes = ((table, _known_codes(table[schema.LABEL], categories, labels)) for table in tables)
+    parts = ((hash64(table[schema.RECORD_ID]), label, table[schema.SCORE].to_numpy()) for table, label in codes)
+    return _HashIndex(parts, np.int16, np.float32)
 
 
-def _read_answers(
-    run: Run, categories: list[str]
-) -> tuple[Answers, NDArray[np.uint64], tuple[NDArray[np.uint64], Codes] | None]:
+def _read_answers(run: Run, categories: list[str]) -> tuple[Answers, NDArray[np.uint64], _HashIndex]:
     """What the annotator answered, the id hashes of the records it was asked about, and the raw labels.
 
-    Raw labels are the most probable categories before prior correction, with their hashes in ascending order.
+    Raw labels are the most probable categories before prior correction.
     """
-    totals: Counter[str] = Counter()
-    finish_reasons: Counter[str] = Counter()
-    models: dict[str, None] = {}
-    shown: tuple[str, str | None] | None = None
-    annotated, hashes, raw = [np.empty(0, np.uint64)], [np.empty(0, np.uint64)], [np.empty(0, np.int16)]
-    for table in _first_rows(run.table("responses"), run.recipe.annotator.num_records):
-        annotated.append(hash64(table[schema.RECORD_ID]))
-        for column in (schema.NUM_PROMPT_TOKENS, schema.NUM_RESPONSE_TOKENS):
-            totals[column] += pc.sum(table[column]).as_py()
-        totals["num_truncated"] += pc.sum(pc.greater(table[schema.NUM_TRUNCATED_TOKENS], 0)).as_py()
-        finish_reasons.update(table[schema.FINISH_REASON].to_pylist())
-        models.update(dict.fromkeys(table[schema.MODEL].unique().to_pylist()))
-        if shown is None:
-            shown = (table[schema.PROMPT][0].as_py(), table[schema.RESPONSE][0].as_py())
-        probabilities = schema.decode_probabilities(table[schema.LABEL_PROBABILITIES], categories)
-        has_best = probabilities.sum(axis=1) > 0
-        hashes.append(annotated[-1][has_best])
-        raw.append(probabilities[has_best].argmax(axis=1).astype(np.int16))
-    asked, joined = np.concatenate(annotated), np.concatenate(hashes)
+    responses = run.table("responses")
+    shown = next((table for _, table in iter_answers(responses, [schema.PROMPT, schema.RESPONSE]) if len(table)), None)
+    columns = [name for name in schema.RESPONSES.names if name not in (schema.TEXT, schema.PROMPT, schema.RESPONSE)]
+    tables = [table for _, table in iter_answers(responses, columns)]
+    rows = pa.concat_tables([schema.RESPONSES.empty_table().select(columns), *tables])
+    rows = rows.slice(0, run.recipe.annotator.num_records)  # in sampling order: there may be those of a larger sample
     answers = Answers(
-        num=len(asked),
-        num_prompt_tokens=totals[schema.NUM_PROMPT_TOKENS],
-        num_response_tokens=totals[schema.NUM_RESPONSE_TOKENS],
-        num_truncated=totals["num_truncated"],
-        finish_reasons=dict(finish_reasons.most_common()),
-        models=list(models),
-        prompt=shown[0] if shown else None,
-        response=shown[1] if shown else None,
+        num=rows.num_rows,
+        num_prompt_tokens=sum(rows[schema.NUM_PROMPT_TOKENS].to_pylist()),
+        num_response_tokens=sum(rows[schema.NUM_RESPONSE_TOKENS].to_pylist()),
+        num_truncated=sum(num > 0 for num in rows[schema.NUM_TRUNCATED_TOKENS].to_pylist()),
+        finish_reasons=dict(Counter(rows[schema.FINISH_REASON].to_pylist()).most_common()),
+        models=rows[schema.MODEL].unique().to_pylist(),
+        prompt=None if shown is None else shown[schema.PROMPT][0].as_py(),
+        response=None if shown is None else shown[schema.RESPONSE][0].as_py(),
     )
-    order = np.argsort(joined)
-    return answers, asked, (joined[order], np.concatenate(raw)[order]) if len(joined) else None
+    hashes = hash64(rows[schema.RECORD_ID])
+    probabilities = schema.decode_probabilities(rows[schema.LABEL_PROBABILITIES], categories)
+    has_label = probabilities.sum(axis=1) > 0
+    raw_labels = probabilities[has_label].argmax(axis=1).astype(np.int16)
+    return answers, hashes, _HashIndex([(hashes[has_label], raw_labels)], np.int16)
 
 
-def _first_rows(responses: TableDirectory, num: int) -> Iterator[pa.Table]:
-    """The first ``num`` responses, without texts: the table may hold those of a larger sample, in sampling order."""
-    columns = [name for name in schema.RESPONSES.names if name != schema.TEXT]
-    for _, table in iter_answers(responses, columns):
-        if table.num_rows and num > 0:
-            yield table.slice(0, num)
-        num -= table.num_rows
-
-
-def _read_silver(run: Run, categories: list[str], rows: _Rows, raw: tuple[NDArray[np.uint64], Codes] | None) -> Silver:
+def _read_silver(run: Run, categories: list[str], rows: _HashIndex, raw_labels: _HashIndex) -> Silver:
     directory = run.table("silver")
     table = directory.read([schema.RECORD_ID, schema.LABEL, schema.CONFIDENCE])
-    label, known = _codes(table[schema.LABEL], categories)
-    if not known.all():
-        raise InputError(f"{directory.uri}: a silver label is no category of the task ({', '.join(categories)})")
     confidence = table[schema.CONFIDENCE]
-    raw_label = None
-    if raw is not None:
-        found, places = _find(raw[0], hash64(table[schema.RECORD_ID]))
-        raw_label = raw[1][places] if found.all() else None
+    found, (raw_label,) = raw_labels.find(hash64(table[schema.RECORD_ID]))
     return Silver(
-        row=rows.of(directory, table[schema.RECORD_ID]),
-        label=label,
+        row=_rows_of(rows, directory, table[schema.RECORD_ID]),
+        label=_known_codes(table[schema.LABEL], categories, directory),
         confidence=confidence.to_numpy() if confidence.null_count == 0 and len(confidence) else None,
-        raw_label=raw_label,
+        raw_label=raw_label if len(raw_labels) and found.all() else None,
     )
 
 
-def _read_rejects(run: Run, rows: _Rows) -> Rejects:
+def _read_rejects(run: Run, rows: _HashIndex) -> Rejects:
     directory = run.table("rejects")
     table = directory.read([schema.RECORD_ID, schema.REJECT_REASON])
-    return Rejects(row=rows.of(directory, table[schema.RECORD_ID]), reason=table[schema.REJECT_REASON].to_pylist())
+    return Rejects(
+        row=_rows_of(rows, directory, table[schema.RECORD_ID]), reason=table[schema.REJECT_REASON].to_pylist()
+    )
+
+
+def _rows_of(rows: _HashIndex, table: TableDirectory, ids: pa.ChunkedArray) -> NDArray[np.int64]:
+    """The places in the corpus of the records ``ids`` of ``table``; ``InputError`` if one was never annotated."""
+    found, (places,) = rows.find(hash64(ids))
+    if not found.all():
+        unknown = ids[int(np.flatnonzero(~found)[0])].as_py()
+        raise InputError(f"{table.uri}: record {unknown!r} was never annotated; `llambert verify` says more")
+    return places
 
 
 def _read_training_record(run: Run) -> dict[str, Any]:
@@ -313,38 +292,33 @@ def _read_training_record(run: Run) -> dict[str, Any]:
     return json.loads(content)
 
 
-def _read_duplicates(run: Run) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-    """Id hashes of all duplicates, in ascending order, and for each that of the first record with its text."""
-    hashes, first = [np.empty(0, np.uint64)], [np.empty(0, np.uint64)]
-    for table in run.table("duplicates").iter_tables([schema.RECORD_ID, schema.DUPLICATE_OF]):
-        hashes.append(hash64(table[schema.RECORD_ID]))
-        first.append(hash64(table[schema.DUPLICATE_OF]))
-    joined = np.concatenate(hashes)
-    order = np.argsort(joined)
-    return joined[order], np.concatenate(first)[order]
+def _read_duplicates(run: Run) -> _HashIndex:
+    """For each duplicate the id hash of the first record with its text."""
+    tables = run.table("duplicates").iter_tables([schema.RECORD_ID, schema.DUPLICATE_OF])
+    return _HashIndex(((hash64(t[schema.RECORD_ID]), hash64(t[schema.DUPLICATE_OF])) for t in tables), np.uint64)
 
 
 def _shot_texts(run: Run) -> list[str]:
-    """Texts shown to the annotator with their answers: drawn from gold records, or the prompt's own."""
+    """Texts of the prompt's shots: drawn from gold records, or those of the task."""
     annotator = run.recipe.annotator
     if annotator.gold_shots is not None:
         return [text.strip() for text in run.table("shots").read([schema.TEXT])[schema.TEXT].to_pylist()]
     return [shot.text.strip() for shot in run.task.prompt(annotator.prompt).shots[: annotator.num_shots]]
 
 
-def _find(ascending: NDArray[np.uint64], wanted: NDArray[np.uint64]) -> tuple[Mask, NDArray[np.int64]]:
-    """Which of ``wanted`` are in ``ascending``, and where (0 for those that are not)."""
-    if len(ascending) == 0:
-        return np.zeros(len(wanted), bool), np.zeros(len(wanted), np.int64)
-    places = np.minimum(np.searchsorted(ascending, wanted), len(ascending) - 1)
-    found = ascending[places] == wanted
-    return found, np.where(found, places, 0)
-
-
 def _codes(column: pa.Array | pa.ChunkedArray, categories: list[str]) -> tuple[Codes, Mask]:
     """Task-order codes of a column of categories, and where it holds one."""
     codes = pc.index_in(column, value_set=pa.array(categories, column.type))
     return np.asarray(pc.fill_null(codes, 0)).astype(np.int16), np.asarray(pc.is_valid(codes))
+
+
+def _known_codes(column: pa.ChunkedArray, categories: list[str], table: TableDirectory) -> Codes:
+    """The codes of a column of ``table``; ``InputError`` if one of its values is not a category."""
+    codes, known = _codes(column, categories)
+    if not known.all():
+        unknown = column[int(np.flatnonzero(~known)[0])].as_py()
+        raise InputError(f"{table.uri}: label {unknown!r} is no category of the task ({', '.join(categories)})")
+    return codes
 
 
 def _split_codes(column: pa.ChunkedArray, splits: dict[str, int]) -> NDArray[np.int16]:

@@ -96,19 +96,17 @@ def confusion(gold: Codes, predicted: Codes, num_categories: int) -> NDArray[np.
 
 def class_figures(matrix: NDArray[np.int64], categories: list[str]) -> list[ClassFigures]:
     """Per category, from a confusion matrix: shares with Wilson intervals, F1 as their harmonic mean."""
-    found = []
-    for code, category in enumerate(categories):
-        hits, num_predicted, num_gold = int(matrix[code, code]), int(matrix[:, code].sum()), int(matrix[code].sum())
-        found.append(
-            ClassFigures(
-                category=category,
-                num_gold=num_gold,
-                precision=Estimate.share(hits, num_predicted) if num_predicted else None,
-                recall=Estimate.share(hits, num_gold) if num_gold else None,
-                f1=2 * hits / (num_predicted + num_gold) if num_predicted + num_gold else 0.0,
-            )
+    hits, num_predicted, num_gold = matrix.diagonal(), matrix.sum(axis=0), matrix.sum(axis=1)
+    return [
+        ClassFigures(
+            category=category,
+            num_gold=int(gold),
+            precision=Estimate.share(int(hit), int(predicted)) if predicted else None,
+            recall=Estimate.share(int(hit), int(gold)) if gold else None,
+            f1=float(2 * hit / (predicted + gold)) if predicted + gold else 0.0,
         )
-    return found
+        for category, hit, predicted, gold in zip(categories, hits, num_predicted, num_gold, strict=True)
+    ]
 
 
 @dataclass(frozen=True)
@@ -123,7 +121,7 @@ class CoveragePoint:
 def risk_coverage(score: Floats, right: NDArray[np.bool_], coverages: Floats) -> list[CoveragePoint]:
     """Accuracy of the most confident records, for each share of records kept (El-Yaniv & Wiener 2010, JMLR 11).
 
-    Records that tie with the threshold's score are all kept, so that a threshold can be applied as it stands;
+    Records that tie with the threshold's score are all kept, so that the threshold can be applied directly;
     a coverage that ties with an earlier one is left out.
     """
     order = np.argsort(-score, kind="stable")

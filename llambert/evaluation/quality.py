@@ -1,9 +1,8 @@
-"""From a run's evidence to its quality figures. Gold labels are looked at here and nowhere else in llambert.
+"""A run's quality figures, computed from its evidence.
 
-A figure that needs gold is None where there is none. Accuracies count each text once: records whose text an
-earlier record has are left out. Shares are of the corpus as it is, duplicates included. Gold labels that the
-classifier was trained on (regimes ``gold`` and ``combined``), and those of records with the same text, judge it in
-``whole`` alone.
+A figure that needs gold is None without it. Accuracies count each text once: records with the text of an earlier
+record are left out. Shares are of the whole corpus, duplicates included. Gold labels that the classifier was trained
+on (regimes ``gold`` and ``combined``), and those of records with the same text, are used in ``whole`` only.
 """
 
 from collections import Counter
@@ -36,15 +35,15 @@ _MIN_FOR_SHARES = 10
 
 
 @dataclass(frozen=True)
-class Judged:
-    """Labels held against gold on one set of records."""
+class Evaluation:
+    """Labels compared with gold on one set of records."""
 
     accuracy: Estimate
     matrix: NDArray[np.int64]
     """Counts of shape (gold category, given category)."""
     classes: list[ClassFigures]
     reliability: list[ReliabilityBin] | None
-    """None where the labels came without probabilities."""
+    """None if the labels have no probabilities."""
 
     @property
     def calibration_error(self) -> float | None:
@@ -53,14 +52,14 @@ class Judged:
 
     @property
     def macro_f1(self) -> float:
-        """Mean F1 of the categories that gold or the labels name."""
+        """Mean F1 of the categories that occur in gold or in the labels."""
         present = np.flatnonzero(self.matrix.sum(axis=0) + self.matrix.sum(axis=1))
         return float(np.mean([self.classes[code].f1 for code in present]))
 
 
 @dataclass(frozen=True)
 class CategoryShare:
-    """How much of the corpus one category is: as labelled, and corrected by gold where there is some."""
+    """The share of the corpus that one category has: as labelled, and corrected by gold if there is any."""
 
     category: str
     num_labelled: int
@@ -72,22 +71,22 @@ class CategoryShare:
 
 @dataclass(frozen=True)
 class PriorCorrection:
-    """Silver accuracy before and after the annotator's prior was taken off, on the same records."""
+    """Silver accuracy before and after prior correction, on the same records."""
 
     raw: Estimate
     corrected: Estimate
     gain: Estimate
     num_changed: int
-    """Silver labels that the correction changed, with gold or without."""
+    """Silver labels that the correction changed, with or without gold."""
 
 
 @dataclass(frozen=True)
 class Drift:
-    """The annotated subset beside the splits it was drawn from: a random subset differs by chance alone."""
+    """The annotated subset beside the splits it was drawn from: a random subset differs by chance only."""
 
     label_shares: dict[str, tuple[Estimate, float]]
     """Category -> (share among annotated records with its interval, share of all), by the classifier's label."""
-    chances: dict[str, float]
+    p_values: dict[str, float]
     """``labels``, ``scores``, ``text lengths`` -> how often chance alone makes a random subset differ from the other
     records at least as much: chi-squared of the labels, Kolmogorov-Smirnov of the others."""
     mean_score: tuple[float, float]
@@ -97,30 +96,30 @@ class Drift:
 
 @dataclass(frozen=True)
 class Quality:
-    """Every quality figure of a run; see the fields' types for what each one holds."""
+    """Every quality figure of a run."""
 
     num_gold: int
     num_unseen: int
     """Distinct labelled records with gold that neither the annotator nor the classifier's training saw."""
-    silver: Judged | None
-    unseen: Judged | None
-    whole: Judged | None
+    silver: Evaluation | None
+    unseen: Evaluation | None
+    whole: Evaluation | None
     by_split: dict[str, Estimate]
-    """Split -> accuracy on never-annotated records, where the corpus has more than one split."""
+    """Split -> accuracy on never-annotated records, if the corpus has more than one split."""
     silver_by_split: dict[str, Estimate]
-    """Split -> accuracy of the silver labels, where the corpus has more than one split."""
+    """Split -> accuracy of the silver labels, if the corpus has more than one split."""
     difference: Estimate | None
     """Classifier (never-annotated records) minus silver labels (annotated records)."""
     prior: PriorCorrection | None
     shares: list[CategoryShare]
     shares_need: str | None
-    """Why the shares are not corrected; None if they are."""
+    """What is missing for corrected shares; None if they are corrected."""
     coverage: list[CoveragePoint]
     thresholds: dict[float, CoveragePoint | None]
     agreement: Estimate | None
-    """The classifier's label is the silver label, on the silver records it was trained on; needs no gold."""
+    """Share of the silver records to which the classifier gives the silver label; needs no gold."""
     rejected: dict[str, tuple[int, dict[str, float]]]
-    """Reject reason -> records, and the classifier's label shares among them: is a category lost more often?"""
+    """Reject reason -> number of records, and the classifier's label shares among them."""
     drift: Drift
 
 
@@ -128,55 +127,54 @@ def assess(evidence: Evidence) -> Quality:
     """All quality figures of a run."""
     records = evidence.records
     unseen = records.is_unseen
-    silver = _judge_silver(evidence)
-    judged_unseen = _judge_classifier(evidence, unseen)
+    silver = _evaluate_silver(evidence)
+    unseen_evaluation = _evaluate_classifier(evidence, unseen)
     shares, shares_need = _shares(evidence)
     right = records.label[unseen] == records.gold[unseen]
     score = records.score[unseen].astype(np.float64)
+    wanted_accuracies = _WANTED_ACCURACIES if len(score) else ()
+    difference = None
+    if unseen_evaluation and silver:
+        difference = independent_difference(unseen_evaluation.accuracy, silver.accuracy)
     return Quality(
         num_gold=records.num_gold,
         num_unseen=int(unseen.sum()),
         silver=silver,
-        unseen=judged_unseen,
-        whole=_judge_classifier(evidence, records.is_judged),
+        unseen=unseen_evaluation,
+        whole=_evaluate_classifier(evidence, records.is_evaluated),
         by_split=_by_split(evidence, np.flatnonzero(unseen), records.label[unseen]),
         silver_by_split=_by_split(evidence, evidence.silver.row, evidence.silver.label),
-        difference=independent_difference(judged_unseen.accuracy, silver.accuracy)
-        if judged_unseen and silver
-        else None,
+        difference=difference,
         prior=_prior_correction(evidence),
         shares=shares,
         shares_need=shares_need,
         coverage=risk_coverage(score, right, _COVERAGES) if len(score) else [],
-        thresholds={wanted: threshold_for_accuracy(score, right, wanted) for wanted in _WANTED_ACCURACIES}
-        if len(score)
-        else {},
+        thresholds={wanted: threshold_for_accuracy(score, right, wanted) for wanted in wanted_accuracies},
         agreement=_agreement(evidence),
         rejected=_rejected(evidence),
         drift=_drift(evidence),
     )
 
 
-def _judge_silver(evidence: Evidence) -> Judged | None:
-    records, silver = evidence.records, evidence.silver
-    with_gold = records.has_gold[silver.row]
-    if not with_gold.any():
-        return None
-    gold, given = records.gold[silver.row][with_gold], silver.label[with_gold]
-    confidence = None if silver.confidence is None else silver.confidence[with_gold]
-    return _judge(evidence, gold, given, confidence)
+def _evaluate_silver(evidence: Evidence) -> Evaluation | None:
+    silver = evidence.silver
+    chosen = evidence.records.has_gold[silver.row]
+    confidence = None if silver.confidence is None else silver.confidence[chosen]
+    return _evaluate(evidence, silver.row[chosen], silver.label[chosen], confidence)
 
 
-def _judge_classifier(evidence: Evidence, chosen: NDArray[np.bool_]) -> Judged | None:
-    if not chosen.any():
-        return None
+def _evaluate_classifier(evidence: Evidence, chosen: NDArray[np.bool_]) -> Evaluation | None:
     records = evidence.records
-    return _judge(evidence, records.gold[chosen], records.label[chosen], records.score[chosen].astype(np.float64))
+    return _evaluate(evidence, np.flatnonzero(chosen), records.label[chosen], records.score[chosen].astype(np.float64))
 
 
-def _judge(evidence: Evidence, gold: NDArray, given: NDArray, confidence: NDArray[np.float64] | None) -> Judged:
+def _evaluate(evidence: Evidence, rows: NDArray, given: NDArray, confidence: NDArray | None) -> Evaluation | None:
+    """The labels given to these records, which have gold, against it; None without records."""
+    if not len(rows):
+        return None
+    gold = evidence.records.gold[rows]
     matrix = confusion(gold, given, len(evidence.categories))
-    return Judged(
+    return Evaluation(
         accuracy=accuracy(gold, given),
         matrix=matrix,
         classes=class_figures(matrix, evidence.categories),
@@ -185,7 +183,7 @@ def _judge(evidence: Evidence, gold: NDArray, given: NDArray, confidence: NDArra
 
 
 def _by_split(evidence: Evidence, rows: NDArray[np.int64], labels: NDArray[np.int16]) -> dict[str, Estimate]:
-    """Accuracy of the labels given to these records, those without gold left out, split by split."""
+    """Accuracy by split of the labels given to these records; those without gold are left out."""
     records = evidence.records
     if len(records.splits) < 2:
         return {}
@@ -199,10 +197,8 @@ def _by_split(evidence: Evidence, rows: NDArray[np.int64], labels: NDArray[np.in
 
 def _prior_correction(evidence: Evidence) -> PriorCorrection | None:
     records, silver = evidence.records, evidence.silver
-    if silver.raw_label is None:
-        return None
     with_gold = records.has_gold[silver.row]
-    if not with_gold.any():
+    if silver.raw_label is None or not with_gold.any():
         return None
     gold = records.gold[silver.row][with_gold]
     raw, corrected = silver.raw_label[with_gold], silver.label[with_gold]
@@ -215,15 +211,13 @@ def _prior_correction(evidence: Evidence) -> PriorCorrection | None:
 
 
 def _shares(evidence: Evidence) -> tuple[list[CategoryShare], str | None]:
-    """Shares of the labelled records, corrected if there is gold enough to correct them by."""
+    """Shares of the labelled records, corrected if there is enough gold."""
     records, num_categories = evidence.records, len(evidence.categories)
     num_labelled = int(records.has_label.sum())
     counts = np.bincount(records.label[records.has_label], minlength=num_categories)
     with_gold = records.has_gold & records.has_label & ~records.is_trained_on_gold
     gold, given = records.gold[with_gold], records.label[with_gold]
-    need = (
-        None if len(gold) >= _MIN_FOR_SHARES else f"gold labels on at least {_MIN_FOR_SHARES} records drawn at random"
-    )
+    enough = len(gold) >= _MIN_FOR_SHARES
     num_silver = len(evidence.silver.label)
     silver = np.bincount(evidence.silver.label, minlength=num_categories)
     found = []
@@ -234,11 +228,11 @@ def _shares(evidence: Evidence) -> tuple[list[CategoryShare], str | None]:
                 category=category,
                 num_labelled=int(counts[code]),
                 raw=float(raw),
-                corrected=None if need else corrected_share(gold == code, given == code, raw, num_labelled),
+                corrected=corrected_share(gold == code, given == code, raw, num_labelled) if enough else None,
                 silver=float(silver[code] / num_silver) if num_silver else None,
             )
         )
-    return found, need
+    return found, None if enough else f"gold labels on at least {_MIN_FOR_SHARES} records drawn at random"
 
 
 def _agreement(evidence: Evidence) -> Estimate | None:
@@ -275,14 +269,14 @@ def _drift(evidence: Evidence) -> Drift:
             label_shares[category] = (among, float(is_category[labelled].mean()))
     return Drift(
         label_shares=label_shares,
-        chances=_chances(records),
+        p_values=_p_values(records),
         mean_score=(_mean(records.score[both]), _mean(records.score[labelled])),
         median_chars=(_median(records.num_chars[annotated]), _median(records.num_chars[sampled])),
         mean_chars=(_mean(records.num_chars[annotated]), _mean(records.num_chars[sampled])),
     )
 
 
-def _chances(records: Records) -> dict[str, float]:
+def _p_values(records: Records) -> dict[str, float]:
     """Empty where all records of the sampled splits were annotated, or none."""
     annotated, others = records.is_annotated, records.is_sampled & ~records.is_annotated
     labelled = records.has_label

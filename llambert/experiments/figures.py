@@ -11,7 +11,7 @@ from llambert.experiments import paper
 from llambert.experiments.experiment_recipe import LabelCount, Mislabel, TrainingExperiment
 from llambert.experiments.grids import ANNOTATOR, END_TO_END, FROZEN
 from llambert.experiments.results import Column, Results
-from llambert.report.plots import DARK, LIGHT, shortened
+from llambert.report.plots import DARK, LIGHT, shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,7 +57,7 @@ def figure(experiment: TrainingExperiment, results: Results) -> dict[str, bytes]
         num_seeds = len({entry.seed for entry, _ in results.found})
         ours = experiment.classifier.model.rstrip("/").rpartition("/")[0].rpartition(":")[2] or experiment.name
         seeds = f"{num_seeds} seed{'s' if num_seeds != 1 else ''}"
-        title = f"{shortened(experiment.name, 30)} ({shortened(ours, 30)}; {seeds})"
+        title = f"{shorten(experiment.name, 30)} ({shorten(ours, 30)}; {seeds})"
         _panel(panels[0], experiment, results.curves(), title)
         if theirs:
             _panel(panels[1], experiment, theirs, "the paper: IMDb, roberta-large (5 seeds)")

@@ -1,1 +1,1 @@
-"""What a run will take: a pilot, a forecast, a learning curve, costs."""
+"""What a run will cost: pilot, forecast, learning curve, prices."""

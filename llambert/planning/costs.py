@@ -1,4 +1,4 @@
-"""What a run did cost, and what more records or the LLM on everything would: seconds, accelerator-seconds, dollars."""
+"""The cost of a run, of more records, and of the LLM on everything: seconds, accelerator-seconds, dollars."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -60,7 +60,7 @@ class StageCost:
 
     @classmethod
     def of(cls, manifest: Manifest, num_prompt_tokens: int = 0, num_response_tokens: int = 0) -> Self:
-        """The cost that a completed table's manifest tells."""
+        """The cost recorded in a completed table's manifest."""
         return cls(
             manifest.stage,
             manifest.num_in,
@@ -102,7 +102,7 @@ class Comparison:
 
     @property
     def speed_up_per_record(self) -> float:
-        """The same for each further record, once the classifier is there."""
+        """The same for each further record, once the classifier is trained."""
         return self.llm_seconds_per_million / self.label_seconds_per_million
 
 
@@ -110,8 +110,8 @@ def compare(costs: Mapping[str, StageCost], num_records: int, num_replicas: int,
     """The whole run against the LLM on ``num_records``; None where annotate or label did no timed work.
 
     ``costs`` by table (``responses`` and ``labels`` among them). The LLM's time is its busy time per record,
-    without its start, shared by ``num_replicas`` that never wait: an underestimate, as is fair to the
-    alternative. A further record's label time is likewise that of ``num_actors`` busy label actors.
+    without startup, divided among ``num_replicas`` that are always busy: an underestimate, in favour of the
+    alternative. The label time of a further record likewise assumes ``num_actors`` busy label actors.
     """
     annotate, label = costs["responses"], costs["labels"]
     if min(annotate.busy_seconds, annotate.num_records, label.busy_seconds, label.num_records) <= 0:

@@ -1,12 +1,13 @@
-"""What a run will take, from what a pilot of it took: seconds, GPU-hours, dollars, stage by stage.
+"""What a run will take, predicted from a pilot: seconds, GPU-hours and dollars of each stage.
 
-A stage takes a fixed time (Ray, actors, loading a model) and a time per record or training step, shared by its
-replicas. Only what the pilot measured is stored; the forecast is computed from it and the recipe each time, so other
-prices or more replicas need no new pilot.
+A stage takes a fixed time (Ray, actors, loading a model) and a time per record or training step, divided among its
+replicas. Only the pilot's measurements are stored; the forecast is computed from them and the recipe each time, so
+other prices or more replicas need no new pilot.
 """
 
 import heapq
 import math
+import statistics
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -20,17 +21,18 @@ from llambert.tables import TABLES
 
 PILOT_FILE = "pilot.json"
 STAGES = tuple(table.stage for table in TABLES if table.is_required)
-# Part of every interval: relative deviation of one run from the next on one machine, whatever its pilot said.
+# Part of every interval: relative deviation between runs on one machine, regardless of the pilot.
 # Measured by tests/benchmarks/bench_plan.py: DECISIONS.md, "Plans".
 _MACHINE_DEVIATION = 0.12
+_ON_RAY = ("ingest", "annotate", "finetune", "label")
 
 
-class Measured(BaseModel):
-    """What a pilot measured of one stage, or what its manifest says if it is complete.
+class Timing(BaseModel):
+    """What a pilot measured of one stage, or its manifest's figures if it is complete.
 
-    ``num`` records (fine-tune: optimizer steps) took ``work_seconds``, summed over replicas; beside them the stage
-    took ``fixed_seconds``. ``deviation`` is the relative standard error of the work per record. ``num_kept`` results
-    are stored for the run and ``spent_seconds`` are on its clock already.
+    ``num`` records (fine-tune: optimizer steps) took ``work_seconds``, summed over replicas, and the stage another
+    ``fixed_seconds``. ``deviation`` is the relative standard error of the work per record. ``num_kept`` results are
+    already stored for the run and took ``spent_seconds``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -50,7 +52,7 @@ class Measured(BaseModel):
 
 
 class CurvePoint(BaseModel):
-    """Which of the pilot's records a classifier that learned from ``num_labels`` others labelled unlike the LLM."""
+    """For each pilot record, whether a classifier trained on ``num_labels`` others disagrees with the LLM."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     num_labels: int
@@ -58,11 +60,11 @@ class CurvePoint(BaseModel):
 
 
 class Pilot(BaseModel):
-    """What a pilot found out. ``num_steps``: optimizer steps of the whole fine-tuning that the recipe asks for.
+    """A pilot's results. ``num_steps``: optimizer steps of the recipe's whole fine-tuning.
 
-    ``num_annotatable``: records of the corpus that could be annotated: of the recipe's splits, no duplicate, no shot.
-    ``num_unlearned``: records to be annotated that are of splits the regime does not learn from. ``learned_share``: of
-    the pilot's annotated records, how many it could learn from; the others are of other splits or have no usable
+    ``num_annotatable``: records of the corpus that could be annotated: of the recipe's splits, no duplicates or shots.
+    ``num_unlearned``: records to be annotated that are in splits the regime does not learn from. ``learned_share``:
+    share of the pilot's annotated records that can be learned from; the others are in other splits or have no usable
     answer.
     """
 
@@ -75,10 +77,10 @@ class Pilot(BaseModel):
     num_unlearned: int = 0
     learned_share: float = Field(1.0, gt=0, le=1)
     ray_seconds: float = 0.0
-    """To start Ray, or to join it: on the clock of the first stage."""
-    stages: dict[str, Measured]
+    """Time to start or join Ray; counted in the first stage."""
+    stages: dict[str, Timing]
     with_curve: bool = False
-    """Whether a learning curve was asked for; of too few records there is none."""
+    """Whether a learning curve was requested; with too few records it is empty."""
     curve: list[CurvePoint] = Field(default_factory=list)
     measured_at: str = ""
 
@@ -97,7 +99,7 @@ class Figure(BaseModel):
 
 
 class StageForecast(BaseModel):
-    """One stage: time on the clock, over all its starts, and what it holds meanwhile."""
+    """One stage: wall time over all its starts, and the GPUs and cores it holds."""
 
     model_config = ConfigDict(frozen=True)
     stage: str
@@ -107,7 +109,7 @@ class StageForecast(BaseModel):
     gpus: float
     cpus: float
     is_measured: bool
-    """It was done already: a fact, not a forecast."""
+    """The stage is complete: its time is measured, not predicted."""
     num_prompt_tokens: float = 0.0
     num_response_tokens: float = 0.0
 
@@ -123,7 +125,7 @@ class StageForecast(BaseModel):
 
 
 class Forecast(BaseModel):
-    """A recipe's stages, in order, and the LLM asked about every record instead (None: it was not measured)."""
+    """A recipe's stages, in order, and the alternative of asking the LLM about every record (None: not measured)."""
 
     model_config = ConfigDict(frozen=True)
     stages: list[StageForecast]
@@ -132,7 +134,7 @@ class Forecast(BaseModel):
 
 
 def pilot_table(run: Run) -> TableDirectory:
-    """Where the pilot of this run is kept: under everything that its rates depend on, placement included."""
+    """The table of this run's pilot: its fingerprint covers all that the rates depend on, including placement."""
     recipe = run.recipe
     sections = (recipe.annotator, recipe.classifier, recipe.label)
     key = digest(run.fingerprints["labels"], *(section.model_dump(mode="json") for section in sections))
@@ -154,40 +156,32 @@ def read_pilot(run: Run) -> Pilot | None:
 
 def forecast(recipe: Recipe, pilot: Pilot) -> Forecast:
     """Times of every stage that was measured, for this recipe's numbers and widths."""
-    stages = [_stage(recipe, pilot, name) for name in STAGES if name in pilot.stages]
-    # Ray is started once, by the first stage that is not done yet.
+    numbers = {"annotate": pilot.num_annotated, "parse": pilot.num_annotated, "finetune": pilot.num_steps}
+    if ingest := pilot.stages.get("ingest"):
+        numbers["ingest"] = ingest.num
+    stages = [
+        _forecast_stage(recipe, name, pilot.stages[name], numbers.get(name, pilot.num_corpus))
+        for name in STAGES
+        if name in pilot.stages
+    ]
+    # Ray is started once, by the first stage that is not complete.
     first = next((n for n, stage in enumerate(stages) if not stage.is_measured and stage.stage in _ON_RAY), None)
     if first is not None:
-        stages[first] = _longer(stages[first], pilot.ray_seconds)
+        stages[first] = _add_seconds(stages[first], pilot.ray_seconds)
     everything = None
     if annotate := pilot.stages.get("annotate"):
-        alone = annotate.model_copy(update={"num_kept": 0, "spent_seconds": 0.0})
-        everything = _longer(_forecast_stage(recipe, "annotate", alone, pilot.num_corpus), pilot.ray_seconds)
+        timing = annotate.model_copy(update={"num_kept": 0, "spent_seconds": 0.0})
+        everything = _add_seconds(_forecast_stage(recipe, "annotate", timing, pilot.num_corpus), pilot.ray_seconds)
     return Forecast(stages=stages, total=add([stage.seconds for stage in stages]), llm_on_everything=everything)
 
 
-_ON_RAY = ("ingest", "annotate", "finetune", "label")
-
-
-def _stage(recipe: Recipe, pilot: Pilot, name: str) -> StageForecast:
-    numbers = {
-        "ingest": pilot.stages[name].num,
-        "sample": pilot.num_corpus,
-        "annotate": pilot.num_annotated,
-        "parse": pilot.num_annotated,
-        "finetune": pilot.num_steps,
-        "label": pilot.num_corpus,
-    }
-    return _forecast_stage(recipe, name, pilot.stages[name], numbers[name])
-
-
-def _forecast_stage(recipe: Recipe, name: str, measured: Measured, num: int) -> StageForecast:
-    replicas, records_per_unit, gpus, cpus = _width(recipe, name)
+def _forecast_stage(recipe: Recipe, name: str, measured: Timing, num: int) -> StageForecast:
+    replicas, records_per_unit, gpus, cpus = _resources(recipe, name)
     is_measured = measured.num_kept >= num
     remaining = max(num - measured.num_kept, 0)
     seconds = measured.spent_seconds
     if remaining:
-        busiest = _busiest(remaining, measured.num_kept, records_per_unit, replicas)
+        busiest = _largest_load(remaining, measured.num_kept, records_per_unit, replicas)
         seconds += measured.fixed_seconds + busiest * measured.seconds_each
     deviation = 0.0 if is_measured else math.hypot(measured.deviation, _MACHINE_DEVIATION)
     return StageForecast(
@@ -203,8 +197,8 @@ def _forecast_stage(recipe: Recipe, name: str, measured: Measured, num: int) -> 
     )
 
 
-def _width(recipe: Recipe, name: str) -> tuple[int, int, float, float]:
-    """Replicas that share the work, records of one unit of it, and the GPUs and cores held by all of them."""
+def _resources(recipe: Recipe, name: str) -> tuple[int, int, float, float]:
+    """Replicas that share the work, records per unit of work, and the GPUs and cores that all replicas hold."""
     annotator, classifier, label = recipe.annotator, recipe.classifier, recipe.label
     match name:
         case "annotate":
@@ -221,10 +215,10 @@ def _width(recipe: Recipe, name: str) -> tuple[int, int, float, float]:
             return 1, 1, 0, 1
 
 
-def _busiest(num: int, first: int, per_unit: int, replicas: int) -> int:
-    """Records that the busiest of the replicas does when each takes the next unit as soon as it is free.
+def _largest_load(num: int, first: int, per_unit: int, replicas: int) -> int:
+    """Records of the busiest replica if each takes the next unit as soon as it is idle.
 
-    Units end at multiples of ``per_unit``, ``first`` records being done.
+    Units end at multiples of ``per_unit``; the first ``first`` records are complete.
     """
     if replicas == 1:
         return num
@@ -239,19 +233,19 @@ def _busiest(num: int, first: int, per_unit: int, replicas: int) -> int:
 
 
 def _with_interval(value: float, deviation: float) -> Figure:
-    """Around a time, by its relative standard error: on a log scale, since no time is negative."""
+    """The interval of a time with a relative standard error, on a log scale since times are positive."""
     factor = math.exp(Z * deviation)
     return Figure(value=value, low=value / factor, high=value * factor)
 
 
-def _longer(stage: StageForecast, seconds: float) -> StageForecast:
+def _add_seconds(stage: StageForecast, seconds: float) -> StageForecast:
     figure = stage.seconds
     share = (figure.value + seconds) / figure.value if figure.value else 1.0
     return stage.model_copy(update={"seconds": figure.times(share)})
 
 
 def add(figures: list[Figure]) -> Figure:
-    """Deviations of one machine go the same way in every stage: the bounds are added."""
+    """The sum of figures. Bounds are added, since a machine's deviation is the same in every stage."""
     return Figure(**{name: sum(getattr(figure, name) for figure in figures) for name in ("value", "low", "high")})
 
 
@@ -274,7 +268,7 @@ def usd(recipe: Recipe, stage: StageForecast, prices: Prices, accelerator: str |
 
 
 def token_price(recipe: Recipe, prices: Prices) -> TokenPrice | None:
-    """What the recipe says its endpoint takes, or else the price table."""
+    """The prices of the recipe's endpoint, or else those of the price table."""
     limits = recipe.annotator.limits
     prompt, response = limits.usd_per_million_prompt_tokens, limits.usd_per_million_response_tokens
     if prompt is not None and response is not None:
@@ -284,20 +278,19 @@ def token_price(recipe: Recipe, prices: Prices) -> TokenPrice | None:
 
 def relative_deviation(values: list[float]) -> float:
     """Standard error of the mean of ``values``, relative to it; 0 for fewer than two."""
-    if len(values) < 2 or not (mean := sum(values) / len(values)):
+    if len(values) < 2 or not (mean := statistics.fmean(values)):
         return 0.0
-    variance = sum((value - mean) ** 2 for value in values) / (len(values) - 1)
-    return math.sqrt(variance / len(values)) / mean
+    return statistics.stdev(values) / math.sqrt(len(values)) / mean
 
 
-def parse_measured(settings: list[str]) -> dict[str, Measured]:
-    """``--measured STAGE=NUM:SECONDS``: rates known from elsewhere, of one replica, without its start."""
-    found: dict[str, Measured] = {}
+def parse_timings(settings: list[str]) -> dict[str, Timing]:
+    """``--measured STAGE=NUM:SECONDS``: known rates of one replica, without its start."""
+    found: dict[str, Timing] = {}
     for setting in settings:
         name, _, figures = setting.partition("=")
         num, _, seconds = figures.partition(":")
         try:
-            found[name] = Measured(num=int(num), work_seconds=float(seconds))
+            found[name] = Timing(num=int(num), work_seconds=float(seconds))
         except (ValueError, ValidationError):
             raise InputError(f"--measured {setting}: expected STAGE=NUM:SECONDS, such as label=25000:558") from None
         if name not in ("annotate", "finetune", "label"):

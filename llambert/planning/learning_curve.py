@@ -1,6 +1,6 @@
-"""How much more annotations would buy: the error of a classifier against the number of labels it learned from.
+"""How much more annotations would help: a classifier's error as a function of the number of labels it learned from.
 
-The error is taken to fall as ``floor + scale * n ** -exponent`` (Hestness et al. 2017, arXiv 1712.00409).
+The error is modelled as ``floor + scale * n ** -exponent`` (Hestness et al. 2017, arXiv 1712.00409).
 """
 
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import nnls
 
-# Three or four points cannot tell a slow decay from a fast one with a floor: each resample chooses its own, so that
-# what is not known shows in the interval.
+# Three or four points cannot distinguish a slow decay from a fast one with a floor: each resample chooses an exponent,
+# so that the interval reflects this uncertainty.
 _EXPONENTS = (0.15, 0.25, 0.35, 0.5, 0.7, 1.0)
 _NUM_RESAMPLES = 400
 
 
 @dataclass(frozen=True)
-class Decay:
+class PowerLaw:
     """``floor + scale * n ** -exponent``."""
 
     floor: float
@@ -24,7 +24,7 @@ class Decay:
     exponent: float
 
     def error(self, num: float) -> float:
-        """The share of labels that is wrong after learning from ``num`` labels."""
+        """The share of wrong labels after learning from ``num`` labels."""
         return self.floor + self.scale * num**-self.exponent
 
     def doubling_gain(self, num: float) -> float:
@@ -34,23 +34,21 @@ class Decay:
 
 @dataclass(frozen=True)
 class Advice:
-    """How many records to annotate, with a 95 % interval; None: more than can be."""
+    """How many records to annotate, with a 95 % interval; None: more than there are."""
 
     num: int | None
     low: int | None
     high: int | None
 
 
-def fit(sizes: NDArray[np.integer], errors: NDArray[np.floating]) -> Decay:
-    """Least squares with a floor and a scale that are not negative; the exponent is the best of a few."""
-    best: tuple[float, Decay] | None = None
+def fit(sizes: NDArray[np.integer], errors: NDArray[np.floating]) -> PowerLaw:
+    """Least squares with non-negative floor and scale; the best of a few exponents."""
+    fits = []
     for exponent in _EXPONENTS:
         columns = np.stack([np.ones(len(sizes)), sizes.astype(float) ** -exponent], axis=1)
         (floor, scale), residual = nnls(columns, errors)
-        if best is None or residual < best[0] - 1e-12:
-            best = (residual, Decay(float(floor), float(scale), exponent))
-    assert best is not None
-    return best[1]
+        fits.append((round(residual, 12), PowerLaw(float(floor), float(scale), exponent)))
+    return min(fits, key=lambda fit: fit[0])[1]
 
 
 def advise(
@@ -58,9 +56,9 @@ def advise(
 ) -> Advice:
     """The fewest annotations, doubling from the smallest size, after which another doubling gains less than wanted.
 
-    ``wrong``, shape (sizes, records): whether a classifier that learned from so many labels was wrong about
-    each record. Records are resampled (bootstrap), the same for all sizes: the sizes' errors are paired.
-    ``limit``: no more than that can be annotated.
+    ``wrong``, shape (sizes, records): whether a classifier that learned from that many labels was wrong about each
+    record. Records are resampled (bootstrap) jointly for all sizes, whose errors are paired. ``limit``: maximum
+    number of annotations.
     """
     assert 0 < wanted_gain < 1, f"a wanted gain of {wanted_gain} is no share"
     random = np.random.default_rng(seed)
@@ -68,13 +66,13 @@ def advise(
     found = []
     for _ in range(_NUM_RESAMPLES):
         rows = random.integers(0, num_records, num_records)
-        found.append(_enough(fit(sizes, wrong[:, rows].mean(axis=1)), int(sizes[0]), wanted_gain, limit))
+        found.append(_annotations_needed(fit(sizes, wrong[:, rows].mean(axis=1)), int(sizes[0]), wanted_gain, limit))
     ordered = sorted(found, key=lambda num: limit + 1 if num is None else num)
     low, middle, high = (ordered[round(q * (_NUM_RESAMPLES - 1))] for q in (0.025, 0.5, 0.975))
     return Advice(middle, low, high)
 
 
-def _enough(decay: Decay, smallest: int, wanted_gain: float, limit: int) -> int | None:
+def _annotations_needed(decay: PowerLaw, smallest: int, wanted_gain: float, limit: int) -> int | None:
     num = smallest
     while decay.doubling_gain(num) >= wanted_gain:
         num *= 2

@@ -1,6 +1,6 @@
-"""A pilot: the stages of a run, for real, on a few hundred records, to see how fast they are.
+"""A pilot: the stages of a run on a few hundred records, to measure how fast they are.
 
-What it annotates is stored where the run will look for it. The rest, a small run of its own, is removed.
+Its annotations are stored where the run will find them. The rest, a temporary small run, is removed.
 """
 
 import contextlib
@@ -19,8 +19,8 @@ from llambert.annotation.responses import iter_answers
 from llambert.annotation.sampling import LeftOut
 from llambert.annotation.splits import is_learned_gold, not_learned
 from llambert.execution.ray_executor import connect
-from llambert.planning.forecast import PILOT_FILE, CurvePoint, Measured, Pilot, pilot_table, relative_deviation
-from llambert.planning.half_runs import learning_curve
+from llambert.planning.forecast import PILOT_FILE, CurvePoint, Pilot, Timing, pilot_table, relative_deviation
+from llambert.planning.subset_training import measure_learning_curve
 from llambert.recipe import ClassifierRecipe
 from llambert.run import Run
 from llambert.stages.annotate import annotate
@@ -33,38 +33,38 @@ from llambert.storage.atomic import write_atomically
 from llambert.storage.locations import remove_folder
 from llambert.storage.manifest import Manifest
 from llambert.storage.run_directory import TableDirectory
-from llambert.training.encoder_trial import require_encoder
+from llambert.training.encoder import require_encoder
 
-# Records labelled: a classifier does them in seconds, and fewer say little about its rate.
+# Records to label: takes seconds; fewer would give an imprecise rate.
 NUM_LABELLED = 2_000
-# Optimizer steps: enough to see past the first ones, which are slow.
+# Optimizer steps: enough to average out the first ones, which are slow.
 _MIN_STEPS = 40
 
 
 def pilot(run: Run, num_records: int, with_curve: bool) -> Pilot:
-    """Run the pilot and store what it measured; ``InputError`` as the stages raise it.
+    """Run the pilot and store its measurements; ``InputError`` as the stages raise it.
 
-    The corpus is ingested and the sample drawn for good: their times are facts. ``num_records`` are annotated,
-    and stay so. Gold labels are read only where the recipe's regime trains on them.
+    The corpus is ingested, the sample drawn and ``num_records`` annotated as part of the run itself. Gold labels are
+    read only if the recipe's regime trains on them.
     """
     require_encoder(run)
     ray_seconds = _start_ray()
     corpus = ingest(run)
-    stages = {"ingest": _measured_whole(corpus)}
+    stages = {"ingest": _whole_stage(corpus)}
     sampled = sample(run)
-    stages["sample"] = _measured_whole(sampled)
+    stages["sample"] = _whole_stage(sampled)
     few = with_num_records(run, num_records=min(num_records, sampled.num_kept))
     stages["annotate"] = _annotate(few)
-    silver = parse(_parsed(few))
+    silver = parse(_without_gold_prior(few))
     num_few = few.recipe.annotator.num_records
-    stages["parse"] = Measured(num=num_few, work_seconds=silver.wall_seconds)
-    with _small_run(run, _parsed(few)) as small:
+    stages["parse"] = Timing(num=num_few, work_seconds=silver.wall_seconds)
+    with _temporary_run(run, _without_gold_prior(few)) as small:
         trained, labelled = finetune(small), label(small)
         lengths = _lengths(small.table("corpus"))
         deviation = relative_deviation(lengths[:num_few])
-        stages["finetune"] = _measured_training(trained, deviation)
-        stages["label"] = _measured_labelling(small, labelled, relative_deviation(lengths))
-        curve = learning_curve(small) if with_curve and run.recipe.classifier.learns_silver else {}
+        stages["finetune"] = _training_timing(trained, deviation)
+        stages["label"] = _labelling_timing(small, labelled, relative_deviation(lengths))
+        curve = measure_learning_curve(small) if with_curve and run.recipe.classifier.learns_silver else {}
         num_learned = trained.counts.get("num_silver_train", 0) + trained.counts.get("num_silver_held_out", 0)
         scales = {"silver": sampled.num_kept / num_few, "gold": num_gold_records(run) / max(num_gold_records(small), 1)}
         num_steps = num_training_steps(run.recipe.classifier, trained, scales)
@@ -93,7 +93,7 @@ def _store(run: Run, found: Pilot) -> None:
 
 
 def _start_ray() -> float:
-    """Seconds until Ray was there; 0 where it was already."""
+    """Seconds to start or join Ray; 0 if it was running."""
     if ray.is_initialized():
         return 0.0
     started = time.monotonic()
@@ -101,12 +101,10 @@ def _start_ray() -> float:
     return time.monotonic() - started
 
 
-def _measured_whole(manifest: Manifest) -> Measured:
-    """A stage that the pilot did for good."""
-    num = max(manifest.num_in, 1)
-    return Measured(
-        num=num, work_seconds=manifest.wall_seconds, num_kept=manifest.num_in, spent_seconds=manifest.wall_seconds
-    )
+def _whole_stage(manifest: Manifest) -> Timing:
+    """The measurement of a stage that the pilot completed for the run itself."""
+    seconds, num = manifest.wall_seconds, manifest.num_in
+    return Timing(num=max(num, 1), work_seconds=seconds, num_kept=num, spent_seconds=seconds)
 
 
 # Annotate
@@ -118,16 +116,16 @@ def with_num_records(run: Run, num_records: int, **changes: Any) -> Run:
     return replace(run, recipe=run.recipe.model_copy(update={"annotator": annotator}))
 
 
-def _parsed(run: Run) -> Run:
-    """The run with a parse that works on a part of its sample: gold labels given by record may lie outside."""
+def _without_gold_prior(run: Run) -> Run:
+    """The run without gold prior correction, whose gold records may not be in the pilot's sample."""
     if run.recipe.parse.prior_correction != "gold":
         return run
     recipe = run.recipe.parse.model_copy(update={"prior_correction": "none"})
     return replace(run, recipe=run.recipe.model_copy(update={"parse": recipe}))
 
 
-def _annotate(few: Run) -> Measured:
-    """Annotate the pilot's records; where a run has annotated as many already, what its manifest says."""
+def _annotate(few: Run) -> Timing:
+    """Annotate the pilot's records, or read the manifest if that many are annotated already."""
     responses = few.table("responses")
     is_first = not responses.part_names()
     sample(few)
@@ -136,12 +134,12 @@ def _annotate(few: Run) -> Measured:
     startup = manifest.measures.get("startup_seconds", 0.0)
     working = max(manifest.wall_seconds - startup, 0.0)
     busy = min(len(manifest.parts), annotator.max_replicas)
-    # A first start's clock beyond start and work: the other replicas' start, the end of the pool.
+    # On a first start, wall time beyond startup and work: the other replicas' startup and the pool's shutdown.
     tail = max(working - manifest.busy_seconds / busy, 0.0) if is_first else 0.0
     columns = [schema.NUM_PROMPT_TOKENS, schema.NUM_RESPONSE_TOKENS]
     rows = pa.concat_tables([rows for _, rows in iter_answers(responses, columns)])
     prompt, response = (rows[name].to_pylist() for name in columns)
-    return Measured(
+    return Timing(
         num=num,
         work_seconds=manifest.busy_seconds,
         fixed_seconds=startup + tail,
@@ -153,12 +151,12 @@ def _annotate(few: Run) -> Measured:
     )
 
 
-# Fine-tune and label, in a small run of their own
+# Fine-tune and label, in a temporary run
 
 
 @contextlib.contextmanager
-def _small_run(run: Run, few: Run) -> Iterator[Run]:
-    """A run of the pilot's silver records and a random part of the corpus, in a folder that is removed afterwards."""
+def _temporary_run(run: Run, few: Run) -> Iterator[Run]:
+    """A run with the pilot's silver records and a random part of the corpus, in a folder that is removed afterwards."""
     storage = f"{run.recipe.storage.rstrip('/')}/pilot"
     classifier = few.recipe.classifier
     num_silver = few.table("silver").require_manifest().num_kept
@@ -171,7 +169,7 @@ def _small_run(run: Run, few: Run) -> Iterator[Run]:
     updates = {"storage": storage, "classifier": classifier.model_copy(update=changes)}
     small = replace(few, recipe=few.recipe.model_copy(update=updates))
     filesystem, path = run.table("corpus").filesystem, f"{run.table('corpus').path().rsplit('/', 2)[0]}/pilot"
-    remove_folder(filesystem, path)  # of a pilot that was killed
+    remove_folder(filesystem, path)  # left by a pilot that was killed
     try:
         _complete(small, "silver", [few.table("silver").read()])
         _complete(small, "corpus", small_corpus(run, small))
@@ -187,11 +185,11 @@ def _complete(small: Run, name: str, rows: list[pa.Table]) -> None:
 
 
 def small_corpus(run: Run, small: Run) -> list[pa.Table]:
-    """Random records of the corpus, those annotated first, in parts as the label stage will meet them."""
+    """Random records of the corpus, annotated ones first, in parts of the size that the label stage will process."""
     corpus = run.table("corpus").require_manifest()
     distinct = corpus.num_kept - corpus.counts.get("num_duplicates", 0)
     num = max(min(NUM_LABELLED, distinct), small.recipe.annotator.num_records)
-    wanted = _sampled_ids(with_num_records(run, num, splits=None))  # every split is labelled, whichever are annotated
+    wanted = _sampled_ids(with_num_records(run, num, splits=None))  # every split is labelled
     if run.recipe.annotator.splits is not None:
         annotated = _sampled_ids(with_num_records(run, small.recipe.annotator.num_records))
         others = wanted.filter(pc.invert(pc.is_in(wanted, value_set=annotated)))
@@ -202,7 +200,7 @@ def small_corpus(run: Run, small: Run) -> list[pa.Table]:
         found.append(part.append_column("rank", rank).filter(pc.is_valid(rank)))
     rows = pa.concat_tables(found).sort_by("rank").drop_columns(["rank"])
     if run.recipe.classifier.learns_gold:
-        rows = pa.concat_tables([rows, *_some_gold(run, wanted)])
+        rows = pa.concat_tables([rows, *_extra_gold_records(run, wanted)])
     size = min(run.recipe.corpus.rows_per_part, -(-rows.num_rows // run.recipe.label.max_actors))
     return [rows.slice(start, size) for start in range(0, rows.num_rows, size)]
 
@@ -212,8 +210,8 @@ def _sampled_ids(run: Run) -> pa.Array:
     return run.table("sample").read([schema.RECORD_ID])[schema.RECORD_ID].combine_chunks()
 
 
-def _some_gold(run: Run, taken: pa.Array) -> Iterator[pa.Table]:
-    """Gold records beside those taken: gold may be so rare that a random part of the corpus holds none."""
+def _extra_gold_records(run: Run, taken: pa.Array) -> Iterator[pa.Table]:
+    """Gold records that are not in ``taken``: gold may be so rare that a random part of the corpus has none."""
     num = _MIN_STEPS * run.recipe.classifier.batch_size
     for part in run.table("corpus").iter_tables():
         is_new = pc.invert(pc.is_in(part[schema.RECORD_ID], value_set=taken))
@@ -223,14 +221,14 @@ def _some_gold(run: Run, taken: pa.Array) -> Iterator[pa.Table]:
 
 
 def _lengths(corpus: TableDirectory) -> list[float]:
-    """Characters of every text."""
+    """The number of characters of every text."""
     return [n for part in corpus.iter_tables([schema.TEXT]) for n in pc.utf8_length(part[schema.TEXT]).to_pylist()]
 
 
-def _measured_training(manifest: Manifest, deviation: float) -> Measured:
+def _training_timing(manifest: Manifest, deviation: float) -> Timing:
     num_steps = manifest.counts["num_steps"]
     each = manifest.measures.get("seconds_per_step", manifest.busy_seconds / num_steps / manifest.counts["num_workers"])
-    return Measured(
+    return Timing(
         num=num_steps,
         work_seconds=each * num_steps,
         fixed_seconds=max(manifest.wall_seconds - each * num_steps, 0.0),
@@ -238,9 +236,9 @@ def _measured_training(manifest: Manifest, deviation: float) -> Measured:
     )
 
 
-def _measured_labelling(small: Run, manifest: Manifest, deviation: float) -> Measured:
+def _labelling_timing(small: Run, manifest: Manifest, deviation: float) -> Timing:
     num_actors = min(small.recipe.label.max_actors, len(manifest.parts))
-    return Measured(
+    return Timing(
         num=manifest.num_in,
         work_seconds=manifest.busy_seconds,
         fixed_seconds=max(manifest.wall_seconds - manifest.busy_seconds / num_actors, 0.0),
@@ -249,9 +247,9 @@ def _measured_labelling(small: Run, manifest: Manifest, deviation: float) -> Mea
 
 
 def num_training_steps(recipe: ClassifierRecipe, trained: Manifest, scales: dict[str, float]) -> int:
-    """Optimizer steps of the whole fine-tuning: as large a share of the records is learned from as in the pilot.
+    """Optimizer steps of the whole fine-tuning, assuming the same share of usable records as in the pilot.
 
-    ``scales``: how many times the pilot's records the run has, silver and gold.
+    ``scales``: the run's number of records relative to the pilot's, for silver and gold.
     """
     plans = dict.fromkeys(("silver", "gold"), (recipe.epochs, recipe.num_records))
     if recipe.regime == "combined":
@@ -265,7 +263,7 @@ def num_training_steps(recipe: ClassifierRecipe, trained: Manifest, scales: dict
 
 
 def num_gold_records(run: Run) -> int:
-    """Gold records that a regime may learn from; 0 where it learns from none: they are not looked at then."""
+    """Number of gold records that the regime may learn from; 0, without reading gold, if it learns from none."""
     if not run.recipe.classifier.learns_gold:
         return 0
     parts = run.table("corpus").iter_tables([schema.SPLIT, schema.GOLD_LABEL])

@@ -1,4 +1,4 @@
-"""``llambert plan``: what a run will take and how many annotations pay, before it is started."""
+"""``llambert plan``: what a run will take and how many annotations are worthwhile, before it is started."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import numpy as np
 
 from llambert.intervals import Z
 from llambert.planning.costs import Prices, format_duration, format_usd
-from llambert.planning.forecast import Figure, Forecast, Measured, Pilot, StageForecast, add, forecast, read_pilot, usd
+from llambert.planning.forecast import Figure, Forecast, Pilot, StageForecast, Timing, add, forecast, read_pilot, usd
 from llambert.planning.learning_curve import Advice, advise
 from llambert.recipe import Recipe
 from llambert.run import Run
@@ -18,7 +18,7 @@ _OLD_PRICES_DAYS = 365
 
 @dataclass(frozen=True)
 class Plan:
-    """A recipe's forecast, with the prices it is told in. ``advice`` None: there is no learning curve."""
+    """A recipe's forecast and the prices applied to it. ``advice`` None: there is no learning curve."""
 
     recipe: Recipe
     pilot: Pilot
@@ -31,19 +31,19 @@ class Plan:
 
 
 def plan(run: Run, num_records: int, wanted_gain: float, prices: Prices, with_curve: bool = True) -> Plan:
-    """The plan of a run, from its stored pilot or a new one; a stored one of other records is made anew."""
+    """The plan of a run, from the stored pilot of ``num_records`` records or a new one."""
     found = read_pilot(run)
     is_other = found is not None and found.num_pilot_records != min(num_records, found.num_annotated)
     if found is None or is_other or (with_curve and not found.with_curve):
         from llambert.planning.pilot import pilot
 
         found = pilot(run, num_records, with_curve)
-    advice = advice_of(found, wanted_gain)
+    advice = advise_from_pilot(found, wanted_gain)
     return Plan(run.recipe, found, forecast(run.recipe, found), prices, advice, wanted_gain)
 
 
-def advice_of(pilot: Pilot, wanted_gain: float) -> Advice | None:
-    """How many annotations pay by a pilot's learning curve, those included that are not learned from; None without."""
+def advise_from_pilot(pilot: Pilot, wanted_gain: float) -> Advice | None:
+    """How many annotations are worthwhile by the pilot's learning curve, unusable ones included; None without."""
     if not pilot.curve:
         return None
     sizes = np.array([round(point.num_labels / pilot.learned_share) for point in pilot.curve])
@@ -51,10 +51,10 @@ def advice_of(pilot: Pilot, wanted_gain: float) -> Advice | None:
     return advise(sizes, wrong, wanted_gain, pilot.num_annotatable)
 
 
-def plan_by_rates(recipe: Recipe, measured: dict[str, Measured], num_corpus: int, prices: Prices) -> Plan:
-    """The plan from rates that are known from elsewhere: nothing is read, nothing is run.
+def plan_from_rates(recipe: Recipe, measured: dict[str, Timing], num_corpus: int, prices: Prices) -> Plan:
+    """The plan from given rates: nothing is read or run.
 
-    Every record of the corpus is taken to be annotatable, and every annotated one to be learned from.
+    Assumes that every record can be annotated, and that every annotated one can be learned from.
     """
     classifier, num_annotated = recipe.classifier, min(recipe.annotator.num_records, num_corpus)
     num_learned = min(round(num_annotated * (1 - classifier.held_out_share)), classifier.num_records or num_annotated)
@@ -70,7 +70,7 @@ def plan_by_rates(recipe: Recipe, measured: dict[str, Measured], num_corpus: int
 
 
 def render(plan: Plan, accelerator: str | None = None) -> Iterator[str]:
-    """Lines for a terminal. ``accelerator``: whose price GPU-hours are told in; None: the first of the prices."""
+    """Lines for a terminal. ``accelerator``: the one whose price applies to GPU-hours; None: the first priced one."""
     stages = plan.forecast.stages
     pilot, prices = plan.pilot, plan.prices
     name = accelerator or next(iter(prices.accelerators), None)
@@ -82,7 +82,7 @@ def render(plan: Plan, accelerator: str | None = None) -> Iterator[str]:
     total = [usd(plan.recipe, stage, prices, name) for stage in stages]
     priced = [one for one in total if one is not None]
     dollars = add(priced) if len(priced) == len(total) else None
-    yield _row("in all", "", plan.forecast.total, _hours(stages, "gpu"), _hours(stages, "cpu"), dollars)
+    yield _row("in all", "", stages, dollars)
     if everything := plan.forecast.llm_on_everything:
         yield _line(everything, "LLM on everything", usd(plan.recipe, everything, prices, name))
     yield ""
@@ -138,18 +138,17 @@ def _advice(plan: Plan) -> Iterator[str]:
 
 
 def _line(stage: StageForecast, name: str, dollars: Figure | None) -> str:
-    what = f"{stage.num:,} {stage.unit}"
-    return _row(name, what, stage.seconds, stage.gpu_hours.value, stage.cpu_hours.value, dollars, stage.is_measured)
+    return _row(name, f"{stage.num:,} {stage.unit}", [stage], dollars, stage.is_measured)
 
 
-def _row(
-    name: str, what: str, seconds: Figure, gpu: float, cpu: float, dollars: Figure | None, done: bool = False
-) -> str:
+def _row(name: str, num: str, stages: list[StageForecast], dollars: Figure | None, done: bool = False) -> str:
+    seconds = add([stage.seconds for stage in stages])
     interval = "done" if done else f"{format_duration(seconds.low)} – {format_duration(seconds.high)}"
-    money = format_usd(dollars.value if dollars else None)
+    gpu_hours = sum(stage.gpu_hours.value for stage in stages)
+    cpu_hours = sum(stage.cpu_hours.value for stage in stages)
     return (
-        f"{name:<18}{what:>18}  {format_duration(seconds.value):>12}  {interval:<22}{_shown(gpu):>10}{_shown(cpu):>10}"
-        f"{money:>12}"
+        f"{name:<18}{num:>18}  {format_duration(seconds.value):>12}  {interval:<22}{_shown(gpu_hours):>10}"
+        f"{_shown(cpu_hours):>10}{format_usd(dollars.value if dollars else None):>12}"
     )
 
 
@@ -157,12 +156,8 @@ def _shown(hours: float) -> str:
     return f"{hours:,.2f}" if hours else "-"
 
 
-def _hours(stages: list[StageForecast], kind: str) -> float:
-    return sum((stage.gpu_hours if kind == "gpu" else stage.cpu_hours).value for stage in stages)
-
-
 def _age_days(as_of: str) -> int:
-    """Days since the first of the month that a price table is of; 0 where that cannot be told."""
+    """Days since the price table's date, or the first of its month; 0 if it is not a date."""
     try:
         return (date.today() - date.fromisoformat(as_of if len(as_of) > 7 else f"{as_of}-01")).days
     except ValueError:

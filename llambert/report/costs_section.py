@@ -1,4 +1,4 @@
-"""What the report says of time and money: every stage, the LLM on everything, and what a plan had said before."""
+"""The report's section on time and money: every stage, the LLM on everything, and the plan's forecast."""
 
 from llambert.planning.costs import StageCost, format_duration, format_usd
 from llambert.planning.forecast import Figure as Forecast
@@ -47,20 +47,19 @@ def _time_row(cost: StageCost) -> list[str]:
 
 
 def _planned(findings: Findings) -> list[Block]:
-    """What the plan said beside what was; nothing where no plan was made."""
+    """The plan's forecast beside the actual figures; empty if no plan was made."""
     if findings.pilot is None:
         return []
     recipe, prices = findings.run.recipe, findings.prices
     accelerator = next(iter(prices.accelerators), None)
     planned = {stage.stage: stage for stage in forecast(recipe, findings.pilot).stages}
-    rows, total, took_in_all = [], 0.0, 0.0
+    rows, total, total_taken = [], 0.0, 0.0
     for cost in findings.costs.values():
-        stage = planned.get(cost.stage)
-        if stage is None:
+        if (stage := planned.get(cost.stage)) is None:
             continue
-        seconds, took = stage.seconds, cost.wall_seconds
-        total, took_in_all = total + seconds.value, took_in_all + took
-        actual = stage.model_copy(update={"seconds": Forecast(value=took, low=took, high=took)})
+        seconds, taken = stage.seconds, cost.wall_seconds
+        total, total_taken = total + seconds.value, total_taken + taken
+        actual = stage.model_copy(update={"seconds": Forecast(value=taken, low=taken, high=taken)})
         dollars = [usd(recipe, one, prices, accelerator) for one in (stage, actual)]
         interval = f"{format_duration(seconds.low)} – {format_duration(seconds.high)}"
         rows.append(
@@ -68,14 +67,13 @@ def _planned(findings: Findings) -> list[Block]:
                 cost.stage,
                 format_duration(seconds.value),
                 "done by the plan" if stage.is_measured else interval,
-                format_duration(took),
-                f"{took / seconds.value:.2f}" if seconds.value else "-",
-                *(format_usd(one.value if one else None) for one in dollars),
+                format_duration(taken),
+                f"{taken / seconds.value:.2f}" if seconds.value else "-",
+                *(format_usd(figure.value if figure else None) for figure in dollars),
             ]
         )
-    rows.append(
-        ["in all", format_duration(total), "", format_duration(took_in_all), f"{took_in_all / total:.2f}", "", ""]
-    )
+    ratio = f"{total_taken / total:.2f}"
+    rows.append(["in all", format_duration(total), "", format_duration(total_taken), ratio, "", ""])
     header = ["stage", "planned", "95 % interval", "took", "took / planned", "USD planned", "USD"]
     caption = f"Plan and fact; list prices of {prices.as_of}" + (f", GPUs as {accelerator}:" if accelerator else ":")
     return [Table(header, rows, caption)]

@@ -24,7 +24,7 @@ class Table:
     rows: list[list[str]]
     caption: str = ""
     left: frozenset[int] = frozenset()
-    """Columns of words, beside the first."""
+    """Columns of words, in addition to the first."""
 
 
 @dataclass(frozen=True)
@@ -38,14 +38,14 @@ class Figure:
 
 @dataclass(frozen=True)
 class Verbatim:
-    """A text to the character: a prompt, a recipe."""
+    """A text shown unchanged: a prompt, a recipe."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Details:
-    """Blocks that are folded away until asked for."""
+    """Blocks that are collapsed by default."""
 
     summary: str
     blocks: "list[Block]"
@@ -56,7 +56,7 @@ Block = str | Table | Figure | Verbatim | Details
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what stands under it."""
+    """A heading and its blocks."""
 
     title: str
     blocks: list[Block] = field(default_factory=list)

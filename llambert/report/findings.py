@@ -1,4 +1,4 @@
-"""All that was computed about a run, and the answer it comes to in plain words."""
+"""All that was computed about a run, and its summary in plain words."""
 
 from dataclasses import dataclass
 
@@ -26,17 +26,17 @@ class Findings:
     prices: Prices
     suspects: Suspects
     pilot: Pilot | None
-    """What a plan made before the run had measured."""
+    """The measurements of the plan, if one was made before the run."""
 
     @property
     def sampled(self) -> str:
-        """What the annotated sample stands for: ``the corpus``, or the splits it was drawn from."""
+        """What the annotated sample was drawn from: ``the corpus``, or some splits."""
         splits = self.run.recipe.annotator.splits
         return "the corpus" if splits is None else named(splits)
 
 
 def answer(findings: Findings) -> list[str]:
-    """What came out, how far to trust it, and what it took: the sentences at the top."""
+    """The sentences at the top: the result, its accuracy, and the time it took."""
     shares = sorted(findings.quality.shares, key=lambda share: -share.raw)
     num = sum(share.num_labelled for share in shares)
     named = ", ".join(f"{percent(share.raw)} {share.category}" for share in shares[:5])
@@ -68,7 +68,7 @@ def _trust(findings: Findings) -> str:
         )
     return (
         "How many of these labels are right cannot be said: the corpus has no gold labels. A few hundred records, "
-        "drawn at random and labelled by a person, would tell."
+        "drawn at random and labelled by a person, would show it."
     )
 
 

@@ -8,9 +8,8 @@ import dataclasses
 import json
 import textwrap
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 
 from llambert import schema
@@ -24,6 +23,10 @@ from llambert.storage.manifest import Manifest, Part
 from llambert.storage.part_file import PartWriter, parse_footer
 from llambert.storage.run_directory import TableDirectory
 
+if TYPE_CHECKING:
+    from llambert.evaluation.metrics import Estimate
+    from llambert.report.findings import Findings
+
 PLOTS = "plots"
 METRICS_PART = "metrics.parquet"
 SUSPECTS_PART = "suspects.parquet"
@@ -33,9 +36,9 @@ _SUMMARY_WIDTH = 100
 def report(run: Run, prices: str | None = None) -> Manifest:
     """Compute every figure of a finished run and write its report; skipped when it is complete.
 
-    It is written again with ``prices`` (a price table's path), and where a plan was made or records were answered
-    since. ``InputError`` names the table that is missing if a stage is not complete. No gold label is needed: figures
-    that rest on gold say so instead.
+    It is written again with ``prices`` (a price table's path), and if a plan was made or records were answered since.
+    ``InputError`` names the missing table if a stage is not complete. Gold labels are not required: figures that need
+    them say so.
     """
     directory = run.table("report")
     pilot = read_pilot(run)
@@ -59,15 +62,13 @@ def report(run: Run, prices: str | None = None) -> Manifest:
 
     started = time.monotonic()
     evidence = read_evidence(run)
-    costs = _costs(evidence)
+    costs, recipe = _costs(evidence), run.recipe
     findings = Findings(
         run=run,
         evidence=evidence,
         quality=assess(evidence),
         costs=costs,
-        comparison=compare(
-            costs, len(evidence.records), run.recipe.annotator.max_replicas, run.recipe.label.max_actors
-        ),
+        comparison=compare(costs, len(evidence.records), recipe.annotator.max_replicas, recipe.label.max_actors),
         prices=load_prices(prices),
         suspects=find_suspects(run, evidence),
         pilot=pilot,
@@ -83,12 +84,11 @@ def report(run: Run, prices: str | None = None) -> Manifest:
         _write_table(directory, METRICS_PART, pa.Table.from_pylist(rows, schema=schema.METRICS)),
         _write_table(directory, SUSPECTS_PART, findings.suspects.rows),
     ]
-    num_labelled = int(evidence.records.has_label.sum())
     return run.complete(
         "report",
         parts,
         upstream=({"plan": pilot.measured_at} if pilot else {}) | ({ANSWERS: answers} if answers else {}),
-        num_kept=num_labelled,
+        num_kept=int(evidence.records.has_label.sum()),
         counts={"num_gold": findings.quality.num_gold, "num_unseen_gold": findings.quality.num_unseen},
         wall_seconds=time.monotonic() - started,
     )
@@ -121,21 +121,17 @@ def summary(run: Run) -> str:
 
 
 def _costs(evidence: Evidence) -> dict[str, StageCost]:
-    answers = evidence.answers
-    costs = {name: StageCost.of(manifest) for name, manifest in evidence.manifests.items()}
-    costs["responses"] = dataclasses.replace(
-        costs["responses"],
-        num_prompt_tokens=answers.num_prompt_tokens,
-        num_response_tokens=answers.num_response_tokens,
-    )
-    num_tokens = evidence.manifests["labels"].counts.get("num_tokens", 0)
-    costs["labels"] = dataclasses.replace(costs["labels"], num_prompt_tokens=num_tokens)
-    return costs
+    answers, manifests = evidence.answers, evidence.manifests
+    num_tokens = {
+        "responses": (answers.num_prompt_tokens, answers.num_response_tokens),
+        "labels": (manifests["labels"].counts.get("num_tokens", 0),),
+    }
+    return {name: StageCost.of(manifest, *num_tokens.get(name, ())) for name, manifest in manifests.items()}
 
 
-def _metric_rows(findings: Any) -> list[dict[str, Any]]:
+def _metric_rows(findings: "Findings") -> list[dict[str, Any]]:
     """Rows of ``schema.METRICS``; figures that need gold and have none are left out."""
-    run, evidence, quality = findings.run, findings.evidence, findings.quality
+    run, evidence, quality, suspects = findings.run, findings.evidence, findings.quality, findings.suspects
     annotator = {"model": run.recipe.annotator.model, "training_labels": None, "num_train": None, "seed": None}
     classifier = {
         "model": run.recipe.classifier.model,
@@ -145,89 +141,65 @@ def _metric_rows(findings: Any) -> list[dict[str, Any]]:
     }
     rows: list[dict[str, Any]] = []
 
-    def add(of: dict[str, Any], metric: str, value: float, low: float | None = None, high: float | None = None) -> None:
-        rows.append({"task": run.task.name, **of, "metric": metric, "value": value, "low": low, "high": high})
+    def add(source: dict[str, Any], metric: str, figure: "Estimate | float | None") -> None:
+        if figure is not None:
+            value, low, high = (figure, None, None) if isinstance(figure, float) else (figure.value, *figure.bounds)
+            rows.append({"task": run.task.name, **source, "metric": metric, "value": value, "low": low, "high": high})
 
-    for of, name, judged in (
+    for source, name, evaluation in (
         (annotator, "silver_{}", quality.silver),
         (classifier, "classifier_{}_unseen", quality.unseen),
         (classifier, "classifier_{}_all", quality.whole),
     ):
-        if judged is None:
+        if evaluation is None:
             continue
-        add(of, name.format("accuracy"), judged.accuracy.value, *judged.accuracy.bounds)
-        add(of, name.format("macro_f1"), judged.macro_f1)
-        if judged.calibration_error is not None:
-            add(of, name.format("ece"), judged.calibration_error)
-        for figures in judged.classes:
-            for kind, estimate in (("precision", figures.precision), ("recall", figures.recall)):
-                if estimate is not None:
-                    metric = f"{name.format(kind)}[{figures.category}]"
-                    add(of, metric, estimate.value, *estimate.bounds)
-    for name, split_accuracy in quality.by_split.items():
-        add(classifier, f"classifier_accuracy_unseen[{name}]", split_accuracy.value, *split_accuracy.bounds)
-    for name, split_accuracy in quality.silver_by_split.items():
-        add(annotator, f"silver_accuracy[{name}]", split_accuracy.value, *split_accuracy.bounds)
-    if quality.difference is not None:
-        add(classifier, "accuracy_difference", quality.difference.value, *quality.difference.bounds)
+        add(source, name.format("accuracy"), evaluation.accuracy)
+        add(source, name.format("macro_f1"), evaluation.macro_f1)
+        add(source, name.format("ece"), evaluation.calibration_error)
+        for figures in evaluation.classes:
+            add(source, f"{name.format('precision')}[{figures.category}]", figures.precision)
+            add(source, f"{name.format('recall')}[{figures.category}]", figures.recall)
+    for split, estimate in quality.by_split.items():
+        add(classifier, f"classifier_accuracy_unseen[{split}]", estimate)
+    for split, estimate in quality.silver_by_split.items():
+        add(annotator, f"silver_accuracy[{split}]", estimate)
+    add(classifier, "accuracy_difference", quality.difference)
     if quality.prior is not None:
-        add(annotator, "silver_accuracy_raw", quality.prior.raw.value, *quality.prior.raw.bounds)
-        add(annotator, "prior_correction_gain", quality.prior.gain.value, *quality.prior.gain.bounds)
-    if quality.agreement is not None:
-        add(classifier, "silver_agreement", quality.agreement.value, *quality.agreement.bounds)
-    suspects = findings.suspects
-    for name, estimate in (("silver_wrong", suspects.base), ("silver_suspects_wrong", suspects.precision)):
-        if estimate is not None:
-            add(annotator, name, estimate.value, *estimate.bounds)
+        add(annotator, "silver_accuracy_raw", quality.prior.raw)
+        add(annotator, "prior_correction_gain", quality.prior.gain)
+    add(classifier, "silver_agreement", quality.agreement)
+    add(annotator, "silver_wrong", suspects.base_rate)
+    add(annotator, "silver_suspects_wrong", suspects.precision)
     for share in quality.shares:
         add(classifier, f"share_as_labelled[{share.category}]", share.raw)
-        if share.corrected is not None:
-            add(classifier, f"share_corrected[{share.category}]", share.corrected.value, *share.corrected.bounds)
+        add(classifier, f"share_corrected[{share.category}]", share.corrected)
     return rows
 
 
-def _metrics_json(findings: Any, rows: list[dict[str, Any]], answer: list[str]) -> str:
-    evidence, run = findings.evidence, findings.run
+def _metrics_json(findings: "Findings", rows: list[dict[str, Any]], answer: list[str]) -> str:
+    manifests, run = findings.evidence.manifests, findings.run
+    counts = {"num_in", "num_kept", "num_rejected", "counts", "labels"}
+    provenance = {"fingerprint", "model", "model_identity", "code_version", "completed_at"}
     values = {
         "run": run.recipe.name,
         "task": run.task.name,
         "answer": answer,
         "num_gold": findings.quality.num_gold,
         "metrics": rows,
-        "counts": {
-            name: m.model_dump(include={"num_in", "num_kept", "num_rejected", "counts", "labels"})
-            for name, m in evidence.manifests.items()
-        },
-        "stages": [_plain(cost) for cost in findings.costs.values()],
-        "comparison": _plain(findings.comparison),
-        "quality": _plain(findings.quality),
-        "provenance": {
-            name: {
-                "fingerprint": m.fingerprint,
-                "model": m.model,
-                "model_identity": m.model_identity,
-                "code_version": m.code_version,
-                "completed_at": m.completed_at,
-            }
-            for name, m in evidence.manifests.items()
-        },
+        "counts": {name: manifest.model_dump(include=counts) for name, manifest in manifests.items()},
+        "stages": list(findings.costs.values()),
+        "comparison": findings.comparison,
+        "quality": findings.quality,
+        "provenance": {name: manifest.model_dump(include=provenance) for name, manifest in manifests.items()},
     }
-    return json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False)
+    return json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False, default=_json_value)
 
 
-def _plain(value: Any) -> Any:
+def _json_value(value: Any) -> Any:
     """Dataclasses, arrays and numpy numbers as JSON values."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
-    if isinstance(value, dict):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
-    if isinstance(value, np.generic):
-        return _plain(value.item())
-    return value
+    if dataclasses.is_dataclass(value):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    return value.tolist()
 
 
 def _write_table(directory: TableDirectory, name: str, table: pa.Table) -> Part:

@@ -14,15 +14,16 @@ from numpy.typing import NDArray
 from llambert.annotation.calibration import ReliabilityBin
 from llambert.evaluation.metrics import CoveragePoint
 from llambert.markdown import visible_characters
+from llambert.planning.costs import format_duration
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# After Okabe & Ito's palette for the colour-blind. Both stand out on white and on black; they differ in lightness
-# too, and by hatching.
+# Based on Okabe & Ito's palette for the colour-blind. Both are visible on white and on black, and differ in lightness
+# and hatching.
 DARK, LIGHT = "#1f83c4", "#e69f00"
-# Stands for the page's text colour; replaced by ``currentColor`` in the SVG.
+# Placeholder of the page's text colour; replaced by ``currentColor`` in the SVG.
 _INK = "#010203"
 _STYLE = {
     "font.family": "sans-serif",
@@ -41,21 +42,21 @@ _STYLE = {
     "legend.frameon": False,
     "figure.constrained_layout.use": True,
 }
-_MOST_CELLS_WITH_NUMBERS = 10
-_MOST_LABEL_CHARS = 18
+_MAX_CELLS_WITH_NUMBERS = 10
+_MAX_LABEL_CHARS = 18
 
 
 def confusion(name: str, matrix: NDArray[np.int64], categories: Sequence[str], given_by: str) -> str:
     """Counts of gold (rows) against given (columns) categories, shaded by the share of the row."""
     side = min(8.0, 2.2 + 0.7 * len(categories))
-    with _drawing(name, side + 0.6, side) as (axes, finish):
+    with _styled_axes(name, side + 0.6, side) as (axes, finish):
         totals = matrix.sum(axis=1, keepdims=True)
         shares = np.divide(matrix, totals, out=np.zeros(matrix.shape), where=totals > 0)
         for (row, column), share in np.ndenumerate(shares):
             axes.fill_between(
                 [column - 0.5, column + 0.5], row - 0.5, row + 0.5, color=DARK, alpha=0.08 + 0.55 * share, linewidth=0
             )
-            if len(categories) <= _MOST_CELLS_WITH_NUMBERS:
+            if len(categories) <= _MAX_CELLS_WITH_NUMBERS:
                 axes.text(column, row, f"{matrix[row, column]:,}\n{share:.0%}", ha="center", va="center")
         places = range(len(categories))
         shown = axis_labels(categories)
@@ -71,7 +72,7 @@ def confusion(name: str, matrix: NDArray[np.int64], categories: Sequence[str], g
 def reliability_diagram(name: str, diagrams: dict[str, list[ReliabilityBin]]) -> str:
     """Accuracy against mean confidence per bin, with the diagonal of perfect calibration."""
     markers = [("o", DARK, "-"), ("s", LIGHT, "--")]
-    with _drawing(name, 4.4, 3.8) as (axes, finish):
+    with _styled_axes(name, 4.4, 3.8) as (axes, finish):
         axes.plot([0, 1], [0, 1], color=_INK, linewidth=0.8, linestyle=":", label="perfectly calibrated")
         lowest = 1.0
         for (title, bins), (marker, colour, line) in zip(diagrams.items(), markers, strict=False):
@@ -87,8 +88,8 @@ def reliability_diagram(name: str, diagrams: dict[str, list[ReliabilityBin]]) ->
 
 
 def score_distribution(name: str, scores: NDArray, right: NDArray[np.bool_] | None) -> str:
-    """How sure the classifier is: records per score bin, split into right and wrong where gold tells."""
-    with _drawing(name, 5.2, 3.2) as (axes, finish):
+    """How sure the classifier is: records per score bin, split into right and wrong if there is gold."""
+    with _styled_axes(name, 5.2, 3.2) as (axes, finish):
         edges = np.linspace(np.floor(float(scores.min()) * 20) / 20 if len(scores) else 0.0, 1.0, 21)
         width = np.diff(edges)
         if right is None:
@@ -105,11 +106,9 @@ def score_distribution(name: str, scores: NDArray, right: NDArray[np.bool_] | No
 
 
 def stage_times(name: str, seconds: dict[str, float], alternative: tuple[str, float] | None) -> str:
-    """Wall time per stage, and beside it what the alternative would take."""
+    """Wall time per stage, and that of the alternative."""
     rows = list(seconds.items())
-    with _drawing(name, 5.6, 0.9 + 0.38 * (len(rows) + 1)) as (axes, finish):
-        from llambert.planning.costs import format_duration
-
+    with _styled_axes(name, 5.6, 0.9 + 0.38 * (len(rows) + 1)) as (axes, finish):
         unit, unit_seconds = _time_unit(max([*seconds.values(), alternative[1] if alternative else 0.0]))
         names, values = [title for title, _ in rows], [value for _, value in rows]
         axes.barh(names, [value / unit_seconds for value in values], color=DARK, alpha=0.85)
@@ -129,23 +128,23 @@ def stage_times(name: str, seconds: dict[str, float], alternative: tuple[str, fl
 
 
 def accuracy_by_coverage(name: str, points: Sequence[CoveragePoint]) -> str:
-    """Accuracy of the most sure records against how many are kept, with its 95 % interval."""
-    with _drawing(name, 5.2, 3.2) as (axes, finish):
+    """Accuracy of the most certain records by the share that is kept, with its 95 % interval."""
+    with _styled_axes(name, 5.2, 3.2) as (axes, finish):
         kept = [100 * point.coverage for point in points]
         bounds = np.array([point.accuracy.bounds for point in points]) * 100
         axes.fill_between(kept, bounds[:, 0], bounds[:, 1], color=DARK, alpha=0.25, linewidth=0)
         axes.plot(kept, [100 * point.accuracy.value for point in points], color=DARK, marker="o", markersize=4)
-        axes.set(xlabel="records kept, most sure first (%)", ylabel="of these right (%)", xlim=(0, 102))
+        axes.set(xlabel="records kept, most certain first (%)", ylabel="of these right (%)", xlim=(0, 102))
         return finish()
 
 
 def standalone(svg: str) -> str:
-    """The picture as a file of its own, in a grey that reads on white and on black."""
+    """The picture as a separate file, in a grey that is legible on white and on black."""
     return '<?xml version="1.0" encoding="utf-8"?>\n' + svg.replace("<svg ", '<svg style="color:#808080" ', 1)
 
 
 @contextmanager
-def _drawing(name: str, width: float, height: float) -> Iterator[tuple["Axes", Callable[[], str]]]:
+def _styled_axes(name: str, width: float, height: float) -> Iterator[tuple["Axes", Callable[[], str]]]:
     """Axes in the report's style (inches), and what makes an inline SVG of them."""
     import matplotlib
 
@@ -160,10 +159,10 @@ def _drawing(name: str, width: float, height: float) -> Iterator[tuple["Axes", C
 
 
 def _inline(figure: "Figure", name: str) -> str:
-    """The ``<svg>`` element alone: scalable, in ``currentColor``, its ids unique on a page of many."""
+    """The ``<svg>`` element only: scalable, in ``currentColor``, its ids unique on a page of many."""
     sink = io.StringIO()
     with warnings.catch_warnings():
-        # Its own fonts have no Chinese and no emoji; in the SVG they are text, which a browser has fonts for.
+        # Matplotlib's fonts have no Chinese and no emoji; in the SVG they are text, for which browsers have fonts.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(sink, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = sink.getvalue()
@@ -175,11 +174,11 @@ def _inline(figure: "Figure", name: str) -> str:
         text = re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", text)
         return text.replace(_INK, "currentColor")
 
-    return re.sub(r"<[^>]*>", adapt, svg).strip()  # in tags alone: a category may be named like any of these
+    return re.sub(r"<[^>]*>", adapt, svg).strip()  # in tags only: a category may have such a name
 
 
 def _legend_above(axes: "Axes") -> None:
-    """A legend that no curve or bar can run into."""
+    """A legend that no curve or bar overlaps."""
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=3, fontsize=9, handlelength=1.5, columnspacing=1)
 
 
@@ -192,15 +191,15 @@ def _time_unit(longest_seconds: float) -> tuple[str, float]:
 
 def axis_labels(names: Sequence[str]) -> list[str]:
     """Names as one line of at most 18 characters each, longer ones cut with an ellipsis; all of them different."""
-    shown = [shortened(name) for name in names]
+    shown = [shorten(name) for name in names]
     counts = Counter(shown)
     return [
-        text if counts[text] == 1 else shortened(f"{place}: {name}")
+        text if counts[text] == 1 else shorten(f"{place}: {name}")
         for place, (name, text) in enumerate(zip(names, shown, strict=True), start=1)
     ]
 
 
-def shortened(text: str, most: int = _MOST_LABEL_CHARS) -> str:
+def shorten(text: str, most: int = _MAX_LABEL_CHARS) -> str:
     """A text for a figure: one line, cut with an ellipsis where it is longer than ``most`` characters."""
     text = " ".join(visible_characters(text).split())
     return text if len(text) <= most else f"{text[: most - 1]}…"

@@ -1,4 +1,4 @@
-"""What the report says below its answer: the evidence, section by section."""
+"""The sections of the report below its answer."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,7 @@ from llambert.corpora.gold import NUM_UNKNOWN_GOLD
 from llambert.corpora.rows import HIDDEN_FILES
 from llambert.evaluation.evidence import TRAINING_RECORD, Evidence
 from llambert.evaluation.metrics import ClassFigures, Estimate
-from llambert.evaluation.quality import Drift, Judged
+from llambert.evaluation.quality import Drift, Evaluation
 from llambert.recipe import dump_recipe
 from llambert.report import plots
 from llambert.report.costs_section import costs_section
@@ -20,8 +20,8 @@ from llambert.report.findings import Findings, answer, interval, percent, points
 
 NEEDS_GOLD = "needs gold labels"
 _SUSPECTS_SHOWN = 10
-_MOST_CHARS_SHOWN = 300
-_PARTED = 0.01 / 3  # of three comparisons
+_MAX_TEXT_CHARS = 300
+_SIGNIFICANCE = 0.01 / 3  # level of 1 %, with Bonferroni's correction for three tests
 
 
 def compose(findings: Findings) -> Document:
@@ -30,10 +30,10 @@ def compose(findings: Findings) -> Document:
         title=f"llambert: {findings.run.recipe.name}",
         answer=answer(findings),
         sections=[
-            _asked(findings),
+            _question(findings),
             _counts(findings),
             _accuracy(findings),
-            _mistakes(findings),
+            _confusion(findings),
             _suspects(findings),
             _probabilities(findings),
             _prior(findings),
@@ -45,7 +45,7 @@ def compose(findings: Findings) -> Document:
     )
 
 
-def _asked(findings: Findings) -> Section:
+def _question(findings: Findings) -> Section:
     run, answers = findings.run, findings.evidence.answers
     annotator = run.recipe.annotator
     words = [[category.name, ", ".join(category.answer_words)] for category in run.task.categories]
@@ -69,10 +69,10 @@ def _how_drawn(findings: Findings) -> str:
 
 
 def _of_some_splits(findings: Findings, what: str) -> list[Block]:
-    """A sentence where the sample is not of the whole corpus: what its figures apply to."""
+    """A note on what the figures apply to, if only some splits were annotated."""
     if findings.run.recipe.annotator.splits is None:
         return []
-    return [f"The LLM annotated records of {findings.sampled} alone: {what}"]
+    return [f"The LLM annotated only records of {findings.sampled}: {what}"]
 
 
 def _counts(findings: Findings) -> Section:
@@ -87,18 +87,18 @@ def _counts(findings: Findings) -> Section:
         ["distinct texts in the corpus", f"{int((~records.is_duplicate).sum()):,}"],
         ["records whose text an earlier record has", f"{int(records.is_duplicate.sum()):,}"],
         ["records with a gold label", f"{findings.quality.num_gold:,}"],
-        ["gold values that match no category", _counted(evidence, "corpus", NUM_UNKNOWN_GOLD)],
+        ["gold values that match no category", _count(evidence, "corpus", NUM_UNKNOWN_GOLD)],
         ["sampled for annotation", f"{int(records.is_annotated.sum()):,}"],
         [f"answers, by how they ended ({finished})", f"{answers.num:,}"],
-        ["texts truncated in the corpus", _counted(evidence, "corpus", "num_truncated")],
+        ["texts truncated in the corpus", _count(evidence, "corpus", "num_truncated")],
         ["texts truncated to fit a prompt", f"{answers.num_truncated:,}"],
-        ["texts of which the classifier read the beginning", _counted(evidence, "labels", "num_truncated")],
+        ["texts of which the classifier read the beginning", _count(evidence, "labels", "num_truncated")],
         ["silver labels", f"{len(evidence.silver.label):,}"],
         ["answers without a usable category", f"{len(evidence.rejects.reason):,}"],
         ["labelled by the classifier", f"{int(records.has_label.sum()):,}"],
     ]
     if evidence.manifests["corpus"].counts.get(HIDDEN_FILES):
-        facts.append(["hidden files beside the corpus, which are not read", _counted(evidence, "corpus", HIDDEN_FILES)])
+        facts.append(["hidden files beside the corpus, which are not read", _count(evidence, "corpus", HIDDEN_FILES)])
     blocks: list[Block] = [
         "Every stage's records in and out; what was left out is kept in a separate table, with its reason.",
         *warnings(evidence.manifests["corpus"].counts, findings.run.recipe.corpus),
@@ -125,7 +125,7 @@ def _counts(findings: Findings) -> Section:
     return Section("Counts through every stage", blocks)
 
 
-def _counted(evidence: Evidence, table: str, name: str) -> str:
+def _count(evidence: Evidence, table: str, name: str) -> str:
     num = evidence.manifests[table].counts.get(name)
     return "-" if num is None else f"{num:,}"
 
@@ -149,29 +149,29 @@ def _accuracy(findings: Findings) -> Section:
         *_of_some_splits(findings, "the accuracy of the silver labels is that on these splits, not on the corpus."),
     ]
     if quality.unseen is None:
-        blocks.insert(0, f"Accuracy {NEEDS_GOLD} on records that were not annotated; agreement alone does not show it.")
+        blocks.insert(0, f"Accuracy {NEEDS_GOLD} on records that were not annotated; agreement does not show it.")
     return Section("How many labels are right", blocks)
 
 
-def _mistakes(findings: Findings) -> Section:
+def _confusion(findings: Findings) -> Section:
     quality, categories = findings.quality, findings.evidence.categories
     blocks: list[Block] = []
-    for name, title, judged in (
+    for name, title, evaluation in (
         ("annotator", "annotator (silver labels)", quality.silver),
         ("classifier", "classifier (records never annotated)", quality.unseen),
     ):
-        if judged is None:
+        if evaluation is None:
             blocks.append(f"Confusion, precision and recall of the {title}: {NEEDS_GOLD} on these records.")
             continue
-        svg = plots.confusion(f"confusion-{name}", judged.matrix, categories, name)
+        svg = plots.confusion(f"confusion-{name}", evaluation.matrix, categories, name)
         blocks.append(
             Figure(f"confusion-{name}", svg, f"Confusion of the {title}: records, and share of the gold category.")
         )
         blocks.append(
             Table(
                 ["category", "precision", "recall", "F1", "gold records"],
-                [_class_row(figures) for figures in judged.classes],
-                f"{title.capitalize()}; 95 % Wilson intervals in brackets; macro F1 {judged.macro_f1:.3f}:",
+                [_class_row(figures) for figures in evaluation.classes],
+                f"{title.capitalize()}; 95 % Wilson intervals in brackets; macro F1 {evaluation.macro_f1:.3f}:",
             )
         )
     return Section("Which labels are wrong", blocks)
@@ -182,15 +182,15 @@ def _suspects(findings: Findings) -> Section:
     by_label = ", ".join(f"{num:,} {label}" for label, num in suspects.by_label.items() if num) or "none"
     blocks: list[Block] = [
         f"{suspects.num:,} of {suspects.num_silver:,} silver labels ({by_label}) are not what the classifier says, "
-        "although it learned from them. suspects.parquet beside this report lists them, the surest first."
+        "although it learned from them. suspects.parquet beside this report lists them, the most certain first."
     ]
-    if suspects.base is not None and suspects.precision is not None:
-        rows = [_estimate_row("all silver labels: a random pick", suspects.base)]
-        rows += [_estimate_row(f"the first {num:,} suspects", estimate) for num, estimate in suspects.first.items()]
+    if suspects.base_rate is not None and suspects.precision is not None:
+        rows = [_estimate_row("all silver labels: a random pick", suspects.base_rate)]
+        rows += [_estimate_row(f"the first {num:,} suspects", share) for num, share in suspects.precision_at.items()]
         rows.append(_estimate_row("all suspects", suspects.precision))
-        blocks.append(Table(["share that gold calls wrong", "value", "95 % interval", "records"], rows))
+        blocks.append(Table(["share that is wrong by gold", "value", "95 % interval", "records"], rows))
     shown = [
-        [row["label"], row["suggested_label"], f"{row['score']:.3f}", row["text"][:_MOST_CHARS_SHOWN]]
+        [row["label"], row["suggested_label"], f"{row['score']:.3f}", row["text"][:_MAX_TEXT_CHARS]]
         for row in suspects.rows.slice(0, _SUSPECTS_SHOWN).to_pylist()
     ]
     if shown:
@@ -202,14 +202,14 @@ def _suspects(findings: Findings) -> Section:
 def _probabilities(findings: Findings) -> Section:
     quality, records = findings.quality, findings.evidence.records
     diagrams = {
-        title: judged.reliability
-        for title, judged in (("annotator", quality.silver), ("classifier", quality.unseen))
-        if judged is not None and judged.reliability is not None
+        title: evaluation.reliability
+        for title, evaluation in (("annotator", quality.silver), ("classifier", quality.unseen))
+        if evaluation is not None and evaluation.reliability is not None
     }
     blocks: list[Block] = []
     if diagrams:
         svg = plots.reliability_diagram("reliability", diagrams)
-        caption = "Reliability: each point is as many records; on the dotted line probabilities are what they say."
+        caption = "Reliability: each point is the same number of records; the dotted line is perfect calibration."
         blocks.append(Figure("reliability", svg, caption))
         errors = [[title, percent(expected_calibration_error(bins))] for title, bins in diagrams.items()]
         blocks.append(Table(["expected calibration error", "value"], errors))
@@ -225,12 +225,12 @@ def _probabilities(findings: Findings) -> Section:
         blocks.append(Figure("scores", svg, "Scores of the classifier over the whole corpus."))
     if quality.coverage:
         svg = plots.accuracy_by_coverage("coverage", quality.coverage)
-        blocks.append(Figure("coverage", svg, "Accuracy when only the surest labels are kept; band: 95 % interval."))
+        blocks.append(Figure("coverage", svg, "Accuracy of the most certain labels only; band: 95 % interval."))
         rows = [
             [percent(wanted, 0), *([f"{p.threshold:.3f}", percent(p.coverage)] if p else ["not reached", "-"])]
             for wanted, p in quality.thresholds.items()
         ]
-        caption = "The score from which on at least so many labels are right (lower 95 % bound), and what it keeps:"
+        caption = "The lowest score that reaches the wanted accuracy (lower 95 % bound), and the records it keeps:"
         blocks.append(Table(["wanted accuracy", "score from", "records kept"], rows, caption))
     return Section("How far the probabilities can be trusted", blocks)
 
@@ -293,20 +293,20 @@ def _drift(findings: Findings) -> Section:
     splits = findings.run.recipe.annotator.splits
     header = ["", "annotated subset", "95 % interval", "whole corpus" if splits is None else findings.sampled]
     of_splits = _of_some_splits(findings, "it is compared with these splits; of the others it says nothing.")
-    return Section("The annotated subset beside the corpus", [Table(header, rows), _verdict(drift), *of_splits])
+    return Section("The annotated subset beside the corpus", [Table(header, rows), _drift_summary(drift), *of_splits])
 
 
-def _verdict(drift: Drift) -> str:
-    if not drift.chances:
+def _drift_summary(drift: Drift) -> str:
+    if not drift.p_values:
         return "All records were annotated, or none: there is nothing to compare."
-    parted = {what: chance for what, chance in drift.chances.items() if chance < _PARTED}
-    if not parted:
-        return "A random subset looks like its corpus, and this one does: no difference that chance would not make."
-    named = ", ".join(f"{what} ({chance:.1g})" for what, chance in parted.items())
-    note = f"They part in {named}: in brackets, how often chance alone would make such a difference."
-    if "scores" in parted:
-        note += " Of records it was trained on, the classifier is surer."
-    return note + " The sample was random: look at what is never sampled, duplicates above all."
+    significant = {what: p_value for what, p_value in drift.p_values.items() if p_value < _SIGNIFICANCE}
+    if not significant:
+        return "The annotated subset looks like a random subset of the corpus: no difference is significant."
+    named = ", ".join(f"{what} ({p_value:.1g})" for what, p_value in significant.items())
+    note = f"Significant differences, with p-values in brackets: {named}."
+    if "scores" in significant:
+        note += " The classifier is more certain of records that it was trained on."
+    return note + " The sample was random: check what is never sampled, above all duplicates."
 
 
 def _provenance(findings: Findings) -> Section:
@@ -314,15 +314,8 @@ def _provenance(findings: Findings) -> Section:
     rows = []
     for table, manifest in evidence.manifests.items():
         model = " ".join(part for part in (manifest.model, manifest.model_identity) if part) or "-"
-        rows.append(
-            [
-                run.tables[table].stage,
-                manifest.fingerprint,
-                manifest.code_version,
-                manifest.completed_at[:16].replace("T", " "),
-                model,
-            ]
-        )
+        completed = manifest.completed_at[:16].replace("T", " ")
+        rows.append([run.tables[table].stage, manifest.fingerprint, manifest.code_version, completed, model])
     header = ["stage", "fingerprint", "llambert", "completed (UTC)", "model and content hash"]
     blocks: list[Block] = [
         Table(header, rows, left=frozenset({1, 2, 3, 4})),
@@ -333,15 +326,13 @@ def _provenance(findings: Findings) -> Section:
 
 
 def _training(record: dict[str, Any]) -> list[Block]:
-    """Epoch by epoch, and the versions; whatever else the record holds stays in its file."""
+    """The figures of each epoch and the software versions; the rest stays in the training record's file."""
     blocks: list[Block] = []
-    epochs = record.get("epochs", [])
-    if epochs:
+    if epochs := record.get("epochs"):
         header = list(dict.fromkeys(key for epoch in epochs for key in epoch if np.isscalar(epoch[key])))
         rows = [[_shown(epoch.get(key)) for key in header] for epoch in epochs]
         blocks.append(Table([name.replace("_", " ") for name in header], rows, "Held-out figures after each epoch:"))
-    versions = [[name, str(version)] for name, version in record.get("versions", {}).items()]
-    if versions:
+    if versions := [[name, str(version)] for name, version in record.get("versions", {}).items()]:
         blocks.append(Table(["software", "version"], versions))
     return blocks or [f"See {TRAINING_RECORD} of the checkpoint."]
 
@@ -352,8 +343,8 @@ def _shown(value: Any) -> str:
     return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
-def _accuracy_of(judged: Judged | None) -> Estimate | None:
-    return None if judged is None else judged.accuracy
+def _accuracy_of(evaluation: Evaluation | None) -> Estimate | None:
+    return None if evaluation is None else evaluation.accuracy
 
 
 def _estimate_row(name: str, estimate: Estimate | None, show: Callable[[float], str] = percent) -> list[str]:
@@ -365,13 +356,6 @@ def _estimate_row(name: str, estimate: Estimate | None, show: Callable[[float], 
 
 
 def _class_row(figures: ClassFigures) -> list[str]:
-    def shown(estimate: Estimate | None) -> str:
-        return f"{percent(estimate.value)} ({interval(estimate)})" if estimate else "-"
-
-    return [
-        figures.category,
-        shown(figures.precision),
-        shown(figures.recall),
-        f"{figures.f1:.3f}",
-        f"{figures.num_gold:,}",
-    ]
+    estimates = (figures.precision, figures.recall)
+    shares = [f"{percent(share.value)} ({interval(share)})" if share else "-" for share in estimates]
+    return [figures.category, *shares, f"{figures.f1:.3f}", f"{figures.num_gold:,}"]

@@ -1,12 +1,12 @@
-"""Error analysis with people: a blind sample of the records where two labels disagree, and what people say of them.
+"""Error analysis with people: a blind sample of the records whose two labels disagree, and the people's answers.
 
-The classifier's label is held against gold or, without gold, against the silver label. What people see names neither;
-the labels stay in the run, in ``review/<key>/key.parquet``, and the items' numbers lead back there.
+The classifier's label is compared with gold or, without gold, with the silver label. People see neither: the labels
+stay in the run, in ``review/<key>/key.parquet``, by item number.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import chain, combinations
 from typing import Literal
 
 import numpy as np
@@ -26,7 +26,7 @@ Reference = Literal["gold", "silver"]
 Order = Literal["random", "hardest"]
 
 MIXED = "mixed/neutral"
-"""What people may answer besides the categories, unless told another word."""
+"""Default answer for texts that fit no single category."""
 DISPUTED = "people disagree"
 ITEM = "item"
 KEY = pa.schema(
@@ -38,13 +38,13 @@ KEY = pa.schema(
         pa.field(schema.SCORE, pa.float32(), nullable=False),
     ]
 )
-"""What leads from an item back to its record: never shown to those who answer. ``reference``: gold or silver label."""
+"""The record of each item; never shown to the people who answer. ``reference``: gold or silver label."""
 _KEY_PART = "key.parquet"
 
 
 @dataclass(frozen=True)
 class Sample:
-    """The items that people are shown: numbers and texts, in order; and how many disagreements there are."""
+    """The items that people are shown, in order, and the number of disagreements in the run."""
 
     items: list[str]
     texts: list[str]
@@ -80,10 +80,10 @@ class CrossTable:
 def draw(
     run: Run, num: int, order: Order = "random", seed: int = 0, split: str | None = None, mixed: str = MIXED
 ) -> Sample:
-    """Draw ``num`` disagreements and keep their key in the run; ``InputError`` where there is none.
+    """Draw ``num`` disagreements and store their key in the run; ``InputError`` if there are none.
 
-    ``random``: by hash of seed and record, so a larger sample holds the smaller; independent of which records were
-    annotated. ``hardest``: those first about which the classifier was least sure.
+    ``random``: by hash of seed and record, so a larger sample contains a smaller one, and independent of the annotation
+    sample. ``hardest``: the classifier's lowest scores first.
     """
     if mixed in run.task.category_names:
         raise InputError(f"--mixed: {mixed!r} is a category of the task; choose another word")
@@ -103,10 +103,10 @@ def draw(
 
 
 def cross_table(run: Run, answers: dict[str, dict[str, str]]) -> CrossTable:
-    """The cross-table of what people answered: person -> item -> answer.
+    """The cross-table of people's ``answers``: person -> item -> answer.
 
-    An item that several people answered counts once: by their answer if it is one, as ``DISPUTED`` if not.
-    ``InputError``: an item of another run, an answer that none of the people was offered.
+    An item that several people answered counts once: by their answer if they agree, otherwise as ``DISPUTED``.
+    ``InputError``: an item of another run, or an answer that was not offered.
     """
     key = _read_key(run, answers)
     written = {name.casefold(): name for name in run.task.category_names}
@@ -118,10 +118,9 @@ def cross_table(run: Run, answers: dict[str, dict[str, str]]) -> CrossTable:
     if len(extra) > 1:
         offered = ", ".join(run.task.category_names)
         raise InputError(f"the answers {', '.join(map(repr, extra))} are none of {offered} and one word for mixed")
-    joint: dict[str, set[str]] = {}
-    for of in answers.values():
-        for item, given in of.items():
-            joint.setdefault(item, set()).add(given)
+    joint: defaultdict[str, set[str]] = defaultdict(set)
+    for item, given in chain.from_iterable(of.items() for of in answers.values()):
+        joint[item].add(given)
     is_disputed = any(len(given) > 1 for given in joint.values())
     columns = [*run.task.category_names, *(extra or [MIXED]), *([DISPUTED] if is_disputed else [])]
     counts: dict[tuple[str, str], list[int]] = {}
@@ -129,9 +128,7 @@ def cross_table(run: Run, answers: dict[str, dict[str, str]]) -> CrossTable:
         row = counts.setdefault(key[item], [0] * len(columns))
         row[columns.index(next(iter(said)) if len(said) == 1 else DISPUTED)] += 1
     names = run.task.category_names
-    ordered = {
-        pair: counts[pair] for pair in sorted(counts, key=lambda pair: (names.index(pair[1]), names.index(pair[0])))
-    }
+    ordered = dict(sorted(counts.items(), key=lambda row: (names.index(row[0][1]), names.index(row[0][0]))))
     agreements = [_agreement(people, answers) for people in combinations(sorted(answers), 2)]
     reference = "gold" if _has_gold(run) else "silver"
     return CrossTable(reference, columns, ordered, len(key), len(joint), agreements)
@@ -165,10 +162,9 @@ def _agreement(people: tuple[str, str], answers: dict[str, dict[str, str]]) -> A
     first, second = (answers[person] for person in people)
     both = sorted(first.keys() & second.keys())
     pairs = [(first[item], second[item]) for item in both]
-    # Two people who give one answer alone agree by chance as much as they do: kappa is nought by nought.
-    kappa = (
-        float(cohen_kappa_score(*zip(*pairs, strict=True))) if len({a for pair in pairs for a in pair}) > 1 else None
-    )
+    # Kappa is 0/0 if both people give a single, equal answer to everything.
+    is_defined = len({answer for pair in pairs for answer in pair}) > 1
+    kappa = float(cohen_kappa_score(*zip(*pairs, strict=True))) if is_defined else None
     return Agreement(people, len(both), sum(a == b for a, b in pairs), kappa)
 
 
@@ -183,47 +179,35 @@ def _has_gold(run: Run) -> bool:
 def _disagreements(run: Run, reference: Reference, split: str | None) -> pa.Table:
     """record_id, text, reference, label and score of the records whose two labels differ; each text once."""
     known = _references(run, reference, split)
-    found = []
-    for labels in run.table("labels").iter_tables([schema.RECORD_ID, schema.LABEL, schema.SCORE]):
-        rows = pc.index_in(known[schema.RECORD_ID], value_set=labels[schema.RECORD_ID].combine_chunks())
-        here = known.filter(pc.is_valid(rows))
-        given = labels.take(rows.drop_null())
-        for name in (schema.LABEL, schema.SCORE):
-            here = here.append_column(name, given[name])
-        found.append(here.filter(pc.not_equal(here["reference"], here[schema.LABEL])))
+    labels = run.table("labels").iter_tables([schema.RECORD_ID, schema.LABEL, schema.SCORE])
+    found = [known.join(part, schema.RECORD_ID, join_type="inner") for part in labels]
     if not found:
         return known.slice(0, 0)
-    return pa.concat_tables(found)
+    table = pa.concat_tables(found)
+    return table.filter(pc.not_equal(table["reference"], table[schema.LABEL]))
 
 
 def _references(run: Run, reference: Reference, split: str | None) -> pa.Table:
     """record_id, text and reference label of the records that have one, each text once.
 
-    Gold labels that were learned from are no judges: records of split ``train`` are left out, unless that is asked for,
-    and so are records of other splits with the text of one of these.
+    Gold labels that the classifier was trained on are not used: records of split ``train`` are left out unless
+    ``split`` asks for them, and so are records of other splits with the same text.
     """
-    of_silver = None
-    if reference == "silver":
-        silver = run.table("silver").read([schema.RECORD_ID, schema.LABEL])
-        of_silver = silver[schema.RECORD_ID].combine_chunks(), silver[schema.LABEL].combine_chunks()
+    name, label = ("silver", schema.LABEL) if reference == "silver" else ("corpus", schema.GOLD_LABEL)
     learned = reference == "gold" and run.recipe.classifier.learns_gold
-    learned_texts = _learned_texts(run) if learned else np.array([], dtype=object)
+    learned_texts = pa.array(_learned_texts(run) if learned else [], pa.string())
     found = []
-    for part in run.table("corpus").iter_tables([schema.RECORD_ID, schema.TEXT, schema.SPLIT, schema.GOLD_LABEL]):
-        label = part[schema.GOLD_LABEL]
-        if of_silver is not None:
-            label = of_silver[1].take(pc.index_in(part[schema.RECORD_ID], value_set=of_silver[0]))
-        is_train = pc.equal(part[schema.SPLIT], TRAIN)
-        kept = pc.is_valid(label)
+    for part in run.table(name).iter_tables([schema.RECORD_ID, schema.TEXT, schema.SPLIT, label]):
+        rows = part.rename_columns([schema.RECORD_ID, schema.TEXT, schema.SPLIT, "reference"])
+        kept = pc.is_valid(rows["reference"])
         if split is not None:
-            kept = pc.and_(kept, pc.equal(part[schema.SPLIT], split))
+            kept = pc.and_(kept, pc.equal(rows[schema.SPLIT], split))
         elif learned:
-            kept = pc.and_(kept, pc.invert(is_train))
-        columns = [part[schema.RECORD_ID], part[schema.TEXT], label, is_train]
-        rows = pa.table(columns, [schema.RECORD_ID, schema.TEXT, "reference", "is_train"]).filter(kept)
+            kept = pc.and_(kept, pc.not_equal(rows[schema.SPLIT], TRAIN))
+        rows = rows.filter(kept)
         first = pa.array(first_occurrences(run.table("duplicates"), rows[schema.RECORD_ID]), pa.string())
-        is_open = pc.or_(rows["is_train"], pc.invert(pc.is_in(first, pa.array(learned_texts, pa.string()))))
-        found.append(rows.append_column("first", first).filter(is_open))
+        is_unseen = pc.or_(pc.equal(rows[schema.SPLIT], TRAIN), pc.invert(pc.is_in(first, learned_texts)))
+        found.append(rows.append_column("first", first).filter(is_unseen))
     rows = pa.concat_tables(found)
     once = unique_text_positions(rows[schema.RECORD_ID], rows["first"])
     return rows.take(once).select([schema.RECORD_ID, schema.TEXT, "reference"])
@@ -242,7 +226,7 @@ def _learned_texts(run: Run) -> np.ndarray:
 
 
 def _store_key(run: Run, key: str, rows: pa.Table) -> None:
-    """Keep the longest sample of a kind: every shorter one is its beginning."""
+    """Store the key unless a longer one with the same settings is stored: a shorter sample is its prefix."""
     table = _key_table(run, key)
     manifest = table.read_manifest()
     if manifest and manifest.num_kept >= rows.num_rows:
@@ -252,7 +236,7 @@ def _store_key(run: Run, key: str, rows: pa.Table) -> None:
 
 
 def _read_key(run: Run, answers: dict[str, dict[str, str]]) -> dict[str, tuple[str, str]]:
-    """Item -> its reference label and the model's; every answered item must be of one sample of this run."""
+    """Item -> its reference label and the model's; all answered items must belong to one sample of this run."""
     items = {item for of in answers.values() for item in of}
     if not items:
         raise InputError("no item has an answer; the column is 'answer', and empty ones are left out")
@@ -266,8 +250,8 @@ def _read_key(run: Run, answers: dict[str, dict[str, str]]) -> dict[str, tuple[s
         raise InputError(f"item {min(items)!r}: no sample of this run; is the recipe the one it was exported with?")
     rows = table.read().to_pylist()
     key = {row[ITEM]: (row["reference"], row[schema.LABEL]) for row in rows}
-    if strangers := sorted(items - key.keys()):
-        raise InputError(f"item {strangers[0]!r} was never exported, nor were {len(strangers) - 1} others")
+    if unknown := sorted(items - key.keys()):
+        raise InputError(f"item {unknown[0]!r} was never exported, nor were {len(unknown) - 1} others")
     return key
 
 

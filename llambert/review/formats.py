@@ -1,4 +1,4 @@
-"""Review samples as files that people work with, and their answers read back: CSV, Label Studio, Argilla.
+"""Export of review samples, and import of people's answers: CSV, Label Studio, Argilla.
 
 | file | opened by |
 |---|---|
@@ -6,8 +6,8 @@
 | ``label_studio_tasks.json``, ``label_studio_config.xml`` | Label Studio: import, and labelling interface |
 | ``argilla_records.json``, ``argilla_settings.json`` | Argilla 2: ``records.from_json``, ``Settings.from_json`` |
 
-Texts are untrusted: a cell that a spreadsheet would take for a formula gets an apostrophe in front (OWASP, CSV
-injection). Nothing but item numbers and answers is read back.
+Texts are untrusted: a cell that a spreadsheet would evaluate as a formula is prefixed with an apostrophe (OWASP, CSV
+injection). Only item numbers and answers are read back.
 """
 
 import csv
@@ -48,7 +48,7 @@ def write(sample: Sample, folder: str) -> list[str]:
 
 
 def to_csv(sample: Sample) -> str:
-    """One item a line, with a byte order mark: without it Excel takes UTF-8 for something else."""
+    """One item a line, with a byte order mark: without it Excel does not recognize UTF-8."""
     sink = io.StringIO(newline="")
     rows = csv.writer(sink, quoting=csv.QUOTE_ALL)
     rows.writerow(COLUMNS)
@@ -154,13 +154,10 @@ def _from_label_studio(task: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
         person = annotation.get("completed_by")
         if isinstance(person, dict):
             person = person.get("email") or person["id"]
+        name = f"annotator {person}" if isinstance(person, int) else str(person)
         for result in annotation["result"]:
             if result["from_name"] == ANSWER:
-                yield (
-                    f"annotator {person}" if isinstance(person, int) else str(person),
-                    task["data"][ITEM],
-                    *result["value"]["choices"],
-                )
+                yield (name, task["data"][ITEM], *result["value"]["choices"])
 
 
 def _from_argilla(record: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
@@ -174,6 +171,6 @@ def _to_json(value: Any) -> str:
 
 
 def _cell(text: str) -> str:
-    """A text that a spreadsheet shows and never computes."""
+    """A text that a spreadsheet never evaluates as a formula."""
     visible = text.replace("\x00", "\ufffd")
     return f"'{visible}" if visible.startswith(_FORMULA) or visible.lstrip().startswith(_FORMULA) else visible

@@ -1,9 +1,9 @@
 """The classifier of a run behind HTTP: a Ray Serve application of two deployments.
 
-``Endpoint`` (serving_endpoint.py) speaks HTTP, looks at each request, and gathers the texts of concurrent ones into
-calls; ``Labeller`` holds the ``Classifier`` that the label stage uses and answers them. A call whose Labeller dies is
-made once more, on another. Endpoints need no GPU and hold no model; Labellers may stand on nodes that come and go.
-On a cluster requests reach the endpoints through Serve's proxies; that of ``llambert serve`` listens itself.
+``Endpoint`` speaks HTTP, validates requests, and gathers the texts of concurrent ones into calls; ``Labeller`` holds
+the ``Classifier`` that the label stage uses and answers them. A call whose Labeller dies is retried on another.
+Endpoints need no GPU and hold no model; Labellers may run on preemptible nodes. On a cluster requests reach the
+endpoints through Serve's proxies; that of ``llambert serve`` listens itself.
 """
 
 import asyncio
@@ -21,14 +21,14 @@ from pydantic import Field, PositiveInt
 from ray import serve
 from ray.util.metrics import Counter, Histogram
 
-from llambert.classifier.inference import Classifier, try_checkpoint
+from llambert.classifier.inference import Classifier, validate_checkpoint
 from llambert.errors import InputError, LabelFault
 from llambert.execution.placement import node_resources
 from llambert.recipe import LabelRecipe
 from llambert.run import open_run
-from llambert.section import Section, parse_yaml, validate
+from llambert.section import Section, parse_value, parse_yaml, validate
 from llambert.serving.endpoint import TOKEN_VARIABLE, Endpoint, ListeningEndpoint
-from llambert.serving.requests import Limits, Verdict
+from llambert.serving.requests import Limits, Prediction
 from llambert.storage.locations import open_filesystem
 from llambert.storage.manifest import MANIFEST
 from llambert.storage.run_directory import RunDirectory
@@ -38,15 +38,15 @@ _DRAIN_POLL_S = 0.2
 
 
 class ServeOptions(Section):
-    """What is served and how wide: the ``args`` of cluster/serve.yaml."""
+    """What is served and with how many replicas: the ``args`` of cluster/serve.yaml."""
 
     run: str
     """A run directory (``s3://…`` too), a recipe file, or a checkpoint folder."""
     settings: tuple[str, ...] = ()
     """``key.path=value`` for a recipe file."""
     cpus_per_replica: float | None = Field(None, gt=0)
-    """This and the next two: null is what the recipe's label stage has; of CPUs, where ``listen`` is set and replicas
-    need no GPU, those of this machine, shared out."""
+    """For this and the next two keys null means the value of the recipe's label stage; if ``listen`` is set and
+    replicas need no GPU, the CPUs of this machine are divided among them."""
     gpus_per_replica: float | None = Field(None, ge=0)
     max_batch_tokens: PositiveInt | None = None
     min_replicas: PositiveInt = 1
@@ -56,9 +56,9 @@ class ServeOptions(Section):
     endpoints: PositiveInt = 1
     """Replicas of the HTTP side; one is enough for some hundred requests a second."""
     listen: tuple[str, int] | None = None
-    """Host and port where the one endpoint listens itself, on this node; null: Serve's proxies have the requests."""
+    """Host and port at which a single endpoint listens on this node; null: requests come from Serve's proxies."""
     require_token: bool = False
-    """Do not start without a token; where one is set, it is always asked for."""
+    """Fail to start without a token. If one is set, it is always required."""
     limits: Limits = Limits()
 
 
@@ -69,7 +69,7 @@ def options(run: str, settings: list[str] | None, limits: list[str] | None, **pl
         key, equals, value = limit.partition("=")
         if not equals:
             raise InputError(f"--limit {limit}: expected key=value")
-        values["limits"][key] = parse_yaml(f"value: {value}", f"--limit {limit}")["value"]
+        values["limits"][key] = parse_value(value, f"--limit {limit}")
     values["require_token"] = TOKEN_VARIABLE in os.environ
     return validate(ServeOptions, values, "", "llambert serve")
 
@@ -80,10 +80,11 @@ def app(args: dict[str, Any]) -> serve.Application:
 
 
 def build(options: ServeOptions) -> serve.Application:
-    """The application, its checkpoint looked up."""
+    """The Serve application; ``InputError`` if its checkpoint cannot label."""
     checkpoint, label = check(options)
+    replicas = options.min_replicas, max(options.min_replicas, options.max_replicas)
     gpus = label.gpus_per_actor if options.gpus_per_replica is None else options.gpus_per_replica
-    cpus = _share_of_this_machine(_calls(options)[1]) if options.listen and not gpus else None
+    cpus = _cpus_per_replica(replicas[1]) if options.listen and not gpus else None
     placed = {
         "cpus_per_actor": options.cpus_per_replica or cpus,
         "gpus_per_actor": options.gpus_per_replica,
@@ -99,58 +100,54 @@ def build(options: ServeOptions) -> serve.Application:
         },
         graceful_shutdown_timeout_s=drain_s,
         graceful_shutdown_wait_loop_s=_DRAIN_POLL_S,
-        max_ongoing_requests=2,  # one at work, one that need not travel when it is done
+        max_ongoing_requests=2,  # one being computed, one already transferred
         autoscaling_config={
             "min_replicas": options.min_replicas,
-            "max_replicas": _calls(options)[1],
+            "max_replicas": replicas[1],
             "target_ongoing_requests": 1.5,
             "upscale_delay_s": 10.0,
             "downscale_delay_s": 120.0,
         },
     )
-    called = labeller.bind(checkpoint, label)
+    arguments = labeller.bind(checkpoint, label), options.limits, options.require_token, replicas
     if options.listen:
         here = {f"node:{ray.util.get_node_ip_address()}": 0.001}
         listening = serve.deployment(ListeningEndpoint).options(  # type: ignore[attr-defined]
             ray_actor_options={"num_cpus": 0, "resources": here}, graceful_shutdown_timeout_s=drain_s
         )
-        return listening.bind(called, options.limits, options.require_token, _calls(options), options.listen)
+        return listening.bind(*arguments, options.listen)
     endpoint = serve.deployment(serve.ingress()(Endpoint)).options(  # type: ignore[attr-defined]
         num_replicas=options.endpoints,
         ray_actor_options={"num_cpus": 0},
         graceful_shutdown_timeout_s=drain_s,
         graceful_shutdown_wait_loop_s=_DRAIN_POLL_S,
-        max_ongoing_requests=1_000,  # the limits of texts that wait are ours
+        max_ongoing_requests=1_000,  # waiting texts are limited by the Batcher
         max_queued_requests=1_000,
     )
-    return endpoint.bind(called, options.limits, options.require_token, _calls(options))
+    return endpoint.bind(*arguments)
 
 
 def check(options: ServeOptions) -> tuple[str, LabelRecipe]:
-    """The checkpoint and how it labels; ``InputError`` if there is none, or if it is no classifier. Needs no Ray."""
+    """The checkpoint and its label settings; ``InputError`` if it cannot label. Needs no Ray."""
     checkpoint, label = find_checkpoint(options.run, list(options.settings))
-    try_checkpoint(checkpoint, label.trust_remote_code)
+    validate_checkpoint(checkpoint, label.trust_remote_code)
     return checkpoint, label
 
 
-def _share_of_this_machine(num_replicas: int) -> float:
+def _cpus_per_replica(num_replicas: int) -> float:
     here = ray.util.get_node_ip_address()
     num_cpus = max(node["Resources"].get("CPU", 1.0) for node in ray.nodes() if node["NodeManagerAddress"] == here)
     return float(max(1, num_cpus // num_replicas))
 
 
-def _calls(options: ServeOptions) -> tuple[int, int]:
-    return options.min_replicas, max(options.min_replicas, options.max_replicas)
-
-
 def find_checkpoint(run: str, settings: list[str]) -> tuple[str, LabelRecipe]:
-    """The checkpoint that ``run`` stands for, and how its label stage labels; ``InputError`` if there is none."""
+    """The checkpoint that ``run`` refers to, and its label settings; ``InputError`` if there is none."""
     if Path(run).is_file():
         opened = open_run(run, settings)
         opened.table("checkpoint").require_manifest()
         return _absolute(opened.table("checkpoint").uri), opened.recipe.label
     if settings:
-        raise InputError(f"--set goes with a recipe file, and {run} is none")
+        raise InputError(f"--set requires a recipe file, and {run} is not one")
     filesystem, path = open_filesystem(run)
     if filesystem.exists(f"{path}/config.json"):
         return _absolute(run), LabelRecipe()
@@ -176,28 +173,28 @@ def _complete_checkpoints(filesystem: fsspec.AbstractFileSystem, folder: str) ->
 
 
 def _absolute(uri: str) -> str:
-    """A replica's working directory is not ours."""
+    """An absolute URI: a replica has another working directory."""
     return uri if "://" in uri else os.path.abspath(uri)
 
 
 class _LabellerMetrics:
-    """``llambert_serve_*`` of one replica: what it labelled, and how long its model took."""
+    """``llambert_serve_*`` of one replica: what it labelled, and how long its model worked."""
 
     def __init__(self) -> None:
-        self._texts = Counter("llambert_serve_texts", "texts by label, or by what they failed of", ("label",))
+        self._texts = Counter("llambert_serve_texts", "texts by label, or by error", ("label",))
         self._tokens = Counter("llambert_serve_tokens", "tokens labelled")
         self._busy = Counter("llambert_serve_busy_seconds", "seconds that the model worked")
         self._sizes = Histogram("llambert_serve_call_texts", "texts a call", boundaries=[1, 4, 16, 64, 256, 1024])
 
-    def add(self, verdicts: list[Verdict], num_tokens: int, busy_seconds: float) -> None:
-        names = [verdict.label or verdict.error or "" for verdict in verdicts]
+    def add(self, predictions: list[Prediction], num_tokens: int, busy_seconds: float) -> None:
+        names = [prediction.label or prediction.error or "" for prediction in predictions]
         for name in set(names):
             self._texts.inc(names.count(name), {"label": name})
         if num_tokens:
             self._tokens.inc(num_tokens)
         if busy_seconds > 0:
             self._busy.inc(busy_seconds)
-        self._sizes.observe(len(verdicts))
+        self._sizes.observe(len(predictions))
 
 
 @serve.deployment
@@ -205,43 +202,33 @@ class Labeller:
     """One replica: the label stage's classifier, called with texts by one thread."""
 
     def __init__(self, checkpoint: str, label: LabelRecipe) -> None:
-        self._classifier = Classifier(
-            checkpoint,
-            dtype=label.dtype,
-            max_batch_tokens=label.max_batch_tokens,
-            device="cuda" if label.gpus_per_actor > 0 else "cpu",
-            num_threads=max(1, round(label.cpus_per_actor)),
-            trust_remote_code=label.trust_remote_code,
-            few_texts=True,
-        )
+        self._classifier = Classifier.from_recipe(checkpoint, label, few_texts=True)
         self._thread = ThreadPoolExecutor(1, "classifier")
         self._metrics = _LabellerMetrics()
         self._classifier.predict(["the first call is slow"])
 
     def categories(self) -> list[str]:
-        """Their order is that of a verdict's probabilities."""
+        """The category names, in the order of a prediction's probabilities."""
         return self._classifier.categories
 
-    async def __call__(self, texts: list[str]) -> list[Verdict]:
-        """A verdict on each text, in their order."""
+    async def __call__(self, texts: list[str]) -> list[Prediction]:
+        """A prediction on each text, in their order."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, self._label, texts)
 
-    def _label(self, texts: list[str]) -> list[Verdict]:
-        # Blank texts are no records for the corpus either; the others keep their places.
+    def _label(self, texts: list[str]) -> list[Prediction]:
+        # Blank texts are rejected, as in a corpus; the others keep their places.
         rows = [row for row, text in enumerate(texts) if text and not text.isspace()]
-        predictions = self._classifier.predict([texts[row] for row in rows])
-        verdicts = [Verdict(None, 0.0, (), LabelFault.EMPTY_TEXT)] * len(texts)
-        for position, (row, label, score) in enumerate(
-            zip(rows, predictions.labels, predictions.scores.tolist(), strict=True)
-        ):
-            error = predictions.failures.get(position)
-            verdicts[row] = Verdict(label, score, predictions.probabilities[position].tolist(), error)
-        self._metrics.add(verdicts, predictions.num_tokens, predictions.busy_seconds)
-        return verdicts
+        found = self._classifier.predict([texts[row] for row in rows])
+        predictions = [Prediction(None, 0.0, (), LabelFault.EMPTY_TEXT)] * len(texts)
+        columns = zip(rows, found.labels, found.scores.tolist(), found.probabilities.tolist(), strict=True)
+        for position, (row, label, score, probabilities) in enumerate(columns):
+            predictions[row] = Prediction(label, score, probabilities, found.failures.get(position))
+        self._metrics.add(predictions, found.num_tokens, found.busy_seconds)
+        return predictions
 
 
 def serve_until_stopped(options: ServeOptions) -> None:
-    """Serve on the Ray cluster this process is connected to until SIGINT or SIGTERM, then answer what was accepted."""
+    """Serve on the connected Ray cluster until SIGINT or SIGTERM, then answer the accepted requests."""
     assert options.listen is not None
     try:
         socket.create_server(options.listen).close()
@@ -259,7 +246,7 @@ def serve_until_stopped(options: ServeOptions) -> None:
     print(f"serving {options.run} at http://{host}:{port}/v1/label; /docs describes it", flush=True)
     print(f"metrics for Prometheus, on each node: http://{metrics}/metrics", flush=True)
     stop.wait()
-    print("stopping: requests that were accepted are answered", flush=True)
+    print("stopping: answering the accepted requests", flush=True)
     try:
         endpoint.stop_listening.remote().result()
     finally:

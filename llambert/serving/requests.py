@@ -23,17 +23,17 @@ class Limits(Section):
     """Of one text; the corpus' own limit by default."""
     max_request_bytes: PositiveInt = 8 << 20
     max_waiting_texts: PositiveInt = 20_000
-    """Of all requests that wait for the classifier together; beyond it status 503 asks to come again."""
+    """Of all requests that wait for the classifier together; beyond it status 503 asks to retry later."""
     max_call_chars: PositiveInt = 65_536
-    """Texts of this many characters together are one call of a replica; a longer text is a call alone."""
+    """Maximum number of characters in one call of a replica; a longer text is a call by itself."""
     timeout_s: float = Field(30.0, gt=0)
     """From a request's last byte to its answer; then status 504."""
     batch_wait_s: float = Field(0.02, ge=0)
-    """How long a text waits for company while all else is with the replicas."""
+    """How long a text waits for more texts to join its call while the replicas are busy."""
 
 
-class Refusal(Exception):
-    """A request that is not answered with labels: the HTTP status and why."""
+class RequestError(Exception):
+    """A request that is answered with an HTTP error status and a reason."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
@@ -50,8 +50,8 @@ class LabelRequest:
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What the classifier said of one text: ``label`` None where it failed, and then ``error`` says how."""
+class Prediction:
+    """The classifier's answer for one text; ``label`` is None if it failed, and ``error`` says why."""
 
     label: str | None
     score: float
@@ -63,16 +63,16 @@ _KEYS = ("text", "texts", "probabilities")
 
 
 def request_schema(limits: Limits) -> dict[str, Any]:
-    """JSON schema of a request's body. Limits are in words: what exceeds them has the right shape, and status 413."""
-    most = f"at most {limits.max_text_chars:,} characters"
+    """JSON schema of a request's body. Limits are stated in words: exceeding them is status 413, not 422."""
+    limit = f"at most {limits.max_text_chars:,} characters"
     texts = {"type": "array", "items": {"type": "string"}, "minItems": 1}
     return {
         "type": "object",
         "properties": {
-            "text": {"type": "string", "description": f"One text, {most}; the answer is its label."},
+            "text": {"type": "string", "description": f"One text, {limit}; the answer is its label."},
             "texts": {
                 **texts,
-                "description": f"Up to {limits.max_texts:,}, {most} each; the answers in their order.",
+                "description": f"Up to {limits.max_texts:,}, {limit} each; the answers in their order.",
             },
             "probabilities": {"type": "boolean", "default": False, "description": "Those of every category too."},
         },
@@ -87,7 +87,7 @@ _RESULT: dict[str, Any] = {
         "label": {"type": ["string", "null"], "description": "null: see error"},
         "score": {"type": "number", "description": "The probability of the label."},
         "probabilities": {"type": "object", "additionalProperties": {"type": "number"}},
-        "error": {"type": "string", "description": "What the text failed of, as empty_text."},
+        "error": {"type": "string", "description": "Why the text has no label, such as empty_text."},
     },
     "required": ["label"],
     "additionalProperties": False,
@@ -105,7 +105,7 @@ ANSWER_SCHEMA: dict[str, Any] = {
 }
 """JSON schema of an answer's body: ``render``."""
 
-REFUSAL_SCHEMA: dict[str, Any] = {
+ERROR_SCHEMA: dict[str, Any] = {
     "type": "object",
     "properties": {"detail": {"type": "string"}},
     "required": ["detail"],
@@ -113,60 +113,60 @@ REFUSAL_SCHEMA: dict[str, Any] = {
 
 
 def parse_request(body: bytes, limits: Limits) -> LabelRequest:
-    """The request of a JSON body; ``Refusal`` 400 (no JSON), 413 (too much) or 422 (another shape)."""
+    """The request of a JSON body; ``RequestError`` 400 (not JSON), 413 (too large) or 422 (wrong shape)."""
     try:
         values = json.loads(body.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise Refusal(400, f"the body is not JSON: {_without_content(error)}") from error
+        raise RequestError(400, f"the body is not JSON: {_json_error(error)}") from error
     if not isinstance(values, dict):
-        raise Refusal(422, f'expected an object with "text" or "texts", found {_kind(values)}')
+        raise RequestError(422, f'expected an object with "text" or "texts", found {_json_type(values)}')
     unknown = sorted(set(values) - set(_KEYS))
     if unknown:
-        raise Refusal(422, f"unknown key {unknown[0][:50]!r}; valid keys: {', '.join(_KEYS)}")
+        raise RequestError(422, f"unknown key {unknown[0][:50]!r}; valid keys: {', '.join(_KEYS)}")
     if ("text" in values) == ("texts" in values):
-        raise Refusal(422, 'expected either "text" (a string) or "texts" (a list of strings)')
+        raise RequestError(422, 'expected either "text" (a string) or "texts" (a list of strings)')
     probabilities = values.get("probabilities", False)
     if not isinstance(probabilities, bool):
-        raise Refusal(422, f"probabilities: expected true or false, found {_kind(probabilities)}")
+        raise RequestError(422, f"probabilities: expected true or false, found {_json_type(probabilities)}")
     is_single = "text" in values
     texts = [values["text"]] if is_single else values["texts"]
     if not isinstance(texts, list):
-        raise Refusal(422, f"texts: expected a list of strings, found {_kind(texts)}")
+        raise RequestError(422, f"texts: expected a list of strings, found {_json_type(texts)}")
     if not texts:
-        raise Refusal(422, "texts: the list is empty")
+        raise RequestError(422, "texts: the list is empty")
     if len(texts) > limits.max_texts:
-        raise Refusal(413, f"texts: {len(texts):,} texts; a request may hold {limits.max_texts:,}: send several")
+        raise RequestError(413, f"texts: {len(texts):,} texts; a request may hold {limits.max_texts:,}: send several")
     for position, text in enumerate(texts):
         name = "text" if is_single else f"texts[{position}]"
         if not isinstance(text, str):
-            raise Refusal(422, f"{name}: expected a string, found {_kind(text)}")
+            raise RequestError(422, f"{name}: expected a string, found {_json_type(text)}")
         if len(text) > limits.max_text_chars:
-            raise Refusal(413, f"{name}: {len(text):,} characters; a text may have {limits.max_text_chars:,}")
+            raise RequestError(413, f"{name}: {len(text):,} characters; a text may have {limits.max_text_chars:,}")
     return LabelRequest(texts, is_single, probabilities)
 
 
-def render(request: LabelRequest, verdicts: list[Verdict], categories: list[str]) -> dict[str, Any]:
+def render(request: LabelRequest, predictions: list[Prediction], categories: list[str]) -> dict[str, Any]:
     """The answer's body."""
     results = []
-    for verdict in verdicts:
-        result: dict[str, Any] = {"label": verdict.label}
-        if verdict.error is not None:
-            result["error"] = verdict.error
+    for prediction in predictions:
+        result: dict[str, Any] = {"label": prediction.label}
+        if prediction.error is not None:
+            result["error"] = prediction.error
         else:
-            result["score"] = verdict.score
+            result["score"] = prediction.score
             if request.probabilities:
-                result["probabilities"] = dict(zip(categories, verdict.probabilities, strict=True))
+                result["probabilities"] = dict(zip(categories, prediction.probabilities, strict=True))
         results.append(result)
     return results[0] if request.is_single else {"results": results}
 
 
-def _kind(value: Any) -> str:
+def _json_type(value: Any) -> str:
     names = {dict: "an object", list: "a list", str: "a string", bool: "true or false", type(None): "null"}
     return names.get(type(value), "a number")
 
 
-def _without_content(error: Exception) -> str:
-    """Where a body stops being JSON; what stands there may be a user's text, and is not repeated."""
+def _json_error(error: Exception) -> str:
+    """Where a body stops being valid JSON. Never quotes the body, which may hold a user's text."""
     if isinstance(error, json.JSONDecodeError):
         return f"{error.msg}, line {error.lineno} column {error.colno}"
     if isinstance(error, UnicodeDecodeError):
@@ -176,147 +176,143 @@ def _without_content(error: Exception) -> str:
 
 # Many requests, few calls
 
-_COMPANY_S = 0.005  # sixteen clients send their next requests within three milliseconds of their answers
+_NEXT_REQUEST_WAIT_S = 0.005  # sixteen clients send their next requests within three milliseconds of their answers
 
 
 @dataclass(eq=False)
-class _Waiting:
-    """A request of which texts wait, are with a replica, or are answered."""
+class _PendingRequest:
+    """A request whose texts wait, are being classified, or are answered."""
 
     texts: list[str]
-    answered: asyncio.Future[list[Verdict]]
+    answered: asyncio.Future[list[Prediction]]
     num_taken: int = 0
-    num_missing: int = field(init=False)
-    verdicts: list[Verdict | None] = field(init=False)
+    predictions: dict[int, Prediction] = field(default_factory=dict)
+    """By the text's place in the request."""
     arrived: float = field(default_factory=time.monotonic)
 
-    def __post_init__(self) -> None:
-        self.num_missing = len(self.texts)
-        self.verdicts = [None] * len(self.texts)
 
-
-_Slice = tuple[_Waiting, int, int]  # texts first to last of a request
+_Slice = tuple[_PendingRequest, int, int]  # texts first to last of a request
 
 
 class Batcher:
     """Gathers texts of concurrent requests into calls of ``send``, oldest first.
 
-    A call goes out when fewer are out than ``min_replicas``, when ``limits.max_call_chars`` wait, or when a text
-    has waited ``limits.batch_wait_s``; at most two for each of ``max_replicas`` are out. What waits is shared out
-    evenly among the replicas that are free. A client that was answered often asks again: for some milliseconds the
-    next call waits for one request of each that was, so that they do not go out one by one. So a lone client waits
-    for nobody, and many become few calls. Used from one event loop.
+    A call is sent when fewer than ``min_replicas`` are in flight, when ``limits.max_call_chars`` wait, or when a text
+    has waited ``limits.batch_wait_s``; at most two per replica of ``max_replicas`` are in flight. Waiting texts are
+    divided evenly among the idle replicas. A client that was just answered often sends its next request: for some
+    milliseconds the next call waits for one request per answered client, so that these requests share a call. A
+    single client never waits. Used from one event loop.
     """
 
     def __init__(
         self,
-        send: Callable[[list[str]], Awaitable[list[Verdict]]],
+        send: Callable[[list[str]], Awaitable[list[Prediction]]],
         limits: Limits,
         min_replicas: int = 1,
         max_replicas: int = 1,
     ) -> None:
         self._send, self._limits = send, limits
         self._min_calls, self._max_calls = min_replicas, 2 * max_replicas
-        self._queue: deque[_Waiting] = deque()
+        self._queue: deque[_PendingRequest] = deque()
         self._calls: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._num_chars = 0
         self._num_expected, self._expected_until = 0, 0.0
         self.num_waiting = 0
 
-    async def label(self, texts: list[str]) -> list[Verdict]:
-        """Verdicts in the order of the texts; ``Refusal`` 503 or 504, or what ``send`` raised."""
+    async def label(self, texts: list[str]) -> list[Prediction]:
+        """Verdicts in the order of the texts; ``RequestError`` 503 or 504, or what ``send`` raised."""
         if self.num_waiting + len(texts) > self._limits.max_waiting_texts:
-            raise Refusal(503, f"{self.num_waiting:,} texts are waiting already: come again in a second")
-        waiting = _Waiting(texts, asyncio.get_running_loop().create_future())
-        self._queue.append(waiting)
+            raise RequestError(503, f"{self.num_waiting:,} texts are waiting already: retry in a second")
+        request = _PendingRequest(texts, asyncio.get_running_loop().create_future())
+        self._queue.append(request)
         self.num_waiting += len(texts)
         self._num_chars += sum(map(len, texts))
         self._start_calls()
         try:
             async with asyncio.timeout(self._limits.timeout_s):
-                return await waiting.answered
+                return await request.answered
         except TimeoutError:
-            raise Refusal(504, f"no answer within {self._limits.timeout_s:g} s") from None
+            raise RequestError(504, f"no answer within {self._limits.timeout_s:g} s") from None
         finally:
-            self._forget(waiting)
+            self._discard(request)
 
     def _start_calls(self) -> None:
         while self._queue and len(self._calls) < self._max_calls and self._is_due():
             call = asyncio.get_running_loop().create_task(self._call(self._take()))
             self._calls.add(call)
         if self._queue and self._timer is None and len(self._calls) < self._max_calls:
-            is_expecting = len(self._calls) < self._min_calls
-            delay = _COMPANY_S if is_expecting else self._limits.batch_wait_s
-            self._timer = asyncio.get_running_loop().call_later(delay, self._ring)
+            has_idle_replica = len(self._calls) < self._min_calls
+            delay = _NEXT_REQUEST_WAIT_S if has_idle_replica else self._limits.batch_wait_s
+            self._timer = asyncio.get_running_loop().call_later(delay, self._on_timer)
 
-    def _ring(self) -> None:
+    def _on_timer(self) -> None:
         self._timer = None
         self._start_calls()
 
     def _is_due(self) -> bool:
         now = time.monotonic()
-        if self._num_chars >= self._limits.max_call_chars:
-            return True
-        if now - self._queue[0].arrived >= self._limits.batch_wait_s:
+        has_waited = now - self._queue[0].arrived >= self._limits.batch_wait_s
+        if has_waited or self._num_chars >= self._limits.max_call_chars:
             return True
         is_complete = len(self._queue) >= self._num_expected or now >= self._expected_until
         return len(self._calls) < self._min_calls and is_complete
 
     def _take(self) -> list[_Slice]:
-        """The oldest texts: a free replica's share, up to ``max_call_chars``, and at least one."""
+        """The oldest texts: an idle replica's share, at most ``max_call_chars`` characters, at least one text."""
         taken: list[_Slice] = []
-        num_free = max(1, self._min_calls - len(self._calls))
-        num_texts, room = -(-self.num_waiting // num_free), self._limits.max_call_chars
+        num_idle = max(1, self._min_calls - len(self._calls))
+        num_texts, room = -(-self.num_waiting // num_idle), self._limits.max_call_chars
         while self._queue and num_texts:
-            waiting, first = self._queue[0], self._queue[0].num_taken
-            last, most = first, min(len(waiting.texts), first + num_texts)
-            while last < most and (len(waiting.texts[last]) <= room or not (taken or last > first)):
-                room -= len(waiting.texts[last])
+            request, first = self._queue[0], self._queue[0].num_taken
+            last, end = first, min(len(request.texts), first + num_texts)
+            while last < end and (len(request.texts[last]) <= room or not (taken or last > first)):
+                room -= len(request.texts[last])
                 last += 1
             if last == first:
                 break
-            taken.append((waiting, first, last))
+            taken.append((request, first, last))
             num_texts -= last - first
-            self._leave(waiting, last)
-            if last < len(waiting.texts):
+            self._dequeue(request, last)
+            if last < len(request.texts):
                 break
             self._queue.popleft()
         self._num_expected = max(0, self._num_expected - len(taken))
         return taken
 
-    def _leave(self, waiting: _Waiting, last: int) -> None:
-        """Texts of a request up to ``last`` wait no longer."""
-        texts = waiting.texts[waiting.num_taken : last]
+    def _dequeue(self, request: _PendingRequest, last: int) -> None:
+        """The texts of a request up to ``last`` no longer wait."""
+        texts = request.texts[request.num_taken : last]
         self.num_waiting -= len(texts)
         self._num_chars -= sum(map(len, texts))
-        waiting.num_taken = last
+        request.num_taken = last
 
-    def _forget(self, waiting: _Waiting) -> None:
-        """A request is answered or given up: what of it still waits is not computed."""
-        if waiting.num_taken < len(waiting.texts):
-            self._leave(waiting, len(waiting.texts))
-            self._queue.remove(waiting)
+    def _discard(self, request: _PendingRequest) -> None:
+        """Drop the waiting texts of a request that has failed or timed out."""
+        if request.num_taken < len(request.texts):
+            self._dequeue(request, len(request.texts))
+            self._queue.remove(request)
 
     def _expect_another(self) -> None:
         now = time.monotonic()
         expected = self._num_expected if now < self._expected_until else 0
         self._num_expected = 1 + max(expected, len(self._queue))
-        self._expected_until = now + _COMPANY_S
+        self._expected_until = now + _NEXT_REQUEST_WAIT_S
 
     async def _call(self, slices: list[_Slice]) -> None:
         try:
-            verdicts = iter(await self._send([text for waiting, a, b in slices for text in waiting.texts[a:b]]))
-            for waiting, first, last in slices:
-                waiting.verdicts[first:last] = [next(verdicts) for _ in range(first, last)]
-                waiting.num_missing -= last - first
-                if waiting.num_missing == 0 and not waiting.answered.done():
-                    waiting.answered.set_result([verdict for verdict in waiting.verdicts if verdict is not None])
+            predictions = await self._send([text for request, a, b in slices for text in request.texts[a:b]])
+            places = ((request, place) for request, first, last in slices for place in range(first, last))
+            for (request, place), prediction in zip(places, predictions, strict=True):
+                request.predictions[place] = prediction
+            for request, _, _ in slices:
+                if len(request.predictions) == len(request.texts) and not request.answered.done():
+                    request.answered.set_result([request.predictions[place] for place in range(len(request.texts))])
                     self._expect_another()
-        except Exception as error:  # each request that was in the call answers for it
-            for waiting, _, _ in slices:
-                if not waiting.answered.done():
-                    waiting.answered.set_exception(error)
+        except Exception as error:  # fails every request of the call
+            for request, _, _ in slices:
+                if not request.answered.done():
+                    request.answered.set_exception(error)
         finally:
             task = asyncio.current_task()
             assert task is not None

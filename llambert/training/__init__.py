@@ -1,6 +1,5 @@
 """Step (iv) of the method: supervised fine-tuning of an encoder on silver (or gold) labels. No Ray.
 
-``records`` decides what is learned from, ``batches`` in which order, ``losses`` what is minimised, ``loop``
-does it in one process or in a torch.distributed group, ``model`` loads and saves Hugging Face folders and
-``card`` describes the result.
+``training_set`` selects the records, ``batches`` orders them, ``losses`` defines the objective, ``loop`` trains in one
+process or in a torch.distributed group, ``encoder`` loads and saves Hugging Face folders, ``card`` writes model cards.
 """

@@ -1,4 +1,4 @@
-"""What goes into the checkpoint's folder beside the model: model card, training record, TensorBoard file."""
+"""The files that describe a checkpoint in its folder: model card, training record, TensorBoard file."""
 
 import json
 import platform
@@ -20,7 +20,7 @@ from llambert.tasks import Task
 from llambert.training.loop import History
 
 TRAINING_RECORD = "training_record.json"
-CURVES = "runs/events.out.tfevents.llambert"
+TENSORBOARD_FILE = "runs/events.out.tfevents.llambert"
 """Path of the TensorBoard file in the folder: ``tensorboard --logdir`` finds it."""
 _REGIMES = {
     "gold": "people's labels (gold)",
@@ -61,11 +61,13 @@ def training_record(recipe: Recipe, task: Task, history: History, counts: dict[s
 def model_card(recipe: Recipe, task: Task, history: History, counts: dict[str, int]) -> str:
     """A model card in the Hugging Face hub's form."""
     classifier, annotator = recipe.classifier, recipe.annotator
-    metrics = ("accuracy", "macro_f1", "calibration_error", "loss")
+    metrics = ("training_loss", "accuracy", "macro_f1", "calibration_error", "loss")
     epochs = [
-        f"| {figures['phase']} | {figures['epoch']} | {figures['training_loss']:.4f} | "
-        + " | ".join(f"{figures[name]:.4f}" if name in figures else "" for name in metrics)
-        + " |"
+        [
+            figures["phase"],
+            str(figures["epoch"]),
+            *(f"{figures[name]:.4f}" if name in figures else "" for name in metrics),
+        ]
         for figures in history.epochs
     ]
     of_splits = "" if annotator.splits is None else f" of the splits {', '.join(annotator.splits)}"
@@ -91,9 +93,7 @@ def model_card(recipe: Recipe, task: Task, history: History, counts: dict[str, i
         "## Figures on held-out records",
         f"Against {held_out}; a model that repeated the annotator would score best here.",
         "",
-        "| phase | epoch | training loss | accuracy | macro F1 | calibration error | loss |",
-        "|---|---|---|---|---|---|---|",
-        *epochs,
+        *table(["phase", "epoch", "training loss", "accuracy", "macro F1", "calibration error", "loss"], epochs),
         "",
         *_class_table(history),
         "## Limits",
@@ -110,7 +110,7 @@ def model_card(recipe: Recipe, task: Task, history: History, counts: dict[str, i
 
 
 def _class_table(history: History) -> list[str]:
-    """Precision and recall of each category after the result's epoch, if anything was held out."""
+    """Precision and recall of each category after the result's epoch; empty if no records were held out."""
     classes = history.result_epoch().get("classes")
     if not classes:
         return []
@@ -121,20 +121,20 @@ def _class_table(history: History) -> list[str]:
     return [*table(["category", "precision", "recall", "records held out"], rows), ""]
 
 
-class Curves:
-    """The loss curve and the held-out figures as a TensorBoard event file; steps count on through the phases."""
+class TensorBoardLog:
+    """The loss curve and the held-out figures as a TensorBoard event file; steps are counted across phases."""
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory()
         self._file = Path(self._folder.name, "events")
-        # Records, not SummaryWriter: that one's thread may still hold the last points when it is flushed.
+        # Not a SummaryWriter: its thread may still hold the last points when it is flushed.
         self._records = RecordWriter(str(self._file))
         self._write(Event(wall_time=time.time(), file_version="brain.Event:2"))
         self._num_steps = self._num_epochs = 0
         self._done_before: dict[str, int] = {}
 
     def content(self, history: History) -> bytes:
-        """The file with all of ``history``, of which only what is new since the last call is written."""
+        """The file with all of ``history``; only the events that are new since the last call are written."""
         for number, step in enumerate(history.steps[self._num_steps :], start=self._num_steps + 1):
             self._done_before.setdefault(step.phase, number - 1)
             points = {"loss": step.loss, "learning_rate": step.learning_rate, "grad_norm": step.grad_norm}

@@ -1,8 +1,9 @@
-"""The encoder with a classification head, its tokenizer, and the folder they are saved as."""
+"""The encoder with a classification head: checked before a run, loaded for training, saved as a folder."""
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from safetensors import safe_open
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
-    AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -20,21 +20,22 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from llambert.classifier.architecture import (
-    FAULTS,
-    FLOAT16_ON_A_CPU,
-    LOADING_FAULTS,
+    FLOAT16_NEEDS_GPU,
+    LOADING_ERRORS,
+    MODEL_ERRORS,
     InputFormat,
+    complete_config,
     find_input_format,
-    has_vocabulary,
     length_limit,
+    load_tokenizer,
     num_embeddings,
+    probe_texts,
     require_length,
-    settle,
-    trial_texts,
-    without_classifier,
+    unsupported_model_reason,
 )
 from llambert.errors import InputError, UnfitModel, described, loading_fault
 from llambert.recipe import ClassifierRecipe, LabelRecipe
+from llambert.run import Run
 from llambert.storage.reference import local_copy
 
 _DROPOUTS = (
@@ -49,10 +50,10 @@ _DROPOUTS = (
     "dropout",
 )
 _TEXTS_PER_CALL = 1000  # bounds the tokenizer's own objects, which take far more memory than the ids
-CHECKED_WHOLE_BELOW_BYTES = 4 << 30  # of weights in float32: a driver's node may be small
-_MAX_MISSING_SHARE = 0.25  # of the encoder's weights; a pooler, which belongs to another task's head, is far less
-_TRIED_AT_ITS_LIMIT = 2 * 10**11
-"""Parameters times tokens of a text that is tried at its full length: some seconds of a core."""
+FULL_CHECK_MAX_BYTES = 4 << 30  # of weights in float32: the driver's node may have little memory
+_MAX_MISSING_SHARE = 0.25  # of the encoder's weights; a missing pooler, which is part of a head, is far less
+_MAX_LENGTH_CHECK_COST = 2 * 10**11
+"""Maximum product of parameters and tokens for the check at full length: a few seconds on one core."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Encoder:
     input_format: InputFormat
 
     def tokenize(self, texts: list[str]) -> list[np.ndarray]:
-        """Token ids of each text, cut at ``max_length``; as the model can read them, so never empty."""
+        """Token ids of each text, truncated to ``max_length``, with the tokens that the model requires: never empty."""
         ids: list[np.ndarray] = []
         for start in range(0, len(texts), _TEXTS_PER_CALL):
             encoded = self.tokenizer(
@@ -75,8 +76,8 @@ class Encoder:
                 return_attention_mask=False,
                 return_token_type_ids=False,
             )
-            given = (np.array(row, dtype=np.int32) for row in encoded["input_ids"])
-            ids += [self.input_format.completed(row, self.max_length) for row in given]
+            rows = (np.array(row, dtype=np.int32) for row in encoded["input_ids"])
+            ids += [self.input_format.with_required_tokens(row, self.max_length) for row in rows]
         return ids
 
     def save(self, folder: Path) -> None:
@@ -86,35 +87,49 @@ class Encoder:
         self.tokenizer.save_pretrained(folder)
 
 
-def check_encoder(recipe: ClassifierRecipe, categories: list[str], label: LabelRecipe | None = None) -> None:
-    """Refuse, before anything is spent, an encoder that could not be trained or whose checkpoint could not label.
+def require_encoder(run: Run) -> None:
+    """``InputError`` if the recipe's encoder cannot be trained or cannot label; not checked once it is trained.
 
-    It is loaded as for training and tried forwards and backwards on a few short texts, forwards on one of the full
-    length, and forwards in the type that ``label`` computes in. One of more than 4 GiB of weights is not loaded: its
-    configuration, tokenizer, layers and the names of its weights are checked. ``InputError``: one line that says what
-    is wrong.
+    Needs no Ray. Each process checks an encoder once.
+    """
+    if run.table("checkpoint").read_manifest() is None:
+        _check_encoder_once(run.recipe.classifier, tuple(run.task.category_names), run.recipe.label)
+
+
+def check_encoder(recipe: ClassifierRecipe, categories: Sequence[str], label: LabelRecipe | None = None) -> None:
+    """``InputError`` if an encoder cannot be trained or its checkpoint could not label; costs no annotation.
+
+    The encoder is loaded as for training, run forward and backward on a few short texts, forward on one of the full
+    length, and forward in the dtype of ``label``. Above 4 GiB of weights it is not loaded: only its configuration,
+    tokenizer, layers and the names of its weights are checked.
     """
     with _quiet_loading():
-        with _refusals(recipe):
-            config, _ = _read(recipe, categories)
+        with _model_errors_as_input_errors(recipe):
+            config, _ = _read_config_and_tokenizer(recipe, categories)
             with torch.device("meta"):
                 built: Any = AutoModelForSequenceClassification.from_config(
                     config, trust_remote_code=recipe.trust_remote_code
                 )
         num_parameters = sum(parameter.numel() for parameter in built.parameters())
-        if num_parameters * torch.float32.itemsize <= CHECKED_WHOLE_BELOW_BYTES:
+        if num_parameters * torch.float32.itemsize <= FULL_CHECK_MAX_BYTES:
             encoder = load_encoder(recipe, categories)
-            if num_parameters * encoder.max_length <= _TRIED_AT_ITS_LIMIT:
-                _check_length(encoder, recipe)
+            if num_parameters * encoder.max_length <= _MAX_LENGTH_CHECK_COST:
+                try:
+                    require_length(encoder.model, encoder.tokenizer, encoder.input_format, encoder.max_length)
+                except UnfitModel as error:
+                    raise InputError(f"classifier.max_length: {recipe.model}: {error}; lower it") from error
             if label is not None:
                 _check_labelling(encoder, recipe, label)
         else:
-            _check_files(recipe, built)
+            _check_stored_weights(recipe, built)
+
+
+_check_encoder_once = lru_cache(check_encoder)
 
 
 @contextlib.contextmanager
 def _quiet_loading() -> Iterator[None]:
-    """Without transformers' bars and its report of a new head, which training prints when it loads for good."""
+    """Without transformers' progress bars and report on the new head, which training prints when it loads the model."""
     verbosity, has_bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -126,18 +141,18 @@ def _quiet_loading() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def load_encoder(recipe: ClassifierRecipe, categories: list[str]) -> Encoder:
-    """The recipe's encoder with a head for ``categories``, new weights drawn by ``recipe.seed``.
+def load_encoder(recipe: ClassifierRecipe, categories: Sequence[str]) -> Encoder:
+    """The recipe's encoder with a head for ``categories``, new weights initialized with ``recipe.seed``.
 
-    A tokenizer without a padding token pads with its end-of-text token; the checkpoint says so then. ``InputError``
-    if it is missing or cannot be trained, or if it is a classifier of other categories already.
+    A tokenizer without a padding token pads with its end-of-text token, and is saved so. ``InputError`` if the encoder
+    does not exist, cannot be trained, or is a classifier of other categories.
     """
-    with _refusals(recipe):
-        config, tokenizer = _read(recipe, categories)
+    with _model_errors_as_input_errors(recipe):
+        config, tokenizer = _read_config_and_tokenizer(recipe, categories)
         torch.manual_seed(recipe.seed)
         model, report = AutoModelForSequenceClassification.from_pretrained(
             local_copy(recipe.model),
-            **_source(recipe),
+            **_loading_options(recipe),
             config=config,
             dtype=torch.float32,
             ignore_mismatched_sizes=True,
@@ -145,29 +160,21 @@ def load_encoder(recipe: ClassifierRecipe, categories: list[str]) -> Encoder:
             output_loading_info=True,
         )
         _require_weights(model, sorted(report["missing_keys"]), [key for key, *_ in report["mismatched_keys"]])
-        _settle_padding(model, tokenizer)
+        _set_padding_token(model, tokenizer)
         if recipe.freeze_encoder:
             freeze_encoder(model)
         if recipe.gradient_checkpointing:
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         max_length = length_limit(model, tokenizer, recipe.max_length)
         input_format = find_input_format(model.eval(), tokenizer)
-        _try_training(model, tokenizer, input_format)
+        _check_trainable(model, tokenizer, input_format)
     return Encoder(model, tokenizer, max_length, input_format)
 
 
-def _check_length(encoder: Encoder, recipe: ClassifierRecipe) -> None:
-    """Refuse a length that the encoder has no positions for, whatever it states."""
-    try:
-        require_length(encoder.model, encoder.tokenizer, encoder.input_format, encoder.max_length)
-    except UnfitModel as error:
-        raise InputError(f"classifier.max_length: {recipe.model}: {error}; lower it") from error
-
-
 def _check_labelling(encoder: Encoder, recipe: ClassifierRecipe, label: LabelRecipe) -> None:
-    """Refuse a ``label.dtype`` that the encoder, or the device, cannot compute in; ``encoder`` is used up."""
+    """``InputError`` if encoder or device cannot compute in ``label.dtype``; converts ``encoder`` in place."""
     if label.dtype == "float16" and label.gpus_per_actor == 0:
-        raise InputError(FLOAT16_ON_A_CPU)
+        raise InputError(FLOAT16_NEEDS_GPU)
     if label.dtype == "bfloat16":
         try:
             find_input_format(encoder.model.bfloat16(), encoder.tokenizer)
@@ -176,15 +183,15 @@ def _check_labelling(encoder: Encoder, recipe: ClassifierRecipe, label: LabelRec
 
 
 @contextlib.contextmanager
-def _refusals(recipe: ClassifierRecipe) -> Iterator[None]:
-    """What is wrong with an encoder, as one line."""
+def _model_errors_as_input_errors(recipe: ClassifierRecipe) -> Iterator[None]:
+    """``InputError`` that names the recipe's encoder for whatever is wrong with it."""
     try:
         yield
     except UnfitModel as error:
         raise InputError(f"classifier.model: {recipe.model}: {error}") from error
     except InputError:
         raise
-    except LOADING_FAULTS as error:
+    except LOADING_ERRORS as error:
         reason = loading_fault(error, "classifier")
         if not recipe.pickled_weights and _lacks_safetensors(error):
             reason += "; classifier.pickled_weights: true takes pickled ones, if you trust them"
@@ -192,42 +199,40 @@ def _refusals(recipe: ClassifierRecipe) -> Iterator[None]:
 
 
 def _lacks_safetensors(error: BaseException) -> bool:
-    """Whether weights are missing, or pickled: transformers raises a plain ``OSError``, which only its words tell."""
+    """Whether weights are missing or pickled: transformers raises a plain ``OSError``, so its message is compared."""
     return isinstance(error, OSError) and "file named model.safetensors" in str(error)
 
 
-def _source(recipe: ClassifierRecipe) -> dict[str, Any]:
+def _loading_options(recipe: ClassifierRecipe) -> dict[str, Any]:
     return {"revision": recipe.revision, "trust_remote_code": recipe.trust_remote_code}
 
 
-def _read(recipe: ClassifierRecipe, categories: list[str]) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
+def _read_config_and_tokenizer(
+    recipe: ClassifierRecipe, categories: Sequence[str]
+) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
     """The configuration, with a head for ``categories``, and the tokenizer."""
     location = local_copy(recipe.model)
     if Path(location).is_file():
         raise UnfitModel("it is a file; name the folder that holds config.json, weights and tokenizer")
-    config = AutoConfig.from_pretrained(location, **_source(recipe))
-    if reason := without_classifier(config):
+    config = AutoConfig.from_pretrained(location, **_loading_options(recipe))
+    if reason := unsupported_model_reason(config):
         raise UnfitModel(reason)
-    _refuse_other_categories(config, categories, recipe.model)
+    _require_same_categories(config, categories, recipe.model)
     config.id2label = dict(enumerate(categories))
     config.label2id = {category: code for code, category in enumerate(categories)}
     config.problem_type = "single_label_classification"
-    settle(config)
+    complete_config(config)
     if recipe.dropout is not None:
         for name in _DROPOUTS:
             if hasattr(config, name):
                 setattr(config, name, recipe.dropout)
-    tokenizer = AutoTokenizer.from_pretrained(location, **_source(recipe))
-    if not tokenizer.is_fast:
-        raise UnfitModel("its tokenizer has no fast (Rust) form, which the label stage needs")
-    if not has_vocabulary(tokenizer):
-        raise UnfitModel("its tokenizer knows no token; is tokenizer.json (or a vocabulary) missing?")
-    tokenizer.truncation_side = "right"  # the label stage reads long texts from their start, and no further than needed
+    tokenizer = load_tokenizer(location, **_loading_options(recipe))
+    tokenizer.truncation_side = "right"  # the label stage reads long texts from the start, only as far as needed
     return config, tokenizer
 
 
 def _require_weights(model: PreTrainedModel, missing: Iterable[str], mismatched: list[str]) -> None:
-    """A new head is drawn at random, and so would everything be that the folder has no weights for."""
+    """``UnfitModel`` if weights other than the head's are missing: they would be initialized at random."""
     prefix = f"{model.base_model_prefix}."
     other = [name for name in mismatched if name.startswith(prefix)]
     if other:
@@ -238,48 +243,45 @@ def _require_weights(model: PreTrainedModel, missing: Iterable[str], mismatched:
         raise UnfitModel(f"it lacks weights of the model that its config.json describes, for example {absent}")
 
 
-def _settle_padding(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Give model and tokenizer a padding token; decoders such as GPT-2 and Llama come without."""
+def _set_padding_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Give model and tokenizer a padding token; decoders such as GPT-2 and Llama have none."""
     config = model.config.get_text_config()
     if tokenizer.pad_token_id is None:
-        number = next(
-            (one for one in (config.pad_token_id, tokenizer.eos_token_id, config.eos_token_id) if isinstance(one, int)),
-            None,
-        )
-        token = None if number is None else tokenizer.convert_ids_to_tokens(number)
-        if token is None:
+        ids = (config.pad_token_id, tokenizer.eos_token_id, config.eos_token_id)
+        tokens = [tokenizer.convert_ids_to_tokens(token) for token in ids if isinstance(token, int)]
+        if not tokens or tokens[0] is None:
             raise UnfitModel("its tokenizer has neither a padding token nor an end-of-text token to pad with; add one")
-        tokenizer.pad_token = token
+        tokenizer.pad_token = tokens[0]
     if config.pad_token_id is None:
         config.pad_token_id = tokenizer.pad_token_id
         model.config.pad_token_id = tokenizer.pad_token_id
 
 
-def _try_training(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, input_format: InputFormat) -> None:
-    """One pass forwards and backwards; weights that no answer depends on are left as they are.
+def _check_trainable(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, input_format: InputFormat) -> None:
+    """Run one forward and backward pass, and freeze weights that get no gradient.
 
-    Workers that train together would wait for the gradients of such weights (XLNet's mask embedding).
+    Distributed training would wait for the gradients of such weights (XLNet's mask embedding).
     """
     largest = max(tokenizer.get_vocab().values(), default=0)
     if largest >= (num_known := num_embeddings(model)):
         raise UnfitModel(f"its tokenizer has token {largest}, its model has embeddings for {num_known} tokens")
     try:
-        given: Any = input_format.arguments(trial_texts(model, tokenizer, input_format))
-        model(**given).logits.float().logsumexp(dim=-1).sum().backward()
-    except FAULTS as error:
+        inputs: Any = input_format.model_inputs(probe_texts(model, tokenizer, input_format))
+        model(**inputs).logits.float().logsumexp(dim=-1).sum().backward()
+    except MODEL_ERRORS as error:
         raise UnfitModel(f"{type(model).__name__} cannot be trained: {described(error)}") from error
     for parameter in model.parameters():
         parameter.requires_grad = parameter.requires_grad and parameter.grad is not None
     model.zero_grad(set_to_none=True)
 
 
-def _check_files(recipe: ClassifierRecipe, built: PreTrainedModel) -> None:
-    """The headers of the safetensors files of a folder that is too large to be loaded here."""
+def _check_stored_weights(recipe: ClassifierRecipe, built: PreTrainedModel) -> None:
+    """Check the headers of the safetensors files of a model that is too large to load here."""
     folder = Path(local_copy(recipe.model))
     if recipe.pickled_weights or not folder.is_dir():
         return
     names: set[str] = set()
-    with _refusals(recipe):
+    with _model_errors_as_input_errors(recipe):
         for file in sorted(folder.glob("*.safetensors")):
             with safe_open(file, framework="pt") as weights:
                 names |= set(weights.keys())
@@ -291,17 +293,17 @@ def _check_files(recipe: ClassifierRecipe, built: PreTrainedModel) -> None:
 
 
 def freeze_encoder(model: PreTrainedModel) -> None:
-    """Leave only the head to train; a pooler, which belongs to the head's task, is trained with it."""
+    """Train only the head and the pooler, if any, which is part of the head's task."""
     for name, parameter in model.base_model.named_parameters():
         parameter.requires_grad = name.startswith("pooler.")
 
 
-def _refuse_other_categories(config: PreTrainedConfig, categories: list[str], reference: str) -> None:
+def _require_same_categories(config: PreTrainedConfig, categories: Sequence[str], reference: str) -> None:
     if not any(name.endswith("ForSequenceClassification") for name in config.architectures or []):
         return
     own = [str(name) for _, name in sorted((config.id2label or {}).items())]
     unnamed = all(name.startswith("LABEL_") for name in own)
-    if len(own) == len(categories) if unnamed else own == categories:
+    if len(own) == len(categories) if unnamed else own == list(categories):
         return
     raise InputError(
         f"classifier.model: {reference} is a classifier of {f'{len(own)} categories' if unnamed else ', '.join(own)}, "

@@ -1,4 +1,4 @@
-"""How good the classifier is on the records held out, after each epoch."""
+"""Quality figures on the held-out records after an epoch."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from llambert.annotation.calibration import expected_calibration_error, labels_a
 def held_out_metrics(
     probabilities: np.ndarray, labels: np.ndarray, targets: np.ndarray, categories: list[str]
 ) -> dict[str, Any]:
-    """Figures of ``probabilities`` (records, categories) against the labels held out, silver ones as a rule.
+    """Figures of ``probabilities`` (records, categories) against the held-out labels, usually silver ones.
 
     ``loss``: cross-entropy against ``targets``; ``accuracy``, ``macro_f1``, ``calibration_error`` (expected);
     ``classes``: precision, recall and number of records by category.

@@ -1,4 +1,4 @@
-"""How weights move: the optimizer, the schedule of its learning rate, the precision of matrix products."""
+"""The optimizer, the schedule of its learning rate, weight averaging and mixed precision."""
 
 import torch
 from torch import nn
@@ -26,7 +26,7 @@ def linear_schedule(step: int, num_steps: int, warmup_share: float) -> float:
 
 
 def use_bfloat16(dtype: str, device: torch.device) -> bool:
-    """Whether to autocast: as told, or, for ``auto``, where the chip multiplies bfloat16 itself."""
+    """Whether to autocast: for ``auto``, if the hardware multiplies bfloat16 natively."""
     if dtype != "auto":
         return dtype == "bfloat16"
     if device.type == "cuda":
@@ -38,6 +38,5 @@ def create_average(model: nn.Module, recipe: ClassifierRecipe) -> AveragedModel 
     """The running mean of the weights that the recipe asks for."""
     if recipe.averaging == "none":
         return None
-    if recipe.averaging == "ema":
-        return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True)
-    return AveragedModel(model, use_buffers=True)
+    multi_avg_fn = get_ema_multi_avg_fn(recipe.ema_decay) if recipe.averaging == "ema" else None
+    return AveragedModel(model, multi_avg_fn=multi_avg_fn, use_buffers=True)

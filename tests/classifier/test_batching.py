@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llambert.classifier.batching import MAX_PADDING_WASTE, packed, pad, plan_batches, plan_packs
+from llambert.classifier.batching import MAX_PADDING_WASTE, pack_batch, pad, plan_batches, plan_packs
 
 
 @given(st.lists(st.integers(1, 600), max_size=300))
@@ -54,13 +54,13 @@ def test_the_mask_is_of_the_texts_lengths_whatever_their_tokens_are(ids):
 
 
 def test_a_pack_counts_positions_anew_for_each_text(ids):
-    batch = packed(np.array([4, 2]), ids, None)
-    assert batch.arguments["input_ids"].tolist() == [[5, 6, 7, 8]]
-    assert batch.arguments["position_ids"].tolist() == [[0, 1, 2, 0]]
-    assert batch.arguments["text_lengths"] == [3, 1]
+    batch = pack_batch(np.array([4, 2]), ids, None)
+    assert batch.inputs["input_ids"].tolist() == [[5, 6, 7, 8]]
+    assert batch.inputs["position_ids"].tolist() == [[0, 1, 2, 0]]
+    assert batch.inputs["text_lengths"] == [3, 1]
     assert batch.num_positions == 4
 
 
 def test_a_pack_leaves_padding_tokens_of_a_text_out_of_the_count_as_such_a_model_does_alone():
-    batch = packed(np.array([0, 1]), [np.array([5, 1, 6], np.int32), np.array([7, 8], np.int32)], 1)
-    assert batch.arguments["position_ids"].tolist() == [[2, 1, 3, 2, 3]]
+    batch = pack_batch(np.array([0, 1]), [np.array([5, 1, 6], np.int32), np.array([7, 8], np.int32)], 1)
+    assert batch.inputs["position_ids"].tolist() == [[2, 1, 3, 2, 3]]

@@ -14,7 +14,7 @@ from transformers import (
     ModernBertForTokenClassification,
 )
 
-from llambert.classifier.checkpoint import check_checkpoint, load_checkpoint
+from llambert.classifier.checkpoint import load_checkpoint, load_config_and_tokenizer
 from llambert.classifier.inference import Classifier
 from llambert.errors import InputError
 from tests.fixtures.own_code import add_own_code
@@ -138,7 +138,7 @@ def test_a_checkpoint_without_its_tokenizer_is_refused(checkpoint, tmp_path):
     for file in [*(tmp_path / "changed").glob("*token*"), tmp_path / "changed/vocab.txt"]:
         file.unlink()
     with pytest.raises(InputError, match="its tokenizer knows no token"):
-        check_checkpoint(folder)
+        load_config_and_tokenizer(folder)
 
 
 @pytest.mark.parametrize("stated", [-1, 0, None, 1e30])
@@ -187,4 +187,4 @@ def test_a_token_classifier_is_refused_even_where_its_weights_have_the_same_name
     for name in ("modern", "bert"):
         tokenizer.save_pretrained(tmp_path / name)
         with pytest.raises(InputError, match="TokenClassification, a model that was not fine-tuned to classify texts"):
-            check_checkpoint(str(tmp_path / name))
+            load_config_and_tokenizer(str(tmp_path / name))

@@ -104,18 +104,18 @@ def test_suspected_labels_are_judged_by_gold_that_was_not_learned_from(tmp_path)
     evidence = read_evidence(run)
     rows = evidence.silver.row
     num_open = int((~evidence.records.is_trained_on_gold[rows]).sum())
-    assert find_suspects(run, evidence).base.num == num_open < len(rows)
+    assert find_suspects(run, evidence).base_rate.num == num_open < len(rows)
 
 
 def test_a_text_whose_first_copy_has_no_gold_label_is_judged_by_the_copy_that_has(tmp_path):
     run = write_run(tmp_path, plan((TRAIN + 30, TEST), (EXTRA + 60, TEST)))
     before = read_evidence(run)
-    assert before.records.is_judged[TEST]
+    assert before.records.is_evaluated[TEST]
     _take_gold(run, TEST)
     after = read_evidence(run)
-    assert not after.records.is_judged[TEST]
-    assert after.records.is_judged[TRAIN + 30]
-    assert not after.records.is_judged[EXTRA + 60]
+    assert not after.records.is_evaluated[TEST]
+    assert after.records.is_evaluated[TRAIN + 30]
+    assert not after.records.is_evaluated[EXTRA + 60]
     assert after.records.gold[TEST] == after.records.gold[TRAIN + 30]
     assert after.records.num_gold == before.records.num_gold - 1
     assert assess(after).whole.accuracy.num == assess(before).whole.accuracy.num

@@ -21,10 +21,10 @@ def run(tmp_path_factory):
 
 def test_suspects_are_wrong_far_more_often_than_random_picks(run):
     suspects = find_suspects(run, read_evidence(run))
-    assert suspects.base.value == pytest.approx(0.2, abs=0.04)
+    assert suspects.base_rate.value == pytest.approx(0.2, abs=0.04)
     # Independent mistakes: of labels that differ 0.2 * 0.9 are the annotator's fault, 0.8 * 0.1 the classifier's.
     assert suspects.precision.value == pytest.approx(0.18 / 0.26, abs=0.06)
-    assert suspects.precision.bounds[0] > suspects.base.bounds[1]
+    assert suspects.precision.bounds[0] > suspects.base_rate.bounds[1]
     assert suspects.num == sum(suspects.by_label.values()) == suspects.rows.num_rows
 
 
@@ -46,7 +46,7 @@ def test_the_list_lies_beside_the_report_surest_first_with_the_records_own_label
 def test_without_gold_suspects_are_listed_and_not_judged(tmp_path):
     suspects = find_suspects(made := write_run(tmp_path, Plan(gold=0.0)), read_evidence(made))
     assert suspects.num > 0
-    assert (suspects.base, suspects.precision, suspects.first) == (None, None, {})
+    assert (suspects.base_rate, suspects.precision, suspects.precision_at) == (None, None, {})
 
 
 def test_other_prices_write_the_report_again(run, tmp_path):

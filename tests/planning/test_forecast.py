@@ -5,7 +5,7 @@ import pytest
 
 from llambert.errors import InputError
 from llambert.planning.costs import format_duration, load_prices
-from llambert.planning.forecast import Measured, Pilot, forecast, parse_measured, relative_deviation, usd
+from llambert.planning.forecast import Pilot, Timing, forecast, parse_timings, relative_deviation, usd
 from tests.fixtures.recipes import make_recipe
 
 PAPER = json.loads(files("llambert.experiments").joinpath("paper.json").read_text())["imdb"]
@@ -20,7 +20,7 @@ def make_pilot(num_corpus=10_000, num_annotated=1_000, num_steps=100, ray_second
         num_annotatable=num_corpus,
         num_steps=num_steps,
         ray_seconds=ray_seconds,
-        stages={name: Measured(**values) for name, values in stages.items()},
+        stages={name: Timing(**values) for name, values in stages.items()},
     )
 
 
@@ -102,10 +102,10 @@ def test_an_endpoints_tokens_are_priced_by_the_recipe_or_the_table():
 
 
 def test_rates_from_elsewhere_are_read_and_faults_named():
-    assert parse_measured(["label=25000:558"])["label"].seconds_each == 0.02232
+    assert parse_timings(["label=25000:558"])["label"].seconds_each == 0.02232
     for wrong in ("label", "label=0:5", "label=5:x", "ingest=5:5"):
         with pytest.raises(InputError, match=f"--measured {wrong}"):
-            parse_measured([wrong])
+            parse_timings([wrong])
 
 
 def test_the_deviation_of_a_mean_is_relative_to_it():

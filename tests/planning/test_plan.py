@@ -11,7 +11,7 @@ import pytest
 from llambert.integrity.verify import verify
 from llambert.planning.costs import load_prices
 from llambert.planning.forecast import STAGES, CurvePoint, Pilot, forecast, pilot_table, read_pilot
-from llambert.planning.plan import Plan, advice_of, plan_by_rates, render
+from llambert.planning.plan import Plan, advise_from_pilot, plan_from_rates, render
 from llambert.report.page import report
 from llambert.run import open_run
 from tests.fixtures.recipes import make_recipe
@@ -123,7 +123,7 @@ def test_advice_is_in_annotations_of_which_a_part_cannot_be_learned_from():
 
 def plan_of(pilot: Pilot) -> Plan:
     """The plan of a stored pilot: nothing is run."""
-    advice = advice_of(pilot, 0.005)
+    advice = advise_from_pilot(pilot, 0.005)
     return Plan(make_recipe(), pilot, forecast(make_recipe(), pilot), load_prices(), advice, 0.005)
 
 
@@ -162,9 +162,9 @@ def test_faults_of_the_options_are_one_line(tmp_path, options, message):
 
 def test_steps_of_training_follow_from_the_recipe():
     from llambert.planning.costs import load_prices
-    from llambert.planning.forecast import Measured
+    from llambert.planning.forecast import Timing
 
     recipe = make_recipe(classifier={"epochs": 3, "batch_size": 32, "held_out_share": 0.02, "soup_members": 2})
-    planned = plan_by_rates(recipe, {"finetune": Measured(num=1, work_seconds=1)}, 8_000, load_prices())
+    planned = plan_from_rates(recipe, {"finetune": Timing(num=1, work_seconds=1)}, 8_000, load_prices())
     assert planned.pilot.num_steps == 2 * 3 * 245
     assert planned.forecast.total.value == 2 * 3 * 245

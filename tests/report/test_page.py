@@ -46,7 +46,7 @@ def test_a_sample_of_some_splits_speaks_for_these_and_is_compared_with_these(tmp
     report(run)
     markdown = _read(run, "report.md")
     assert "200 records of splits extra, train, drawn uniformly at random (seed 0), were given to" in markdown
-    assert markdown.count("The LLM annotated records of splits extra, train alone: ") == 3
+    assert markdown.count("The LLM annotated only records of splits extra, train: ") == 3
     assert "| annotated subset | 95 % interval | splits extra, train |" in markdown
     assert "Of the LLM's own labels, all of splits extra, train," in markdown
     evidence = read_evidence(run)
@@ -59,7 +59,7 @@ def test_a_sample_of_some_splits_speaks_for_these_and_is_compared_with_these(tmp
 
 
 def test_a_sample_of_the_whole_corpus_needs_no_such_sentence(full):
-    assert "The LLM annotated records of" not in _read(full[0], "report.md")
+    assert "The LLM annotated only records of" not in _read(full[0], "report.md")
     assert "200 records of the corpus, drawn uniformly at random (seed 0), were given to" in _read(full[0], "report.md")
 
 
@@ -280,10 +280,10 @@ def test_importing_the_report_does_not_load_matplotlib_or_ray():
 def test_the_report_says_when_the_annotated_subset_and_the_corpus_part(full):
     run, _ = full
     evidence = read_evidence(run)
-    assert min(assess(evidence).drift.chances.values()) > 0.01 / 3
-    assert "and this one does" in _read(run, "report.md")
+    assert min(assess(evidence).drift.p_values.values()) > 0.01 / 3
+    assert "no difference is significant" in _read(run, "report.md")
     evidence.records.num_chars[evidence.records.is_annotated] += 40
-    assert assess(evidence).drift.chances["text lengths"] < 1e-6
+    assert assess(evidence).drift.p_values["text lengths"] < 1e-6
 
 
 def test_gold_values_that_match_no_category_are_named_with_count_share_and_examples(tmp_path):

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from llambert.serving.requests import Batcher, Limits, Refusal, Verdict, parse_request, render
+from llambert.serving.requests import Batcher, Limits, Prediction, RequestError, parse_request, render
 
 LIMITS = Limits(max_texts=3, max_text_chars=10, max_request_bytes=1000)
 
@@ -34,23 +34,23 @@ LIMITS = Limits(max_texts=3, max_text_chars=10, max_request_bytes=1000)
     ],
 )
 def test_what_is_no_request_is_refused_with_its_reason(body, status, reason):
-    with pytest.raises(Refusal, match=reason) as caught:
+    with pytest.raises(RequestError, match=reason) as caught:
         parse_request(body, LIMITS)
     assert caught.value.status == status
 
 
 def test_a_refusal_does_not_repeat_what_was_sent():
-    with pytest.raises(Refusal) as caught:
+    with pytest.raises(RequestError) as caught:
         parse_request(b'{"text": "my secret', LIMITS)
     assert "secret" not in caught.value.reason
 
 
 def test_one_text_is_answered_by_one_label_and_a_list_by_a_list():
-    verdicts = [Verdict("yes", 0.75, (0.25, 0.75)), Verdict(None, 0.0, (), "empty_text")]
+    predictions = [Prediction("yes", 0.75, (0.25, 0.75)), Prediction(None, 0.0, (), "empty_text")]
     one = parse_request(b'{"text": "a"}', LIMITS)
-    assert render(one, verdicts[:1], ["no", "yes"]) == {"label": "yes", "score": 0.75}
+    assert render(one, predictions[:1], ["no", "yes"]) == {"label": "yes", "score": 0.75}
     two = parse_request(b'{"texts": ["a", ""], "probabilities": true}', LIMITS)
-    assert json.loads(json.dumps(render(two, verdicts, ["no", "yes"]))) == {
+    assert json.loads(json.dumps(render(two, predictions, ["no", "yes"]))) == {
         "results": [
             {"label": "yes", "score": 0.75, "probabilities": {"no": 0.25, "yes": 0.75}},
             {"label": None, "error": "empty_text"},
@@ -69,11 +69,11 @@ class Replica:
         await self.may_answer.wait()
         if "poison" in texts:
             raise RuntimeError("the model failed")
-        return [Verdict(text, 1.0, ()) for text in texts]
+        return [Prediction(text, 1.0, ()) for text in texts]
 
 
-def labels(verdicts):
-    return [verdict.label for verdict in verdicts]
+def labels(predictions):
+    return [prediction.label for prediction in predictions]
 
 
 def batching(replica, **limits):
@@ -173,7 +173,7 @@ def test_too_much_waiting_is_503_and_too_long_waiting_504_and_neither_is_compute
         replica = Replica()
         batcher = batching(replica, max_waiting_texts=2, timeout_s=0.05, max_text_chars=5)
         tasks = await begin(batcher, ["a"], ["b", "c"])
-        with pytest.raises(Refusal) as caught:
+        with pytest.raises(RequestError) as caught:
             await batcher.label(["d"])
         assert caught.value.status == 503
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)

@@ -4,7 +4,7 @@ import pytest
 
 from llambert.recipe import load_recipe
 from llambert.tasks import load_task
-from llambert.training.card import Curves, model_card, training_record
+from llambert.training.card import TensorBoardLog, model_card, training_record
 from llambert.training.loop import History, Step
 from tests.fixtures.tensorboard_events import scalars
 
@@ -47,7 +47,7 @@ def test_a_category_of_any_name_stays_one_cell_of_the_card(history):
         figures_of_epoch["classes"] = {"a | b\n$x_1$": figures_of_epoch["classes"]["negative"]}
     card = model_card(recipe, load_task(recipe.task), history, COUNTS)
     assert r"| a \| b \$x_1\$ | 0.8100 | 0.7200 | 70 |" in card
-    assert Curves().content(history)
+    assert TensorBoardLog().content(history)
 
 
 def test_the_record_has_every_setting_version_count_step_and_epoch(history):
@@ -60,7 +60,7 @@ def test_the_record_has_every_setting_version_count_step_and_epoch(history):
 
 
 def test_the_curves_grow_as_training_goes_on_and_hold_every_point_once(history, tmp_path):
-    curves = Curves()
+    curves = TensorBoardLog()
     so_far = History(history.steps[:2], history.epochs[:1])
     first = curves.content(so_far)
     whole = curves.content(history)

@@ -260,7 +260,7 @@ def test_big_bird_attends_to_everything_so_that_no_text_depends_on_those_before_
         ("more tokens than embeddings", "its tokenizer has token 17, its model has embeddings for 10 tokens"),
         ("no classifier of its kind", "transformers has no classifier of texts of model type 'clip_text_model'"),
         ("a token added beyond the embeddings", "its tokenizer has token 18, its model has embeddings for 18 tokens"),
-        ("weights that are no number", "BertForSequenceClassification answers with what is no finite number"),
+        ("weights that are no number", "BertForSequenceClassification returns logits that are not finite"),
         ("a value of the wrong type", "cannot be loaded: .*classifier_dropout"),
         ("a padding token beyond the embeddings", "cannot be loaded: AssertionError"),
     ],
@@ -320,7 +320,7 @@ def test_positions_are_counted_where_a_family_has_more_embeddings_than_positions
     check_encoder(settings, CATEGORIES)
     encoder = load_encoder(settings, CATEGORIES)
     assert encoder.max_length == (128 if family == "ibert" else 130)
-    encoder.model(**encoder.input_format.arguments(encoder.tokenize(["film " * 200])))
+    encoder.model(**encoder.input_format.model_inputs(encoder.tokenize(["film " * 200])))
 
 
 def test_a_length_that_a_model_has_no_positions_for_is_refused_when_it_is_tried(tmp_path):

@@ -14,7 +14,7 @@ from llambert import schema
 from llambert.errors import InputError
 from llambert.recipe import ClassifierRecipe
 from llambert.training.encoder import load_encoder
-from llambert.training.loop import SOUP, FineTuning, Observer, Phase
+from llambert.training.loop import SOUP_PHASE, FineTuning, Observer, Phase
 from llambert.training.training_set import select_silver
 from tests.fixtures.tiny_encoder import NEGATIVE, NEUTRAL, POSITIVE, save_tiny_encoder
 
@@ -183,8 +183,8 @@ def test_a_soup_is_the_mean_of_its_members_which_start_alike_and_differ_in_order
     recorder = Recorder()
     soup = fine_tuning(recipe, recorder)
     history = soup.run()
-    assert [figures["phase"] for figures in history.epochs] == ["silver", "silver 2", "silver 3", SOUP]
-    assert history.result_epoch()["phase"] == SOUP
+    assert [figures["phase"] for figures in history.epochs] == ["silver", "silver 2", "silver 3", SOUP_PHASE]
+    assert history.result_epoch()["phase"] == SOUP_PHASE
     members = [torch.cat([v.flatten().float() for v in state["model"].values()]) for state in recorder.states]
     assert torch.allclose(weights(soup), torch.stack(members).mean(0), atol=1e-6)
     first = fine_tuning(recipe.model_copy(update={"soup_members": 1}))

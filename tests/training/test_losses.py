@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from llambert.recipe import ClassifierRecipe
-from llambert.training.losses import class_weights, generalised_cross_entropy, record_losses, smoothed
+from llambert.training.losses import class_weights, generalised_cross_entropy, record_losses, smooth_labels
 
 LOGITS = torch.tensor([[2.0, -1.0, 0.5], [0.0, 0.0, 0.0]])
 
@@ -33,7 +33,7 @@ def test_a_label_held_improbable_pulls_less_under_generalised_cross_entropy():
 
 
 def test_smoothing_keeps_rows_summing_to_one():
-    rows = smoothed(np.eye(4), 0.1)
+    rows = smooth_labels(np.eye(4), 0.1)
     assert rows[0].tolist() == pytest.approx([0.925, 0.025, 0.025, 0.025])
 
 

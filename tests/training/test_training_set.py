@@ -116,7 +116,7 @@ def test_confidence_and_class_weights_keep_a_mean_of_one():
         (silver(40, with_probabilities=False), {"loss": "soft"}, "classifier.loss: soft needs label_probabilities"),
         (silver(40, with_probabilities=False), {"confidence_weights": True}, "confidence_weights needs confidence"),
         (silver(40), {"min_confidence": 1.0}, "no silver record reaches 1.0"),
-        (silver(40), {"held_out_share": 0.0, "early_stop_patience": 1}, "nothing is held out"),
+        (silver(40), {"held_out_share": 0.0, "early_stop_patience": 1}, "no records are held out"),
     ],
 )
 def test_labels_that_cannot_be_learned_from_are_refused_in_one_line(table, fields, message):

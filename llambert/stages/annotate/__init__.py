@@ -35,7 +35,7 @@ from llambert.stages.annotate.stored_answers import (
 )
 from llambert.stages.shots import prompted_task
 from llambert.storage.manifest import Manifest, Part, total
-from llambert.training.encoder_trial import require_encoder
+from llambert.training.encoder import require_encoder
 
 _CONTENT_FREE = {"content_free": True}  # the unit of work beside the ranges of ranks
 _CONTENT_FREE_PART = "part-0.parquet"

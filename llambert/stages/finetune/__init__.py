@@ -25,8 +25,8 @@ from llambert.stages.finetune.worker import Trained, train
 from llambert.storage.locations import remove_folder
 from llambert.storage.manifest import Manifest
 from llambert.storage.run_directory import TableDirectory
-from llambert.training.encoder_trial import require_encoder
-from llambert.training.training_set import Selected
+from llambert.training.encoder import require_encoder
+from llambert.training.training_set import Selection
 
 
 def finetune(run: Run, executor: Executor = RAY) -> Manifest:
@@ -58,7 +58,7 @@ def finetune(run: Run, executor: Executor = RAY) -> Manifest:
     return manifest
 
 
-def _complete(run: Run, selected: dict[str, Selected], trained: Trained, seconds: dict[str, float]) -> Manifest:
+def _complete(run: Run, selected: dict[str, Selection], trained: Trained, seconds: dict[str, float]) -> Manifest:
     num_silver = {NUM_SILVER: selected["silver"].num_in} if "silver" in selected else {}
     num_trained = {"num_steps": trained.num_steps, "num_workers": trained.num_workers}
     return run.complete(

@@ -21,7 +21,7 @@ from llambert.storage.atomic import write_atomically
 from llambert.storage.locations import remove_folder
 from llambert.storage.manifest import Manifest
 from llambert.training.loop import Phase
-from llambert.training.training_set import Selected, select_gold, select_silver
+from llambert.training.training_set import Selection, select_gold, select_silver
 
 NUM_SILVER = "num_silver"  # in the counts of a checkpoint's manifest: silver records there were
 
@@ -29,7 +29,7 @@ NUM_SILVER = "num_silver"  # in the counts of a checkpoint's manifest: silver re
 _ANSWERS_FILE = "answers"
 
 
-def select(run: Run) -> dict[str, Selected]:
+def select(run: Run) -> dict[str, Selection]:
     """Phase name -> its records. Gold labels are read only if the regime trains on them."""
     recipe = run.recipe.classifier
     if recipe.regime == "gold":
@@ -40,7 +40,7 @@ def select(run: Run) -> dict[str, Selected]:
     return selected
 
 
-def _select_silver(run: Run) -> Selected:
+def _select_silver(run: Run) -> Selection:
     silver, num_others = silver_rows(run)
     selected = select_silver(silver, run.task.category_names, run.recipe.classifier)
     return _with_left_out(selected, LeftOut.OTHER_SPLIT, num_others)
@@ -62,13 +62,13 @@ def silver_rows(run: Run) -> tuple[pa.Table, int]:
     return kept, silver.num_rows - kept.num_rows
 
 
-def _select_gold(run: Run, num: int | None) -> Selected:
+def _select_gold(run: Run, num: int | None) -> Selection:
     rows, num_duplicates = _gold_rows(run)
     selected = select_gold(rows, run.task.category_names, run.recipe.classifier, num)
     return _with_left_out(selected, LeftOut.DUPLICATE, num_duplicates)
 
 
-def _with_left_out(selected: Selected, reason: LeftOut, num: int) -> Selected:
+def _with_left_out(selected: Selection, reason: LeftOut, num: int) -> Selection:
     """``selected`` with ``num`` more records, all left out for ``reason``."""
     left_out = {reason: num} if num else {}
     return replace(selected, num_in=selected.num_in + num, num_left_out=selected.num_left_out | left_out)
@@ -91,7 +91,7 @@ def _gold_rows(run: Run) -> tuple[pa.Table, int]:
     return rows.take(pa.array(first_of_each)), rows.num_rows - len(first_of_each)
 
 
-def phases(run: Run, selected: dict[str, Selected]) -> list[Phase]:
+def phases(run: Run, selected: dict[str, Selection]) -> list[Phase]:
     """What is trained on, with the epochs and the learning rate of each phase."""
     recipe = run.recipe.classifier
     plans = dict.fromkeys(selected, (recipe.epochs, recipe.learning_rate))
@@ -100,12 +100,12 @@ def phases(run: Run, selected: dict[str, Selected]) -> list[Phase]:
     return [Phase(name, part.train, part.held_out, *plans[name]) for name, part in selected.items()]
 
 
-def num_left_out(selected: dict[str, Selected]) -> dict[str, int]:
+def num_left_out(selected: dict[str, Selection]) -> dict[str, int]:
     """``phase.reason`` -> how many of its records are not used."""
     return {f"{name}.{reason}": num for name, phase in selected.items() for reason, num in phase.num_left_out.items()}
 
 
-def counts(selected: dict[str, Selected]) -> dict[str, int]:
+def counts(selected: dict[str, Selection]) -> dict[str, int]:
     """Records trained on and held out, for manifest and model card."""
     found: dict[str, int] = {}
     for name, phase in selected.items():

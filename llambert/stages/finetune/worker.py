@@ -18,7 +18,7 @@ from llambert.stages.finetune.selection import counts, phases, select
 from llambert.storage.atomic import create_atomically, write_atomically
 from llambert.storage.manifest import Part
 from llambert.storage.run_directory import TableDirectory
-from llambert.training.card import CURVES, Curves, write_descriptions
+from llambert.training.card import TENSORBOARD_FILE, TensorBoardLog, write_descriptions
 from llambert.training.encoder import load_encoder
 from llambert.training.loop import FineTuning, History, Observer, Step
 
@@ -74,7 +74,7 @@ class _Reporter(Observer):
         self.run, self.context, self.started = run, context, time.monotonic()
         self.tuning: FineTuning
         self._step_times: list[tuple[int, float]] = []  # steps done, and when
-        self._curves = Curves() if context.rank == 0 else None
+        self._curves = TensorBoardLog() if context.rank == 0 else None
 
     def on_start(self, tuning: FineTuning) -> None:
         """Training starts, or resumes from a checkpoint."""
@@ -126,7 +126,7 @@ class _Reporter(Observer):
     def _store_curves(self) -> None:
         if self._curves is not None:
             table = self.run.table("training")
-            write_atomically(table.filesystem, table.path(CURVES), self.curves())
+            write_atomically(table.filesystem, table.path(TENSORBOARD_FILE), self.curves())
 
 
 def _upload(run: Run, tuning: FineTuning, num_by_phase: dict[str, int], curves: bytes) -> list[Part]:
@@ -138,8 +138,8 @@ def _upload(run: Run, tuning: FineTuning, num_by_phase: dict[str, int], curves: 
         write_descriptions(folder, run.recipe, run.task, tuning.history, num_by_phase)
         files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
         return [
-            store_file(table, inside, curves if inside == CURVES else files[inside].read_bytes())
-            for inside in sorted([*files, CURVES])
+            store_file(table, inside, curves if inside == TENSORBOARD_FILE else files[inside].read_bytes())
+            for inside in sorted([*files, TENSORBOARD_FILE])
         ]
 
 
@@ -150,7 +150,7 @@ def store_file(table: TableDirectory, inside: str, content: bytes) -> Part:
     alter them below the manifest of another.
     """
     path = table.path(inside)
-    if inside != CURVES:
+    if inside != TENSORBOARD_FILE:
         write_atomically(table.filesystem, path, content)
     elif not create_atomically(table.filesystem, path, content):
         content = table.filesystem.cat_file(path)

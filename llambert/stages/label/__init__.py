@@ -69,13 +69,14 @@ class LabelPart:
     def __call__(self, unit: dict[str, Any]) -> Outcome:
         """Label one part of the corpus and commit it under its own name."""
         started_at = time.time()
-        done = self._labeller.commit(unit["name"], read_windows(self._corpus, unit["name"], self._columns))
-        assert done.part.num_in == unit["num_rows"], f"{unit['name']}: the corpus part has lost rows"
-        self._metrics.add(work_counts(done.part), done.busy_seconds, done.part.name)
+        windows = read_windows(self._corpus, unit["name"], self._columns)
+        part, busy_seconds = self._labeller.commit(unit["name"], windows)
+        assert part.num_in == unit["num_rows"], f"{unit['name']}: the corpus part has lost rows"
+        self._metrics.add(work_counts(part), busy_seconds, part.name)
         ended_at = time.time()
         held = (ended_at - started_at) * self._num_gpus
         measures = {"started_at": started_at, "ended_at": ended_at, "accelerator_seconds": held}
-        return Outcome([done.part], done.busy_seconds, measures, self._metrics.replica)
+        return Outcome([part], busy_seconds, measures, self._metrics.replica)
 
 
 def _check_columns(run: Run) -> None:

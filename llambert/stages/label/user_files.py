@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llambert import corpora, schema
-from llambert.classifier.inference import WINDOW_RECORDS, try_checkpoint
-from llambert.classifier.labelling import MALFORMED, PartLabeller, work_counts
+from llambert.classifier.inference import WINDOW_RECORDS, validate_checkpoint
+from llambert.classifier.labelling import NUM_MALFORMED, PartLabeller, work_counts
 from llambert.corpora import READER_VERSION, checks, find_sources
 from llambert.corpora.chunks import Chunk, read_chunks
 from llambert.corpora.records import source_columns
@@ -49,7 +49,7 @@ def label_files(
     """
     recipe = recipe or LabelRecipe()
     checkpoint = pin_commit(checkpoint)
-    try_checkpoint(checkpoint, recipe.trust_remote_code)
+    validate_checkpoint(checkpoint, recipe.trust_remote_code)
     identity = content_identity(checkpoint)
     fields = [result_fields(corpus), result_fields(recipe)]
     fingerprint = digest(DEFAULTS_VERSION, corpora.identity(corpus), identity, fields, READER_VERSION)
@@ -110,10 +110,10 @@ class LabelFile:
             records = self._records(source, chunk)
             starts = range(0, max(records.num_rows, 1), WINDOW_RECORDS)
             windows = (records.slice(start, WINDOW_RECORDS) for start in starts)
-            done = self.labeller.commit(name, windows, chunk.malformed_rejects(source), chunk.counts)
-            self.metrics.add(work_counts(done.part), done.busy_seconds, done.part.name)
-            parts.append(done.part)
-            busy_seconds += done.busy_seconds
+            part, part_seconds = self.labeller.commit(name, windows, chunk.malformed_rejects(source), chunk.counts)
+            self.metrics.add(work_counts(part), part_seconds, part.name)
+            parts.append(part)
+            busy_seconds += part_seconds
         return Outcome(parts, busy_seconds, replica=self.metrics.replica)
 
     def _records(self, source: SourceFile, chunk: Chunk) -> pa.Table:
@@ -129,14 +129,14 @@ class LabelFile:
 def _check(
     totals: Counter[str], num_rows: int, sources: list[SourceFile], corpus: CorpusRecipe, rejects: TableDirectory
 ) -> None:
-    counts = {**totals, "num_read": num_rows, "num_malformed": totals[MALFORMED]}
+    counts = {**totals, "num_read": num_rows, "num_malformed": totals[NUM_MALFORMED]}
     checks.require_decodable(counts, corpus, sources)
     checks.require_columns_somewhere(counts, corpus, sources, source_columns(corpus))
     for line in checks.warnings(counts, corpus):
         print(f"label: {line}", file=sys.stderr, flush=True)
-    if totals[MALFORMED] > corpus.max_malformed_share * num_rows:
+    if totals[NUM_MALFORMED] > corpus.max_malformed_share * num_rows:
         raise InputError(
-            f"corpus.max_malformed_share: {totals[MALFORMED]:,} of {num_rows:,} rows cannot be read, which is more "
+            f"corpus.max_malformed_share: {totals[NUM_MALFORMED]:,} of {num_rows:,} rows cannot be read, which is more "
             f"than {corpus.max_malformed_share:.1%}; {rejects.uri} says which and why; fix these rows, or raise "
             "the share"
         )

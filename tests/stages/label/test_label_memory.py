@@ -38,7 +38,7 @@ def watched():
             peaks.append(peak())
 
 peaks = [peak()]
-part = labeller.commit("part-0.parquet", watched()).part
+part, _ = labeller.commit("part-0.parquet", watched())
 print(json.dumps({"num_rows": part.num_rows, "peaks": [*peaks, peak()]}))
 """
 

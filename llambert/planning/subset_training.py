@@ -1,4 +1,4 @@
-"""Learning curve: a few classifiers, each trained as the recipe says on fewer of its silver records than the next."""
+"""The learning curve: classifiers trained on subsets of increasing size of the silver records."""
 
 from typing import Any
 
@@ -8,6 +8,7 @@ import torch
 import transformers
 
 from llambert.execution.ray_executor import connect
+from llambert.recipe import ClassifierRecipe
 from llambert.run import Run
 from llambert.stages.finetune.selection import silver_rows
 from llambert.training.encoder import load_encoder
@@ -18,20 +19,20 @@ _SHARES = (0.25, 0.5, 1.0)
 _MIN_LABELS = 8
 
 
-def learning_curve(run: Run) -> dict[int, list[bool]]:
-    """Number of labels learned from -> of every silver record, whether a classifier that had not seen it was wrong.
+def measure_learning_curve(run: Run) -> dict[int, list[bool]]:
+    """Number of training labels -> for every silver record, whether a classifier not trained on it was wrong.
 
-    The silver records of the splits that the regime learns from are halved; each half judges the classifiers that
-    learned from a quarter, a half and all of the other. Wrong means unlike the silver label: no gold is read. Empty
-    where there are too few records.
+    Two-fold cross-validation: each half of the silver records that the regime learns from is classified by the models
+    trained on a quarter, a half and all of the other. Wrong means other than the silver label: no gold is read. Empty
+    if there are too few records.
     """
     recipe = run.recipe.classifier
     connect()
-    train = ray.remote(num_cpus=recipe.cpus_per_worker, num_gpus=1 if recipe.use_gpu else 0)(_train_and_judge)
+    train = ray.remote(num_cpus=recipe.cpus_per_worker, num_gpus=1 if recipe.use_gpu else 0)(_train_and_evaluate)
     return ray.get(train.options(name="learning-curve").remote(run))
 
 
-def _train_and_judge(run: Run) -> dict[int, list[bool]]:
+def _train_and_evaluate(run: Run) -> dict[int, list[bool]]:
     changes: dict[str, Any] = {"held_out_share": 0.0, "early_stop_patience": None, "soup_members": 1}
     changes |= {"num_records": None, "mislabel_share": 0.0}
     recipe = run.recipe.classifier.model_copy(update=changes)
@@ -44,24 +45,24 @@ def _train_and_judge(run: Run) -> dict[int, list[bool]]:
     sizes = [round(share * num_half) for share in _SHARES]
     if sizes[0] < _MIN_LABELS:
         return {}
-    # In sampling order: every second record is a random half, and a half's first n are a random subset of it.
+    # The records are in random order: every second one is a random half, and its first n are a random subset.
     halves = [records.take(np.arange(half, 2 * num_half, 2)) for half in (0, 1)]
     return {
         size: [
             is_wrong
-            for learned, judged in (halves, halves[::-1])
-            for is_wrong in _wrong(run, recipe, learned.take(np.arange(size)), judged)
+            for train, held_out in (halves, halves[::-1])
+            for is_wrong in _errors(run, recipe, train.take(np.arange(size)), held_out)
         ]
         for size in sizes
     }
 
 
-def _wrong(run: Run, recipe: Any, learned: TrainingSet, judged: TrainingSet) -> list[bool]:
+def _errors(run: Run, recipe: ClassifierRecipe, train: TrainingSet, held_out: TrainingSet) -> list[bool]:
+    """For each held-out record, whether a classifier trained on ``train`` is wrong."""
     device = torch.device("cuda" if recipe.use_gpu else "cpu")
-    nothing = judged.take(np.arange(0))
-    phase = Phase("silver", learned, nothing, recipe.epochs, recipe.learning_rate)
+    phase = Phase("silver", train, held_out.take(np.arange(0)), recipe.epochs, recipe.learning_rate)
     categories = run.task.category_names
     tuning = FineTuning(load_encoder(recipe, categories), [phase], recipe, categories, device)
     tuning.run()
-    probabilities = tuning.predict(tuning.encoder.model, tuning.tokenized(judged))
-    return (probabilities.argmax(axis=1) != judged.labels).tolist()
+    probabilities = tuning.predict(tuning.encoder.model, tuning.tokenized(held_out))
+    return (probabilities.argmax(axis=1) != held_out.labels).tolist()
