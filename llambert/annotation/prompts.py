@@ -20,7 +20,7 @@ Truncation = Literal["head", "tail", "head_tail"]
 # What stands between the two ends of a text whose middle was left out.
 ELLIPSIS = " ... "
 _MARK_BYTES = 4
-_LLAMA2_MARKS = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>")
+_LLAMA2_CONTROL_TOKENS = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>")
 
 
 class Shot(Section):
@@ -154,19 +154,19 @@ class Renderer:
             if token.special or not str(token).isspace()
         }
         self._control_ids = frozenset(control.values())
-        marks = [*control, *(_LLAMA2_MARKS if self.format == "llama2" else ())]
+        marks = [*control, *(_LLAMA2_CONTROL_TOKENS if self.format == "llama2" else ())]
         # Single characters cannot be taken apart; encode() refuses texts that hold one as a token.
         apart = sorted((re.escape(mark) for mark in marks if len(mark) > 1), key=len, reverse=True)
-        self._marks = re.compile("|".join(apart) or r"(?!)")
+        self._control_pattern = re.compile("|".join(apart) or r"(?!)")
         # Shots may be records of the corpus, whose texts are no more to be trusted than any other's.
-        shots = tuple(shot.model_copy(update={"text": self._take_apart(shot.text)}) for shot in prompt.shots)
+        shots = tuple(shot.model_copy(update={"text": self._escape(shot.text)}) for shot in prompt.shots)
         self._prompt = prompt.model_copy(update={"shots": shots})
         try:
             frame = self._tokens(self._render(""))
         except TemplateError as error:
             raise InputError(f"annotator.prompt: the model's chat template refuses it: {error}") from error
-        self.num_frame_tokens = len(frame)
-        self._num_frame_controls = self._num_controls(frame)
+        self.num_template_tokens = len(frame)
+        self._num_template_controls = self._num_controls(frame)
 
     @property
     def stop(self) -> list[str]:
@@ -175,7 +175,7 @@ class Renderer:
 
     def render(self, text: str) -> str:
         """The whole prompt for a record's text, template tokens inside the text taken apart."""
-        return self._render(self._take_apart(text))
+        return self._render(self._escape(text))
 
     def encode(self, text: str, max_tokens: int, keep: Truncation = "head") -> RenderedPrompt:
         """The prompt for a record's text in at most ``max_tokens`` tokens, shots kept, the text cut if need be.
@@ -184,7 +184,7 @@ class Renderer:
         Raises ``OverLength`` where not even an empty text fits, ``ValueError`` where the text would read as a
         template token.
         """
-        text = self._take_apart(text)
+        text = self._escape(text)
         rendered = self._render(text)
         token_ids = self._tokens(rendered)
         num_truncated = 0
@@ -198,7 +198,7 @@ class Renderer:
                 rendered = self._render(_cut(text, spans, num_kept, keep))
                 token_ids = self._tokens(rendered)
             num_truncated = len(spans) - num_kept
-        if self._num_controls(token_ids) != self._num_frame_controls:
+        if self._num_controls(token_ids) != self._num_template_controls:
             raise ValueError("the text reads as a token of the model's chat template")
         return RenderedPrompt(rendered, token_ids, num_truncated)
 
@@ -215,9 +215,9 @@ class Renderer:
         # Chat formats write the beginning-of-sequence token themselves.
         return self._tokenizer(rendered, add_special_tokens=self.format == "completion")["input_ids"]
 
-    def _take_apart(self, text: str) -> str:
-        while self._marks.search(text):
-            text = self._marks.sub(lambda mark: f"{mark[0][0]} {mark[0][1:]}", text)
+    def _escape(self, text: str) -> str:
+        while self._control_pattern.search(text):
+            text = self._control_pattern.sub(lambda mark: f"{mark[0][0]} {mark[0][1:]}", text)
         return text
 
     def _num_controls(self, token_ids: list[int]) -> int:

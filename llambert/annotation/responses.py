@@ -63,13 +63,13 @@ def read_amended(responses: TableDirectory, name: str, amendments: list[str], co
     rows = responses.read_part(name, needed)
     answers = pa.concat_tables([responses.read_part(amendment, needed) for amendment in amendments])
     place = pc.index_in(rows[schema.RECORD_ID], value_set=answers[schema.RECORD_ID].combine_chunks())
-    is_amended = pc.and_(pc.is_valid(place), is_passing(rows)).to_numpy()
+    is_amended = pc.and_(pc.is_valid(place), is_transient(rows)).to_numpy()
     own = np.arange(rows.num_rows)
     order = np.where(is_amended, rows.num_rows + pc.fill_null(place, 0).to_numpy(), own)
     return pa.concat_tables([rows, answers]).take(order).select(columns)
 
 
-def is_passing(rows: pa.Table) -> pa.ChunkedArray:
+def is_transient(rows: pa.Table) -> pa.ChunkedArray:
     """Which rows failed for a reason that may pass."""
     return pc.fill_null(pc.equal(rows[schema.ERROR_KIND], ErrorKind.PASSING), False)
 

@@ -35,8 +35,8 @@ from llambert.classifier import onednn
 from llambert.classifier.architecture import max_positions
 from llambert.classifier.batching import pad
 from llambert.engines import Answer
-from llambert.engines.answers import Sampling, failed, record_key, room_for_prompt, scored_answer
-from llambert.engines.scoring import Sequence, answer_sequences
+from llambert.engines.answers import TokenSampling, failed_answer, max_prompt_tokens, record_key, scored_answer
+from llambert.engines.scoring import TokenSequence, answer_sequences
 from llambert.errors import InputError, described, loading_fault
 from llambert.recipe import AnnotatorRecipe
 from llambert.storage.reference import local_copy
@@ -91,11 +91,11 @@ class TransformersEngine:
         self._renderer = Renderer(prompt, answers, annotator.num_shots, self.tokenizer)
         self._sequences = answer_sequences(self.tokenizer, task) if annotator.mode != "generate" else None
         context = max_positions(self.model)
-        self._max_prompt_tokens = room_for_prompt(annotator, self._renderer, self._sequences, context)
-        self.shared_ids = self._common_beginning()
+        self._max_prompt_tokens = max_prompt_tokens(annotator, self._renderer, self._sequences, context)
+        self.shared_prefix = self._common_prefix()
         try:
             with torch.inference_mode():
-                self._shared_states = self._states_of(self.shared_ids)
+                self._prefix_states = self._key_value_states(self.shared_prefix)
         except RuntimeError as error:
             raise InputError(f"annotator.model: {annotator.model} cannot run here: {described(error)}") from error
 
@@ -112,7 +112,7 @@ class TransformersEngine:
             try:
                 requests.append(self._request(index, text))
             except _RECORD_FAULTS as error:
-                answers[index] = failed(error)
+                answers[index] = failed_answer(error)
         for batch in self._batches(requests):
             for request, answer in zip(batch, self._answer_batch(batch), strict=True):
                 answers[request.index] = answer
@@ -122,7 +122,7 @@ class TransformersEngine:
     def close(self) -> None:
         """Give the model's memory back; the engine is of no use afterwards."""
         del self.model
-        self._shared_states = []
+        self._prefix_states = []
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
@@ -130,11 +130,11 @@ class TransformersEngine:
 
     def _request(self, index: int, text: str) -> _Request:
         prompt = self._renderer.encode(text, self._max_prompt_tokens, self._annotator.truncation)
-        num_shared = len(self.shared_ids)
-        shares = len(prompt.token_ids) > num_shared and prompt.token_ids[:num_shared] == self.shared_ids
+        num_shared = len(self.shared_prefix)
+        shares = len(prompt.token_ids) > num_shared and prompt.token_ids[:num_shared] == self.shared_prefix
         return _Request(index, text, prompt, num_shared if shares else 0)
 
-    def _common_beginning(self) -> list[int]:
+    def _common_prefix(self) -> list[int]:
         """The tokens every prompt begins with, one short of the shortest prompt seen."""
         probes = [self._renderer.encode(text, self._max_prompt_tokens).token_ids for text in _PROBES]
         length = 0
@@ -168,7 +168,7 @@ class TransformersEngine:
                 return answer(batch)
         except _RECORD_FAULTS as error:
             if len(batch) == 1:
-                return [failed(error, batch[0].prompt, is_passing=isinstance(error, torch.OutOfMemoryError))]
+                return [failed_answer(error, batch[0].prompt, is_transient=isinstance(error, torch.OutOfMemoryError))]
             logger.warning("a batch of %d prompts failed (%s); each is tried alone", len(batch), error)
         return [alone for request in batch for alone in self._answer_batch([request])]
 
@@ -185,9 +185,9 @@ class TransformersEngine:
         assert self._sequences is not None
         inputs = self._inputs(batch)
         output = self.model(**inputs, use_cache=True, logits_to_keep=1)
-        after: dict[Sequence, torch.Tensor] = {(): output.logits[:, -1].float().log_softmax(-1)}
+        after: dict[TokenSequence, torch.Tensor] = {(): output.logits[:, -1].float().log_softmax(-1)}
         mask, last = inputs["attention_mask"], inputs["position_ids"][:, -1:]
-        for path in self._sequences.continuations:
+        for path in self._sequences.maximal_prefixes:
             step = torch.arange(1, len(path) + 1, device=last.device)
             logits = self.model(
                 input_ids=torch.tensor([path] * len(batch), device=last.device),
@@ -202,24 +202,24 @@ class TransformersEngine:
         return np.stack([self._sum_steps(after, sequence) for sequence in self._sequences.sequences], axis=1)
 
     @staticmethod
-    def _sum_steps(after: dict[Sequence, torch.Tensor], sequence: Sequence) -> np.ndarray:
+    def _sum_steps(after: dict[TokenSequence, torch.Tensor], sequence: TokenSequence) -> np.ndarray:
         steps = [after[sequence[:num]][:, token_id] for num, token_id in enumerate(sequence)]
         return torch.stack(steps).double().sum(0).cpu().numpy()
 
     def _generate(self, batch: list[_Request]) -> list[Answer]:
         inputs = self._inputs(batch)
-        shared = self.shared_ids[: batch[0].num_shared]
+        shared = self.shared_prefix[: batch[0].num_shared]
         ids = inputs.pop("input_ids")
         del inputs["position_ids"]  # generate() derives the same ones from the mask
         ids = torch.cat([ids.new_tensor(shared).expand(len(batch), -1), ids], dim=1)
         decoding, stop = self._annotator.decoding, self._renderer.stop
-        sampling = Sampling.of(decoding)
+        sampling = TokenSampling.of(decoding)
         generated = self.model.generate(
             input_ids=ids,
             **inputs,
             max_new_tokens=decoding.max_new_tokens,
             do_sample=False,
-            logits_processor=_processors(sampling, [request.text for request in batch], ids.shape[1]),
+            logits_processor=_sampling_processors(sampling, [request.text for request in batch], ids.shape[1]),
             pad_token_id=self._pad_id,
             **({"stop_strings": stop, "tokenizer": self.tokenizer} if stop else {}),
         )
@@ -273,7 +273,7 @@ class TransformersEngine:
     def _cache(self, num_records: int, num_shared: int) -> DynamicCache:
         """A cache for a batch that holds the shared states already, as views that are not copied."""
         cache = DynamicCache()
-        for keys, values in self._shared_states if num_shared else []:
+        for keys, values in self._prefix_states if num_shared else []:
             layer = DynamicLayer()
             layer.lazy_initialization(keys, values)
             layer.keys = keys.expand(num_records, -1, -1, -1)
@@ -281,7 +281,7 @@ class TransformersEngine:
             cache.layers.append(layer)
         return cache
 
-    def _states_of(self, token_ids: list[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    def _key_value_states(self, token_ids: list[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Keys and values of a beginning, layer by layer, each of shape (1, heads, tokens, head size)."""
         if not token_ids:
             return []
@@ -327,7 +327,7 @@ def load_model(annotator: AnnotatorRecipe, reordered: bool = True) -> tuple[PreT
     return model, tokenizer
 
 
-class _KeyedNoise(LogitsProcessor):
+class _KeyedGumbelNoise(LogitsProcessor):
     """Gumbel noise keyed by seed, text and step: the maximum of log-probabilities with it is a draw from them."""
 
     def __init__(self, seed: int, texts: list[str], num_prompt_tokens: int) -> None:
@@ -340,7 +340,7 @@ class _KeyedNoise(LogitsProcessor):
         return scores + torch.from_numpy(noise).to(scores)
 
 
-def _processors(sampling: Sampling, texts: list[str], num_prompt_tokens: int) -> LogitsProcessorList:
+def _sampling_processors(sampling: TokenSampling, texts: list[str], num_prompt_tokens: int) -> LogitsProcessorList:
     """Temperature, top-k and top-p as everywhere, then the draw; nothing at temperature 0."""
     if sampling.temperature == 0:
         return LogitsProcessorList()
@@ -349,4 +349,4 @@ def _processors(sampling: Sampling, texts: list[str], num_prompt_tokens: int) ->
         processors.append(TopKLogitsWarper(sampling.top_k))
     if sampling.top_p < 1:
         processors.append(TopPLogitsWarper(sampling.top_p))
-    return LogitsProcessorList([*processors, _KeyedNoise(sampling.seed, texts, num_prompt_tokens)])
+    return LogitsProcessorList([*processors, _KeyedGumbelNoise(sampling.seed, texts, num_prompt_tokens)])

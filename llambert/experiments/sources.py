@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from llambert import schema
 from llambert.annotation.sampling import Purpose, sampling_hashes
-from llambert.annotation.splits import TEST, TRAIN, not_learned
+from llambert.annotation.splits import TEST, TRAIN, unused_splits
 from llambert.corpora import find_source_files, read_rows
 from llambert.corpora.rows import require_in_some_row
 from llambert.corpus_recipe import CorpusRecipe
@@ -59,7 +59,7 @@ class Labels:
         """The silver records that a regime learns from: never split ``test``, ``silver`` without ``extra`` too."""
         if self.silver is None:
             raise InputError(f"data.silver: regime {regime} needs silver labels, and none are named")
-        left_out = pa.array(not_learned(regime), pa.string())
+        left_out = pa.array(unused_splits(regime), pa.string())
         return self.silver.filter(pc.invert(pc.is_in(self.silver[schema.SPLIT], left_out)))
 
     def gold_train(self) -> pa.Table:

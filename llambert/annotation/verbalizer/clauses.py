@@ -7,12 +7,12 @@ from llambert.annotation.verbalizer.lexicon import Role
 from llambert.annotation.verbalizer.tokens import Token
 
 _MAX_AHEAD = 8  # tokens that are looked at ahead: time stays proportional to length
-_Governed = Literal["", "denied", "unclear"]
+_Scope = Literal["", "denied", "unclear"]
 
 
 _DENYING_ROLES = frozenset({"negation", "wrong", "doubt"})
 _LIST_ROLES = frozenset({"break", "joint"})
-_PLAIN_ROLES = frozenset({"break", "frame", "quoting", "undoing", "negation", "agreement", "number", "joint"})
+_BARE_ANSWER_ROLES = frozenset({"break", "frame", "quoting", "undoing", "negation", "agreement", "number", "joint"})
 _NONE: frozenset[str] = frozenset()
 
 
@@ -50,11 +50,11 @@ class Clause:
         self.denied |= categories
         self.affirmed -= categories
 
-    def forget(self) -> None:
+    def clear(self) -> None:
         """Count what it says for nothing."""
         self.affirmed = self.denied = _NONE
 
-    def give(self, categories: frozenset[str], number: Token) -> None:
+    def set_number(self, categories: frozenset[str], number: Token) -> None:
         """Note the number that is given for these, unless there was one."""
         self.shares = {**dict.fromkeys(categories, number), **(self.shares or {})}
 
@@ -85,7 +85,7 @@ def split(tokens: list[Token]) -> tuple[list[Clause], set[Role]]:
             # "positive = 1 negative = 0": the value is a clause, whatever follows it.
             clauses.append(Clause([token], ":", sentence, "", False, False))
             roles.add(role)
-        elif word == "\n" and current and _waits(current[-1]):
+        elif word == "\n" and current and _is_open_negation(current[-1]):
             continue  # a line that was wrapped: "not\npositive"
         elif (role != "break" and role != "turn") or (word == "," and has_category and _is_category_next(tokens, at)):
             is_simple = False
@@ -119,7 +119,7 @@ def _is_value(clauses: list[Clause], word: str, role: Role) -> bool:
     return bool(clauses) and clauses[-1].closing == ":" and clauses[-1].tokens[-1].category is not None
 
 
-def _waits(token: Token) -> bool:
+def _is_open_negation(token: Token) -> bool:
     """Whether a negation has something to come behind it."""
     return token.role == "negation" and (token.word in ("not", "non") or token.word.endswith("n't"))
 
@@ -141,8 +141,8 @@ def _is_category_next(tokens: list[Token], comma: int) -> bool:
 
 def read_clause(clause: Clause, is_cut_off: bool) -> None:
     """Fill in what the clause affirms and denies. ``is_cut_off``: the response ends in it, by chance."""
-    word, role, category, is_slip = clause.tokens[-1]
-    if clause.is_simple and category and role != "number" and not is_slip and not lexicon.is_everyday(word):
+    word, role, category, is_typo = clause.tokens[-1]
+    if clause.is_simple and category and role != "number" and not is_typo and not lexicon.is_everyday(word):
         clause.affirmed = frozenset((category,))  # "The sentiment is positive": most answers
     else:
         _Reader(clause, is_cut_off).read()
@@ -151,12 +151,12 @@ def read_clause(clause: Clause, is_cut_off: bool) -> None:
 class _Reader:
     """Reads one clause from its first token to its last."""
 
-    _governed: _Governed = ""
+    _scope: _Scope = ""
     _is_condition = _is_unable = False
-    _last = _NONE  # mentions whose predicate may follow: "positive is wrong"
-    _last_joined = _NONE  # mentions so far that "and" joins: "A and C are wrong"
+    _subjects = _NONE  # mentions whose predicate may follow: "positive is wrong"
+    _joined_subjects = _NONE  # mentions so far that "and" joins: "A and C are wrong"
     _has_copula = False
-    _numbered = _NONE  # mentions whose number may follow: "positive is 0.2"
+    _awaiting_number = _NONE  # mentions whose number may follow: "positive is 0.2"
     _roles: set[str] | None = None  # of all words that are no mention, once asked for
 
     def __init__(self, clause: Clause, is_cut_off: bool) -> None:
@@ -168,9 +168,9 @@ class _Reader:
         return self._has_only(_LIST_ROLES)
 
     @property
-    def _is_plain(self) -> bool:
+    def _is_bare_answer(self) -> bool:
         """Whether it is an answer and nothing else, so far as single words tell."""
-        return self._has_only(_PLAIN_ROLES)
+        return self._has_only(_BARE_ANSWER_ROLES)
 
     def _has_only(self, roles: frozenset[str]) -> bool:
         if self._roles is None:
@@ -180,86 +180,89 @@ class _Reader:
     def read(self) -> None:
         for at, token in enumerate(self._tokens):
             if token[2] and self._is_mention(at, token):
-                self._take_mention(at, token)
-            elif token[1] != "frame" or self._last:
-                self._take_word(at, token)
-        if self._governed == "denied" and token.role == "negation" and not token.category:
+                self._read_mention(at, token)
+            elif token[1] != "frame" or self._subjects:
+                self._read_word(at, token)
+        if self._scope == "denied" and token.role == "negation" and not token.category:
             self._clause.affirmed = _NONE  # "A spam message wouldn't."
 
-    def _take_mention(self, at: int, token: Token) -> None:
+    def _read_mention(self, at: int, token: Token) -> None:
         clause, category = self._clause, token.category
         assert category is not None
         if self._is_condition:
             clause.is_conditional = True
-        elif self._is_unable or self._is_quoted(at) or (token.is_slip and not (self._is_list or self._is_plain)):
+        elif self._is_unable or self._is_quoted(at) or (token.is_typo and not (self._is_list or self._is_bare_answer)):
             clause.is_framed = clause.is_statement = False
-        elif self._governed == "denied":
+        elif self._scope == "denied":
             clause.denied |= {category}
-        elif not self._governed:
+        elif not self._scope:
             clause.affirm(category)
-        named = _NONE if self._governed else frozenset((category,))
+        mentioned = _NONE if self._scope else frozenset((category,))
         is_joined = at > 0 and self._tokens[at - 1].role == "joint"
-        self._last, self._has_copula = (self._last_joined | named if is_joined else named), False
-        self._last_joined = self._last
-        self._numbered = self._last
+        self._subjects, self._has_copula = (
+            (self._joined_subjects | mentioned if is_joined else mentioned),
+            False,
+        )
+        self._joined_subjects = self._subjects
+        self._awaiting_number = self._subjects
         if token.word == "no" and not self._is_list:
-            self._governed = "denied"  # "no related findings"
+            self._scope = "denied"  # "no related findings"
 
-    def _take_word(self, at: int, token: Token) -> None:
+    def _read_word(self, at: int, token: Token) -> None:
         word, role = token[0], token[1]
         if role == "frame" or role == "quoting":
-            self._pass_over(word)
+            self._update_subjects(word)
             return
         if word in lexicon.PREFIXES and at + 1 < len(self._tokens) and self._tokens[at + 1].category:
             role = "doubt"
         if role == "other" or role == "foreign_negation":
-            self._take_other(at)
+            self._read_other(at)
         elif role == "number":
-            self._take_number(at, token)
-        elif self._last and role in _DENYING_ROLES and self._is_predicate(at, word, role):
-            self._deny_last(at)
+            self._read_number(at, token)
+        elif self._subjects and role in _DENYING_ROLES and self._is_predicate(at, word, role):
+            self._deny_subjects(at)
         else:
-            self._govern(at, word, role)
+            self._update_scope(at, word, role)
         if role == "agreement" or role == "number":
-            self._pass_over(word)
+            self._update_subjects(word)
         else:
-            self._last = _NONE
+            self._subjects = _NONE
         if word not in lexicon.MEASURES:
-            self._numbered = _NONE
+            self._awaiting_number = _NONE
 
-    def _pass_over(self, word: str) -> None:
+    def _update_subjects(self, word: str) -> None:
         """A word that may stand between a mention and its predicate, or ends the wait for one."""
-        if not self._last:
+        if not self._subjects:
             return
         if word in lexicon.COPULAS:
             self._has_copula = True
         elif word not in lexicon.SUBJECTS and not word.endswith("ly"):
-            self._last = self._last if self._has_copula and word in lexicon.ARTICLES else _NONE
+            self._subjects = self._subjects if self._has_copula and word in lexicon.ARTICLES else _NONE
 
-    def _take_other(self, at: int) -> None:
+    def _read_other(self, at: int) -> None:
         clause = self._clause
-        if self._governed:
-            self._governed = "unclear"
+        if self._scope:
+            self._scope = "unclear"
         clause.is_framed = False
         if clause.is_statement:
             clause.is_statement = self._is_subject(at)
 
-    def _govern(self, at: int, word: str, role: Role) -> None:
+    def _update_scope(self, at: int, word: str, role: Role) -> None:
         """What a word of this role does to the mentions behind it."""
         if role == "negation":
-            self._governed = "" if self._governed == "denied" and word != "nor" else self._governed or "denied"
+            self._scope = "" if self._scope == "denied" and word != "nor" else self._scope or "denied"
         elif role == "doubt" or role == "wrong":
-            self._governed = "unclear"
+            self._scope = "unclear"
             if role == "wrong":  # "a positive reading is ruled out"
                 self._clause.affirmed = _NONE
         elif role == "break" or role == "joint":
-            if not self._goes_on(at, word):
-                self._governed = ""
+            if not self._continues_scope(at, word):
+                self._scope = ""
         elif role == "undoing":
-            if self._governed == "denied":
-                self._governed = ""
+            if self._scope == "denied":
+                self._scope = ""
         elif role == "hedge":
-            self._governed = "unclear" if self._governed else ""
+            self._scope = "unclear" if self._scope else ""
         elif role == "if":
             self._start_condition()
         elif role == "inability":
@@ -279,7 +282,7 @@ class _Reader:
         clause, ahead = self._clause, self._tokens[at + 1 : at + 3]
         return not (clause.affirmed or clause.denied) and any(token.word in lexicon.LINKING for token in ahead)
 
-    def _goes_on(self, at: int, joint: str) -> bool:
+    def _continues_scope(self, at: int, joint: str) -> bool:
         """Whether a negation reaches beyond a joint: "not good and positive", "not so positive", "not A or B"."""
         if joint in ("or", "so"):
             return True
@@ -294,15 +297,15 @@ class _Reader:
         is_auxiliary = word.endswith("n't") or word in ("cannot", "never")
         return self._has_copula or (is_auxiliary and role == "negation")
 
-    def _deny_last(self, at: int) -> None:
+    def _deny_subjects(self, at: int) -> None:
         clause, rest = self._clause, self._tokens[at + 1 : at + 2 + _MAX_AHEAD]
-        clause.affirmed -= self._last
+        clause.affirmed -= self._subjects
         is_simple = len(rest) <= _MAX_AHEAD and not any(
             t.category or t.role in ("negation", "doubt", "hedge", "undoing") for t in rest
         )
         if is_simple and all(self._is_predicate_word(t, rest) for t in rest):
-            clause.deny(self._last)
-        self._governed = "unclear" if self._tokens[at].word != "❌" else ""
+            clause.deny(self._subjects)
+        self._scope = "unclear" if self._tokens[at].word != "❌" else ""
 
     @staticmethod
     def _is_predicate_word(token: Token, rest: list[Token]) -> bool:
@@ -317,25 +320,25 @@ class _Reader:
             self._clause.is_conditional |= bool(self._clause.affirmed)
             self._clause.affirmed = _NONE
 
-    def _take_number(self, at: int, token: Token) -> None:
+    def _read_number(self, at: int, token: Token) -> None:
         """A number right behind a mention, or a share before one, is that category's: "80 % positive"."""
         follower = self._tokens[at + 1] if at + 1 < len(self._tokens) else None
-        if self._numbered and (follower is None or follower.role in ("break", "joint") or follower.category):
-            self._clause.give(self._numbered, token)
+        if self._awaiting_number and (follower is None or follower.role in ("break", "joint") or follower.category):
+            self._clause.set_number(self._awaiting_number, token)
         elif "%" in token.word:
             ahead = next((t for t in self._tokens[at + 1 : at + 1 + _MAX_AHEAD] if t.category), None)
             if ahead is not None and ahead.category:
-                self._clause.give(frozenset((ahead.category,)), token)
+                self._clause.set_number(frozenset((ahead.category,)), token)
 
     def _is_mention(self, at: int, token: Token) -> bool:
         if token.role == "number":
-            return self._is_list or self._stands_out(at)
-        return not lexicon.is_everyday(token.word) or self._is_list or self._stands_out(at)
+            return self._is_list or self._is_in_answer_position(at)
+        return not lexicon.is_everyday(token.word) or self._is_list or self._is_in_answer_position(at)
 
-    def _stands_out(self, at: int) -> bool:
+    def _is_in_answer_position(self, at: int) -> bool:
         """Whether an everyday word stands where an answer does: opening its clause ("no") or at its end."""
         word, role, *_ = self._tokens[at]
-        if self._is_coordinated(at) and self._is_plain:
+        if self._is_coordinated(at) and self._is_bare_answer:
             return True
         if at and self._tokens[at - 1].word in lexicon.OPTIONS:
             return True
@@ -345,9 +348,9 @@ class _Reader:
         if follower is not None and follower.role != "break":
             if at == 0 and word in lexicon.OPENINGS:
                 return follower.word in lexicon.AFTER_OPENING
-            return role == "number" and self._is_plain and follower.role in ("negation", "agreement")
+            return role == "number" and self._is_bare_answer and follower.role in ("negation", "agreement")
         # What was cut off behind "The review is a" ended there by chance.
-        return not self._is_cut_off and ((len(word) > 1 and not word[0].isdigit()) or self._is_plain)
+        return not self._is_cut_off and ((len(word) > 1 and not word[0].isdigit()) or self._is_bare_answer)
 
     def _is_coordinated(self, at: int) -> bool:
         """Whether a joint stands between this mention and another one: "I'd say 3 or 4", "4 or maybe 5"."""

@@ -14,7 +14,7 @@ _REFUSALS = (
 )  # fmt: skip
 _LENGTHS = ("length", "max_tokens", "max_output_tokens", "model_length", "error_limit", "max_length")
 _FAILURES = ("error", "abort", "cancelled", "network_error")
-_THOUGHTS = ("reasoning_content", "reasoning", "reasoning_details", "thinking", "thinking_blocks")
+_REASONING_FIELDS = ("reasoning_content", "reasoning", "reasoning_details", "thinking", "thinking_blocks")
 _TEXT_PARTS = ("text", "output_text")
 
 
@@ -53,7 +53,7 @@ def read_reply(content: str, max_new_tokens: int) -> Reply:
     num_prompt, num_response = _usage(body)
     is_cut = finish_reason in _LENGTHS or (not finish_reason and num_response >= max_new_tokens)
     # Thoughts alone: the response ended inside them, whatever the endpoint makes of that.
-    is_cut |= not text and not message.get("tool_calls") and _has_thoughts(message)
+    is_cut |= not text and not message.get("tool_calls") and _has_reasoning(message)
     if not message and "text" not in choice and not refusal and not is_cut:
         raise _malformed(content, "a choice without a message")
     return Reply(text, refusal or None, "length" if is_cut else "stop", num_prompt, num_response)
@@ -68,14 +68,14 @@ def _finish_reason(value: Any) -> str:
 def _decode(content: str) -> Any:
     """The JSON of a body; of a stream of events (from a server that streams all its replies) one reply made of them."""
     if content.lstrip().startswith(("data:", "event:", ":")):
-        return _joined(content)
+        return _join_events(content)
     try:
         return json.loads(content)
     except (ValueError, RecursionError):
         raise _malformed(content, "no JSON") from None
 
 
-def _joined(content: str) -> dict[str, Any]:
+def _join_events(content: str) -> dict[str, Any]:
     lines = [line.removeprefix("data:").strip() for line in content.splitlines() if line.startswith("data:")]
     whole: dict[str, Any] = {}
     text, finish_reason, is_chat = "", None, True
@@ -142,10 +142,10 @@ def _is_text(part: Any) -> bool:
     return isinstance(part, str) or part.get("type", "text") in _TEXT_PARTS
 
 
-def _has_thoughts(message: dict[str, Any]) -> bool:
+def _has_reasoning(message: dict[str, Any]) -> bool:
     parts = message.get("content")
     kinds = [part.get("type") for part in parts if isinstance(part, dict)] if isinstance(parts, list) else []
-    return any(message.get(field) for field in _THOUGHTS) or any(kind in _THOUGHTS for kind in kinds)
+    return any(message.get(field) for field in _REASONING_FIELDS) or any(kind in _REASONING_FIELDS for kind in kinds)
 
 
 def _refusal_part(value: Any) -> str | None:

@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 
 from llambert import schema
 from llambert.annotation.responses import ANSWERS
-from llambert.annotation.sampling import LeftOut
-from llambert.annotation.splits import is_learned_gold, named, not_learned
+from llambert.annotation.sampling import Exclusion
+from llambert.annotation.splits import format_splits, is_training_gold, unused_splits
 from llambert.corpora.duplicates import first_copies
 from llambert.errors import InputError
 from llambert.run import Run
@@ -40,7 +40,7 @@ def select(run: Run) -> dict[str, Selected]:
 def _select_silver(run: Run) -> Selected:
     silver, num_others = silver_rows(run)
     selected = select_silver(silver, run.task.category_names, run.recipe.classifier)
-    others = {LeftOut.OTHER_SPLIT: num_others} if num_others else {}
+    others = {Exclusion.OTHER_SPLIT: num_others} if num_others else {}
     return Selected(selected.train, selected.held_out, silver.num_rows + num_others, selected.num_left_out | others)
 
 
@@ -50,11 +50,11 @@ def silver_rows(run: Run) -> tuple[pa.Table, int]:
     ``InputError`` where all are of others.
     """
     silver, regime = run.table("silver").read(), run.recipe.classifier.regime
-    unwanted = not_learned(regime)
+    unwanted = unused_splits(regime)
     kept = silver.filter(pc.invert(pc.is_in(silver[schema.SPLIT], pa.array(unwanted, pa.string()))))
     if silver.num_rows and not kept.num_rows:
         raise InputError(
-            f"classifier.regime: {regime} does not learn from {named(unwanted)}, and all "
+            f"classifier.regime: {regime} does not learn from {format_splits(unwanted)}, and all "
             f"{silver.num_rows:,} silver records are of these; annotator.splits says which splits are annotated"
         )
     return kept, silver.num_rows - kept.num_rows
@@ -63,7 +63,7 @@ def silver_rows(run: Run) -> tuple[pa.Table, int]:
 def _select_gold(run: Run, num: int | None) -> Selected:
     rows, num_duplicates = _gold_rows(run)
     selected = select_gold(rows, run.task.category_names, run.recipe.classifier, num)
-    duplicates = {LeftOut.DUPLICATE: num_duplicates} if num_duplicates else {}
+    duplicates = {Exclusion.DUPLICATE: num_duplicates} if num_duplicates else {}
     return Selected(
         selected.train, selected.held_out, rows.num_rows + num_duplicates, selected.num_left_out | duplicates
     )
@@ -78,7 +78,7 @@ def _gold_rows(run: Run) -> tuple[pa.Table, int]:
     columns = [schema.RECORD_ID, schema.TEXT, schema.GOLD_LABEL]
     found = [schema.CORPUS.empty_table().select(columns)]
     for part in run.table("corpus").iter_tables([*columns, schema.SPLIT]):
-        found.append(part.filter(is_learned_gold(part)).select(columns).cast(found[0].schema))
+        found.append(part.filter(is_training_gold(part)).select(columns).cast(found[0].schema))
     rows = pa.concat_tables(found)
     first_of_each = np.sort(
         np.unique(first_copies(run.table("duplicates"), rows[schema.RECORD_ID]), return_index=True)[1]

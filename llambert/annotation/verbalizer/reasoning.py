@@ -61,7 +61,7 @@ _SUMMING_UP = re.compile(
 )
 
 
-def without_thoughts(response: str) -> str | None:
+def strip_reasoning(response: str) -> str | None:
     """What counts of a response: what follows its last end-of-thought mark; None if it ended inside its thoughts.
 
     Where an element holds the answer (``<answer>``, ``\\boxed{…}``), that alone counts.

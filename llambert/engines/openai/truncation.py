@@ -28,7 +28,7 @@ def num_excess_chars(fault: Fault, num_prompt_chars: int) -> int | None:
     return int((1 - _MARGIN * numbers[0] / numbers[1]) * num_prompt_chars) + 8 if numbers else None
 
 
-def cut(text: str, num_kept: int, keep: str) -> str:
+def truncate(text: str, num_kept: int, keep: str) -> str:
     """The head, the tail or both ends of a text."""
     num_head = {"head": num_kept, "tail": 0, "head_tail": (num_kept + 1) // 2}[keep]
     num_tail = num_kept - num_head
