@@ -4,47 +4,41 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from llambert.annotation.verbalizer import lexicon
-from llambert.annotation.verbalizer.clauses import Clause, read_clause, split
+from llambert.annotation.verbalizer.clauses import NO_CATEGORIES, Clause, read_clause, split
 from llambert.annotation.verbalizer.tokens import Token
 
-_REPLY_ROLES = frozenset({"frame", "quoting", "negation", "joint", "doubt", "hedge", "undoing", "agreement", "wrong"})
+_REPLY_ROLES = lexicon.words("frame quoting negation conjunction doubt hedge pseudo_negation agreement wrong")
 _OPPOSING = ("but", "yet")
-_SENTENCE_ROLES = frozenset({"if", "inability", "negation", "foreign_negation"})  # beyond their clause
+_SENTENCE_ROLES = lexicon.words("condition inability negation foreign_negation")  # beyond their clause
 _MAX_WORDS_NEGATING = 5
 _VALUE_BREAKS = frozenset(":(-|")
 _HEADING_BREAKS = frozenset(":-\n,|")
-
-
-_NONE: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
 class Evidence:
     """The categories that a response affirms and those that it denies; ``is_retracted``: it took back what it said."""
 
-    affirmed: frozenset[str] = _NONE
-    denied: frozenset[str] = _NONE
+    affirmed: frozenset[str] = NO_CATEGORIES
+    denied: frozenset[str] = NO_CATEGORIES
     is_retracted: bool = False
-
-
-_NOTHING = Evidence()
 
 
 def find_evidence(tokens: list[Token], is_cut_off: bool) -> Evidence:
     """The best evidence of a response: its conclusions, else its verdicts, else whatever it says of a category."""
     if not [True for token in tokens if token[2]]:
-        return _NOTHING
+        return Evidence()
     clauses, roles = split(tokens)
     for clause in clauses:
         if clause.has_mention:
             read_clause(clause, is_cut_off and clause is clauses[-1])
     for clause, following in pairwise(clauses):
         if clause.has_mention and not following.has_mention:
-            if following.closing or following is clauses[-1]:
+            if following.ending or following is clauses[-1]:
                 _apply_reply(clause, following)
-        elif clause.closing == ":" and following.is_verdict and following.affirmed - clause.affirmed:
+        elif clause.ending == ":" and following.is_verdict and following.affirmed - clause.affirmed:
             clause.clear()  # "To answer your question: suggestion"
-        elif following.turn in _OPPOSING and clause.sentence == following.sentence:
+        elif following.contrast in _OPPOSING and clause.sentence == following.sentence:
             _mark_contradiction(clause, following)
     if "number" in roles:
         _resolve_numbers(clauses)
@@ -65,25 +59,23 @@ def _best(clauses: list[Clause]) -> Evidence:
         is_bare = len(clauses) == 1 and len(clauses[0].tokens) == 1 and clauses[0].is_question
         return Evidence(clauses[0].affirmed, clauses[0].denied) if is_bare else Evidence()
     verdicts = [clause for clause in said if clause.is_verdict]
-    if len(verdicts) > 1:
-        conclusive = _conclusive_clauses(clauses)
-        if evidence := _combine([clause for clause in verdicts if clause in conclusive], _NONE):
-            return evidence
-    if evidence := _combine(verdicts, _NONE):
-        return evidence
+    conclusive = _conclusive_clauses(clauses) if len(verdicts) > 1 else set()
+    conclusions = [clause for clause in verdicts if clause in conclusive]
     # What only denies may need more to decide.
-    denied = _NONE.union(*[clause.denied for clause in verdicts])
+    denied = NO_CATEGORIES.union(*[clause.denied for clause in verdicts])
     statements = [clause for clause in said if clause.is_statement and len(clause.affirmed) <= 1]
     return (
-        _combine(statements, denied)
+        _combine(conclusions, NO_CATEGORIES)
+        or _combine(verdicts, NO_CATEGORIES)
+        or _combine(statements, denied)
         or _combine(said, denied)
-        or Evidence(denied=_NONE.union(*[c.denied for c in said]))
+        or Evidence(denied=NO_CATEGORIES.union(*[clause.denied for clause in said]))
     )
 
 
 def _combine(clauses: list[Clause], denied: frozenset[str]) -> Evidence | None:
     """What some clauses say together, but for what better ones ``denied``; None where they affirm nothing."""
-    affirmed = _NONE.union(*[clause.affirmed for clause in clauses]) - denied
+    affirmed = NO_CATEGORIES.union(*[clause.affirmed for clause in clauses]) - denied
     return Evidence(affirmed, denied.union(*[clause.denied for clause in clauses])) if affirmed else None
 
 
@@ -95,7 +87,7 @@ def _reply_polarity(clause: Clause) -> bool | None:
         if token.category or not is_reply:
             return None
         num_negations += token.role in ("negation", "wrong")
-        is_agreement |= token.role == "undoing" or lexicon.is_agreement(token.word) or token.role == "agreement"
+        is_agreement |= token.role == "pseudo_negation" or token.word in lexicon.AGREEMENTS or token.role == "agreement"
     if num_negations:
         return num_negations % 2 == 0
     return True if is_agreement else None
@@ -104,7 +96,7 @@ def _reply_polarity(clause: Clause) -> bool | None:
 def _negates_previous(clause: Clause) -> bool:
     """Whether a sentence denies the one before it as a whole: "Not!", "This one does not."."""
     words = [token.word for token in clause.tokens]
-    is_sentence = clause.closing[:1] in (".", "\n", "") and not clause.turn and len(words) < _MAX_WORDS_NEGATING
+    is_sentence = clause.ending[:1] in (".", "\n", "") and not clause.contrast and len(words) < _MAX_WORDS_NEGATING
     if words == ["not"] or not is_sentence:
         return is_sentence
     is_negation = words[-1].endswith("n't") or (words[-1] == "not" and words[-2] in lexicon.COPULAS)
@@ -121,7 +113,7 @@ def _apply_reply(clause: Clause, following: Clause) -> None:
                 if not reply:
                     clause.deny(clause.affirmed)
         return
-    breaks, words = set(clause.closing), following.tokens
+    breaks, words = set(clause.ending), following.tokens
     if _negates_previous(following) and not clause.tokens[-1].word.startswith(("no", "un")):
         clause.clear()  # "Positive. Not!", "Some find it offensive; I do not."
         return
@@ -129,14 +121,9 @@ def _apply_reply(clause: Clause, following: Clause) -> None:
     is_value = breaks <= _VALUE_BREAKS
     if is_number and ":" not in breaks:  # "Answer: C) 1945"
         is_value = (is_value or breaks == {","}) and (words[0].share is not None or words[0].number in (0, 1))
-    if not clause.affirmed or following.turn or not is_value:
+    if not clause.affirmed or following.contrast or not is_value:
         return
-    meaning = [
-        t
-        for t in clause.tokens
-        if t.category or (t.role not in ("frame", "quoting") and t.word not in lexicon.MEASURES)
-    ]
-    last = meaning[-1] if meaning else None
+    last = next((t for t in reversed(clause.tokens) if t.category or _has_content(t)), None)
     if last is None or last.category not in clause.affirmed or last.role == "number":
         return
     if is_number:
@@ -149,12 +136,13 @@ def _apply_reply(clause: Clause, following: Clause) -> None:
         clause.deny(frozenset({last.category}))
 
 
+def _has_content(token: Token) -> bool:
+    return token.role not in ("frame", "quoting") and token.word not in lexicon.MEASURES
+
+
 def _resolve_numbers(clauses: list[Clause]) -> None:
     """Of several categories with a number the largest is affirmed; one alone needs more than half."""
-    numbers: dict[str, Token] = {}
-    for clause in clauses:
-        if clause.shares:
-            numbers |= clause.shares
+    numbers = {category: number for clause in clauses for category, number in clause.shares.items()}
     if not numbers:
         return
     if len(numbers) > 1:
@@ -192,15 +180,15 @@ def _conclusive_clauses(clauses: list[Clause]) -> set[Clause]:
                 found.add(clause)
             is_headed = False
         else:
-            is_frame = all(token.role in ("frame", "quoting", "joint", "number") for token in clause.tokens)
+            is_frame = all(token.role in ("frame", "quoting", "conjunction", "number") for token in clause.tokens)
             is_heading = (sums_up and is_frame) or clause.tokens[-1].word in lexicon.CONCLUSIVE
-            is_headed = is_heading and not _HEADING_BREAKS.isdisjoint(clause.closing)
+            is_headed = is_heading and not _HEADING_BREAKS.isdisjoint(clause.ending)
     return found
 
 
 def _mark_contradiction(clause: Clause, following: Clause) -> None:
     """What opens with another category behind "but" is an answer too: "No, but yes in some contexts"."""
-    first = next((token for token in following.tokens if token.role != "joint" or token.category), None)
+    first = next((token for token in following.tokens if token.role != "conjunction" or token.category), None)
     if clause.affirmed and first is not None and first.category in following.affirmed - clause.affirmed:
         following.is_framed = True
 
@@ -223,7 +211,7 @@ def _clear_unreliable(clauses: list[Clause]) -> None:
                     clause.clear()
                 else:
                     foreign.add(clause.sentence)
-        if clause.turn or ":" in clause.closing:
+        if clause.contrast or ":" in clause.ending:
             unable = None
         if clause.sentence in (unable, dangling, conditional):
             clause.clear()
@@ -239,7 +227,7 @@ def _clear_unreliable(clauses: list[Clause]) -> None:
 def _ends_in_open_negation(clause: Clause) -> bool:
     """Whether a clause ends in a negation that has met nothing yet: "It is not, in my opinion, …"."""
     *before, last = clause.tokens
-    if last.role != "negation" or last.category or not clause.closing.startswith(","):
+    if last.role != "negation" or last.category or not clause.ending.startswith(","):
         return False
     return last.word.endswith("n't") or any(token.word in lexicon.COPULAS for token in before)
 

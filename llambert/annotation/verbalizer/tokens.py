@@ -77,7 +77,7 @@ _BREAKS = {
     "\n": "\n",
 }
 _IN_PHRASES = frozenset("–—−-\n")  # any dash is a hyphen, and a line may be wrapped
-_JOINTS = frozenset({",", "and", "or"})
+_CONJUNCTIONS = frozenset({",", "and", "or"})
 _TICKED = frozenset("✓✔✅☑")
 _BOXES = _TICKED | frozenset("[✗✘❌☐✖")  # "[" alone is a break, met before
 
@@ -239,7 +239,7 @@ class Tokenizer:
             words = [word for word in phrase if word not in ("and", "or")]
             if len(words) == len(phrase) or all((word,) in self._category_of for word in words):
                 continue
-            if end := _phrase_end(tuple(words), pieces, at, self._in_phrases | _JOINTS):
+            if end := _phrase_end(tuple(words), pieces, at, self._in_phrases | _CONJUNCTIONS):
                 return end, token
         return None
 
