@@ -93,7 +93,7 @@ class Verbalizer:
 
     def __init__(self, answer_words: Mapping[str, Sequence[str]]) -> None:
         self.categories = list(answer_words)
-        self._read_as = {category: Reading(category) for category in self.categories}
+        self._readings = {category: Reading(category) for category in self.categories}  # creating one takes time
         self._tokenizer = Tokenizer(answer_words)
         self._json = JsonReader(
             self._tokenizer.exact_category, lambda text: self._find_evidence(normalise(text), False)
@@ -114,7 +114,7 @@ class Verbalizer:
             said = self._json.answer(answer)
             if said is not None:
                 if said.is_undecided or said.affirmed or said.denied:
-                    return self._reading(said.evidence, answer, default_reason)
+                    return self._reading(said, answer, default_reason)
                 answer = said.text
         text = normalise(answer)
         if not _LETTER_OR_DIGIT.search(text):
@@ -128,12 +128,12 @@ class Verbalizer:
         affirmed, denied = evidence.affirmed, evidence.denied
         if affirmed:
             if len(affirmed) == 1 and not affirmed & denied:
-                return self._read_as[next(iter(affirmed))]
+                return self._readings[next(iter(affirmed))]
             return Reading(reject_reason=RejectReason.AMBIGUOUS)
         if denied:
             left = [category for category in self.categories if category not in denied]
             if len(left) == 1:
-                return self._read_as[left[0]]
+                return self._readings[left[0]]
         if evidence.is_retracted:
             return Reading(reject_reason=RejectReason.AMBIGUOUS)
         if any(trace in text for trace in _REFUSAL_TRACES) and (_REFUSAL.search(text) or _INABILITY.search(text)):

@@ -71,8 +71,10 @@ def split(tokens: list[Token]) -> tuple[list[Clause], set[Role]]:
     for at, token in enumerate(tokens):
         word, role, category, _ = token
         if category or role == "frame":
-            is_simple = is_simple and not has_category
-            has_category = has_category or category is not None
+            if has_category:
+                is_simple = False
+            elif category:
+                has_category = True
             current.append(token)
         elif role == "other":
             is_simple = False

@@ -59,18 +59,17 @@ def _best(clauses: list[Clause]) -> Evidence:
         is_bare = len(clauses) == 1 and len(clauses[0].tokens) == 1 and clauses[0].is_question
         return Evidence(clauses[0].affirmed, clauses[0].denied) if is_bare else Evidence()
     verdicts = [clause for clause in said if clause.is_verdict]
-    conclusive = _conclusive_clauses(clauses) if len(verdicts) > 1 else set()
-    conclusions = [clause for clause in verdicts if clause in conclusive]
+    if len(verdicts) > 1:
+        conclusive = _conclusive_clauses(clauses)
+        if evidence := _combine([clause for clause in verdicts if clause in conclusive], NO_CATEGORIES):
+            return evidence
+    if evidence := _combine(verdicts, NO_CATEGORIES):
+        return evidence
     # What only denies may need more to decide.
     denied = NO_CATEGORIES.union(*[clause.denied for clause in verdicts])
     statements = [clause for clause in said if clause.is_statement and len(clause.affirmed) <= 1]
-    return (
-        _combine(conclusions, NO_CATEGORIES)
-        or _combine(verdicts, NO_CATEGORIES)
-        or _combine(statements, denied)
-        or _combine(said, denied)
-        or Evidence(denied=NO_CATEGORIES.union(*[clause.denied for clause in said]))
-    )
+    everything_denied = NO_CATEGORIES.union(*[clause.denied for clause in said])
+    return _combine(statements, denied) or _combine(said, denied) or Evidence(denied=everything_denied)
 
 
 def _combine(clauses: list[Clause], denied: frozenset[str]) -> Evidence | None:

@@ -1,11 +1,12 @@
 """Answers in JSON, read by their values: ``{"label": "positive"}``, ``{"positive": false, "negative": true}``."""
 
 import ast
+import contextlib
 import itertools
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from llambert.annotation.verbalizer.evidence import Evidence
@@ -16,7 +17,7 @@ _DECODER = json.JSONDecoder()
 _KEY_WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[^\W\d_]+|\d+")
 _PARTIAL = re.compile(r'^[^"]*\{\s*"[^"\\\n]*"\s*:')
 _FIELDS = re.compile(
-    r'"([^"\\\n]*)"\s*:\s*("(?:[^"\\\n]|\\["\\/bfnrt])*"|true\b|false\b|null\b|-?\d+(?:\.\d+)?(?=\s*[,}\s]))'
+    r'"([^"\\\n]*)"\s*:\s*("(?:[^"\\\n]|\\["\\/bfnrt])*"|true\b|false\b|null\b|-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?=\s*[,}\s]))'
 )
 _ANSWER_KEYS = words(
     """answer answers label labels category categories class classes classification sentiment verdict prediction
@@ -33,22 +34,15 @@ _KEY_FRAME = _MEASURE_KEYS | words("is has score label class percent percentage 
 _TRUE, _FALSE = frozenset({"true", "yes", "y"}), frozenset({"false", "no", "n", "none", "absent"})
 
 
-@dataclass
-class JsonAnswer:
+@dataclass(slots=True)
+class JsonAnswer(Evidence):
     """What the JSON of a response says.
 
     ``is_undecided``: a field for the answer holds none. ``text``: the response without its JSON.
     """
 
-    affirmed: set[str] = field(default_factory=set)
-    denied: set[str] = field(default_factory=set)
     is_undecided: bool = False
     text: str = ""
-
-    @property
-    def evidence(self) -> Evidence:
-        """The same as evidence of words."""
-        return Evidence(frozenset(self.affirmed), frozenset(self.denied))
 
 
 class JsonReader:
@@ -60,12 +54,8 @@ class JsonReader:
     def answer(self, response: str) -> JsonAnswer | None:
         """What the objects and lists of a response say; None if it holds none."""
         values, rest = _extract_json(response)
-        if (
-            not values
-            and response.lstrip("` \n\tjson").startswith("{")
-            and (begun := _partial_object(response)) is not None
-        ):
-            values, rest = [begun], ""
+        if not values and response.lstrip("` \n\tjson").startswith("{") and _PARTIAL.search(response):
+            values, rest = [_complete_fields(response)], ""
         if not values:
             return None
         answer = JsonAnswer(text=rest)
@@ -78,8 +68,7 @@ class JsonReader:
             case dict():
                 self._read_object(value, answer)
             case list():
-                scored = self._list_scores(value)
-                if scored:
+                if scored := self._list_scores(value):
                     self._apply_scores(scored, answer)
                 else:
                     for item in value:
@@ -93,7 +82,7 @@ class JsonReader:
                 answer.is_undecided = True
             case bool() | str() | int() | float():
                 if category := self._category_of_value(value):
-                    answer.affirmed.add(category)
+                    answer.affirmed |= {category}
                 else:
                     answer.is_undecided |= is_answer
 
@@ -102,7 +91,7 @@ class JsonReader:
         scores = {
             category: value
             for key, value in fields.items()
-            if (category := self._category_of_key(str(key), words[key])) and _is_value(value)
+            if (category := self._category_of_key(str(key), words[key])) and _parse_score(value) is not None
         }
         if scores:
             self._apply_scores(scores, answer)
@@ -166,22 +155,14 @@ class JsonReader:
         return self._exact_category(value if isinstance(value, str) else repr(value))
 
 
-def _is_value(value: Any) -> bool:
-    return _parse_score(value) is not None
-
-
 def _parse_score(value: Any) -> bool | float | None:
-    if isinstance(value, bool | int | float):
-        return value
     if isinstance(value, str):
         text = value.strip().casefold().rstrip("%")
         if text in _TRUE or text in _FALSE:
             return text in _TRUE
-        try:
+        with contextlib.suppress(ValueError):
             return float(text)
-        except ValueError:
-            return None
-    return None
+    return value if isinstance(value, bool | int | float) else None
 
 
 def _extract_json(text: str) -> tuple[list[Any], str]:
@@ -190,10 +171,7 @@ def _extract_json(text: str) -> tuple[list[Any], str]:
     rest, at = [], 0
     for opening in itertools.islice(re.finditer(r"[{\[]", text), _MAX_OPENINGS):
         start = opening.start()
-        if start < at:
-            continue
-        parsed = _parsed(text, start)
-        if parsed is None:
+        if start < at or (parsed := _parsed(text, start)) is None:
             continue
         value, end = parsed
         if isinstance(value, dict) or (value and isinstance(value, list) and isinstance(value[0], dict | str)):
@@ -217,8 +195,7 @@ def _parsed(text: str, start: int) -> tuple[Any, int] | None:
         return None
 
 
-def _partial_object(text: str) -> dict[str, Any] | None:
-    """The complete fields of an object that was cut off, or is not quite JSON; None if it does not begin as one."""
-    if not _PARTIAL.search(text):
-        return None
-    return {json.loads(f'"{key}"'): json.loads(value) for key, value in _FIELDS.findall(text)}
+def _complete_fields(text: str) -> dict[str, Any]:
+    """The complete fields of an object that was cut off, or is not quite JSON."""
+    fields = _FIELDS.findall(text)  # strings may hold tabs
+    return {json.loads(f'"{key}"', strict=False): json.loads(value, strict=False) for key, value in fields}

@@ -105,10 +105,7 @@ def _pattern(is_ascii: bool, has_signs: bool) -> re.Pattern[str]:
     if is_ascii:
         word = rf"[a-z][a-z0-9]*(?:'[a-z0-9]+)*{sign}"
         return re.compile(rf"{word}|{_SIGNED}|[0-9]\w*|{_BOX}|{_BREAK}", re.ASCII)
-    codes = [code for code in range(0x300, 0x1F000) if unicodedata.category(chr(code)).startswith("M")]
-    runs = itertools.groupby(enumerate(codes), lambda pair: pair[1] - pair[0])
-    ranges = [[code for _, code in run] for _, run in runs]
-    marks = "".join(f"{chr(codes[0])}-{chr(codes[-1])}" for codes in ranges)
+    marks = "".join(sign for sign in map(chr, range(0x300, 0x1F000)) if unicodedata.category(sign).startswith("M"))
     letter = rf"(?:[^\W_{_CJK}]|[{marks}\u200c\u200d])"
     return re.compile(rf"{_BOX}|{_SIGNED}|[{_CJK}][{marks}]*|{letter}+(?:'{letter}+)*{sign}|{_BREAK}")
 
@@ -144,7 +141,9 @@ class Tokenizer:
                     )
         self._knows_no = ("no",) in self._category_of
         self._longest = max(map(len, self._category_of))
-        self._numbers = {float(p[0]): p[0] for p in self._category_of if len(p) == 1 and _is_decimal(p[0])}
+        self._numbers = {
+            float(p[0]): owner for p, owner in self._category_of.items() if len(p) == 1 and _is_decimal(p[0])
+        }
         self._starting: dict[str, list[tuple[tuple[str, ...], Token]]] = defaultdict(list)
         own = {
             phrase: Token(" ".join(phrase), _phrase_role(phrase), owner) for phrase, owner in self._category_of.items()
@@ -153,7 +152,6 @@ class Tokenizer:
             if len(phrase) > 1:
                 self._starting[phrase[0]].append((phrase, own[phrase]))
         self._starters = frozenset({*self._starting, *(first for first, _ in _FUNCTION_PHRASES)})
-        self._openings = frozenset(self._starting)
         self._tokens: dict[str, Token] = {phrase[0]: token for phrase, token in own.items() if len(phrase) == 1}
         self._tokens |= {sign: Token(kind, "break") for sign, kind in _BREAKS.items()}
         self._num_fixed = len(self._tokens)
@@ -187,7 +185,7 @@ class Tokenizer:
         if pieces and (is_cut_off or len(pieces) <= self._longest) and (found := self._truncated_phrase(pieces)):
             size, token = found
             return [*self._join_phrases(pieces[:-size]), token]
-        if self._openings.isdisjoint(pieces) and _FUNCTION_PAIRS.isdisjoint(itertools.pairwise(pieces)):
+        if self._starting.keys().isdisjoint(pieces) and _FUNCTION_PAIRS.isdisjoint(itertools.pairwise(pieces)):
             return [known.get(piece) or self._new_token(piece) for piece in pieces]
         tokens = self._join_phrases(pieces)
         return self._without_partial_phrases(tokens) if self._coordinates else tokens
@@ -209,14 +207,14 @@ class Tokenizer:
 
     def _join_phrases(self, pieces: list[str]) -> list[Token]:
         """The tokens of pieces some of which may be phrases."""
-        known, starters, tokens = self._tokens, self._starters, []
+        tokens = []
         at, end = 0, len(pieces)
         while at < end:
             piece = pieces[at]
-            if piece in starters and (found := self._phrase_at(pieces, at)):
+            if piece in self._starters and (found := self._phrase_at(pieces, at)):
                 at, token = found
             else:
-                at, token = at + 1, known.get(piece) or self._new_token(piece)
+                at, token = at + 1, self._tokens.get(piece) or self._new_token(piece)
             tokens.append(token)
         return tokens
 
@@ -244,21 +242,16 @@ class Tokenizer:
         return None
 
     def _new_token(self, piece: str) -> Token:
-        """The token of a piece that was not met before."""
         first = piece[0]
         if first.isdigit() or (first in "+-" and piece[1:2].isdigit()):
             return self._number_token(piece)
-        if kind := _BREAKS.get(first):
-            token = Token(kind, "break")
         if first in _BOXES:
             is_ticked = first in _TICKED or (first == "[" and piece.strip("[] ") != "")
             token = Token("✅", "agreement") if is_ticked else Token("❌", "negation")
-        elif not kind:
-            category = (
-                self._misspelled_category(piece, _MIN_LETTERS_MISSPELLED)
-                if len(piece) >= _MIN_LETTERS_MISSPELLED - 1
-                else None
-            )
+        elif kind := _BREAKS.get(first):
+            token = Token(kind, "break")
+        else:
+            category = self._misspelled_category(piece, _MIN_LETTERS_MISSPELLED)
             token = Token(piece, role_of(piece), category, is_typo=category is not None)
         if len(self._tokens) > _MAX_CACHED_TOKENS + self._num_fixed:
             for key in list(self._tokens)[self._num_fixed :]:
@@ -270,12 +263,13 @@ class Tokenizer:
 
     def _number_token(self, piece: str) -> Token:
         """A number, and the category that it is the name of: "4", "4.0"."""
-        if not self._numbers:
-            return Token(piece, "number")
         number = Token(piece, "number")
+        if not self._numbers:
+            return number
         is_name = (piece[0] not in "+-" or (piece,) in self._category_of) and _PLAIN.fullmatch(piece)
-        name = self._numbers.get(number.number) if is_name and number.number is not None else None
-        return Token(piece, "number", self._category_of[(name,)]) if name is not None else number
+        if not is_name or number.number is None:
+            return number
+        return number._replace(category=self._numbers.get(number.number))
 
     # Slips
 
@@ -296,12 +290,8 @@ class Tokenizer:
             ):
                 return size, Token(" ".join(beginning), "other", category)
         last = pieces[-1]
-        if (
-            len(last) < _MIN_LETTERS_TRUNCATED
-            or (last,) in self._category_of
-            or not last[0].isalpha()
-            or is_function_word(last)
-        ):
+        is_word = len(last) >= _MIN_LETTERS_TRUNCATED and last[0].isalpha() and not is_function_word(last)
+        if not is_word or (last,) in self._category_of:
             return None
         for size in range(min(self._longest, len(pieces)), 0, -1):
             words = tuple(pieces[-size:])
@@ -337,9 +327,7 @@ def _phrase_end(phrase: tuple[str, ...], pieces: list[str], at: int, ignored: Se
     place = at
     for number, word in enumerate(phrase):
         while number and place < len(pieces) and pieces[place] != word:
-            piece = pieces[place]
-            is_comma = piece == "," and word == "and"
-            if piece not in ignored and not is_comma:
+            if pieces[place] not in ignored and (pieces[place], word) != (",", "and"):
                 return 0
             place += 1
         if place >= len(pieces) or pieces[place] != word:
