@@ -114,7 +114,7 @@ def gold_calibration(normalised: Floats, gold: NDArray[np.int64]) -> Correction:
 
 
 def _divide_by_prior(prior: Floats, shares: Floats | None) -> Correction:
-    weights = 1 / np.maximum(prior, MIN_PROBABILITY) if shares is None else shares / np.maximum(prior, MIN_PROBABILITY)
+    weights = (1.0 if shares is None else shares) / np.maximum(prior, MIN_PROBABILITY)
     bias = np.log(np.maximum(weights, MIN_PROBABILITY))
     return Correction(1.0, bias - bias.mean())
 
@@ -155,9 +155,3 @@ def expected_calibration_error(bins: list[ReliabilityBin]) -> float:
     """Mean gap between confidence and accuracy, weighted by records (Guo et al. 2017, arXiv 1706.04599)."""
     num_records = sum(b.num_records for b in bins)
     return sum(b.num_records * abs(b.mean_confidence - b.accuracy) for b in bins) / num_records
-
-
-def brier_score(probabilities: Floats, gold: NDArray[np.int64]) -> float:
-    """Mean squared distance of the probabilities from the truth, summed over categories: 0 (best) to 2 (Brier 1950)."""
-    truth = np.eye(probabilities.shape[1])[gold]
-    return float(((probabilities - truth) ** 2).sum(axis=1).mean())

@@ -1,7 +1,7 @@
 """Prompt template, shots, rendering: what the annotator reads, to the character and to the token."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Literal
@@ -125,6 +125,15 @@ class RenderedPrompt:
     num_truncated_tokens: int = 0
 
 
+def truncate(text: str, spans: Sequence[tuple[int, int]], num_kept: int, keep: Truncation) -> str:
+    """``text`` down to ``num_kept`` of its tokens, whose character spans are given: head, tail, or both."""
+    num_head = {"head": num_kept, "tail": 0, "head_tail": (num_kept + 1) // 2}[keep]
+    num_tail = num_kept - num_head
+    head = text[: spans[num_head - 1][1]] if num_head else ""
+    tail = text[spans[-num_tail][0] :] if num_tail else ""
+    return head + ELLIPSIS * (keep == "head_tail") + tail if num_kept else ""
+
+
 class Renderer:
     """A prompt made ready for one tokenizer: record texts in, rendered prompts out.
 
@@ -195,7 +204,7 @@ class Renderer:
                 if num_kept == 0:
                     raise OverLength(f"the prompt needs {len(token_ids)} tokens without any text; {max_tokens} fit")
                 num_kept = max(0, num_kept - (len(token_ids) - max_tokens))
-                rendered = self._render(_cut(text, spans, num_kept, keep))
+                rendered = self._render(truncate(text, spans, num_kept, keep))
                 token_ids = self._tokens(rendered)
             num_truncated = len(spans) - num_kept
         if self._num_controls(token_ids) != self._num_template_controls:
@@ -222,12 +231,3 @@ class Renderer:
 
     def _num_controls(self, token_ids: list[int]) -> int:
         return sum(token_id in self._control_ids for token_id in token_ids)
-
-
-def _cut(text: str, spans: list[tuple[int, int]], num_kept: int, keep: Truncation) -> str:
-    """``text`` down to ``num_kept`` of its tokens, whose character spans are given."""
-    num_head = {"head": num_kept, "tail": 0, "head_tail": (num_kept + 1) // 2}[keep]
-    num_tail = num_kept - num_head
-    head = text[: spans[num_head - 1][1]] if num_head else ""
-    tail = text[spans[-num_tail][0] :] if num_tail else ""
-    return head + ELLIPSIS * (keep == "head_tail") + tail if num_kept else ""

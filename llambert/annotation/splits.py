@@ -1,7 +1,6 @@
 """Which splits of a corpus are annotated, and which of them a regime learns from."""
 
 import logging
-from collections.abc import Iterator
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -55,7 +54,9 @@ def check_regime_and_splits(recipe: Recipe, corpus: TableDirectory) -> None:
     if not unwanted:
         return
     found: set[str] = set()
-    for name in splits or _splits(corpus):
+    parts = corpus.iter_tables([schema.SPLIT])
+    in_corpus = (name for part in parts for name in pc.unique(part[schema.SPLIT]).to_pylist())
+    for name in splits or in_corpus:
         if name not in unwanted:
             return
         found.add(name)
@@ -64,11 +65,6 @@ def check_regime_and_splits(recipe: Recipe, corpus: TableDirectory) -> None:
         f"{format_splits(tuple(sorted(found)))}, and no other records would be annotated; name the splits to annotate "
         "in annotator.splits, or choose another classifier.regime"
     )
-
-
-def _splits(corpus: TableDirectory) -> Iterator[str]:
-    for part in corpus.iter_tables([schema.SPLIT]):
-        yield from pc.unique(part[schema.SPLIT]).to_pylist()
 
 
 def warn_of_unused_annotations(recipe: ClassifierRecipe, sample: Manifest) -> None:

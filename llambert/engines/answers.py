@@ -30,9 +30,8 @@ class TokenSampling:
     @classmethod
     def of(cls, decoding: Decoding) -> Self:
         """The values that a local engine samples by."""
-        given = {name: getattr(decoding, name) for name in cls.__dataclass_fields__}
-        default = Decoding.model_fields
-        return cls(**{name: default[name].default if value is None else value for name, value in given.items()})
+        complete = Decoding(**decoding.model_dump(exclude_none=True))
+        return cls(**complete.model_dump(include=set(cls.__dataclass_fields__)))
 
 
 def max_prompt_tokens(

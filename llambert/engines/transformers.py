@@ -7,6 +7,7 @@ computed once; each batch then holds only the rest of its prompts, padded on the
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,7 @@ class TransformersEngine:
 
     def __init__(self, annotator: AnnotatorRecipe, task: Task) -> None:
         self._annotator, self._task = annotator, task
+        self.notes: list[str] = []
         torch.set_num_threads(max(1, int(annotator.cpus_per_replica)))
         self.model: Any  # PreTrainedModel; its generate() is decorated beyond what a type checker follows
         self.model, self.tokenizer = load_model(annotator)
@@ -99,14 +101,9 @@ class TransformersEngine:
         except RuntimeError as error:
             raise InputError(f"annotator.model: {annotator.model} cannot run here: {described(error)}") from error
 
-    @property
-    def notes(self) -> list[str]:
-        """None: a local engine does as the recipe says."""
-        return []
-
     def annotate(self, texts: list[str]) -> list[Answer]:
         """One answer per text, in the order of ``texts``."""
-        answers: list[Answer | None] = [None] * len(texts)
+        answers: dict[int, Answer] = {}
         requests = []
         for index, text in enumerate(texts):
             try:
@@ -116,8 +113,7 @@ class TransformersEngine:
         for batch in self._batches(requests):
             for request, answer in zip(batch, self._answer_batch(batch), strict=True):
                 answers[request.index] = answer
-        assert all(answer is not None for answer in answers), "a text was left without an answer"
-        return answers  # type: ignore[return-value]
+        return [answers[index] for index in range(len(texts))]
 
     def close(self) -> None:
         """Give the model's memory back; the engine is of no use afterwards."""
@@ -137,10 +133,8 @@ class TransformersEngine:
     def _common_prefix(self) -> list[int]:
         """The tokens every prompt begins with, one short of the shortest prompt seen."""
         probes = [self._renderer.encode(text, self._max_prompt_tokens).token_ids for text in _PROBES]
-        length = 0
-        while all(len(ids) > length + 1 and ids[length] == probes[0][length] for ids in probes):
-            length += 1
-        return probes[0][:length]
+        columns = zip(*(ids[:-1] for ids in probes), strict=False)
+        return [column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns)]
 
     def _batches(self, requests: list[_Request]) -> Iterator[list[_Request]]:
         """Prompts of similar length, at most max_batch_tokens with padding, or one prompt that is longer."""

@@ -166,8 +166,11 @@ _AT_LEAST = re.compile(r"at least \d")  # a lower bound of the length, by which 
 
 def read_fault(name: str, status: int | None, content: str) -> Fault:
     """The error in the body of a reply; ``status`` None: that of a reply of status 200."""
-    body = _json(content)
-    if body is None:
+    try:
+        body = json.loads(content)
+    except (ValueError, RecursionError):
+        body = None
+    if not isinstance(body, dict | list):
         title = _TITLE.search(content)
         page = f"an HTML page: {title[1] if title else 'without a title'}"
         return Fault(name, status, page if _HTML.match(content) else content.strip() or f"status {status}, no body")
@@ -198,14 +201,6 @@ def _implied_status(codes: set[str], message: str) -> int:
         return 404
     is_request = codes & (_MODERATED_CODES | {"invalid_request_error", "bad_request", "invalid_argument", "validation"})
     return 400 if is_request or _MODERATED.search(message) else 500
-
-
-def _json(content: str) -> Any:
-    try:
-        found = json.loads(content)
-    except (ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict | list) else None
 
 
 def _fields(body: Any, key: str = "") -> Iterator[tuple[str, Any]]:

@@ -20,14 +20,14 @@ except ImportError as error:
 
     raise InputError("annotator.engine: 'openai' needs a package: pip install 'llambert[openai]'") from error
 
-from llambert.annotation.prompts import chat_messages, completion_text
+from llambert.annotation.prompts import chat_messages, completion_text, truncate
 from llambert.engines import Answer, StoppedEarly
 from llambert.engines.limits import Budget, RateLimiter
 from llambert.engines.openai.faults import EndpointError, Fault, FaultKind, classify, read_fault
 from llambert.engines.openai.parameters import Parameters
 from llambert.engines.openai.replies import Reply, read_reply
 from llambert.engines.openai.retry_after import retry_after
-from llambert.engines.openai.truncation import Prompt, num_bytes, num_chars, num_excess_chars, truncate
+from llambert.engines.openai.truncation import Prompt, num_bytes, num_chars, num_excess_chars
 from llambert.errors import ErrorKind, InputError
 from llambert.printable import SURROGATE
 from llambert.recipe import AnnotatorRecipe
@@ -45,7 +45,7 @@ _MAX_FAILURES_IN_A_ROW = 10
 # A token of a byte-level vocabulary is a byte at least; a chat template adds a few around each message.
 _MAX_TOKENS_AROUND_MESSAGE = 16
 _BYTES_PER_TOKEN = 4  # on average; for the pace, which is corrected by the usage in each reply
-_MAX_TRUNCATIONS_BY_NUMBERS = 3  # then half of the text, each time
+_MAX_MEASURED_CUTS = 3  # then half of the text, each time
 # What is asked to tell a record's fault from the endpoint's: no moderation minds it, and it fits everywhere.
 _PROBE_TEXT = "A short text."
 _ERROR_KINDS: dict[FaultKind, ErrorKind] = {
@@ -98,6 +98,7 @@ class OpenAIEngine:
         limit_name = "max_completion_tokens" if annotator.base_url is None and not is_completion else "max_tokens"
         stop = self._prompt.separator if is_completion else None
         self._parameters = Parameters(annotator.decoding, stop or None, self._url, limit_name)
+        self.notes = self._parameters.notes
         self._rate, self._budget = RateLimiter(self._limits), Budget(self._limits, num_tokens_before)
         self._threads = ThreadPoolExecutor(self._limits.concurrency, thread_name_prefix="endpoint")
         self._stopped = threading.Event()
@@ -105,11 +106,6 @@ class OpenAIEngine:
         self._lock, self._probe_lock = threading.Lock(), threading.Lock()
         self._num_answered = self._num_failures_in_a_row = 0
         self._check_connection()
-
-    @property
-    def notes(self) -> list[str]:
-        """What the endpoint did not take of the recipe."""
-        return self._parameters.notes
 
     def annotate(self, texts: list[str]) -> list[Answer]:
         """One answer per text, in order; ``StoppedEarly`` with the answers up to where it had to stop."""
@@ -145,7 +141,7 @@ class OpenAIEngine:
 
     def _ask(self, text: str) -> Answer:
         """The answer for one record, whatever it takes within the limits."""
-        whole, num_kept, num_dropped, num_truncations = text, len(text), 0, 0
+        whole, num_kept, num_dropped, num_cuts = text, len(text), 0, 0
         while True:
             prompt = self._render(text)
             try:
@@ -158,13 +154,10 @@ class OpenAIEngine:
                 if not text:
                     self._count_failure(fault)  # the prompt alone is too long, for any record
                     return self._failed(prompt, fault, kind)
-                excess = (
-                    num_excess_chars(fault, num_chars(prompt))
-                    if num_truncations < _MAX_TRUNCATIONS_BY_NUMBERS
-                    else None
-                )
-                num_kept, num_truncations = max(0, num_kept - excess) if excess else num_kept // 2, num_truncations + 1
-                text, num_dropped = truncate(whole, num_kept, self._recipe.truncation), len(whole) - num_kept
+                excess = num_excess_chars(fault, num_chars(prompt)) if num_cuts < _MAX_MEASURED_CUTS else None
+                num_kept, num_cuts = max(0, num_kept - excess) if excess else num_kept // 2, num_cuts + 1
+                chars = [(at, at + 1) for at in range(len(whole))]
+                text, num_dropped = truncate(whole, chars, num_kept, self._recipe.truncation), len(whole) - num_kept
             else:
                 tokens_per_char = reply.num_prompt_tokens / max(num_chars(prompt), 1)
                 num_truncated = max(1, round(num_dropped * tokens_per_char)) if num_dropped else 0
@@ -176,7 +169,7 @@ class OpenAIEngine:
         while True:
             num_answered = self._num_answered
             try:
-                reply = self._attempt_with_accepted_parameters(prompt)
+                reply = self._negotiated_attempt(prompt)
             except EndpointError as error:
                 found = self._raise_if_final(error.fault, num_answered)
                 attempt += 1
@@ -192,7 +185,7 @@ class OpenAIEngine:
                 self._count_answer()
             return reply
 
-    def _attempt_with_accepted_parameters(self, prompt: Prompt) -> Reply:
+    def _negotiated_attempt(self, prompt: Prompt) -> Reply:
         """One attempt, with the parameters that the endpoint takes: what it refuses of them costs no attempt."""
         while True:
             parameters = self._parameters.current()
@@ -315,7 +308,7 @@ class OpenAIEngine:
             if self._num_answered > num_answered:
                 return None
             try:
-                reply = self._attempt_with_accepted_parameters(self._render(_PROBE_TEXT))
+                reply = self._negotiated_attempt(self._render(_PROBE_TEXT))
             except EndpointError as error:
                 return self._meaning(error.fault)
             if reply.refusal:

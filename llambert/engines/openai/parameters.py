@@ -46,7 +46,7 @@ class Parameters:
             "stop": [stop] if stop else None,
         }
         self._values = {name: value for name, value in values.items() if value is not None}
-        self._attempt_with_accepted_parameters: set[str] = set()
+        self._negotiated_attempt: set[str] = set()
         self._lock = threading.Lock()
         self.notes: list[str] = []
 
@@ -58,7 +58,7 @@ class Parameters:
     def confirm(self, sent: dict[str, Any]) -> None:
         """The endpoint has answered a request with the parameters ``sent``."""
         with self._lock:
-            self._attempt_with_accepted_parameters.update(sent)
+            self._negotiated_attempt.update(sent)
 
     def drop_refused(self, fault: Fault, sent: dict[str, Any]) -> bool:
         """Whether ``fault`` is about a parameter that was sent and need not be: the request is to be sent again.
@@ -75,7 +75,7 @@ class Parameters:
 
     def _switch_limit(self, name: str, fault: Fault) -> bool:
         if name == self._limit_name:
-            if name in self._attempt_with_accepted_parameters:
+            if name in self._negotiated_attempt:
                 return False
             if not self._limits_left:
                 raise InputError(
@@ -89,7 +89,7 @@ class Parameters:
         value = self._values[name]
         if name == "stop":
             self.notes.append(f"{self._url} takes no stop sequence; it is left out, responses may run on behind it")
-        elif value != Decoding.model_fields[name].default and name in self._attempt_with_accepted_parameters:
+        elif value != Decoding.model_fields[name].default and name in self._negotiated_attempt:
             return False
         elif value != Decoding.model_fields[name].default:
             raise InputError(

@@ -134,12 +134,9 @@ def _text(value: Any, content: str) -> str:
     parts = value if isinstance(value, list) else [value]
     if not all(isinstance(part, dict | str) for part in parts):
         raise _malformed(content, "a content that is no text")
-    texts = [part if isinstance(part, str) else part.get("text") for part in parts if _is_text(part)]
+    typed = [{"text": part} if isinstance(part, str) else part for part in parts]
+    texts = [part.get("text") for part in typed if part.get("type", "text") in _TEXT_PARTS]
     return "".join(_text(text, content) for text in texts)
-
-
-def _is_text(part: Any) -> bool:
-    return isinstance(part, str) or part.get("type", "text") in _TEXT_PARTS
 
 
 def _has_reasoning(message: dict[str, Any]) -> bool:
@@ -159,9 +156,9 @@ def _usage(body: dict[str, Any]) -> tuple[int, int]:
     usage = body.get("usage")
     usage = usage if isinstance(usage, dict) else {}
     prompt, response = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    return _count(usage.get("input_tokens") if prompt is None else prompt), _count(
-        usage.get("output_tokens") if response is None else response
-    )
+    prompt = usage.get("input_tokens") if prompt is None else prompt
+    response = usage.get("output_tokens") if response is None else response
+    return _count(prompt), _count(response)
 
 
 def _count(value: Any) -> int:

@@ -57,6 +57,7 @@ class VllmEngine:
 
     def __init__(self, annotator: AnnotatorRecipe, task: Task) -> None:
         self._annotator, self._task = annotator, task
+        self.notes: list[str] = []
         location = model_location(annotator)
         self._args = engine_args(annotator, location)
         try:
@@ -80,11 +81,6 @@ class VllmEngine:
         except InputError:
             self.close()
             raise
-
-    @property
-    def notes(self) -> list[str]:
-        """None: a local engine does as the recipe says."""
-        return []
 
     def annotate(self, texts: list[str]) -> list[Answer]:
         """One answer per text, in the order of ``texts``."""
@@ -155,30 +151,26 @@ class VllmEngine:
         """What is asked about one record: the tokens put after its prompt, and how to go on from there."""
         if self._sequences is not None:
             for path, token_ids in self._next_tokens.items():
-                yield (
-                    path,
-                    SamplingParams(
-                        temperature=0,
-                        max_tokens=1,
-                        logprob_token_ids=token_ids,
-                        detokenize=False,
-                        output_kind=RequestOutputKind.FINAL_ONLY,
-                    ),
+                params = SamplingParams(
+                    temperature=0,
+                    max_tokens=1,
+                    logprob_token_ids=token_ids,
+                    detokenize=False,
+                    output_kind=RequestOutputKind.FINAL_ONLY,
                 )
+                yield path, params
             return
         sampling = TokenSampling.of(self._annotator.decoding)
-        yield (
-            (),
-            SamplingParams(
-                temperature=sampling.temperature,
-                top_k=sampling.top_k,
-                top_p=sampling.top_p,
-                max_tokens=self._annotator.decoding.max_new_tokens,
-                seed=record_key(sampling.seed, text) >> 1,  # a signed 64-bit number there
-                stop=self._renderer.stop,
-                output_kind=RequestOutputKind.FINAL_ONLY,
-            ),
+        params = SamplingParams(
+            temperature=sampling.temperature,
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
+            max_tokens=self._annotator.decoding.max_new_tokens,
+            seed=record_key(sampling.seed, text) >> 1,  # a signed 64-bit number there
+            stop=self._renderer.stop,
+            output_kind=RequestOutputKind.FINAL_ONLY,
         )
+        yield (), params
 
     # Answers
 
