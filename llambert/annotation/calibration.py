@@ -12,7 +12,7 @@ affine in the log-probabilities, so it moves the boundary between categories and
   al., ICML 2021, arXiv 2102.09690).
 - ``gold_calibration`` learns from records whose labels people gave (Platt 1999), for those who choose to.
 
-The first three take all categories for equally frequent unless told the expected ``shares``; where one is
+The first three take all categories for equally frequent unless given the expected ``shares``; where one is
 rare they would otherwise invent more of it.
 """
 
@@ -27,7 +27,7 @@ Floats = NDArray[np.float64]
 
 # What contextual calibration asks about: the texts of Zhao et al., whose mean they found better than any one's.
 CONTENT_FREE_TEXTS = ("N/A", "", "[MASK]")
-# What stands for a probability of zero, which no correction could raise again.
+# Replaces a probability of zero, which no correction could raise again.
 MIN_PROBABILITY = 1e-12
 # Pull of the gold calibration's scale towards 1 and of its biases towards 0.
 _RIDGE = 1.0

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Truncation = Literal["head", "tail", "head_tail"]
 
-# What stands between the two ends of a text whose middle was left out.
+# Placed between the two ends of a text whose middle was left out.
 ELLIPSIS = " ... "
 _MARK_BYTES = 4
 _LLAMA2_CONTROL_TOKENS = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>")
@@ -34,7 +34,7 @@ class Prompt(Section):
     """How a task is put to an LLM.
 
     ``format``: ``chat`` (the model's own chat template; Llama-2's ``[INST] <<SYS>>`` where the tokenizer has
-    none), ``llama2`` (always that), or ``completion`` (plain text that the model goes on with).
+    none), ``llama2`` (always that), or ``completion`` (plain text that the model continues).
     ``template`` holds ``{text}`` once. Shots are rendered with the same template and the answer after it.
     """
 
@@ -86,8 +86,8 @@ def chat_messages(prompt: Prompt, answers: Mapping[str, str], num_shots: int | N
 def completion_text(prompt: Prompt, answers: Mapping[str, str], num_shots: int | None, text: str) -> str:
     """The prompt for ``text`` as plain text: system, shots with their answers, then the open question.
 
-    A blank stands before the answer of a shot unless the template ends in white space already, which is how
-    a model goes on with running text.
+    A blank precedes the answer of a shot unless the template ends in white space, as a model would continue
+    running text.
     """
     blank = "" if prompt.template[-1].isspace() else " "
     shots = [prompt.fill(shot.text) + blank + answers[shot.label] for shot in prompt.first_shots(num_shots)]

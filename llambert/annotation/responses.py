@@ -7,7 +7,7 @@ so the new answers lie beside the part they amend, one file a start, and only fi
     responses/<fingerprint>/_amendments/part-000000000-000000256-000.parquet …
 
 An amendment holds records that the part and its earlier amendments leave without a final answer, and its name is the
-first that is free: of two drivers that ask at once the first writer wins, and no record is won twice. Whoever reads
+first that is free. If two drivers ask at the same time, the first writer wins. Whoever reads
 ``*.parquet`` of the folder sees each record once, as it was answered first.
 """
 
@@ -75,6 +75,6 @@ def is_transient(rows: pa.Table) -> pa.ChunkedArray:
 
 
 def answers_version(manifest: Manifest | None) -> str:
-    """What stands for the amendments that a reader of the table sees; empty without any."""
+    """A digest of the table's amendments, part of the identity of what is read from it; empty without amendments."""
     amendments = manifest.amendments if manifest else []
     return digest(sorted((part.name, part.sha256) for part in amendments)) if amendments else ""

@@ -43,7 +43,7 @@ def check_regime_and_splits(recipe: Recipe, corpus: TableDirectory) -> None:
 
     That is where the regime would learn from none of the records that are still to be annotated, or where regime
     ``silver_extra`` would get none of split ``extra``. ``corpus`` must be complete. Regime ``gold`` learns from no
-    annotation, whatever the splits: that is its point.
+    annotation, regardless of the splits.
     """
     unwanted, splits = unused_splits(recipe.classifier.regime), recipe.annotator.splits
     if recipe.classifier.regime == "silver_extra" and splits is not None and EXTRA not in splits:

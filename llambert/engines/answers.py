@@ -37,7 +37,7 @@ class TokenSampling:
 def max_prompt_tokens(
     annotator: AnnotatorRecipe, renderer: Renderer, sequences: AnswerSequences | None, context: int | None
 ) -> int:
-    """Tokens a prompt may have so that its answer fits behind it.
+    """Maximum number of tokens of a prompt, so that its answer fits after it.
 
     ``context``: what the model can read, None where it does not say. ``InputError`` where prompt template
     and shots alone leave no room for a text.
@@ -102,5 +102,5 @@ def failed_answer(error: Exception, prompt: RenderedPrompt | None = None, is_tra
 
 
 def record_key(seed: int, text: str) -> int:
-    """64 bits that stand for a seed and a record's text: what its draws are keyed by."""
+    """64-bit hash of a seed and a record's text, which seeds the record's draws."""
     return int(hash64([text], str(seed).encode())[0])

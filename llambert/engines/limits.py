@@ -30,12 +30,12 @@ class RateLimiter:
             return start - now
 
     def correct(self, num_tokens: int) -> None:
-        """The last request had so many tokens more than it was taken for (less: negative)."""
+        """Account for a request that had ``num_tokens`` more (negative: fewer) than expected."""
         with self._lock:
             self._next_token += num_tokens * self._seconds_per_token
 
     def hold(self, seconds: float) -> None:
-        """Nobody sends for so many seconds."""
+        """Stop all requests for ``seconds``."""
         with self._lock:
             self._paused_until = max(self._paused_until, time.monotonic() + seconds)
 

@@ -1,9 +1,9 @@
 """Answer words as token sequences, and their log-probabilities as probabilities of the categories.
 
-Every answer word is looked for as it stands in the task, in lower case and capitalised, each with and without
+Every answer word is looked for as written in the task, in lower case and capitalised, each with and without
 a blank before it, in the tokenizer's own segmentation of that string; equal token sequences count once. An
 answer belongs to the longest of all these sequences it begins with. So with the words "no" and "no opinion" in
-two categories, the probability of the second is taken off the first; within one category nothing counts twice.
+two categories, the probability of the second is subtracted from the first; within a category nothing counts twice.
 """
 
 from dataclasses import dataclass
@@ -71,7 +71,7 @@ class AnswerSequences:
 def answer_sequences(tokenizer: "PreTrainedTokenizerBase", task: Task) -> AnswerSequences:
     """The answer words of a task in a tokenizer's tokens.
 
-    ``InputError`` where a word has no tokens of its own, or where two categories share a sequence.
+    ``InputError`` where a word has no tokens, or where two categories share a sequence.
     """
     found: dict[TokenSequence, int] = {}
     for index, category in enumerate(task.categories):
@@ -89,7 +89,7 @@ def answer_sequences(tokenizer: "PreTrainedTokenizerBase", task: Task) -> Answer
 
 def _word_sequences(tokenizer: "PreTrainedTokenizerBase", word: str) -> list[TokenSequence]:
     forms = dict.fromkeys(blank + case for case in (word, word.lower(), word.capitalize()) for blank in ("", " "))
-    # SentencePiece puts a blank before whatever begins a string: after a line break a word shows without it.
+    # SentencePiece puts a blank before the beginning of a string: after a line break a word is without it.
     line_break = tuple(_tokens(tokenizer, "\n"))
     sequences: list[TokenSequence] = []
     for form in forms:

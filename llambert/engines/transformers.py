@@ -193,12 +193,11 @@ class TransformersEngine:
             output.past_key_values.crop(-len(path))
             for num in range(1, len(path) + 1):
                 after[path[:num]] = logits[:, num - 1].float().log_softmax(-1)
-        return np.stack([self._sum_steps(after, sequence) for sequence in self._sequences.sequences], axis=1)
-
-    @staticmethod
-    def _sum_steps(after: dict[TokenSequence, torch.Tensor], sequence: TokenSequence) -> np.ndarray:
-        steps = [after[sequence[:num]][:, token_id] for num, token_id in enumerate(sequence)]
-        return torch.stack(steps).double().sum(0).cpu().numpy()
+        sums = [
+            torch.stack([after[sequence[:num]][:, token_id] for num, token_id in enumerate(sequence)]).double().sum(0)
+            for sequence in self._sequences.sequences
+        ]
+        return torch.stack(sums, dim=1).cpu().numpy()
 
     def _generate(self, batch: list[_Request]) -> list[Answer]:
         inputs = self._inputs(batch)
@@ -251,7 +250,7 @@ class TransformersEngine:
         return next((i for i in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id) if i is not None), 0)
 
     def _inputs(self, batch: list[_Request]) -> dict[str, Any]:
-        """What the model is called with: the rest of each prompt padded on the left, behind the shared states."""
+        """What the model is called with: the rest of each prompt padded on the left, after the shared prefix."""
         num_shared = batch[0].num_shared
         ids, is_own = pad([np.array(request.rest) for request in batch], self._pad_id, "left")
         mask = torch.from_numpy(np.pad(is_own, ((0, 0), (num_shared, 0)), constant_values=True)).long()

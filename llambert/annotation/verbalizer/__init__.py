@@ -4,7 +4,7 @@ Labels rest on this, so a doubtful response is rejected rather than guessed. The
 
 1. *Thoughts* are never evidence: only what follows the last end-of-thought mark counts (reasoning.py).
 2. *JSON* is read by its values: an answer field, or a boolean or number for each category (json_answers.py).
-3. A *mention* is an answer word or phrase standing as a whole word, whatever its case and the punctuation around it;
+3. A *mention* is an answer word or phrase that is a whole word, regardless of case and surrounding punctuation;
    the longest wins ("not related" is one mention, not a denied "related"), with any dash for a hyphen and ``&`` for
    "and". A slip of one edit for exactly one category's words counts as the word: of words of six letters or more
    in an answer, of any other only as the whole response (typos.py). So does a word broken off at the end. A word
@@ -14,11 +14,11 @@ Labels rest on this, so a doubtful response is rejected rather than guessed. The
    two ("I do not think this is a positive review"), or if its predicate takes it back ("positive would be wrong",
    "positive: no", "Is it positive? Not really."). With other words between them, a hedge ("not entirely positive"), a
    doubt ("little positive", "the opposite of positive"), a condition ("if it were positive") or a share of half or
-   less ("P(positive) = 0.03") the mention counts for nothing (clauses.py, evidence.py).
+   less ("P(positive) = 0.03") the mention is ignored (clauses.py, evidence.py).
 5. A *verdict* is a clause of nothing but mentions and words that frame an answer ("The sentiment is negative",
-   "Negative."). Verdicts that sum up ("Overall: positive", "The answer is B") stand above other verdicts, and these
-   above other mentions, so that an explanation may go on to name other categories. What is said before the response
-   takes it back ("Wait, no.") counts for nothing.
+   "Negative."). Verdicts that sum up ("Overall: positive", "The answer is B") take precedence over other verdicts,
+   and these over other mentions, so that an explanation may go on to name other categories. What is said before the response
+   takes it back ("Wait, no.") is ignored.
 6. One category affirmed, and not denied as well, is the label. With none affirmed and all but one denied it is the
    one left: of two categories, the other one. Several affirmed: ``ambiguous``.
 7. Without a category: ``refused`` where the LLM says that it cannot or will not, ``truncated`` where it was cut off
@@ -85,7 +85,7 @@ class Reading:
 
 
 class Verbalizer:
-    """Category <-> answer words of one task; ``InputError`` where two categories cannot be told apart.
+    """Category <-> answer words of one task; ``InputError`` where two categories cannot be distinguished.
 
     >>> Verbalizer({"positive": ["positive"], "negative": ["negative"]}).read("Negative.\\n\\nThe reviewer")
     Reading(category='negative', reject_reason=None)

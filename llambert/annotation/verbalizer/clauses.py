@@ -22,7 +22,7 @@ NO_CATEGORIES: frozenset[str] = frozenset()
 class Clause:
     """What the words up to a break say of the categories.
 
-    ``ending``: the breaks behind it. ``contrast``: the word that opens it: "but". ``sentence``: the number of its
+    ``ending``: the breaks after it. ``contrast``: the word that opens it: "but". ``sentence``: the number of its
     sentence. ``is_simple``: framing words and then a mention, its first. ``is_framed``: nothing but mentions and words
     that frame an answer. ``is_statement``: such words, and a subject: "the essay is …". ``shares``: category -> the
     number that is given for it.
@@ -50,7 +50,7 @@ class Clause:
         self.affirmed -= categories
 
     def clear(self) -> None:
-        """Count what it says for nothing."""
+        """Ignore what it says."""
         self.affirmed = self.denied = NO_CATEGORIES
 
     def set_number(self, categories: frozenset[str], number: Token) -> None:
@@ -61,7 +61,7 @@ class Clause:
 def split(tokens: list[Token]) -> tuple[list[Clause], set[Role]]:
     """The clauses of a response, not yet read, and the roles of its words but for the most common ones.
 
-    A comma ends a clause unless a list of categories goes on behind it: "positive, negative".
+    A comma ends a clause unless a list of categories continues after it: "positive, negative".
     """
     clauses: list[Clause] = []
     current: list[Token] = []
@@ -119,12 +119,12 @@ def _is_value(clauses: list[Clause], word: str, role: Role) -> bool:
 
 
 def _is_open_negation(token: Token) -> bool:
-    """Whether a negation has something to come behind it."""
+    """Whether a negation still needs a word to negate."""
     return token.role == "negation" and (token.word in ("not", "non") or token.word.endswith("n't"))
 
 
 def _is_category_next(tokens: list[Token], comma: int) -> bool:
-    """Whether a category stands right behind the comma: "positive, negative"."""
+    """Whether a category follows the comma directly: "positive, negative"."""
     at = comma + 1
     while at < len(tokens) and not tokens[at].category and tokens[at].role in ("negation", "conjunction"):
         at += 1
@@ -149,7 +149,7 @@ class _Reader:
     _conjoined_subjects = NO_CATEGORIES  # mentions so far that "and" joins: "A and C are wrong"
     _has_copula = False
     _awaiting_number = NO_CATEGORIES  # mentions whose number may follow: "positive is 0.2"
-    _roles: set[str] | None = None  # of all words that are no mention, once asked for
+    _roles: set[str] | None = None  # of all words that are no mention; computed on first use
 
     def __init__(self, clause: Clause, is_cut_off: bool) -> None:
         self._clause, self._tokens, self._is_cut_off = clause, clause.tokens, is_cut_off
@@ -223,7 +223,7 @@ class _Reader:
             self._awaiting_number = NO_CATEGORIES
 
     def _update_subjects(self, word: str) -> None:
-        """A word that may stand between a mention and its predicate, or ends the wait for one."""
+        """Keep the mentions whose predicate may follow, or drop them if ``word`` cannot precede a predicate."""
         if not self._subjects:
             return
         if word in lexicon.COPULAS:
@@ -240,7 +240,7 @@ class _Reader:
             clause.is_statement = self._is_subject(at)
 
     def _update_scope(self, at: int, word: str, role: Role) -> None:
-        """What a word of this role does to the mentions behind it."""
+        """Apply a word of this role to the mentions after it."""
         if role == "negation":
             self._scope = "" if self._scope == "denied" and word != "nor" else self._scope or "denied"
         elif role == "doubt" or role == "wrong":
@@ -275,7 +275,7 @@ class _Reader:
         return not (clause.affirmed or clause.denied) and any(token.word in lexicon.LINKING for token in ahead)
 
     def _continues_scope(self, at: int, conjunction: str) -> bool:
-        """Whether a negation reaches beyond a joint: "not good and positive", "not so positive", "not A or B"."""
+        """Whether a negation extends beyond a conjunction: "not good and positive", "not so positive", "not A or B"."""
         if conjunction in ("or", "so"):
             return True
         ahead = self._tokens[at + 1 : at + 1 + _MAX_AHEAD]
@@ -299,7 +299,7 @@ class _Reader:
         self._scope = "unclear" if self._tokens[at].word != "❌" else ""
 
     def _start_condition(self) -> None:
-        """Behind "if" nothing is said; what would be, if it were not so, is not."""
+        """After "if" nothing is affirmed, and neither is what "would" be the case before it."""
         if self._is_condition:
             return
         self._is_condition = True
@@ -308,7 +308,7 @@ class _Reader:
             self._clause.affirmed = NO_CATEGORIES
 
     def _read_number(self, at: int, token: Token) -> None:
-        """A number right behind a mention, or a share before one, is that category's: "80 % positive"."""
+        """Assign a number directly after a mention, or a share before one, to that category: "80 % positive"."""
         follower = self._tokens[at + 1] if at + 1 < len(self._tokens) else None
         is_last = follower is None or follower.role in ("break", "conjunction") or bool(follower.category)
         if self._awaiting_number and is_last:
@@ -323,7 +323,7 @@ class _Reader:
         return is_distinctive or self._is_list or self._is_in_answer_position(at)
 
     def _is_in_answer_position(self, at: int) -> bool:
-        """Whether an everyday word stands where an answer does: opening its clause ("no") or at its end."""
+        """Whether an everyday word is where an answer would be: at the start of its clause ("no") or at its end."""
         word, role, *_ = self._tokens[at]
         before = self._tokens[at - 1].word if at else ""
         if before in lexicon.OPTIONS or (before == "a" and word in lexicon.OPENINGS):  # "It's a no from me."
@@ -335,11 +335,11 @@ class _Reader:
             if at == 0 and word in lexicon.OPENINGS:
                 return follower.word in lexicon.AFTER_OPENING
             return role == "number" and self._is_bare_answer and follower.role in ("negation", "agreement")
-        # What was cut off behind "The review is a" ended there by chance.
+        # "The review is a", cut off there, does not end in the answer "a".
         return not self._is_cut_off and ((len(word) > 1 and not word[0].isdigit()) or self._is_bare_answer)
 
     def _is_coordinated(self, at: int) -> bool:
-        """Whether a joint stands between this mention and another one: "I'd say 3 or 4", "4 or maybe 5"."""
+        """Whether a conjunction joins this mention to another one: "I'd say 3 or 4", "4 or maybe 5"."""
         for nearby in (self._tokens[at + 1 : at + 4], self._tokens[max(at - 3, 0) : at][::-1]):
             words = [token for token in nearby if token.role not in ("frame", "quoting") or token.category]
             if len(words) > 1 and words[0].role == "conjunction" and words[1].category:

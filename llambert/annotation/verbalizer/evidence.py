@@ -25,7 +25,7 @@ class Evidence:
 
 
 def find_evidence(tokens: list[Token], is_cut_off: bool) -> Evidence:
-    """The best evidence of a response: its conclusions, else its verdicts, else whatever it says of a category."""
+    """The best evidence of a response: its conclusions, else its verdicts, else all it says about a category."""
     if not [True for token in tokens if token[2]]:
         return Evidence()
     clauses, roles = split(tokens)
@@ -168,7 +168,7 @@ def _resolve_numbers(clauses: list[Clause]) -> None:
 
 
 def _conclusive_clauses(clauses: list[Clause]) -> set[Clause]:
-    """The clauses that sum up, or stand under a heading that does: "Final answer: negative"."""
+    """The clauses that sum up, or follow a heading that does: "Final answer: negative"."""
     found: set[Clause] = set()
     is_headed = False
     for clause in clauses:
@@ -186,7 +186,7 @@ def _conclusive_clauses(clauses: list[Clause]) -> set[Clause]:
 
 
 def _mark_contradiction(clause: Clause, following: Clause) -> None:
-    """What opens with another category behind "but" is an answer too: "No, but yes in some contexts"."""
+    """A clause that opens with another category after "but" is an answer too: "No, but yes in some contexts"."""
     first = next((token for token in following.tokens if token.role != "conjunction" or token.category), None)
     if clause.affirmed and first is not None and first.category in following.affirmed - clause.affirmed:
         following.is_framed = True

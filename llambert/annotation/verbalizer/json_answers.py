@@ -121,10 +121,8 @@ class JsonReader:
             return
         top = max(numbers.values())
         best = [category for category, value in numbers.items() if value == top]
-        if len(numbers) > 1:
+        if len(numbers) > 1 or 0.5 < top <= 1:
             answer.denied |= {category for category, value in numbers.items() if value < top}
-            answer.affirmed |= set(best)
-        elif 0.5 < top <= 1:
             answer.affirmed |= set(best)
         elif top == 0:
             answer.denied |= set(best)

@@ -1,6 +1,5 @@
 """The words that decide how an answer is read, and the part (role) that each plays in a clause."""
 
-from functools import cache
 from typing import Literal
 
 Role = Literal[
@@ -165,30 +164,28 @@ PHRASES: dict[tuple[str, ...], Role] = {
 }
 
 
-@cache
-def _roles() -> dict[str, Role]:
-    sets: dict[Role, frozenset[str]] = {
-        # In the order of their rank: a word in two of these sets plays the later part.
-        "frame": _FRAME,
-        "quoting": _QUOTING,
-        "agreement": AGREEMENTS - _FRAME,
-        "doubt": _DOUBTS,
-        "wrong": _WRONGS,
-        "hedge": _HEDGES,
-        "contrast": _CONTRASTS,
-        "conjunction": _CONJUNCTIONS,
-        "condition": _CONDITIONS,
-        "pseudo_negation": _PSEUDO_NEGATIONS - _DOUBTS - _FRAME,
-        "retraction": _RETRACTIONS,
-        "foreign_negation": _FOREIGN_NEGATIONS | CJK_NEGATIONS,
-        "negation": _NEGATIONS,
-    }
-    return {word: role for role, members in sets.items() for word in members}
+# Later sets win: a word in two of them plays the later part.
+_WORDS_OF_ROLE: dict[Role, frozenset[str]] = {
+    "frame": _FRAME,
+    "quoting": _QUOTING,
+    "agreement": AGREEMENTS - _FRAME,
+    "doubt": _DOUBTS,
+    "wrong": _WRONGS,
+    "hedge": _HEDGES,
+    "contrast": _CONTRASTS,
+    "conjunction": _CONJUNCTIONS,
+    "condition": _CONDITIONS,
+    "pseudo_negation": _PSEUDO_NEGATIONS - _DOUBTS - _FRAME,
+    "retraction": _RETRACTIONS,
+    "foreign_negation": _FOREIGN_NEGATIONS | CJK_NEGATIONS,
+    "negation": _NEGATIONS,
+}
+_ROLES: dict[str, Role] = {word: role for role, members in _WORDS_OF_ROLE.items() for word in members}
 
 
 def role_of(word: str) -> Role:
     """The part that a word plays wherever it stands."""
-    if role := _roles().get(word):
+    if role := _ROLES.get(word):
         return role
     if word.endswith("n't"):
         return "negation"

@@ -97,7 +97,7 @@ def normalise(text: str) -> str:
 
 @cache
 def _pattern(is_ascii: bool, has_signs: bool) -> re.Pattern[str]:
-    """Words, numbers and breaks. ``has_signs``: a plus or hash behind a word belongs to it: "C++", "C#".
+    """Words, numbers and breaks. ``has_signs``: a plus or hash after a word belongs to it: "C++", "C#".
 
     Combining marks belong to the letter before them, which ``\\w`` does not know.
     """
@@ -123,7 +123,7 @@ _FUNCTION_PAIRS = frozenset(_FUNCTION_PHRASES)
 
 
 class Tokenizer:
-    """Splits responses for one task's answer words; ``InputError`` where two categories cannot be told apart."""
+    """Splits responses for one task's answer words; ``InputError`` where two categories cannot be distinguished."""
 
     def __init__(self, answer_words: Mapping[str, Sequence[str]]) -> None:
         self._category_of: dict[tuple[str, ...], str] = {}
@@ -271,7 +271,7 @@ class Tokenizer:
             return number
         return number._replace(category=self._numbers.get(number.number))
 
-    # Slips
+    # Misspellings
 
     def _misspelled_response(self, pieces: list[str]) -> Token | None:
         """A response that is one misspelt answer and nothing else."""
@@ -320,7 +320,7 @@ class Tokenizer:
 
 
 def _phrase_end(phrase: tuple[str, ...], pieces: list[str], at: int, ignored: Set[str]) -> int:
-    """Where an answer phrase ends in ``pieces`` from ``at`` on; 0 if it does not stand there.
+    """Where an answer phrase ends in ``pieces`` from ``at`` on; 0 if it is not there.
 
     Inside it the pieces ``ignored`` do not count, nor does a comma before "and".
     """

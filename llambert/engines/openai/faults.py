@@ -21,7 +21,7 @@ class FaultKind(Enum):
     OVER_LENGTH = auto()
     """The prompt is too long for the model; a shorter text may fit."""
     BAD_LIMIT = auto()
-    """More response tokens are asked for than the model can give, whatever the record."""
+    """More response tokens are asked for than the model can give, regardless of the record."""
     DENIED = auto()
     """403: the key's fault or the record's; other records tell."""
     BAD_KEY = auto()
@@ -38,7 +38,7 @@ class FaultKind(Enum):
 
 @dataclass(frozen=True)
 class Fault:
-    """An error as an endpoint told it. ``name`` says what kind of failure it was, ``status`` is None without one.
+    """An error as an endpoint reports it. ``name`` says what kind of failure it was, ``status`` is None without one.
 
     ``is_unreachable``: there was no connection at all.
     """
@@ -153,7 +153,7 @@ _LENGTH_FIRST = re.compile(
     r"|(?:greater|larger|more) than)\D*?(\d+)",
     re.I | re.S,
 )
-# TGI, Anthropic and vLLM tell prompt and response apart: where the limit, the prompt and the response stand.
+# TGI, Anthropic and vLLM distinguish prompt and response: the groups of the limit, the prompt and the response.
 _THREE_NUMBERS = (
     (re.compile(r"must be <= (\d+)\. Given: (\d+) `?inputs`? tokens and (\d+)", re.I), (1, 2, 3)),
     (re.compile(r"exceed context limit: (\d+) \+ (\d+) > (\d+)", re.I), (3, 1, 2)),
@@ -193,8 +193,8 @@ def read_fault(name: str, status: int | None, content: str) -> Fault:
 
 def _implied_status(codes: set[str], message: str) -> int:
     """The status that an error in a reply of status 200 would have had."""
-    if told := [int(code) for code in codes if re.fullmatch(r"[45]\d\d", code)]:
-        return told[0]
+    if statuses := [int(code) for code in codes if re.fullmatch(r"[45]\d\d", code)]:
+        return statuses[0]
     if any("rate_limit" in code for code in codes):
         return 429
     if _ADDRESS.search(message):
@@ -279,7 +279,7 @@ def limit_and_length(fault: Fault) -> tuple[int, int] | None:
 
 
 def _numbers(message: str) -> tuple[int, int, int | None] | None:
-    """Limit, length, and the response tokens asked for: 0 where limit and length leave them out, None if not told."""
+    """Limit, length, and the response tokens asked for: 0 where limit and length leave them out, None if unknown."""
     text = _THOUSANDS.sub("", message)
     for pattern, (limit, length, response) in _THREE_NUMBERS:
         if found := pattern.search(text):

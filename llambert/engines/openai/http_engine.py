@@ -11,6 +11,7 @@ import random
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, NoReturn
 
 try:
@@ -130,7 +131,7 @@ class OpenAIEngine:
         An endpoint without a list of models is fine, and so is a key that may not see it (403).
         """
         try:
-            self._client.models.with_raw_response.list()  # whatever it is: nothing of it is read
+            self._client.models.with_raw_response.list()  # only whether it succeeds matters
         except openai.APIError as error:
             fault = _fault_of(error)
             if fault.is_unreachable or self._meaning(fault) is FaultKind.BAD_KEY:
@@ -140,7 +141,7 @@ class OpenAIEngine:
     # One record
 
     def _ask(self, text: str) -> Answer:
-        """The answer for one record, whatever it takes within the limits."""
+        """The answer for one record, after retries and truncation within the limits."""
         whole, num_kept, num_dropped, num_cuts = text, len(text), 0, 0
         while True:
             prompt = self._render(text)
@@ -258,25 +259,20 @@ class OpenAIEngine:
         return render(self._prompt, self._answers, self._recipe.num_shots, text)
 
     def _answer(self, prompt: Prompt, reply: Reply, num_truncated: int) -> Answer:
-        return Answer(
-            prompt=prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False),
-            response=None if reply.refusal else reply.text,
-            finish_reason="error" if reply.refusal else reply.finish_reason,
+        if reply.refusal:
+            answer = self._failed(prompt, Fault("Refused", None, reply.refusal), ErrorKind.REFUSED)
+        else:
+            answer = Answer(_stored(prompt), reply.text, reply.finish_reason)
+        return replace(
+            answer,
             num_prompt_tokens=reply.num_prompt_tokens,
             num_response_tokens=reply.num_response_tokens,
             num_truncated_tokens=num_truncated,
-            error=f"Refused: {self._redact(reply.refusal)}" if reply.refusal else None,
-            error_kind=ErrorKind.REFUSED if reply.refusal else None,
         )
 
     def _failed(self, prompt: Prompt, fault: Fault, kind: ErrorKind) -> Answer:
-        return Answer(
-            prompt=prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False),
-            response=None,
-            finish_reason="error",
-            error=f"{_ERROR_NAMES.get(kind, fault.name)}: {self._redact(fault.message)}",
-            error_kind=kind,
-        )
+        message = f"{_ERROR_NAMES.get(kind, fault.name)}: {self._redact(fault.message)}"
+        return Answer(_stored(prompt), None, "error", error=message, error_kind=kind)
 
     # What an error means
 
@@ -383,8 +379,12 @@ class OpenAIEngine:
             raise _Stopped(self._reason)
 
 
+def _stored(prompt: Prompt) -> str:
+    return prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False)
+
+
 def _until_stop(futures: list[Future[Answer]]) -> Iterator[Answer]:
-    """Answers in order up to the first that was stopped; requests under way behind it are waited for."""
+    """Answers in order up to the first that was stopped; later requests under way are waited for."""
     stopped = False
     for future in futures:
         try:

@@ -88,7 +88,7 @@ class Parameters:
     def _leave_out(self, name: str, fault: Fault) -> bool:
         value = self._values[name]
         if name == "stop":
-            self.notes.append(f"{self._url} takes no stop sequence; it is left out, responses may run on behind it")
+            self.notes.append(f"{self._url} takes no stop sequence; it is left out, responses may continue after it")
         elif value != Decoding.model_fields[name].default and name in self._negotiated_attempt:
             return False
         elif value != Decoding.model_fields[name].default:
@@ -116,7 +116,7 @@ def _refused_parameter(fault: Fault, sent: dict[str, Any]) -> str | None:
     found = {name: mention.start() for name in names if (mention := _parameter_pattern(name).search(fault.message))}
     if not is_refusing or not found:
         return None
-    # The first that it names: those behind it are what it takes, unless it takes one of several.
+    # The first that it names: those after it are what it takes, unless it takes one of several.
     return next(iter(found)) if _ONE_OF.search(fault.message) else min(found, key=found.__getitem__)
 
 

@@ -52,7 +52,7 @@ def read_reply(content: str, max_new_tokens: int) -> Reply:
         refusal = finish_reason
     num_prompt, num_response = _usage(body)
     is_cut = finish_reason in _LENGTHS or (not finish_reason and num_response >= max_new_tokens)
-    # Thoughts alone: the response ended inside them, whatever the endpoint makes of that.
+    # Thoughts alone: the response ended inside them, regardless of the finish reason.
     is_cut |= not text and not message.get("tool_calls") and _has_reasoning(message)
     if not message and "text" not in choice and not refusal and not is_cut:
         raise _malformed(content, "a choice without a message")
@@ -60,7 +60,7 @@ def read_reply(content: str, max_new_tokens: int) -> Reply:
 
 
 def _finish_reason(value: Any) -> str:
-    """In lower case; empty where there is none. SGLang's own API says more than a word."""
+    """In lower case; empty if it is missing. SGLang's own API says more than a word."""
     value = value.get("type") if isinstance(value, dict) else value
     return value.lower() if isinstance(value, str) else ""
 

@@ -1,4 +1,4 @@
-"""The production engine: vLLM, its scheduler fed from the replica's process, the model in processes of its own."""
+"""The production engine: vLLM, its scheduler fed from the replica's process, the model in separate processes."""
 
 import itertools
 import logging
@@ -24,7 +24,7 @@ from llambert.tasks import Task
 
 # What can go wrong with one record: a text no tokenizer takes, a template that refuses it.
 _RECORD_FAULTS = (ValueError, TypeError, IndexError, TemplateError)
-# After so many deaths over the same records they are asked one at a time, to find the one that kills.
+# After this number of crashes over the same records, they are asked about one at a time, to find the cause.
 _DEATHS_BEFORE_ALONE = 2
 
 logger = logging.getLogger(__name__)

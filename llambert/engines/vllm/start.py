@@ -45,7 +45,7 @@ _PERFORMANCE_ARGS = frozenset(
         "num_gpu_blocks_override",
     }
 )
-# What the recipe says by fields of its own, and what the engine relies on.
+# What other fields of the recipe set, and what the engine relies on.
 _RECIPE_FIELDS = {
     "model": "model",
     "tokenizer": "model",
@@ -61,7 +61,7 @@ _RECIPE_FIELDS = {
     "skip_tokenizer_init": "mode",
 }
 # Shots and template are the same for every record, so their blocks are computed once; long prompts are read
-# in pieces, so that short answers of others do not wait behind them. Pickled weights are refused.
+# in pieces, so that short answers of others do not wait for them. Pickled weights are refused.
 _DEFAULTS: dict[str, Any] = {
     "enable_prefix_caching": True,
     "enable_chunked_prefill": True,
@@ -80,7 +80,7 @@ def engine_args(annotator: AnnotatorRecipe, location: str) -> dict[str, Any]:
     """Arguments of ``vllm.EngineArgs`` for a recipe whose model is at ``location``.
 
     ``annotator.engine_args`` may hold what never changes an answer, ``annotator.model_args`` the rest;
-    ``InputError`` for an unknown name, or one that stands in the wrong of the two.
+    ``InputError`` for an unknown name, or one in the wrong section of the two.
     """
     known = {field.name for field in dataclasses.fields(EngineArgs)}
     for section, values in (("engine_args", annotator.engine_args), ("model_args", annotator.model_args)):
@@ -111,7 +111,7 @@ def engine_args(annotator: AnnotatorRecipe, location: str) -> dict[str, Any]:
         "max_model_len": annotator.max_model_len,
         "seed": TokenSampling.of(annotator.decoding).seed,
         "tensor_parallel_size": tensor_parallel_size,
-        # Inside a Ray actor vLLM would ask Ray for workers of its own: the replica's actor holds its GPUs.
+        # Inside a Ray actor vLLM would ask Ray for more workers: the replica's actor holds its GPUs.
         "distributed_executor_backend": "mp" if tensor_parallel_size > 1 else "uni",
         "logprobs_mode": "raw_logprobs",  # before temperature and penalties
     }
