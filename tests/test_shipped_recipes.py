@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from llambert.annotation.splits import not_learned
+from llambert.annotation.splits import unused_splits
 from llambert.engines import check
 from llambert.experiments.experiment_recipe import load_experiment
 from llambert.recipe import load_recipe
@@ -80,7 +80,7 @@ WITH_SPLITS = [*TABLE_1, "umls-regions-llama2-70b", "umls-functions-llama2-70b"]
 def test_everything_that_a_recipe_annotates_is_learned_from(name):
     recipe = load_recipe(RECIPES / f"{name}.yaml")
     assert recipe.annotator.splits
-    assert not set(recipe.annotator.splits) & set(not_learned(recipe.classifier.regime))
+    assert not set(recipe.annotator.splits) & set(unused_splits(recipe.classifier.regime))
     assert "train" in recipe.annotator.splits
 
 

@@ -50,7 +50,7 @@ def test_yaml_reads_unquoted_yes_as_a_truth_value_and_the_refusal_says_where(tmp
         ),
         ("{text}", "{txt}", "8: prompts.plain.template: a prompt template holds {text} exactly once"),
         ("['no']", "['yes']", "5: categories.1.answer_words: answer word 'yes' belongs to urgent and calm"),
-        ("name: calm", "name: urgent", "5: categories.1.name: the category 'urgent' stands twice"),
+        ("name: calm", "name: urgent", "5: categories.1.name: duplicate category 'urgent'"),
         ("name: calm", 'name: "calm\\ud800"', r"5: categories.1.name: 'calm\ud800' holds a surrogate"),
         ("['no']", '["no", "\\udce9"]', r"5: categories.1.answer_words.1: '\udce9' holds a surrogate"),
         ("name: calm", 'name: "calm\\0"', "5: categories.1.name: holds a control character"),

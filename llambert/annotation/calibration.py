@@ -12,7 +12,7 @@ affine in the log-probabilities, so it moves the boundary between categories and
   al., ICML 2021, arXiv 2102.09690).
 - ``gold_calibration`` learns from records whose labels people gave (Platt 1999), for those who choose to.
 
-The first three take all categories for equally frequent unless told the expected ``shares``; where one is
+The first three take all categories for equally frequent unless given the expected ``shares``; where one is
 rare they would otherwise invent more of it.
 """
 
@@ -27,17 +27,17 @@ Floats = NDArray[np.float64]
 
 # What contextual calibration asks about: the texts of Zhao et al., whose mean they found better than any one's.
 CONTENT_FREE_TEXTS = ("N/A", "", "[MASK]")
-# What stands for a probability of zero, which no correction could raise again.
-SMALLEST = 1e-12
+# Replaces a probability of zero, which no correction could raise again.
+MIN_PROBABILITY = 1e-12
 # Pull of the gold calibration's scale towards 1 and of its biases towards 0.
 _RIDGE = 1.0
 
 
 def normalise(raw: Floats) -> Floats:
-    """Raw probabilities as shares of the answer mass; every record must have some. Zeros become ``SMALLEST``."""
+    """Raw probabilities as shares of the answer mass; every record must have some. Zeros become ``MIN_PROBABILITY``."""
     mass = raw.sum(axis=1, keepdims=True)
     assert (np.isfinite(mass) & (mass > 0)).all(), "a record without answer mass has no label probabilities"
-    floored = np.maximum(raw / mass, SMALLEST)
+    floored = np.maximum(raw / mass, MIN_PROBABILITY)
     return floored / floored.sum(axis=1, keepdims=True)
 
 
@@ -50,7 +50,7 @@ class Correction:
 
     def apply(self, normalised: Floats) -> Floats:
         """Corrected probabilities, which sum to 1."""
-        scores = self.scale * np.log(np.maximum(normalised, SMALLEST)) + self.bias
+        scores = self.scale * np.log(np.maximum(normalised, MIN_PROBABILITY)) + self.bias
         return normalise(np.exp(scores - scores.max(axis=1, keepdims=True)))
 
 
@@ -61,12 +61,12 @@ def no_correction(num_categories: int) -> Correction:
 
 def batch_calibration(normalised: Floats, shares: Floats | None = None) -> Correction:
     """Divide by the mean probability over the records: the paper's prior, not the mean log-probability."""
-    return _dividing_by(normalised.mean(axis=0), shares)
+    return _divide_by_prior(normalised.mean(axis=0), shares)
 
 
 def contextual_calibration(content_free: Floats, shares: Floats | None = None) -> Correction:
     """Divide by the mean normalised probabilities of texts without content; the paper asks "N/A", "[MASK]", ""."""
-    return _dividing_by(normalise(content_free).mean(axis=0), shares)
+    return _divide_by_prior(normalise(content_free).mean(axis=0), shares)
 
 
 def prior_matching(normalised: Floats, shares: Floats | None = None) -> Correction:
@@ -74,7 +74,7 @@ def prior_matching(normalised: Floats, shares: Floats | None = None) -> Correcti
 
     Found by minimising the convex function whose slope is their difference. Biases are of mean zero.
     """
-    logs = np.log(np.maximum(normalised, SMALLEST))
+    logs = np.log(np.maximum(normalised, MIN_PROBABILITY))
     num_categories = logs.shape[1]
     wanted = np.full(num_categories, 1 / num_categories) if shares is None else shares
 
@@ -83,7 +83,7 @@ def prior_matching(normalised: Floats, shares: Floats | None = None) -> Correcti
         return float(logsumexp(scores, axis=1).mean() - bias @ wanted), softmax(scores, axis=1).mean(axis=0) - wanted
 
     # No bias further than the smallest probability could ever matter.
-    bounds = [(np.log(SMALLEST), -np.log(SMALLEST))] * num_categories
+    bounds = [(np.log(MIN_PROBABILITY), -np.log(MIN_PROBABILITY))] * num_categories
     found = minimize(potential, np.zeros(num_categories), jac=True, method="L-BFGS-B", bounds=bounds, tol=1e-12)
     return Correction(1.0, found.x - found.x.mean())
 
@@ -96,7 +96,7 @@ def gold_calibration(normalised: Floats, gold: NDArray[np.int64]) -> Correction:
     believed absolutely. Draw the records at random: their shares of the categories are learnt too.
     """
     assert len(normalised) == len(gold) > 0, "gold calibration needs gold labels"
-    logs = np.log(np.maximum(normalised, SMALLEST))
+    logs = np.log(np.maximum(normalised, MIN_PROBABILITY))
     one_hot = np.eye(logs.shape[1])[gold]
 
     def loss(parameters: Floats) -> tuple[float, Floats]:
@@ -113,9 +113,9 @@ def gold_calibration(normalised: Floats, gold: NDArray[np.int64]) -> Correction:
     return Correction(float(np.exp(found.x[0])), found.x[1:] - found.x[1:].mean())
 
 
-def _dividing_by(prior: Floats, shares: Floats | None) -> Correction:
-    weights = 1 / np.maximum(prior, SMALLEST) if shares is None else shares / np.maximum(prior, SMALLEST)
-    bias = np.log(np.maximum(weights, SMALLEST))
+def _divide_by_prior(prior: Floats, shares: Floats | None) -> Correction:
+    weights = (1.0 if shares is None else shares) / np.maximum(prior, MIN_PROBABILITY)
+    bias = np.log(np.maximum(weights, MIN_PROBABILITY))
     return Correction(1.0, bias - bias.mean())
 
 
@@ -155,9 +155,3 @@ def expected_calibration_error(bins: list[ReliabilityBin]) -> float:
     """Mean gap between confidence and accuracy, weighted by records (Guo et al. 2017, arXiv 1706.04599)."""
     num_records = sum(b.num_records for b in bins)
     return sum(b.num_records * abs(b.mean_confidence - b.accuracy) for b in bins) / num_records
-
-
-def brier_score(probabilities: Floats, gold: NDArray[np.int64]) -> float:
-    """Mean squared distance of the probabilities from the truth, summed over categories: 0 (best) to 2 (Brier 1950)."""
-    truth = np.eye(probabilities.shape[1])[gold]
-    return float(((probabilities - truth) ** 2).sum(axis=1).mean())

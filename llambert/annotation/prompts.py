@@ -1,7 +1,7 @@
 """Prompt template, shots, rendering: what the annotator reads, to the character and to the token."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 Truncation = Literal["head", "tail", "head_tail"]
 
-# What stands between the two ends of a text whose middle was left out.
+# Placed between the two ends of a text whose middle was left out.
 ELLIPSIS = " ... "
 _MARK_BYTES = 4
-_LLAMA2_MARKS = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>")
+_LLAMA2_CONTROL_TOKENS = ("[INST]", "[/INST]", "<<SYS>>", "<</SYS>>")
 
 
 class Shot(Section):
@@ -34,7 +34,7 @@ class Prompt(Section):
     """How a task is put to an LLM.
 
     ``format``: ``chat`` (the model's own chat template; Llama-2's ``[INST] <<SYS>>`` where the tokenizer has
-    none), ``llama2`` (always that), or ``completion`` (plain text that the model goes on with).
+    none), ``llama2`` (always that), or ``completion`` (plain text that the model continues).
     ``template`` holds ``{text}`` once. Shots are rendered with the same template and the answer after it.
     """
 
@@ -86,8 +86,8 @@ def chat_messages(prompt: Prompt, answers: Mapping[str, str], num_shots: int | N
 def completion_text(prompt: Prompt, answers: Mapping[str, str], num_shots: int | None, text: str) -> str:
     """The prompt for ``text`` as plain text: system, shots with their answers, then the open question.
 
-    A blank stands before the answer of a shot unless the template ends in white space already, which is how
-    a model goes on with running text.
+    A blank precedes the answer of a shot unless the template ends in white space, as a model would continue
+    running text.
     """
     blank = "" if prompt.template[-1].isspace() else " "
     shots = [prompt.fill(shot.text) + blank + answers[shot.label] for shot in prompt.first_shots(num_shots)]
@@ -125,6 +125,15 @@ class RenderedPrompt:
     num_truncated_tokens: int = 0
 
 
+def truncate(text: str, spans: Sequence[tuple[int, int]], num_kept: int, keep: Truncation) -> str:
+    """``text`` down to ``num_kept`` of its tokens, whose character spans are given: head, tail, or both."""
+    num_head = {"head": num_kept, "tail": 0, "head_tail": (num_kept + 1) // 2}[keep]
+    num_tail = num_kept - num_head
+    head = text[: spans[num_head - 1][1]] if num_head else ""
+    tail = text[spans[-num_tail][0] :] if num_tail else ""
+    return head + ELLIPSIS * (keep == "head_tail") + tail if num_kept else ""
+
+
 class Renderer:
     """A prompt made ready for one tokenizer: record texts in, rendered prompts out.
 
@@ -154,19 +163,19 @@ class Renderer:
             if token.special or not str(token).isspace()
         }
         self._control_ids = frozenset(control.values())
-        marks = [*control, *(_LLAMA2_MARKS if self.format == "llama2" else ())]
+        marks = [*control, *(_LLAMA2_CONTROL_TOKENS if self.format == "llama2" else ())]
         # Single characters cannot be taken apart; encode() refuses texts that hold one as a token.
         apart = sorted((re.escape(mark) for mark in marks if len(mark) > 1), key=len, reverse=True)
-        self._marks = re.compile("|".join(apart) or r"(?!)")
+        self._control_pattern = re.compile("|".join(apart) or r"(?!)")
         # Shots may be records of the corpus, whose texts are no more to be trusted than any other's.
-        shots = tuple(shot.model_copy(update={"text": self._take_apart(shot.text)}) for shot in prompt.shots)
+        shots = tuple(shot.model_copy(update={"text": self._escape(shot.text)}) for shot in prompt.shots)
         self._prompt = prompt.model_copy(update={"shots": shots})
         try:
             frame = self._tokens(self._render(""))
         except TemplateError as error:
             raise InputError(f"annotator.prompt: the model's chat template refuses it: {error}") from error
-        self.num_frame_tokens = len(frame)
-        self._num_frame_controls = self._num_controls(frame)
+        self.num_template_tokens = len(frame)
+        self._num_template_controls = self._num_controls(frame)
 
     @property
     def stop(self) -> list[str]:
@@ -175,7 +184,7 @@ class Renderer:
 
     def render(self, text: str) -> str:
         """The whole prompt for a record's text, template tokens inside the text taken apart."""
-        return self._render(self._take_apart(text))
+        return self._render(self._escape(text))
 
     def encode(self, text: str, max_tokens: int, keep: Truncation = "head") -> RenderedPrompt:
         """The prompt for a record's text in at most ``max_tokens`` tokens, shots kept, the text cut if need be.
@@ -184,7 +193,7 @@ class Renderer:
         Raises ``OverLength`` where not even an empty text fits, ``ValueError`` where the text would read as a
         template token.
         """
-        text = self._take_apart(text)
+        text = self._escape(text)
         rendered = self._render(text)
         token_ids = self._tokens(rendered)
         num_truncated = 0
@@ -195,10 +204,10 @@ class Renderer:
                 if num_kept == 0:
                     raise OverLength(f"the prompt needs {len(token_ids)} tokens without any text; {max_tokens} fit")
                 num_kept = max(0, num_kept - (len(token_ids) - max_tokens))
-                rendered = self._render(_cut(text, spans, num_kept, keep))
+                rendered = self._render(truncate(text, spans, num_kept, keep))
                 token_ids = self._tokens(rendered)
             num_truncated = len(spans) - num_kept
-        if self._num_controls(token_ids) != self._num_frame_controls:
+        if self._num_controls(token_ids) != self._num_template_controls:
             raise ValueError("the text reads as a token of the model's chat template")
         return RenderedPrompt(rendered, token_ids, num_truncated)
 
@@ -215,19 +224,10 @@ class Renderer:
         # Chat formats write the beginning-of-sequence token themselves.
         return self._tokenizer(rendered, add_special_tokens=self.format == "completion")["input_ids"]
 
-    def _take_apart(self, text: str) -> str:
-        while self._marks.search(text):
-            text = self._marks.sub(lambda mark: f"{mark[0][0]} {mark[0][1:]}", text)
+    def _escape(self, text: str) -> str:
+        while self._control_pattern.search(text):
+            text = self._control_pattern.sub(lambda mark: f"{mark[0][0]} {mark[0][1:]}", text)
         return text
 
     def _num_controls(self, token_ids: list[int]) -> int:
         return sum(token_id in self._control_ids for token_id in token_ids)
-
-
-def _cut(text: str, spans: list[tuple[int, int]], num_kept: int, keep: Truncation) -> str:
-    """``text`` down to ``num_kept`` of its tokens, whose character spans are given."""
-    num_head = {"head": num_kept, "tail": 0, "head_tail": (num_kept + 1) // 2}[keep]
-    num_tail = num_kept - num_head
-    head = text[: spans[num_head - 1][1]] if num_head else ""
-    tail = text[spans[-num_tail][0] :] if num_tail else ""
-    return head + ELLIPSIS * (keep == "head_tail") + tail if num_kept else ""

@@ -7,7 +7,7 @@ so the new answers lie beside the part they amend, one file a start, and only fi
     responses/<fingerprint>/_amendments/part-000000000-000000256-000.parquet …
 
 An amendment holds records that the part and its earlier amendments leave without a final answer, and its name is the
-first that is free: of two drivers that ask at once the first writer wins, and no record is won twice. Whoever reads
+first that is free. If two drivers ask at the same time, the first writer wins. Whoever reads
 ``*.parquet`` of the folder sees each record once, as it was answered first.
 """
 
@@ -64,18 +64,18 @@ def read_amended(responses: TableDirectory, name: str, amendments: list[str], co
     rows = responses.read_part(name, needed)
     answers = pa.concat_tables([responses.read_part(amendment, needed) for amendment in amendments])
     place = pc.index_in(rows[schema.RECORD_ID], value_set=answers[schema.RECORD_ID].combine_chunks())
-    is_amended = pc.and_(pc.is_valid(place), is_passing(rows)).to_numpy()
+    is_amended = pc.and_(pc.is_valid(place), is_transient(rows)).to_numpy()
     own = np.arange(rows.num_rows)
     order = np.where(is_amended, rows.num_rows + pc.fill_null(place, 0).to_numpy(), own)
     return pa.concat_tables([rows, answers]).take(order).select(columns)
 
 
-def is_passing(rows: pa.Table) -> pa.ChunkedArray:
+def is_transient(rows: pa.Table) -> pa.ChunkedArray:
     """Which rows failed for a reason that may pass."""
     return pc.fill_null(pc.equal(rows[schema.ERROR_KIND], ErrorKind.PASSING), False)
 
 
 def answers_version(manifest: Manifest | None) -> str:
-    """What stands for the amendments that a reader of the table sees; empty without any."""
+    """A digest of the table's amendments, part of the identity of what is read from it; empty without amendments."""
     amendments = manifest.amendments if manifest else []
     return digest(sorted((part.name, part.sha256) for part in amendments)) if amendments else ""

@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 from llambert.hashing import hash64
 
 
-class LeftOut(StrEnum):
+class Exclusion(StrEnum):
     """Why a record is not annotated, or not learned from."""
 
     OTHER_SPLIT = "other_split"

@@ -44,10 +44,8 @@ class StoppedEarly(InputError):
 class Engine(Protocol):
     """An LLM that is loaded and answers. Created once per replica, in the process that uses it."""
 
-    @property
-    def notes(self) -> list[str]:
-        """What the user should know of how it asks, a line each; it may grow with each call."""
-        ...
+    notes: list[str]
+    """What the user should know about how it asks, a line each; may grow with each call."""
 
     def annotate(self, texts: list[str]) -> list[Answer]:
         """One answer per text, in the order of ``texts``; ``StoppedEarly`` where it must stop before the end."""
@@ -72,12 +70,9 @@ def check(annotator: AnnotatorRecipe, task: Task) -> None:
         can = ", ".join(sorted(MODES[annotator.engine]))
         raise InputError(f"annotator.mode: engine {annotator.engine!r} cannot {annotator.mode!r}; it can {can}")
     prompt = task.prompt(annotator.prompt)
-    if annotator.engine == "openai":
-        _check_endpoint(annotator, prompt.format)
-
-
-def _check_endpoint(annotator: AnnotatorRecipe, prompt_format: str) -> None:
-    if prompt_format == "llama2":
+    if annotator.engine != "openai":
+        return
+    if prompt.format == "llama2":
         raise InputError("annotator.prompt: an endpoint applies the model's own chat template; use format 'chat'")
     if annotator.max_model_len is not None:
         raise InputError("annotator.max_model_len: only the endpoint knows its context and tokens; leave this out")

@@ -19,7 +19,7 @@ from llambert.tasks import Task
 
 
 @dataclass(frozen=True)
-class Sampling:
+class TokenSampling:
     """How tokens are drawn: a recipe's ``decoding`` with its default where it says null."""
 
     temperature: float
@@ -30,15 +30,14 @@ class Sampling:
     @classmethod
     def of(cls, decoding: Decoding) -> Self:
         """The values that a local engine samples by."""
-        given = {name: getattr(decoding, name) for name in cls.__dataclass_fields__}
-        default = Decoding.model_fields
-        return cls(**{name: default[name].default if value is None else value for name, value in given.items()})
+        complete = Decoding(**decoding.model_dump(exclude_none=True))
+        return cls(**complete.model_dump(include=set(cls.__dataclass_fields__)))
 
 
-def room_for_prompt(
+def max_prompt_tokens(
     annotator: AnnotatorRecipe, renderer: Renderer, sequences: AnswerSequences | None, context: int | None
 ) -> int:
-    """Tokens a prompt may have so that its answer fits behind it.
+    """Maximum number of tokens of a prompt, so that its answer fits after it.
 
     ``context``: what the model can read, None where it does not say. ``InputError`` where prompt template
     and shots alone leave no room for a text.
@@ -49,9 +48,9 @@ def room_for_prompt(
     if context is not None and length > context:
         raise InputError(f"annotator.max_model_len: {length} is more than the model's context of {context}")
     needed = annotator.decoding.max_new_tokens if sequences is None else sequences.longest
-    if renderer.num_frame_tokens + needed >= length:
+    if renderer.num_template_tokens + needed >= length:
         raise InputError(
-            f"annotator.max_model_len: prompt and shots need {renderer.num_frame_tokens} tokens and the "
+            f"annotator.max_model_len: prompt and shots need {renderer.num_template_tokens} tokens and the "
             f"answer {needed}; {length} leave no room for a text"
         )
     return length - needed
@@ -67,8 +66,8 @@ def scored_answer(
     first answer word.
     """
     if not np.isfinite(probabilities).all():
-        return failed(ValueError("the model gave no finite probability"), prompt)
-    sampling = Sampling.of(annotator.decoding)
+        return failed_answer(ValueError("the model gave no finite probability"), prompt)
+    sampling = TokenSampling.of(annotator.decoding)
     temperature = sampling.temperature if annotator.mode == "choice" else 0.0
     chosen = int(probabilities.argmax())
     if temperature > 0 and probabilities.any():
@@ -85,10 +84,10 @@ def scored_answer(
     )
 
 
-def failed(error: Exception, prompt: RenderedPrompt | None = None, is_passing: bool = False) -> Answer:
+def failed_answer(error: Exception, prompt: RenderedPrompt | None = None, is_transient: bool = False) -> Answer:
     """The answer of a record the engine failed on; ``prompt`` where it got as far.
 
-    ``is_passing``: the same record may succeed at another time, as where memory was short.
+    ``is_transient``: the same record may succeed at another time, as where memory was short.
     """
     final = ErrorKind.OVER_LENGTH if isinstance(error, OverLength) else ErrorKind.FAILED
     return Answer(
@@ -98,10 +97,10 @@ def failed(error: Exception, prompt: RenderedPrompt | None = None, is_passing: b
         num_prompt_tokens=len(prompt.token_ids) if prompt else 0,
         num_truncated_tokens=prompt.num_truncated_tokens if prompt else 0,
         error=described(error),
-        error_kind=ErrorKind.PASSING if is_passing else final,
+        error_kind=ErrorKind.PASSING if is_transient else final,
     )
 
 
 def record_key(seed: int, text: str) -> int:
-    """64 bits that stand for a seed and a record's text: what its draws are keyed by."""
+    """64-bit hash of a seed and a record's text, which seeds the record's draws."""
     return int(hash64([text], str(seed).encode())[0])

@@ -7,37 +7,37 @@ from collections import deque
 from llambert.recipe import EndpointLimits
 
 
-class Pace:
+class RateLimiter:
     """Requests and tokens per minute, evenly spaced: no window of a minute holds more than the limit and one.
 
     ``hold`` stops everyone for a while, as a server that answers 429 with ``Retry-After`` asks.
     """
 
     def __init__(self, limits: EndpointLimits) -> None:
-        self._seconds_per_request = 60 / limits.requests_per_minute if limits.requests_per_minute else 0.0
+        self._request_interval_s = 60 / limits.requests_per_minute if limits.requests_per_minute else 0.0
         self._seconds_per_token = 60 / limits.tokens_per_minute if limits.tokens_per_minute else 0.0
         self._lock = threading.Lock()
         self._next_request = self._next_token = time.monotonic()
-        self._held_until = 0.0
+        self._paused_until = 0.0
 
     def take(self, num_tokens: int) -> float:
         """Take a place for one request of about ``num_tokens``; the seconds to wait before sending it."""
         with self._lock:
             now = time.monotonic()
-            start = max(now, self._next_request, self._next_token, self._held_until)
-            self._next_request = start + self._seconds_per_request
+            start = max(now, self._next_request, self._next_token, self._paused_until)
+            self._next_request = start + self._request_interval_s
             self._next_token = start + num_tokens * self._seconds_per_token
             return start - now
 
     def correct(self, num_tokens: int) -> None:
-        """The last request had so many tokens more than it was taken for (less: negative)."""
+        """Account for a request that had ``num_tokens`` more (negative: fewer) than expected."""
         with self._lock:
             self._next_token += num_tokens * self._seconds_per_token
 
     def hold(self, seconds: float) -> None:
-        """Nobody sends for so many seconds."""
+        """Stop all requests for ``seconds``."""
         with self._lock:
-            self._held_until = max(self._held_until, time.monotonic() + seconds)
+            self._paused_until = max(self._paused_until, time.monotonic() + seconds)
 
 
 class Budget:

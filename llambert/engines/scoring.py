@@ -1,9 +1,9 @@
 """Answer words as token sequences, and their log-probabilities as probabilities of the categories.
 
-Every answer word is looked for as it stands in the task, in lower case and capitalised, each with and without
+Every answer word is looked for as written in the task, in lower case and capitalised, each with and without
 a blank before it, in the tokenizer's own segmentation of that string; equal token sequences count once. An
 answer belongs to the longest of all these sequences it begins with. So with the words "no" and "no opinion" in
-two categories, the probability of the second is taken off the first; within one category nothing counts twice.
+two categories, the probability of the second is subtracted from the first; within a category nothing counts twice.
 """
 
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ from llambert.tasks import Task
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Sequence = tuple[int, ...]
+TokenSequence = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class AnswerSequences:
     """The distinct token sequences of all answer words, and the index of the category of each."""
 
-    sequences: tuple[Sequence, ...]
+    sequences: tuple[TokenSequence, ...]
     category_of: tuple[int, ...]
     num_categories: int
 
@@ -35,17 +35,17 @@ class AnswerSequences:
         return max(len(sequence) for sequence in self.sequences)
 
     @cached_property
-    def continuations(self) -> tuple[Sequence, ...]:
+    def maximal_prefixes(self) -> tuple[TokenSequence, ...]:
         """What a model must be fed after the prompt so that every sequence has been predicted to its end.
 
         The proper beginnings of the sequences, without those that another one of them begins with; empty
         where every answer word is a single token.
         """
-        beginnings = {sequence[:-1] for sequence in self.sequences if len(sequence) > 1}
-        return tuple(sorted(b for b in beginnings if not any(o != b and o[: len(b)] == b for o in beginnings)))
+        prefixes = {sequence[:-1] for sequence in self.sequences if len(sequence) > 1}
+        return tuple(sorted(b for b in prefixes if not any(o != b and o[: len(b)] == b for o in prefixes)))
 
     @cached_property
-    def _shares(self) -> np.ndarray:
+    def _category_weights(self) -> np.ndarray:
         """Shape (sequences, categories): +1 for the own category, -1 for that of the longest shorter match."""
         index = {sequence: i for i, sequence in enumerate(self.sequences)}
         shares = np.zeros((len(self.sequences), self.num_categories))
@@ -64,16 +64,16 @@ class AnswerSequences:
         ``log_probabilities`` are those of the whole sequences, in the order of ``sequences``. Rows sum to the
         probability that the answer begins with any answer word.
         """
-        probabilities = np.exp(np.asarray(log_probabilities, dtype=np.float64)) @ self._shares
+        probabilities = np.exp(np.asarray(log_probabilities, dtype=np.float64)) @ self._category_weights
         return np.clip(probabilities, 0.0, 1.0)  # differences of nested words may miss 0 by a rounding error
 
 
 def answer_sequences(tokenizer: "PreTrainedTokenizerBase", task: Task) -> AnswerSequences:
     """The answer words of a task in a tokenizer's tokens.
 
-    ``InputError`` where a word has no tokens of its own, or where two categories share a sequence.
+    ``InputError`` where a word has no tokens, or where two categories share a sequence.
     """
-    found: dict[Sequence, int] = {}
+    found: dict[TokenSequence, int] = {}
     for index, category in enumerate(task.categories):
         for word in category.answer_words:
             sequences = _word_sequences(tokenizer, word)
@@ -87,11 +87,11 @@ def answer_sequences(tokenizer: "PreTrainedTokenizerBase", task: Task) -> Answer
     return AnswerSequences(tuple(found), tuple(found.values()), len(task.categories))
 
 
-def _word_sequences(tokenizer: "PreTrainedTokenizerBase", word: str) -> list[Sequence]:
+def _word_sequences(tokenizer: "PreTrainedTokenizerBase", word: str) -> list[TokenSequence]:
     forms = dict.fromkeys(blank + case for case in (word, word.lower(), word.capitalize()) for blank in ("", " "))
-    # SentencePiece puts a blank before whatever begins a string: after a line break a word shows without it.
+    # SentencePiece puts a blank before the beginning of a string: after a line break a word is without it.
     line_break = tuple(_tokens(tokenizer, "\n"))
-    sequences: list[Sequence] = []
+    sequences: list[TokenSequence] = []
     for form in forms:
         sequences.append(_tokens(tokenizer, form))
         after_break = _tokens(tokenizer, "\n" + form)
@@ -101,5 +101,5 @@ def _word_sequences(tokenizer: "PreTrainedTokenizerBase", word: str) -> list[Seq
     return [s for s in dict.fromkeys(sequences) if s and unknown not in s]
 
 
-def _tokens(tokenizer: "PreTrainedTokenizerBase", text: str) -> Sequence:
+def _tokens(tokenizer: "PreTrainedTokenizerBase", text: str) -> TokenSequence:
     return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -7,6 +7,7 @@ computed once; each batch then holds only the rest of its prompts, padded on the
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,8 @@ from llambert.classifier import onednn
 from llambert.classifier.architecture import max_positions
 from llambert.classifier.batching import pad
 from llambert.engines import Answer
-from llambert.engines.answers import Sampling, failed, record_key, room_for_prompt, scored_answer
-from llambert.engines.scoring import Sequence, answer_sequences
+from llambert.engines.answers import TokenSampling, failed_answer, max_prompt_tokens, record_key, scored_answer
+from llambert.engines.scoring import TokenSequence, answer_sequences
 from llambert.errors import InputError, described, loading_fault
 from llambert.recipe import AnnotatorRecipe
 from llambert.storage.reference import local_copy
@@ -83,6 +84,7 @@ class TransformersEngine:
 
     def __init__(self, annotator: AnnotatorRecipe, task: Task) -> None:
         self._annotator, self._task = annotator, task
+        self.notes: list[str] = []
         torch.set_num_threads(max(1, int(annotator.cpus_per_replica)))
         self.model: Any  # PreTrainedModel; its generate() is decorated beyond what a type checker follows
         self.model, self.tokenizer = load_model(annotator)
@@ -91,38 +93,32 @@ class TransformersEngine:
         self._renderer = Renderer(prompt, answers, annotator.num_shots, self.tokenizer)
         self._sequences = answer_sequences(self.tokenizer, task) if annotator.mode != "generate" else None
         context = max_positions(self.model)
-        self._max_prompt_tokens = room_for_prompt(annotator, self._renderer, self._sequences, context)
-        self.shared_ids = self._common_beginning()
+        self._max_prompt_tokens = max_prompt_tokens(annotator, self._renderer, self._sequences, context)
+        self.shared_prefix = self._common_prefix()
         try:
             with torch.inference_mode():
-                self._shared_states = self._states_of(self.shared_ids)
+                self._prefix_states = self._key_value_states(self.shared_prefix)
         except RuntimeError as error:
             raise InputError(f"annotator.model: {annotator.model} cannot run here: {described(error)}") from error
 
-    @property
-    def notes(self) -> list[str]:
-        """None: a local engine does as the recipe says."""
-        return []
-
     def annotate(self, texts: list[str]) -> list[Answer]:
         """One answer per text, in the order of ``texts``."""
-        answers: list[Answer | None] = [None] * len(texts)
+        answers: dict[int, Answer] = {}
         requests = []
         for index, text in enumerate(texts):
             try:
                 requests.append(self._request(index, text))
             except _RECORD_FAULTS as error:
-                answers[index] = failed(error)
+                answers[index] = failed_answer(error)
         for batch in self._batches(requests):
             for request, answer in zip(batch, self._answer_batch(batch), strict=True):
                 answers[request.index] = answer
-        assert all(answer is not None for answer in answers), "a text was left without an answer"
-        return answers  # type: ignore[return-value]
+        return [answers[index] for index in range(len(texts))]
 
     def close(self) -> None:
         """Give the model's memory back; the engine is of no use afterwards."""
         del self.model
-        self._shared_states = []
+        self._prefix_states = []
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
@@ -130,17 +126,15 @@ class TransformersEngine:
 
     def _request(self, index: int, text: str) -> _Request:
         prompt = self._renderer.encode(text, self._max_prompt_tokens, self._annotator.truncation)
-        num_shared = len(self.shared_ids)
-        shares = len(prompt.token_ids) > num_shared and prompt.token_ids[:num_shared] == self.shared_ids
+        num_shared = len(self.shared_prefix)
+        shares = len(prompt.token_ids) > num_shared and prompt.token_ids[:num_shared] == self.shared_prefix
         return _Request(index, text, prompt, num_shared if shares else 0)
 
-    def _common_beginning(self) -> list[int]:
+    def _common_prefix(self) -> list[int]:
         """The tokens every prompt begins with, one short of the shortest prompt seen."""
         probes = [self._renderer.encode(text, self._max_prompt_tokens).token_ids for text in _PROBES]
-        length = 0
-        while all(len(ids) > length + 1 and ids[length] == probes[0][length] for ids in probes):
-            length += 1
-        return probes[0][:length]
+        columns = zip(*(ids[:-1] for ids in probes), strict=False)
+        return [column[0] for column in takewhile(lambda column: len(set(column)) == 1, columns)]
 
     def _batches(self, requests: list[_Request]) -> Iterator[list[_Request]]:
         """Prompts of similar length, at most max_batch_tokens with padding, or one prompt that is longer."""
@@ -168,7 +162,7 @@ class TransformersEngine:
                 return answer(batch)
         except _RECORD_FAULTS as error:
             if len(batch) == 1:
-                return [failed(error, batch[0].prompt, is_passing=isinstance(error, torch.OutOfMemoryError))]
+                return [failed_answer(error, batch[0].prompt, is_transient=isinstance(error, torch.OutOfMemoryError))]
             logger.warning("a batch of %d prompts failed (%s); each is tried alone", len(batch), error)
         return [alone for request in batch for alone in self._answer_batch([request])]
 
@@ -185,9 +179,9 @@ class TransformersEngine:
         assert self._sequences is not None
         inputs = self._inputs(batch)
         output = self.model(**inputs, use_cache=True, logits_to_keep=1)
-        after: dict[Sequence, torch.Tensor] = {(): output.logits[:, -1].float().log_softmax(-1)}
+        after: dict[TokenSequence, torch.Tensor] = {(): output.logits[:, -1].float().log_softmax(-1)}
         mask, last = inputs["attention_mask"], inputs["position_ids"][:, -1:]
-        for path in self._sequences.continuations:
+        for path in self._sequences.maximal_prefixes:
             step = torch.arange(1, len(path) + 1, device=last.device)
             logits = self.model(
                 input_ids=torch.tensor([path] * len(batch), device=last.device),
@@ -199,27 +193,26 @@ class TransformersEngine:
             output.past_key_values.crop(-len(path))
             for num in range(1, len(path) + 1):
                 after[path[:num]] = logits[:, num - 1].float().log_softmax(-1)
-        return np.stack([self._sum_steps(after, sequence) for sequence in self._sequences.sequences], axis=1)
-
-    @staticmethod
-    def _sum_steps(after: dict[Sequence, torch.Tensor], sequence: Sequence) -> np.ndarray:
-        steps = [after[sequence[:num]][:, token_id] for num, token_id in enumerate(sequence)]
-        return torch.stack(steps).double().sum(0).cpu().numpy()
+        sums = [
+            torch.stack([after[sequence[:num]][:, token_id] for num, token_id in enumerate(sequence)]).double().sum(0)
+            for sequence in self._sequences.sequences
+        ]
+        return torch.stack(sums, dim=1).cpu().numpy()
 
     def _generate(self, batch: list[_Request]) -> list[Answer]:
         inputs = self._inputs(batch)
-        shared = self.shared_ids[: batch[0].num_shared]
+        shared = self.shared_prefix[: batch[0].num_shared]
         ids = inputs.pop("input_ids")
         del inputs["position_ids"]  # generate() derives the same ones from the mask
         ids = torch.cat([ids.new_tensor(shared).expand(len(batch), -1), ids], dim=1)
         decoding, stop = self._annotator.decoding, self._renderer.stop
-        sampling = Sampling.of(decoding)
+        sampling = TokenSampling.of(decoding)
         generated = self.model.generate(
             input_ids=ids,
             **inputs,
             max_new_tokens=decoding.max_new_tokens,
             do_sample=False,
-            logits_processor=_processors(sampling, [request.text for request in batch], ids.shape[1]),
+            logits_processor=_sampling_processors(sampling, [request.text for request in batch], ids.shape[1]),
             pad_token_id=self._pad_id,
             **({"stop_strings": stop, "tokenizer": self.tokenizer} if stop else {}),
         )
@@ -257,7 +250,7 @@ class TransformersEngine:
         return next((i for i in (self.tokenizer.pad_token_id, self.tokenizer.eos_token_id) if i is not None), 0)
 
     def _inputs(self, batch: list[_Request]) -> dict[str, Any]:
-        """What the model is called with: the rest of each prompt padded on the left, behind the shared states."""
+        """What the model is called with: the rest of each prompt padded on the left, after the shared prefix."""
         num_shared = batch[0].num_shared
         ids, is_own = pad([np.array(request.rest) for request in batch], self._pad_id, "left")
         mask = torch.from_numpy(np.pad(is_own, ((0, 0), (num_shared, 0)), constant_values=True)).long()
@@ -273,7 +266,7 @@ class TransformersEngine:
     def _cache(self, num_records: int, num_shared: int) -> DynamicCache:
         """A cache for a batch that holds the shared states already, as views that are not copied."""
         cache = DynamicCache()
-        for keys, values in self._shared_states if num_shared else []:
+        for keys, values in self._prefix_states if num_shared else []:
             layer = DynamicLayer()
             layer.lazy_initialization(keys, values)
             layer.keys = keys.expand(num_records, -1, -1, -1)
@@ -281,7 +274,7 @@ class TransformersEngine:
             cache.layers.append(layer)
         return cache
 
-    def _states_of(self, token_ids: list[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    def _key_value_states(self, token_ids: list[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Keys and values of a beginning, layer by layer, each of shape (1, heads, tokens, head size)."""
         if not token_ids:
             return []
@@ -327,7 +320,7 @@ def load_model(annotator: AnnotatorRecipe, reordered: bool = True) -> tuple[PreT
     return model, tokenizer
 
 
-class _KeyedNoise(LogitsProcessor):
+class _KeyedGumbelNoise(LogitsProcessor):
     """Gumbel noise keyed by seed, text and step: the maximum of log-probabilities with it is a draw from them."""
 
     def __init__(self, seed: int, texts: list[str], num_prompt_tokens: int) -> None:
@@ -340,7 +333,7 @@ class _KeyedNoise(LogitsProcessor):
         return scores + torch.from_numpy(noise).to(scores)
 
 
-def _processors(sampling: Sampling, texts: list[str], num_prompt_tokens: int) -> LogitsProcessorList:
+def _sampling_processors(sampling: TokenSampling, texts: list[str], num_prompt_tokens: int) -> LogitsProcessorList:
     """Temperature, top-k and top-p as everywhere, then the draw; nothing at temperature 0."""
     if sampling.temperature == 0:
         return LogitsProcessorList()
@@ -349,4 +342,4 @@ def _processors(sampling: Sampling, texts: list[str], num_prompt_tokens: int) ->
         processors.append(TopKLogitsWarper(sampling.top_k))
     if sampling.top_p < 1:
         processors.append(TopPLogitsWarper(sampling.top_p))
-    return LogitsProcessorList([*processors, _KeyedNoise(sampling.seed, texts, num_prompt_tokens)])
+    return LogitsProcessorList([*processors, _KeyedGumbelNoise(sampling.seed, texts, num_prompt_tokens)])

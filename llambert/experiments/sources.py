@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from llambert import schema
 from llambert.annotation.sampling import Purpose, sampling_hashes
-from llambert.annotation.splits import TEST, TRAIN, not_learned
+from llambert.annotation.splits import TEST, TRAIN, unused_splits
 from llambert.corpora.files import read_columns
 from llambert.errors import InputError
 from llambert.experiments.experiment_recipe import LabelledData, Source
@@ -60,7 +60,7 @@ class Labels:
         """The silver records that a regime learns from: never split ``test``; ``silver`` not ``extra`` either."""
         if self.silver is None:
             raise InputError(f"data.silver: regime {regime} needs silver labels, and none are named")
-        left_out = pa.array(not_learned(regime), pa.string())
+        left_out = pa.array(unused_splits(regime), pa.string())
         return self.silver.filter(pc.invert(pc.is_in(self.silver[schema.SPLIT], left_out)))
 
     def gold_train(self) -> pa.Table:

@@ -16,8 +16,8 @@ import ray
 
 from llambert import schema
 from llambert.annotation.responses import iter_answers
-from llambert.annotation.sampling import LeftOut
-from llambert.annotation.splits import is_learned_gold, not_learned
+from llambert.annotation.sampling import Exclusion
+from llambert.annotation.splits import is_training_gold, unused_splits
 from llambert.execution.ray_executor import connect
 from llambert.planning.forecast import PILOT_FILE, CurvePoint, Pilot, Timing, pilot_table, relative_deviation
 from llambert.planning.subset_training import measure_learning_curve
@@ -72,9 +72,11 @@ def pilot(run: Run, num_records: int, with_curve: bool) -> Pilot:
         num_pilot_records=num_few,
         num_corpus=corpus.num_kept,
         num_annotated=sampled.num_kept,
-        num_annotatable=sampled.num_kept + sampled.num_rejected[LeftOut.NOT_SAMPLED],
+        num_annotatable=sampled.num_kept + sampled.num_rejected[Exclusion.NOT_SAMPLED],
         num_steps=num_steps,
-        num_unlearned=sum(sampled.counts.get(f"split.{name}", 0) for name in not_learned(run.recipe.classifier.regime)),
+        num_unlearned=sum(
+            sampled.counts.get(f"split.{name}", 0) for name in unused_splits(run.recipe.classifier.regime)
+        ),
         learned_share=num_learned / num_few if curve else 1.0,
         ray_seconds=ray_seconds,
         with_curve=with_curve,
@@ -215,7 +217,7 @@ def _extra_gold_records(run: Run, taken: pa.Array) -> Iterator[pa.Table]:
     num = _MIN_STEPS * run.recipe.classifier.batch_size
     for part in run.table("corpus").iter_tables():
         is_new = pc.invert(pc.is_in(part[schema.RECORD_ID], value_set=taken))
-        rows = part.filter(pc.and_(is_learned_gold(part), is_new)).slice(0, num)
+        rows = part.filter(pc.and_(is_training_gold(part), is_new)).slice(0, num)
         num -= rows.num_rows
         yield rows
 
@@ -256,7 +258,7 @@ def num_training_steps(recipe: ClassifierRecipe, trained: Manifest, scales: dict
         plans["gold"] = (recipe.gold.epochs, recipe.gold.num_records)
     steps = 0
     for phase, (epochs, most) in plans.items():
-        beyond = trained.num_rejected.get(f"{phase}.{LeftOut.BEYOND_NUM_RECORDS}", 0)
+        beyond = trained.num_rejected.get(f"{phase}.{Exclusion.BEYOND_NUM_RECORDS}", 0)
         usable = round((trained.counts.get(f"num_{phase}_train", 0) + beyond) * scales[phase])
         steps += epochs * -(-min(usable, most or usable) // recipe.batch_size)
     return steps * recipe.soup_members
@@ -267,4 +269,4 @@ def num_gold_records(run: Run) -> int:
     if not run.recipe.classifier.learns_gold:
         return 0
     parts = run.table("corpus").iter_tables([schema.SPLIT, schema.GOLD_LABEL])
-    return sum(pc.sum(is_learned_gold(part)).as_py() or 0 for part in parts)
+    return sum(pc.sum(is_training_gold(part)).as_py() or 0 for part in parts)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from llambert.annotation.splits import named
+from llambert.annotation.splits import format_splits
 from llambert.corpora.checks import unmatched_gold
 from llambert.evaluation.evidence import Evidence
 from llambert.evaluation.metrics import Estimate
@@ -32,7 +32,7 @@ class Findings:
     def sampled(self) -> str:
         """What the annotated sample was drawn from: ``the corpus``, or some splits."""
         splits = self.run.recipe.annotator.splits
-        return "the corpus" if splits is None else named(splits)
+        return "the corpus" if splits is None else format_splits(splits)
 
 
 def answer(findings: Findings) -> list[str]:

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from llambert import markdown, schema
 from llambert.annotation.sampling import Purpose, sampling_hashes
-from llambert.annotation.splits import TRAIN, is_learned_gold
+from llambert.annotation.splits import TRAIN, is_training_gold
 from llambert.corpora.duplicates import first_occurrences, unique_text_positions
 from llambert.errors import InputError
 from llambert.recipe import digest
@@ -217,7 +217,7 @@ def _learned_texts(run: Run) -> np.ndarray:
     """Ids of the first records with the texts of the records of split ``train`` that have a gold label."""
     found = [np.array([], dtype=object)]
     for part in run.table("corpus").iter_tables([schema.RECORD_ID, schema.SPLIT, schema.GOLD_LABEL]):
-        ids = part[schema.RECORD_ID].filter(is_learned_gold(part))
+        ids = part[schema.RECORD_ID].filter(is_training_gold(part))
         found.append(first_occurrences(run.table("duplicates"), ids))
     return np.concatenate(found)
 

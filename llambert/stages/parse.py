@@ -25,7 +25,7 @@ from llambert.annotation.calibration import (
     normalise,
     prior_matching,
 )
-from llambert.annotation.ranks import is_part_name, part_name, ranks
+from llambert.annotation.part_names import is_part_name, part_name, rank_range
 from llambert.annotation.responses import ANSWERS, answers_version, iter_answers
 from llambert.annotation.verbalizer import RejectReason, Verbalizer
 from llambert.errors import InputError
@@ -143,7 +143,7 @@ def _responses(run: Run, columns: list[str]) -> Iterator[tuple[str, pa.Table]]:
         )
     next_rank = 0
     for part, amended in iter_answers(responses, columns):
-        first, last = ranks(part.name)
+        first, last = rank_range(part.name)
         last = min(last, wanted)
         if next_rank >= last:
             return

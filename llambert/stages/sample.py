@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llambert import schema
-from llambert.annotation.ranks import part_name
-from llambert.annotation.sampling import IdSource, LeftOut, Selection, select, select_stratified
-from llambert.annotation.splits import is_sampled, require_learnable
+from llambert.annotation.part_names import part_name
+from llambert.annotation.sampling import Exclusion, IdSource, Selection, select, select_stratified
+from llambert.annotation.splits import check_regime_and_splits, is_sampled
 from llambert.errors import InputError
 from llambert.hashing import hash64
 from llambert.run import Run
@@ -33,7 +33,7 @@ _MAX_WINDOWS = 64
 MIN_PARTS_PER_WINDOW = 16
 
 logger = logging.getLogger(__name__)
-_ALWAYS_REPORTED = (LeftOut.DUPLICATE, LeftOut.NOT_SAMPLED)
+_ALWAYS_REPORTED = (Exclusion.DUPLICATE, Exclusion.NOT_SAMPLED)
 
 
 def sample(run: Run) -> Manifest:
@@ -52,7 +52,7 @@ def sample(run: Run) -> Manifest:
     started = time.monotonic()
     annotator = run.recipe.annotator
     if run.table("responses").read_manifest() is None:  # refused before anything is paid for
-        require_learnable(run.recipe, run.table("corpus"))
+        check_regime_and_splits(run.recipe, run.table("corpus"))
     eligible = _count_eligible(run)
     eligible.require_some()
     selection = _select(run, eligible)
@@ -63,10 +63,10 @@ def sample(run: Run) -> Manifest:
         )
     parts, per_split = _write_sample(run, selection)
     rejected = {
-        LeftOut.OTHER_SPLIT: eligible.num_other_split,
-        LeftOut.DUPLICATE: eligible.num_duplicates,
-        LeftOut.SHOT: eligible.num_shots,
-        LeftOut.NOT_SAMPLED: eligible.num - num_selected,
+        Exclusion.OTHER_SPLIT: eligible.num_other_split,
+        Exclusion.DUPLICATE: eligible.num_duplicates,
+        Exclusion.SHOT: eligible.num_shots,
+        Exclusion.NOT_SAMPLED: eligible.num - num_selected,
     }
     of_splits = {"splits": list(annotator.splits)} if annotator.splits is not None else {}
     selection_of = {"num_records": annotator.num_records, "seed": annotator.seed, "stratify_by": annotator.stratify_by}

@@ -46,7 +46,7 @@ class Task(Section):
         return [category.name for category in self.categories]
 
     def prompt(self, name: str | None = None) -> Prompt:
-        """The prompt of that name, or the first; ``InputError`` if there is none."""
+        """The prompt of that name, or the first; ``InputError`` if it does not exist."""
         if name is None:
             return next(iter(self.prompts.values()))
         if name not in self.prompts:
@@ -63,8 +63,8 @@ class Task(Section):
     def _consistent(self) -> Self:
         names = self.category_names
         if len(set(names)) != len(names):
-            twice = next(index for index, name in enumerate(names) if name in names[:index])
-            raise inconsistent(f"the category {names[twice]!r} stands twice", "categories", twice, "name")
+            index = next(index for index, name in enumerate(names) if name in names[:index])
+            raise inconsistent(f"duplicate category {names[index]!r}", "categories", index, "name")
         owner: dict[str, str] = {}
         for index, category in enumerate(self.categories):
             for word in category.answer_words:

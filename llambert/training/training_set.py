@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llambert import schema
-from llambert.annotation.sampling import LeftOut, Purpose, sampling_hashes
+from llambert.annotation.sampling import Exclusion, Purpose, sampling_hashes
 from llambert.errors import InputError
 from llambert.recipe import ClassifierRecipe
 from llambert.training.losses import class_weights, scale_to_mean_one, smooth_labels
@@ -73,7 +73,7 @@ def select_silver(table: pa.Table, categories: list[str], recipe: ClassifierReci
         probabilities = schema.decode_probabilities(table[schema.LABEL_PROBABILITIES], categories)
         targets = (probabilities / probabilities.sum(axis=1, keepdims=True)).astype(np.float32)
     records = TrainingSet(table[schema.TEXT].to_pylist(), labels, targets, weights)
-    return _select(records, recipe, recipe.num_records, num_in, {LeftOut.LOW_CONFIDENCE: num_in - table.num_rows})
+    return _select(records, recipe, recipe.num_records, num_in, {Exclusion.LOW_CONFIDENCE: num_in - table.num_rows})
 
 
 def select_gold(table: pa.Table, categories: list[str], recipe: ClassifierRecipe, num: int | None) -> Selection:
@@ -114,7 +114,7 @@ def _select(
             f"all {len(train)} training records have one label (category {present.tolist()} of the task): there is "
             "nothing to learn; annotate more records, or check whether the annotator distinguishes the categories"
         )
-    num_left_out = {**num_left_out, LeftOut.BEYOND_NUM_RECORDS: len(rows) - len(chosen)}
+    num_left_out = {**num_left_out, Exclusion.BEYOND_NUM_RECORDS: len(rows) - len(chosen)}
     num_left_out = {reason: num for reason, num in num_left_out.items() if num}
     return Selection(train, records.take(np.flatnonzero(held_out)), num_in, num_left_out)
 

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
+from sklearn.metrics import brier_score_loss
 
 from llambert.annotation.calibration import (
     batch_calibration,
-    brier_score,
     contextual_calibration,
     expected_calibration_error,
     gold_calibration,
@@ -89,7 +89,7 @@ def test_a_few_gold_labels_correct_bias_and_overconfidence(num_gold):
     fitted = gold_calibration(probabilities[:num_gold], gold[:num_gold])
     corrected, rest = fitted.apply(probabilities[num_gold:]), gold[num_gold:]
     assert accuracy(corrected, rest) > accuracy(probabilities[num_gold:], rest) + 0.03
-    assert brier_score(corrected, rest) < brier_score(probabilities[num_gold:], rest)
+    assert brier_score_loss(rest, corrected[:, 1]) < brier_score_loss(rest, probabilities[num_gold:, 1])
     assert fitted.scale < 0.7
 
 
@@ -134,9 +134,3 @@ def test_a_calibrated_annotator_has_hardly_any_calibration_error():
     probabilities, gold = biased_annotator(20_000, share=0.5, bias=0.0)
     labels, confidence = labels_and_confidence(probabilities)
     assert expected_calibration_error(reliability_bins(confidence, labels == gold)) < 0.015
-
-
-def test_brier_score_runs_from_zero_to_two():
-    sure = np.array([[1.0, 0.0]])
-    assert brier_score(sure, np.array([0])) == 0
-    assert brier_score(sure, np.array([1])) == 2

@@ -132,14 +132,14 @@ def test_prompt_that_does_not_fit_loses_text_and_keeps_its_shots(keep, num_fitti
     text = "QXZJKQXZJK"  # letters the tokenizer never saw: a token each; " ... " is five
     assert len(untemplated(text, add_special_tokens=False)["input_ids"]) == 10
     renderer = Renderer(COMPLETION, ANSWERS, None, untemplated)
-    cut = renderer.encode(text, renderer.num_frame_tokens + num_fitting, keep)
+    cut = renderer.encode(text, renderer.num_template_tokens + num_fitting, keep)
     assert cut.text == (
         "Review: A dull mess.\nThe movie is negative\n\n"
         "Review: Moving.\nThe movie is positive\n\n"
         f"Review: {expected}\nThe movie is"
     )
     assert cut.num_truncated_tokens == 6
-    assert len(cut.token_ids) == renderer.num_frame_tokens + num_fitting
+    assert len(cut.token_ids) == renderer.num_template_tokens + num_fitting
     assert cut.token_ids == untemplated(cut.text)["input_ids"]
 
 

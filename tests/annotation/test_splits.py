@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 from llambert import schema
-from llambert.annotation.splits import is_learned_gold, require_learnable
+from llambert.annotation.splits import check_regime_and_splits, is_training_gold
 from llambert.errors import InputError
 from llambert.recipe import load_recipe
 from llambert.run import Run
@@ -13,7 +13,7 @@ from tests.fixtures.split_corpora import RECIPE, open_films
 
 
 def require(run: Run) -> None:
-    require_learnable(run.recipe, run.table("corpus"))
+    check_regime_and_splits(run.recipe, run.table("corpus"))
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_every_regime_can_learn_from_a_corpus_without_splits(tmp_path, regime):
 
 def test_gold_labels_of_split_train_alone_are_learned_from():
     corpus = pa.table({schema.SPLIT: ["train", "train", "extra", "test"], schema.GOLD_LABEL: ["x", None, "x", "x"]})
-    assert is_learned_gold(corpus).to_pylist() == [True, False, False, False]
+    assert is_training_gold(corpus).to_pylist() == [True, False, False, False]
 
 
 def test_answers_that_are_there_already_are_no_reason_to_refuse(tmp_path):

@@ -127,7 +127,7 @@ def check_roles(text: str) -> None:
     """Who speaks in a prompt is what the template says, whatever the record's text holds; at any length."""
     for form in ("chat", "llama2"):
         renderer, special, expected = _renderer(form)
-        for max_tokens in (10_000, renderer.num_frame_tokens + 5):
+        for max_tokens in (10_000, renderer.num_template_tokens + 5):
             try:
                 rendered = renderer.encode(text, max_tokens, "head_tail")
             except (OverLength, ValueError):

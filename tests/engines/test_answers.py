@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from llambert.annotation.prompts import Prompt, RenderedPrompt
-from llambert.engines.answers import Sampling, failed, scored_answer
+from llambert.engines.answers import TokenSampling, failed_answer, scored_answer
 from llambert.errors import OverLength
 from llambert.recipe import AnnotatorRecipe, Decoding
 from llambert.tasks import Category, Task
@@ -52,17 +52,23 @@ def test_a_probability_that_is_no_number_is_an_error_of_the_record():
 
 
 def test_an_error_is_told_in_one_line_with_its_type():
-    assert failed(ValueError("first\n  second")).error == "ValueError: first second"
+    assert failed_answer(ValueError("first\n  second")).error == "ValueError: first second"
 
 
 def test_null_decoding_is_the_default_of_a_local_engine():
     nulls = Decoding(temperature=None, top_k=None, top_p=None, seed=None)
-    assert Sampling.of(nulls) == Sampling.of(Decoding()) == Sampling(temperature=0.0, top_k=0, top_p=1.0, seed=0)
-    assert Sampling.of(Decoding(temperature=0.7, seed=3)) == Sampling(temperature=0.7, top_k=0, top_p=1.0, seed=3)
+    assert (
+        TokenSampling.of(nulls)
+        == TokenSampling.of(Decoding())
+        == TokenSampling(temperature=0.0, top_k=0, top_p=1.0, seed=0)
+    )
+    assert TokenSampling.of(Decoding(temperature=0.7, seed=3)) == TokenSampling(
+        temperature=0.7, top_k=0, top_p=1.0, seed=3
+    )
     assert response(recipe(mode="choice", decoding=nulls), "t", 0.03, 0.01) == "Yes"
 
 
 def test_a_failure_has_a_kind():
-    assert failed(ValueError("no text")).error_kind == "failed"
-    assert failed(OverLength("9 tokens")).error_kind == "over_length"
-    assert failed(RuntimeError("no memory"), is_passing=True).error_kind == "passing"
+    assert failed_answer(ValueError("no text")).error_kind == "failed"
+    assert failed_answer(OverLength("9 tokens")).error_kind == "over_length"
+    assert failed_answer(RuntimeError("no memory"), is_transient=True).error_kind == "passing"

@@ -4,25 +4,25 @@ import threading
 
 import pytest
 
-from llambert.engines.limits import Budget, Pace
+from llambert.engines.limits import Budget, RateLimiter
 from llambert.recipe import EndpointLimits
 
 
 def test_places_are_evenly_spaced_by_requests_and_by_tokens():
-    pace = Pace(EndpointLimits(requests_per_minute=60, tokens_per_minute=600))
+    pace = RateLimiter(EndpointLimits(requests_per_minute=60, tokens_per_minute=600))
     waits = [pace.take(5), pace.take(50), pace.take(1)]
     assert waits == pytest.approx([0, 1, 6], abs=0.05)  # a request a second, then 50 tokens at 10 a second
 
 
 def test_a_correction_moves_the_next_place():
-    pace = Pace(EndpointLimits(tokens_per_minute=600))
+    pace = RateLimiter(EndpointLimits(tokens_per_minute=600))
     pace.take(10)
     pace.correct(20)
     assert pace.take(1) == pytest.approx(3, abs=0.05)
 
 
 def test_without_limits_nobody_waits_but_for_a_hold():
-    pace = Pace(EndpointLimits())
+    pace = RateLimiter(EndpointLimits())
     assert pace.take(10**6) == pace.take(10**6) == 0
     pace.hold(2)
     assert pace.take(1) == pytest.approx(2, abs=0.05)

@@ -104,7 +104,7 @@ def test_answers_come_in_order_and_do_not_depend_on_the_batch(make_engine):
 
 def test_shared_tokens_are_computed_once_and_batches_keep_their_budget(make_engine):
     engine = make_engine(max_batch_tokens=128)
-    num_shared = len(engine.shared_ids)
+    num_shared = len(engine.shared_prefix)
     assert num_shared > 30  # both shots and the head
     sizes = []
     forward = engine.model.forward

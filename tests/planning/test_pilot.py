@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 from llambert import schema
-from llambert.annotation.splits import is_learned_gold
+from llambert.annotation.splits import is_training_gold
 from llambert.planning import pilot
 from llambert.recipe import ClassifierRecipe
 from llambert.run import Run
@@ -51,7 +51,7 @@ def test_the_small_corpus_begins_with_the_annotated_records_and_adds_rare_gold(t
     assert ids[:30] == few.table("sample").read()[schema.RECORD_ID].to_pylist()
     assert len(set(ids)) == len(ids)
     corpus = pa.concat_tables(list(run.table("corpus").iter_tables()))
-    gold = corpus.filter(is_learned_gold(corpus))[schema.RECORD_ID].to_pylist()
+    gold = corpus.filter(is_training_gold(corpus))[schema.RECORD_ID].to_pylist()
     assert 0 < len(gold) < 40
     assert set(gold) <= set(ids)
     assert pilot.num_gold_records(run) == len(gold)

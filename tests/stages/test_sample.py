@@ -13,7 +13,7 @@ import pytest
 
 from llambert import schema
 from llambert.annotation.sampling import Selection
-from llambert.annotation.splits import warn_of_unlearned
+from llambert.annotation.splits import warn_of_unused_annotations
 from llambert.errors import InputError
 from llambert.recipe import dump_recipe
 from llambert.run import Run
@@ -160,7 +160,7 @@ def test_annotations_that_the_regime_does_not_learn_from_are_told_before_they_ar
     sampled = sample(run)
     caplog.clear()
     with caplog.at_level(logging.WARNING):
-        warn_of_unlearned(run.recipe.classifier, sampled)
+        warn_of_unused_annotations(run.recipe.classifier, sampled)
     if said is None:
         assert not caplog.messages
     else:

@@ -1,6 +1,5 @@
 """The words that decide how an answer is read, and the part (role) that each plays in a clause."""
 
-from functools import cache
 from typing import Literal
 
 Role = Literal[
@@ -8,11 +7,11 @@ Role = Literal[
     "negation",  #          denies what it governs
     "doubt",  #             what it governs is neither affirmed nor denied
     "wrong",  #             as a predicate it denies its subject, before a mention it is a doubt
-    "undoing",  #           after a negation: "not only positive"
-    "joint",  #             ends the reach of a negation
+    "pseudo_negation",  #           after a negation: "not only positive"
+    "conjunction",  #             ends the reach of a negation
     "hedge",  #             after a negation: "not entirely positive"
-    "turn",  #              ends a clause as a break does
-    "if",  #                opens a condition
+    "contrast",  #              ends a clause as a break does
+    "condition",  #                opens a condition
     "frame",  #             may stand around a mention in a verdict
     "quoting",  #           so may this, but what follows it may be a word of the text: 'the word "urgent"'
     "agreement",  #         affirms what was asked
@@ -50,11 +49,11 @@ _WRONGS = words(
     misplaced mistake error misnomer misreading stretch exaggeration overstatement nonsense absurd"""
 )
 # After a negation these deny nothing: "not only positive", "no doubt positive", "no idea".
-_UNDOINGS = words("only just merely simply doubt question idea clue answer information")
+_PSEUDO_NEGATIONS = words("only just merely simply doubt question idea clue answer information")
 _HEDGES = words("entirely completely totally wholly purely fully necessarily exclusively solely always strictly quite")
-_TURNS = words("but however although though whereas because since while yet instead")
-_JOINTS = words("and or also then so")  # "or" alone passes a negation on
-_IFS = words("if otherwise unless suppose supposing assuming")
+_CONTRASTS = words("but however although though whereas because since while yet instead")
+_CONJUNCTIONS = words("and or also then so")  # "or" alone passes a negation on
+_CONDITIONS = words("if otherwise unless suppose supposing assuming")
 # Words that may stand around a mention in a verdict, and between a negation and what it denies.
 _FRAME = words(
     """a an the this that these it its it's itself that's is are was were be been being am as of in on at for by with i
@@ -92,7 +91,7 @@ CONCLUSIVE = words(
     "answer label category class classification verdict conclusion conclude overall final finally total result rating"
     " score decision prediction therefore thus hence ultimately grade output response"
 )
-_AGREEMENTS = words(
+AGREEMENTS = words(
     "yes yeah yep yup indeed definitely absolutely certainly exactly precisely clearly obviously correct right true ✅"
 )
 _EVERYDAY = words("no none not other others all any both either neither some one it an the and or never nothing")
@@ -144,7 +143,7 @@ _PHRASES_OF_ROLE: dict[Role, str] = {
         get more, not least, no less than, if anything, if any, as if to say""",
     "agreement": """
         of course, for sure, very much so, i think so, i believe so""",
-    "undoing": """
+    "pseudo_negation": """
         no doubt, no question, without doubt, without a doubt, without question, beyond doubt, no problem, no
         worries, there is no doubt, not only, not just, not merely, not simply, no matter, no wonder""",
     "retraction": """
@@ -152,7 +151,7 @@ _PHRASES_OF_ROLE: dict[Role, str] = {
         my mistake, i made a mistake, i made an error, i misread, let me reconsider, let me rethink, let me correct,
         i stand corrected, i meant, i mean, my bad, no wait, wait no, just kidding, that was wrong, that is wrong,
         that's wrong, that's not right, that is not right""",
-    "if": """
+    "condition": """
         if not, in case, had it been, had it, were it, as if, what if, even if, as though""",
     "inability": """
         i cannot, i can not, i can't, i could not, i couldn't, i won't, i will not, i am unable, i am not able, i
@@ -165,30 +164,28 @@ PHRASES: dict[tuple[str, ...], Role] = {
 }
 
 
-@cache
-def _roles() -> dict[str, Role]:
-    sets: dict[Role, frozenset[str]] = {
-        # In the order of their rank: a word in two of these sets plays the later part.
-        "frame": _FRAME,
-        "quoting": _QUOTING,
-        "agreement": _AGREEMENTS - _FRAME,
-        "doubt": _DOUBTS,
-        "wrong": _WRONGS,
-        "hedge": _HEDGES,
-        "turn": _TURNS,
-        "joint": _JOINTS,
-        "if": _IFS,
-        "undoing": _UNDOINGS - _DOUBTS - _FRAME,
-        "retraction": _RETRACTIONS,
-        "foreign_negation": _FOREIGN_NEGATIONS | CJK_NEGATIONS,
-        "negation": _NEGATIONS,
-    }
-    return {word: role for role, members in sets.items() for word in members}
+# Later sets win: a word in two of them plays the later part.
+_WORDS_OF_ROLE: dict[Role, frozenset[str]] = {
+    "frame": _FRAME,
+    "quoting": _QUOTING,
+    "agreement": AGREEMENTS - _FRAME,
+    "doubt": _DOUBTS,
+    "wrong": _WRONGS,
+    "hedge": _HEDGES,
+    "contrast": _CONTRASTS,
+    "conjunction": _CONJUNCTIONS,
+    "condition": _CONDITIONS,
+    "pseudo_negation": _PSEUDO_NEGATIONS - _DOUBTS - _FRAME,
+    "retraction": _RETRACTIONS,
+    "foreign_negation": _FOREIGN_NEGATIONS | CJK_NEGATIONS,
+    "negation": _NEGATIONS,
+}
+_ROLES: dict[str, Role] = {word: role for role, members in _WORDS_OF_ROLE.items() for word in members}
 
 
 def role_of(word: str) -> Role:
     """The part that a word plays wherever it stands."""
-    if role := _roles().get(word):
+    if role := _ROLES.get(word):
         return role
     if word.endswith("n't"):
         return "negation"
@@ -197,9 +194,7 @@ def role_of(word: str) -> Role:
     return "frame" if word.endswith("ly") and len(word) > 4 else "other"
 
 
-def is_agreement(word: str) -> bool:
-    """Whether a word affirms what was asked just before."""
-    return word in _AGREEMENTS
+_FUNCTION_ROLES = words("negation conjunction contrast frame quoting condition agreement")
 
 
 def is_everyday(word: str) -> bool:
@@ -209,4 +204,4 @@ def is_everyday(word: str) -> bool:
 
 def is_function_word(word: str) -> bool:
     """Whether a word is too common to be a slip for an answer word."""
-    return word in _EVERYDAY or role_of(word) in ("negation", "joint", "turn", "frame", "quoting", "if", "agreement")
+    return word in _EVERYDAY or role_of(word) in _FUNCTION_ROLES

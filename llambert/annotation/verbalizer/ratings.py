@@ -25,7 +25,7 @@ _STARS = re.compile(r"(?<![\d.,/-])(\d+(?:\.0+)?)[ \t*]{0,4}-?[ \t*]{0,4}(?:star
 _GLUED = re.compile(r"\b(class|label|category|score|rating|level|grade|answer|option)_?(?=\d)")
 
 
-def without_other_numbers(text: str, top: float) -> str:
+def strip_non_ratings(text: str, top: float) -> str:
     """The text without them; ``top``: the highest rating, of which a ratio must be ("4/5", "4 out of 5")."""
     if not any(map(str.isdigit, text)):
         return text

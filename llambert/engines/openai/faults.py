@@ -13,7 +13,7 @@ from enum import Enum, auto
 from typing import Any
 
 
-class Meaning(Enum):
+class FaultKind(Enum):
     """What follows from an error: for its record, or for all of them."""
 
     REFUSED = auto()
@@ -21,14 +21,14 @@ class Meaning(Enum):
     OVER_LENGTH = auto()
     """The prompt is too long for the model; a shorter text may fit."""
     BAD_LIMIT = auto()
-    """More response tokens are asked for than the model can give, whatever the record."""
+    """More response tokens are asked for than the model can give, regardless of the record."""
     DENIED = auto()
     """403: the key's fault or the record's; other records tell."""
     BAD_KEY = auto()
     NO_MODEL = auto()
     NO_ADDRESS = auto()
     NO_QUOTA = auto()
-    PASSING = auto()
+    TRANSIENT = auto()
     """The same request may succeed a little later."""
     TRUNCATED = auto()
     """The response did not fit ``max_new_tokens``, and the endpoint has thrown it away."""
@@ -38,7 +38,7 @@ class Meaning(Enum):
 
 @dataclass(frozen=True)
 class Fault:
-    """An error as an endpoint told it. ``name`` says what kind of failure it was, ``status`` is None without one.
+    """An error as an endpoint reports it. ``name`` says what kind of failure it was, ``status`` is None without one.
 
     ``is_unreachable``: there was no connection at all.
     """
@@ -94,13 +94,13 @@ _QUOTA = re.compile(
 )
 
 _KEY_CODES = frozenset({"invalid_api_key", "api_key_invalid", "wrong_api_key", "authentication_error"})
-_KEY = re.compile(r"(?:incorrect|invalid) api[ _]key|api[ _]key (?:is )?(?:not valid|invalid|expired)", re.I)
+_BAD_KEY = re.compile(r"(?:incorrect|invalid) api[ _]key|api[ _]key (?:is )?(?:not valid|invalid|expired)", re.I)
 _MODEL_CODES = frozenset({"model_not_found", "invalid_model", "unknown_model"})
 _MODEL = re.compile(r"not a valid model|model \S+ (?:does not exist|(?:is|was)? ?not found)", re.I)
 _ADDRESS = re.compile(r"unexpected endpoint or method", re.I)  # LM Studio says so with status 200
 # Passing, beside 5xx: misdirected, locked, a dependency's failure, too early; no capacity (Groq), gone client (nginx).
-_PASSING_STATUS = frozenset({408, 409, 421, 423, 424, 425, 429, 498, 499})
-_PASSING = re.compile(r"model has crashed|model unloaded|no models? (?:is |are )?loaded|still loading", re.I)
+_TRANSIENT_STATUSES = frozenset({408, 409, 421, 423, 424, 425, 429, 498, 499})
+_TRANSIENT = re.compile(r"model has crashed|model unloaded|no models? (?:is |are )?loaded|still loading", re.I)
 _TRUNCATED = re.compile(r"could not finish the message because max_\w*tokens", re.I)
 
 _OVER_LENGTH_CODES = frozenset({
@@ -121,7 +121,7 @@ _OVER_LENGTH = re.compile(
     r"|must be at least 1, got (?:0\b|-\d)",
     re.I,
 )
-_NOTHING_LEFT = re.compile(r"must be at least 1, got")  # what the prompt leaves of the context; more was asked for
+_NO_ROOM_LEFT = re.compile(r"must be at least 1, got")  # what the prompt leaves of the context; more was asked for
 # Errors about how many response tokens are asked for, which speak of lengths as well.
 _LIMIT_VALUE = re.compile(
     r"max_?(?:completion_|new_|output_?)?tokens[`'\"]?\s*(?::|is too|must|should|cannot|exceeds|value|has to|>|<)"
@@ -153,7 +153,7 @@ _LENGTH_FIRST = re.compile(
     r"|(?:greater|larger|more) than)\D*?(\d+)",
     re.I | re.S,
 )
-# TGI, Anthropic and vLLM tell prompt and response apart: where the limit, the prompt and the response stand.
+# TGI, Anthropic and vLLM distinguish prompt and response: the groups of the limit, the prompt and the response.
 _THREE_NUMBERS = (
     (re.compile(r"must be <= (\d+)\. Given: (\d+) `?inputs`? tokens and (\d+)", re.I), (1, 2, 3)),
     (re.compile(r"exceed context limit: (\d+) \+ (\d+) > (\d+)", re.I), (3, 1, 2)),
@@ -166,8 +166,11 @@ _AT_LEAST = re.compile(r"at least \d")  # a lower bound of the length, by which 
 
 def read_fault(name: str, status: int | None, content: str) -> Fault:
     """The error in the body of a reply; ``status`` None: that of a reply of status 200."""
-    body = _json(content)
-    if body is None:
+    try:
+        body = json.loads(content)
+    except (ValueError, RecursionError):
+        body = None
+    if not isinstance(body, dict | list):
         title = _TITLE.search(content)
         page = f"an HTML page: {title[1] if title else 'without a title'}"
         return Fault(name, status, page if _HTML.match(content) else content.strip() or f"status {status}, no body")
@@ -185,27 +188,19 @@ def read_fault(name: str, status: int | None, content: str) -> Fault:
     limit, length = fields.get("n_ctx"), fields.get("n_prompt_tokens")
     numbers = (limit, length) if isinstance(limit, int) and isinstance(length, int) else None
     message = "; ".join(messages) or content.strip()
-    return Fault(name, status or _told_status(codes, message), message, frozenset(codes), frozenset(params), numbers)
+    return Fault(name, status or _implied_status(codes, message), message, frozenset(codes), frozenset(params), numbers)
 
 
-def _told_status(codes: set[str], message: str) -> int:
+def _implied_status(codes: set[str], message: str) -> int:
     """The status that an error in a reply of status 200 would have had."""
-    if told := [int(code) for code in codes if re.fullmatch(r"[45]\d\d", code)]:
-        return told[0]
+    if statuses := [int(code) for code in codes if re.fullmatch(r"[45]\d\d", code)]:
+        return statuses[0]
     if any("rate_limit" in code for code in codes):
         return 429
     if _ADDRESS.search(message):
         return 404
     is_request = codes & (_MODERATED_CODES | {"invalid_request_error", "bad_request", "invalid_argument", "validation"})
     return 400 if is_request or _MODERATED.search(message) else 500
-
-
-def _json(content: str) -> Any:
-    try:
-        found = json.loads(content)
-    except (ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict | list) else None
 
 
 def _fields(body: Any, key: str = "") -> Iterator[tuple[str, Any]]:
@@ -221,31 +216,33 @@ def _fields(body: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         yield key, body
 
 
-def meaning(fault: Fault, max_new_tokens: int) -> Meaning:
+def classify(fault: Fault, max_new_tokens: int) -> FaultKind:
     """What follows from ``fault``; ``max_new_tokens``: how many response tokens were asked for."""
     status, codes, text = fault.status, fault.codes, fault.message
     if status is None:
-        return Meaning.PASSING
+        return FaultKind.TRANSIENT
     if status == 402 or codes & _QUOTA_CODES or (status in (400, 403, 429) and _QUOTA.search(text)):
-        return Meaning.NO_QUOTA
-    if status == 401 or (status in (400, 403) and (codes & _KEY_CODES or _KEY.search(text))):
-        return Meaning.BAD_KEY
+        return FaultKind.NO_QUOTA
+    if status == 401 or (status in (400, 403) and (codes & _KEY_CODES or _BAD_KEY.search(text))):
+        return FaultKind.BAD_KEY
     words = f"{text} {' '.join(codes)}"
     if status in (400, 403, 422, 451) and (codes & _MODERATED_CODES or _MODERATED.search(words)):
-        return Meaning.REFUSED
+        return FaultKind.REFUSED
     if status == 403:
-        return Meaning.DENIED
+        return FaultKind.DENIED
     if status == 400 and _TRUNCATED.search(text):
-        return Meaning.TRUNCATED
+        return FaultKind.TRUNCATED
     is_too_long = _is_about_length(fault)
     if is_too_long or (status in (400, 422) and _LIMIT_VALUE.search(text)):
-        return _meaning_of_length(fault, is_too_long, max_new_tokens)
+        return _classify_length(fault, is_too_long, max_new_tokens)
     if status in (404, 405):
-        return Meaning.NO_MODEL if "model" in words.lower() else Meaning.NO_ADDRESS
+        return FaultKind.NO_MODEL if "model" in words.lower() else FaultKind.NO_ADDRESS
     if status == 400 and (codes & _MODEL_CODES or _MODEL.search(text)):
-        return Meaning.NO_MODEL
-    is_passing = status in _PASSING_STATUS or status == 500 or status > 501  # 501: not implemented, today or later
-    return Meaning.PASSING if is_passing or (status == 400 and _PASSING.search(text)) else Meaning.FAILED
+        return FaultKind.NO_MODEL
+    is_transient = (
+        status in _TRANSIENT_STATUSES or status == 500 or status > 501
+    )  # 501: not implemented, today or later
+    return FaultKind.TRANSIENT if is_transient or (status == 400 and _TRANSIENT.search(text)) else FaultKind.FAILED
 
 
 def _is_about_length(fault: Fault) -> bool:
@@ -255,17 +252,17 @@ def _is_about_length(fault: Fault) -> bool:
     return fault.status == 413 or (is_told and fault.status in (400, 422, 500))
 
 
-def _meaning_of_length(fault: Fault, is_too_long: bool, max_new_tokens: int) -> Meaning:
+def _classify_length(fault: Fault, is_too_long: bool, max_new_tokens: int) -> FaultKind:
     """Whether a shorter text would help, or the response asked for is too long by itself."""
     if not is_too_long:
-        return Meaning.BAD_LIMIT
+        return FaultKind.BAD_LIMIT
     numbers = _numbers(fault.message)
     if numbers is not None:
         limit, _, num_response = numbers
         is_text = limit >= (max_new_tokens if num_response is None else num_response)
-        return Meaning.OVER_LENGTH if is_text else Meaning.BAD_LIMIT
-    is_value = fault.status != 413 and not _NOTHING_LEFT.search(fault.message) and _LIMIT_VALUE.search(fault.message)
-    return Meaning.BAD_LIMIT if is_value else Meaning.OVER_LENGTH
+        return FaultKind.OVER_LENGTH if is_text else FaultKind.BAD_LIMIT
+    is_value = fault.status != 413 and not _NO_ROOM_LEFT.search(fault.message) and _LIMIT_VALUE.search(fault.message)
+    return FaultKind.BAD_LIMIT if is_value else FaultKind.OVER_LENGTH
 
 
 def limit_and_length(fault: Fault) -> tuple[int, int] | None:
@@ -282,7 +279,7 @@ def limit_and_length(fault: Fault) -> tuple[int, int] | None:
 
 
 def _numbers(message: str) -> tuple[int, int, int | None] | None:
-    """Limit, length, and the response tokens asked for: 0 where limit and length leave them out, None if not told."""
+    """Limit, length, and the response tokens asked for: 0 where limit and length leave them out, None if unknown."""
     text = _THOUSANDS.sub("", message)
     for pattern, (limit, length, response) in _THREE_NUMBERS:
         if found := pattern.search(text):

@@ -11,6 +11,7 @@ import random
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, NoReturn
 
 try:
@@ -20,47 +21,51 @@ except ImportError as error:
 
     raise InputError("annotator.engine: 'openai' needs a package: pip install 'llambert[openai]'") from error
 
-from llambert.annotation.prompts import chat_messages, completion_text
+from llambert.annotation.prompts import chat_messages, completion_text, truncate
 from llambert.engines import Answer, StoppedEarly
-from llambert.engines.limits import Budget, Pace
-from llambert.engines.openai.cutting import Prompt, cut, num_bytes, num_chars, num_excess_chars
-from llambert.engines.openai.faults import EndpointError, Fault, Meaning, meaning, read_fault
+from llambert.engines.limits import Budget, RateLimiter
+from llambert.engines.openai.faults import EndpointError, Fault, FaultKind, classify, read_fault
 from llambert.engines.openai.parameters import Parameters
 from llambert.engines.openai.replies import Reply, read_reply
 from llambert.engines.openai.retry_after import retry_after
+from llambert.engines.openai.truncation import Prompt, num_bytes, num_chars, num_excess_chars
 from llambert.errors import ErrorKind, InputError
 from llambert.printable import SURROGATE
 from llambert.recipe import AnnotatorRecipe
 from llambert.tasks import Task
 
 _OPENAI_URL = "https://api.openai.com/v1"
-_KEY = "OPENAI_API_KEY"
-FIRST_DELAY_S = 1.0
-_LONGEST_DELAY_S = 60.0
+_API_KEY_VARIABLE = "OPENAI_API_KEY"
+INITIAL_DELAY_S = 1.0
+_MAX_DELAY_S = 60.0
 # An endpoint that asks for more patience than this is down for the day.
-_LONGEST_HOLD_S = 900.0
+_MAX_RETRY_AFTER_S = 900.0
 # So many records in a row without an answer are the endpoint's fault, unless it answers a harmless text; the first one
 # is, if no other answer has come.
 _MAX_FAILURES_IN_A_ROW = 10
 # A token of a byte-level vocabulary is a byte at least; a chat template adds a few around each message.
 _MAX_TOKENS_AROUND_MESSAGE = 16
 _BYTES_PER_TOKEN = 4  # on average; for the pace, which is corrected by the usage in each reply
-_MAX_CUTS_BY_NUMBERS = 3  # then half of the text, each time
+_MAX_MEASURED_CUTS = 3  # then half of the text, each time
 # What is asked to tell a record's fault from the endpoint's: no moderation minds it, and it fits everywhere.
-_HARMLESS = "A short text."
-_KIND: dict[Meaning, ErrorKind] = {
-    Meaning.REFUSED: ErrorKind.REFUSED,
-    Meaning.DENIED: ErrorKind.REFUSED,
-    Meaning.OVER_LENGTH: ErrorKind.OVER_LENGTH,
-    Meaning.PASSING: ErrorKind.PASSING,
+_PROBE_TEXT = "A short text."
+_ERROR_KINDS: dict[FaultKind, ErrorKind] = {
+    FaultKind.REFUSED: ErrorKind.REFUSED,
+    FaultKind.DENIED: ErrorKind.REFUSED,
+    FaultKind.OVER_LENGTH: ErrorKind.OVER_LENGTH,
+    FaultKind.TRANSIENT: ErrorKind.PASSING,
 }
-_MAYBE_PARAMETERS = (Meaning.FAILED, Meaning.NO_MODEL, Meaning.NO_ADDRESS)  # an error about one is taken for these
-_NAME = {ErrorKind.REFUSED: "Refused", ErrorKind.OVER_LENGTH: "OverLength"}  # else the kind of the failure
+_PARAMETER_FAULTS = (
+    FaultKind.FAILED,
+    FaultKind.NO_MODEL,
+    FaultKind.NO_ADDRESS,
+)  # an error about one is taken for these
+_ERROR_NAMES = {ErrorKind.REFUSED: "Refused", ErrorKind.OVER_LENGTH: "OverLength"}  # else the kind of the failure
 
 logger = logging.getLogger(__name__)
 
 
-class _Stop(Exception):
+class _Stopped(Exception):
     """Nothing more can be asked; the message says why."""
 
 
@@ -82,30 +87,26 @@ class OpenAIEngine:
         self._answers = {category.name: category.answer_words[0] for category in task.categories}
         self._prompt.first_shots(annotator.num_shots)
         self._url = annotator.base_url or _OPENAI_URL
-        self._secret = os.environ.get(_KEY, "")
-        if annotator.base_url is None and not self._secret:
-            raise InputError(f"annotator.engine: 'openai' reads the key from the environment; set {_KEY}")
+        self._api_key = os.environ.get(_API_KEY_VARIABLE, "")
+        if annotator.base_url is None and not self._api_key:
+            raise InputError(f"annotator.engine: 'openai' reads the key from the environment; set {_API_KEY_VARIABLE}")
         # An own server may want no key, the client does.
         self._client = openai.OpenAI(
-            api_key=self._secret or "none", base_url=self._url, timeout=self._limits.timeout_s, max_retries=0
+            api_key=self._api_key or "none", base_url=self._url, timeout=self._limits.timeout_s, max_retries=0
         )
         is_completion = self._prompt.format == "completion"
         # OpenAI's newer models know the new name alone, other servers often the old one.
         limit_name = "max_completion_tokens" if annotator.base_url is None and not is_completion else "max_tokens"
         stop = self._prompt.separator if is_completion else None
         self._parameters = Parameters(annotator.decoding, stop or None, self._url, limit_name)
-        self._pace, self._budget = Pace(self._limits), Budget(self._limits, num_tokens_before)
+        self.notes = self._parameters.notes
+        self._rate, self._budget = RateLimiter(self._limits), Budget(self._limits, num_tokens_before)
         self._threads = ThreadPoolExecutor(self._limits.concurrency, thread_name_prefix="endpoint")
         self._stopped = threading.Event()
         self._reason = ""
-        self._lock, self._trial_lock = threading.Lock(), threading.Lock()
+        self._lock, self._probe_lock = threading.Lock(), threading.Lock()
         self._num_answered = self._num_failures_in_a_row = 0
-        self._greet()
-
-    @property
-    def notes(self) -> list[str]:
-        """What the endpoint did not take of the recipe."""
-        return self._parameters.notes
+        self._check_connection()
 
     def annotate(self, texts: list[str]) -> list[Answer]:
         """One answer per text, in order; ``StoppedEarly`` with the answers up to where it had to stop."""
@@ -124,23 +125,23 @@ class OpenAIEngine:
         self._threads.shutdown(cancel_futures=True)
         self._client.close()
 
-    def _greet(self) -> None:
+    def _check_connection(self) -> None:
         """Refuse a wrong key or address before the first record.
 
         An endpoint without a list of models is fine, and so is a key that may not see it (403).
         """
         try:
-            self._client.models.with_raw_response.list()  # whatever it is: nothing of it is read
+            self._client.models.with_raw_response.list()  # only whether it succeeds matters
         except openai.APIError as error:
             fault = _fault_of(error)
-            if fault.is_unreachable or self._meaning(fault) is Meaning.BAD_KEY:
+            if fault.is_unreachable or self._meaning(fault) is FaultKind.BAD_KEY:
                 raise InputError(self._describe(fault)) from None
-            logger.debug("%s: no list of models: %s", self._url, self._clean(str(error)))
+            logger.debug("%s: no list of models: %s", self._url, self._redact(str(error)))
 
     # One record
 
     def _ask(self, text: str) -> Answer:
-        """The answer for one record, whatever it takes within the limits."""
+        """The answer for one record, after retries and truncation within the limits."""
         whole, num_kept, num_dropped, num_cuts = text, len(text), 0, 0
         while True:
             prompt = self._render(text)
@@ -148,15 +149,16 @@ class OpenAIEngine:
                 reply = self._request(prompt)
             except EndpointError as error:
                 fault = error.fault
-                kind = _KIND.get(self._meaning(fault), ErrorKind.FAILED)
+                kind = _ERROR_KINDS.get(self._meaning(fault), ErrorKind.FAILED)
                 if kind is not ErrorKind.OVER_LENGTH:
                     return self._failed(prompt, fault, kind)
                 if not text:
                     self._count_failure(fault)  # the prompt alone is too long, for any record
                     return self._failed(prompt, fault, kind)
-                excess = num_excess_chars(fault, num_chars(prompt)) if num_cuts < _MAX_CUTS_BY_NUMBERS else None
+                excess = num_excess_chars(fault, num_chars(prompt)) if num_cuts < _MAX_MEASURED_CUTS else None
                 num_kept, num_cuts = max(0, num_kept - excess) if excess else num_kept // 2, num_cuts + 1
-                text, num_dropped = cut(whole, num_kept, self._recipe.truncation), len(whole) - num_kept
+                chars = [(at, at + 1) for at in range(len(whole))]
+                text, num_dropped = truncate(whole, chars, num_kept, self._recipe.truncation), len(whole) - num_kept
             else:
                 tokens_per_char = reply.num_prompt_tokens / max(num_chars(prompt), 1)
                 num_truncated = max(1, round(num_dropped * tokens_per_char)) if num_dropped else 0
@@ -168,14 +170,14 @@ class OpenAIEngine:
         while True:
             num_answered = self._num_answered
             try:
-                reply = self._taken(prompt)
+                reply = self._negotiated_attempt(prompt)
             except EndpointError as error:
-                found = self._judge(error.fault, num_answered)
+                found = self._raise_if_final(error.fault, num_answered)
                 attempt += 1
-                if found is Meaning.PASSING and attempt < self._limits.max_attempts:
+                if found is FaultKind.TRANSIENT and attempt < self._limits.max_attempts:
                     self._wait(self._delay(attempt - 1, error))
                     continue
-                if found is not Meaning.OVER_LENGTH:
+                if found is not FaultKind.OVER_LENGTH:
                     self._count_failure(error.fault)
                 raise
             if reply.refusal:
@@ -184,7 +186,7 @@ class OpenAIEngine:
                 self._count_answer()
             return reply
 
-    def _taken(self, prompt: Prompt) -> Reply:
+    def _negotiated_attempt(self, prompt: Prompt) -> Reply:
         """One attempt, with the parameters that the endpoint takes: what it refuses of them costs no attempt."""
         while True:
             parameters = self._parameters.current()
@@ -193,10 +195,10 @@ class OpenAIEngine:
             except EndpointError as error:
                 found = self._meaning(error.fault)
                 try:
-                    if found not in _MAYBE_PARAMETERS or not self._parameters.learn(error.fault, parameters):
+                    if found not in _PARAMETER_FAULTS or not self._parameters.drop_refused(error.fault, parameters):
                         raise
                 except InputError as refusal:
-                    self._stop(self._clean(str(refusal), 600))
+                    self._stop(self._redact(str(refusal), 600))
             else:
                 self._parameters.confirm(parameters)
                 return reply
@@ -207,18 +209,18 @@ class OpenAIEngine:
         num_around = _MAX_TOKENS_AROUND_MESSAGE * (1 + (len(prompt) if isinstance(prompt, list) else 1))
         reserved = (size + num_around, self._recipe.decoding.max_new_tokens)
         if self._stopped.is_set():
-            raise _Stop(self._reason)
+            raise _Stopped(self._reason)
         if not self._budget.reserve(reserved):
             self._stop(f"annotator.limits: the budget ends here: {self._budget.describe()}; raise it to go on")
         spent, num_expected = (0, 0), size // _BYTES_PER_TOKEN + num_around + reserved[1]
         try:
-            self._wait(self._pace.take(num_expected))
+            self._wait(self._rate.take(num_expected))
             reply = self._send(prompt, parameters)
             spent = (reply.num_prompt_tokens, reply.num_response_tokens) if reply.num_prompt_tokens else reserved
-            self._pace.correct(sum(spent) - num_expected)
+            self._rate.correct(sum(spent) - num_expected)
             return reply
         except EndpointError as error:
-            is_truncated = self._meaning(error.fault) is Meaning.TRUNCATED
+            is_truncated = self._meaning(error.fault) is FaultKind.TRUNCATED
             if is_truncated or not error.is_free:
                 spent = reserved  # it may have been answered, and billed, on the other side
             if is_truncated:
@@ -257,61 +259,56 @@ class OpenAIEngine:
         return render(self._prompt, self._answers, self._recipe.num_shots, text)
 
     def _answer(self, prompt: Prompt, reply: Reply, num_truncated: int) -> Answer:
-        return Answer(
-            prompt=prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False),
-            response=None if reply.refusal else reply.text,
-            finish_reason="error" if reply.refusal else reply.finish_reason,
+        if reply.refusal:
+            answer = self._failed(prompt, Fault("Refused", None, reply.refusal), ErrorKind.REFUSED)
+        else:
+            answer = Answer(_stored(prompt), reply.text, reply.finish_reason)
+        return replace(
+            answer,
             num_prompt_tokens=reply.num_prompt_tokens,
             num_response_tokens=reply.num_response_tokens,
             num_truncated_tokens=num_truncated,
-            error=f"Refused: {self._clean(reply.refusal)}" if reply.refusal else None,
-            error_kind=ErrorKind.REFUSED if reply.refusal else None,
         )
 
     def _failed(self, prompt: Prompt, fault: Fault, kind: ErrorKind) -> Answer:
-        return Answer(
-            prompt=prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False),
-            response=None,
-            finish_reason="error",
-            error=f"{_NAME.get(kind, fault.name)}: {self._clean(fault.message)}",
-            error_kind=kind,
-        )
+        message = f"{_ERROR_NAMES.get(kind, fault.name)}: {self._redact(fault.message)}"
+        return Answer(_stored(prompt), None, "error", error=message, error_kind=kind)
 
     # What an error means
 
-    def _meaning(self, fault: Fault) -> Meaning:
-        return meaning(fault, self._recipe.decoding.max_new_tokens)
+    def _meaning(self, fault: Fault) -> FaultKind:
+        return classify(fault, self._recipe.decoding.max_new_tokens)
 
-    def _judge(self, fault: Fault, num_answered: int) -> Meaning:
+    def _raise_if_final(self, fault: Fault, num_answered: int) -> FaultKind:
         """What an error means for its record, sent after ``num_answered`` answers; stop where it means all records."""
         found = self._meaning(fault)
-        if found is Meaning.DENIED:
-            other = self._meaning_of_harmless(num_answered)
-            if other in (Meaning.DENIED, Meaning.REFUSED, Meaning.BAD_KEY):
+        if found is FaultKind.DENIED:
+            other = self._probe(num_answered)
+            if other in (FaultKind.DENIED, FaultKind.REFUSED, FaultKind.BAD_KEY):
                 self._stop(self._describe(fault))
-            return Meaning.PASSING if other else Meaning.DENIED
-        if found in (Meaning.BAD_KEY, Meaning.NO_MODEL, Meaning.NO_ADDRESS):
+            return FaultKind.TRANSIENT if other else FaultKind.DENIED
+        if found in (FaultKind.BAD_KEY, FaultKind.NO_MODEL, FaultKind.NO_ADDRESS):
             self._stop(self._describe(fault))
-        if found is Meaning.NO_QUOTA:
-            self._stop(f"{self._url}: the account has no quota left: {self._clean(fault.message)}")
-        if found is Meaning.BAD_LIMIT:
+        if found is FaultKind.NO_QUOTA:
+            self._stop(f"{self._url}: the account has no quota left: {self._redact(fault.message)}")
+        if found is FaultKind.BAD_LIMIT:
             limit = self._recipe.decoding.max_new_tokens
             self._stop(
-                f"annotator.decoding.max_new_tokens: {self._url} does not give {limit}: {self._clean(fault.message)}"
+                f"annotator.decoding.max_new_tokens: {self._url} does not give {limit}: {self._redact(fault.message)}"
             )
         return found
 
-    def _meaning_of_harmless(self, num_answered: int) -> Meaning | None:
+    def _probe(self, num_answered: int) -> FaultKind | None:
         """Why the endpoint does not even answer a harmless text; None where it does, or has answered another record."""
-        with self._trial_lock:
+        with self._probe_lock:
             if self._num_answered > num_answered:
                 return None
             try:
-                reply = self._taken(self._render(_HARMLESS))
+                reply = self._negotiated_attempt(self._render(_PROBE_TEXT))
             except EndpointError as error:
                 return self._meaning(error.fault)
             if reply.refusal:
-                return Meaning.REFUSED
+                return FaultKind.REFUSED
             self._count_answer()
             return None
 
@@ -321,49 +318,53 @@ class OpenAIEngine:
             self._num_failures_in_a_row = 0
 
     def _count_failure(self, fault: Fault) -> None:
-        is_passing, is_unreachable = self._meaning(fault) is Meaning.PASSING, fault.is_unreachable
+        is_transient, is_unreachable = self._meaning(fault) is FaultKind.TRANSIENT, fault.is_unreachable
         with self._lock:
             self._num_failures_in_a_row += 1
             num, num_answered = self._num_failures_in_a_row, self._num_answered
         is_doubtful = num >= _MAX_FAILURES_IN_A_ROW or is_unreachable
         # Whether it answers at all is asked early: each record that it refuses meanwhile is lost for good.
-        if not is_doubtful and (is_passing or num_answered):
+        if not is_doubtful and (is_transient or num_answered):
             return
-        other = self._meaning_of_harmless(num_answered)
-        if other is None or (not is_doubtful and other is Meaning.PASSING):
+        other = self._probe(num_answered)
+        if other is None or (not is_doubtful and other is FaultKind.TRANSIENT):
             return
         if is_unreachable:
             self._stop(self._describe(fault))
         self._stop(
             f"{self._url}: no answer, neither for the last records asked about ({num}) nor for a harmless text: "
-            f"{self._clean(fault.message)}"
+            f"{self._redact(fault.message)}"
         )
 
     def _delay(self, attempt: int, error: EndpointError) -> float:
         """Seconds before the next attempt: what the endpoint asks for, or a random share of a doubling limit."""
         asked = error.retry_after_s
         if asked is None:
-            return random.uniform(0, min(_LONGEST_DELAY_S, FIRST_DELAY_S * 2**attempt))
-        if asked > _LONGEST_HOLD_S:
+            return random.uniform(0, min(_MAX_DELAY_S, INITIAL_DELAY_S * 2**attempt))
+        if asked > _MAX_RETRY_AFTER_S:
             self._stop(f"{self._url}: asks to be left alone for {asked:,.0f} s; start again after that")
-        self._pace.hold(asked)
-        return asked + random.uniform(0, min(asked, FIRST_DELAY_S))
+        self._rate.hold(asked)
+        return asked + random.uniform(0, min(asked, INITIAL_DELAY_S))
 
     def _describe(self, fault: Fault) -> str:
-        message, found = self._clean(fault.message), self._meaning(fault)
-        if found is Meaning.NO_ADDRESS:
+        message, found = self._redact(fault.message), self._meaning(fault)
+        if found is FaultKind.NO_ADDRESS:
             return f"annotator.base_url: {self._url} has no such address; is it right, with its /v1? {message}"
-        if found is Meaning.NO_MODEL:
+        if found is FaultKind.NO_MODEL:
             return f"annotator.model: {self._recipe.model!r} is not at {self._url}: {message}"
         if fault.status is not None:
-            what = f"the key in {_KEY}" if self._secret else f"requests without a key; set {_KEY}"
+            what = (
+                f"the key in {_API_KEY_VARIABLE}"
+                if self._api_key
+                else f"requests without a key; set {_API_KEY_VARIABLE}"
+            )
             return f"{self._url}: refuses {what} (status {fault.status}): {message}"
         return f"{self._url}: cannot be reached; is the endpoint running, and annotator.base_url right?"
 
-    def _clean(self, message: str, length: int = 300) -> str:
+    def _redact(self, message: str, length: int = 300) -> str:
         """One line of an error, without the key: some servers repeat it."""
         text = " ".join(SURROGATE.sub("\ufffd", message).split())
-        return (text.replace(self._secret, "[key]") if self._secret else text)[:length]
+        return (text.replace(self._api_key, "[key]") if self._api_key else text)[:length]
 
     def _stop(self, reason: str) -> NoReturn:
         """End this and every other thread's asking."""
@@ -371,20 +372,24 @@ class OpenAIEngine:
             if not self._stopped.is_set():
                 self._reason = reason
                 self._stopped.set()
-        raise _Stop(self._reason)
+        raise _Stopped(self._reason)
 
     def _wait(self, seconds: float) -> None:
         if self._stopped.wait(seconds):
-            raise _Stop(self._reason)
+            raise _Stopped(self._reason)
+
+
+def _stored(prompt: Prompt) -> str:
+    return prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False)
 
 
 def _until_stop(futures: list[Future[Answer]]) -> Iterator[Answer]:
-    """Answers in order up to the first that was stopped; requests under way behind it are waited for."""
+    """Answers in order up to the first that was stopped; later requests under way are waited for."""
     stopped = False
     for future in futures:
         try:
             answer = future.result()
-        except _Stop:
+        except _Stopped:
             stopped = True
         else:
             if not stopped:

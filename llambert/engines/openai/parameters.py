@@ -46,7 +46,7 @@ class Parameters:
             "stop": [stop] if stop else None,
         }
         self._values = {name: value for name, value in values.items() if value is not None}
-        self._taken: set[str] = set()
+        self._negotiated_attempt: set[str] = set()
         self._lock = threading.Lock()
         self.notes: list[str] = []
 
@@ -58,9 +58,9 @@ class Parameters:
     def confirm(self, sent: dict[str, Any]) -> None:
         """The endpoint has answered a request with the parameters ``sent``."""
         with self._lock:
-            self._taken.update(sent)
+            self._negotiated_attempt.update(sent)
 
-    def learn(self, fault: Fault, sent: dict[str, Any]) -> bool:
+    def drop_refused(self, fault: Fault, sent: dict[str, Any]) -> bool:
         """Whether ``fault`` is about a parameter that was sent and need not be: the request is to be sent again.
 
         ``InputError`` where the recipe asks for what the endpoint does not take and never took.
@@ -75,7 +75,7 @@ class Parameters:
 
     def _switch_limit(self, name: str, fault: Fault) -> bool:
         if name == self._limit_name:
-            if name in self._taken:
+            if name in self._negotiated_attempt:
                 return False
             if not self._limits_left:
                 raise InputError(
@@ -88,8 +88,8 @@ class Parameters:
     def _leave_out(self, name: str, fault: Fault) -> bool:
         value = self._values[name]
         if name == "stop":
-            self.notes.append(f"{self._url} takes no stop sequence; it is left out, responses may run on behind it")
-        elif value != Decoding.model_fields[name].default and name in self._taken:
+            self.notes.append(f"{self._url} takes no stop sequence; it is left out, responses may continue after it")
+        elif value != Decoding.model_fields[name].default and name in self._negotiated_attempt:
             return False
         elif value != Decoding.model_fields[name].default:
             raise InputError(
@@ -113,14 +113,14 @@ def _refused_parameter(fault: Fault, sent: dict[str, Any]) -> str | None:
     is_refusing = bool(fault.codes & _REFUSING_CODES or _REFUSING.search(fault.message))
     if named := [name for name in names if name in fault.params and (is_refusing or name in _OPTIONAL)]:
         return named[0]
-    found = {name: mention.start() for name in names if (mention := _mention(name).search(fault.message))}
+    found = {name: mention.start() for name in names if (mention := _parameter_pattern(name).search(fault.message))}
     if not is_refusing or not found:
         return None
-    # The first that it names: those behind it are what it takes, unless it takes one of several.
+    # The first that it names: those after it are what it takes, unless it takes one of several.
     return next(iter(found)) if _ONE_OF.search(fault.message) else min(found, key=found.__getitem__)
 
 
-def _mention(name: str) -> re.Pattern[str]:
+def _parameter_pattern(name: str) -> re.Pattern[str]:
     if name == "stop":  # an English word too
         quoted, named = r"['\"`]stop['\"`]", r"\bstop (?:parameter|sequence|word)"
         return re.compile(rf"{quoted}|{named}|(?:parameter|argument|model)s?: stop\b")

@@ -14,7 +14,7 @@ _REFUSALS = (
 )  # fmt: skip
 _LENGTHS = ("length", "max_tokens", "max_output_tokens", "model_length", "error_limit", "max_length")
 _FAILURES = ("error", "abort", "cancelled", "network_error")
-_THOUGHTS = ("reasoning_content", "reasoning", "reasoning_details", "thinking", "thinking_blocks")
+_REASONING_FIELDS = ("reasoning_content", "reasoning", "reasoning_details", "thinking", "thinking_blocks")
 _TEXT_PARTS = ("text", "output_text")
 
 
@@ -52,15 +52,15 @@ def read_reply(content: str, max_new_tokens: int) -> Reply:
         refusal = finish_reason
     num_prompt, num_response = _usage(body)
     is_cut = finish_reason in _LENGTHS or (not finish_reason and num_response >= max_new_tokens)
-    # Thoughts alone: the response ended inside them, whatever the endpoint makes of that.
-    is_cut |= not text and not message.get("tool_calls") and _has_thoughts(message)
+    # Thoughts alone: the response ended inside them, regardless of the finish reason.
+    is_cut |= not text and not message.get("tool_calls") and _has_reasoning(message)
     if not message and "text" not in choice and not refusal and not is_cut:
         raise _malformed(content, "a choice without a message")
     return Reply(text, refusal or None, "length" if is_cut else "stop", num_prompt, num_response)
 
 
 def _finish_reason(value: Any) -> str:
-    """In lower case; empty where there is none. SGLang's own API says more than a word."""
+    """In lower case; empty if it is missing. SGLang's own API says more than a word."""
     value = value.get("type") if isinstance(value, dict) else value
     return value.lower() if isinstance(value, str) else ""
 
@@ -68,14 +68,14 @@ def _finish_reason(value: Any) -> str:
 def _decode(content: str) -> Any:
     """The JSON of a body; of a stream of events (from a server that streams all its replies) one reply made of them."""
     if content.lstrip().startswith(("data:", "event:", ":")):
-        return _joined(content)
+        return _join_events(content)
     try:
         return json.loads(content)
     except (ValueError, RecursionError):
         raise _malformed(content, "no JSON") from None
 
 
-def _joined(content: str) -> dict[str, Any]:
+def _join_events(content: str) -> dict[str, Any]:
     lines = [line.removeprefix("data:").strip() for line in content.splitlines() if line.startswith("data:")]
     whole: dict[str, Any] = {}
     text, finish_reason, is_chat = "", None, True
@@ -134,18 +134,15 @@ def _text(value: Any, content: str) -> str:
     parts = value if isinstance(value, list) else [value]
     if not all(isinstance(part, dict | str) for part in parts):
         raise _malformed(content, "a content that is no text")
-    texts = [part if isinstance(part, str) else part.get("text") for part in parts if _is_text(part)]
+    typed = [{"text": part} if isinstance(part, str) else part for part in parts]
+    texts = [part.get("text") for part in typed if part.get("type", "text") in _TEXT_PARTS]
     return "".join(_text(text, content) for text in texts)
 
 
-def _is_text(part: Any) -> bool:
-    return isinstance(part, str) or part.get("type", "text") in _TEXT_PARTS
-
-
-def _has_thoughts(message: dict[str, Any]) -> bool:
+def _has_reasoning(message: dict[str, Any]) -> bool:
     parts = message.get("content")
     kinds = [part.get("type") for part in parts if isinstance(part, dict)] if isinstance(parts, list) else []
-    return any(message.get(field) for field in _THOUGHTS) or any(kind in _THOUGHTS for kind in kinds)
+    return any(message.get(field) for field in _REASONING_FIELDS) or any(kind in _REASONING_FIELDS for kind in kinds)
 
 
 def _refusal_part(value: Any) -> str | None:
@@ -159,9 +156,9 @@ def _usage(body: dict[str, Any]) -> tuple[int, int]:
     usage = body.get("usage")
     usage = usage if isinstance(usage, dict) else {}
     prompt, response = usage.get("prompt_tokens"), usage.get("completion_tokens")
-    return _count(usage.get("input_tokens") if prompt is None else prompt), _count(
-        usage.get("output_tokens") if response is None else response
-    )
+    prompt = usage.get("input_tokens") if prompt is None else prompt
+    response = usage.get("output_tokens") if response is None else response
+    return _count(prompt), _count(response)
 
 
 def _count(value: Any) -> int:

@@ -1,4 +1,4 @@
-"""How long an endpoint asks to be left alone: in a header or in the error's body, in whatever form."""
+"""How long an endpoint asks clients to wait: in a header or in the error's body, in any of the usual forms."""
 
 import math
 import re

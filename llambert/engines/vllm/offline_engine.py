@@ -1,4 +1,4 @@
-"""The production engine: vLLM, its scheduler fed from the replica's process, the model in processes of its own."""
+"""The production engine: vLLM, its scheduler fed from the replica's process, the model in separate processes."""
 
 import itertools
 import logging
@@ -15,30 +15,30 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from llambert.annotation.prompts import RenderedPrompt, Renderer
 from llambert.engines import Answer
-from llambert.engines.answers import Sampling, failed, record_key, room_for_prompt, scored_answer
-from llambert.engines.scoring import Sequence, answer_sequences
-from llambert.engines.vllm.start import cause, engine_args, model_location, new_log, start_engine
+from llambert.engines.answers import TokenSampling, failed_answer, max_prompt_tokens, record_key, scored_answer
+from llambert.engines.scoring import TokenSequence, answer_sequences
+from llambert.engines.vllm.start import engine_args, last_error, model_location, new_log, start_engine
 from llambert.errors import InputError, described, loading_fault
 from llambert.recipe import AnnotatorRecipe
 from llambert.tasks import Task
 
 # What can go wrong with one record: a text no tokenizer takes, a template that refuses it.
 _RECORD_FAULTS = (ValueError, TypeError, IndexError, TemplateError)
-# After so many deaths over the same records they are asked one at a time, to find the one that kills.
+# After this number of crashes over the same records, they are asked about one at a time, to find the cause.
 _DEATHS_BEFORE_ALONE = 2
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
-class _Open:
+class _PendingRecord:
     """One record that the engine works on: what came back so far, by the tokens that followed its prompt."""
 
     index: int
     text: str
     prompt: RenderedPrompt
     num_requests: int
-    outputs: dict[Sequence, RequestOutput] = field(default_factory=dict)
+    outputs: dict[TokenSequence, RequestOutput] = field(default_factory=dict)
 
 
 class VllmEngine:
@@ -57,6 +57,7 @@ class VllmEngine:
 
     def __init__(self, annotator: AnnotatorRecipe, task: Task) -> None:
         self._annotator, self._task = annotator, task
+        self.notes: list[str] = []
         location = model_location(annotator)
         self._args = engine_args(annotator, location)
         try:
@@ -70,39 +71,34 @@ class VllmEngine:
         self._renderer = Renderer(task.prompt(annotator.prompt), first_words, annotator.num_shots, tokenizer)
         self._sequences = answer_sequences(tokenizer, task) if annotator.mode != "generate" else None
         self._next_tokens = _next_tokens(self._sequences.sequences) if self._sequences else {}
-        self._serial = itertools.count()
+        self._request_ids = itertools.count()
         self.num_restarts = 0  # of the engine's process, after deaths
         self._log = new_log()
         self._engine = start_engine(annotator, self._args, self._log)
         try:
             context = self._engine.model_config.max_model_len
-            self._max_prompt_tokens = room_for_prompt(annotator, self._renderer, self._sequences, context)
+            self._max_prompt_tokens = max_prompt_tokens(annotator, self._renderer, self._sequences, context)
         except InputError:
             self.close()
             raise
 
-    @property
-    def notes(self) -> list[str]:
-        """None: a local engine does as the recipe says."""
-        return []
-
     def annotate(self, texts: list[str]) -> list[Answer]:
         """One answer per text, in the order of ``texts``."""
         answers: dict[int, Answer] = {}
-        num_deaths = num_given_up = 0
+        num_deaths = num_consecutive_failures = 0
         while unanswered := [index for index in range(len(texts)) if index not in answers]:
             alone = num_deaths >= _DEATHS_BEFORE_ALONE
             try:
                 self._ask(unanswered[:1] if alone else unanswered, texts, answers)
-                num_given_up = 0
+                num_consecutive_failures = 0
             except EngineDeadError as error:
                 num_deaths += 1
                 logger.warning("vLLM died with %d records unanswered: %s", len(unanswered), described(error))
                 if alone:
-                    answers[unanswered[0]] = failed(error)
-                    num_deaths, num_given_up = 0, num_given_up + 1
-                if num_given_up >= self._annotator.max_attempts:
-                    reason = f"{cause(self._log)} (all of it: {self._log})"
+                    answers[unanswered[0]] = failed_answer(error)
+                    num_deaths, num_consecutive_failures = 0, num_consecutive_failures + 1
+                if num_consecutive_failures >= self._annotator.max_attempts:
+                    reason = f"{last_error(self._log)} (all of it: {self._log})"
                     raise RuntimeError(f"vLLM dies on every record: {reason}") from error
                 self._restart()
         return [answers[index] for index in range(len(texts))]
@@ -128,14 +124,14 @@ class VllmEngine:
         All are handed over at once: the engine's process works on the first while the rest is tokenized here,
         and its scheduler keeps the batch full.
         """
-        requests: dict[str, tuple[_Open, Sequence]] = {}
+        requests: dict[str, tuple[_PendingRecord, TokenSequence]] = {}
         for index in indices:
             prompt = None
             try:
                 prompt = self._renderer.encode(texts[index], self._max_prompt_tokens, self._annotator.truncation)
-                self._submit(_Open(index, texts[index], prompt, max(1, len(self._next_tokens))), requests)
+                self._submit(_PendingRecord(index, texts[index], prompt, max(1, len(self._next_tokens))), requests)
             except _RECORD_FAULTS as error:
-                answers[index] = failed(error, prompt)
+                answers[index] = failed_answer(error, prompt)
         while requests:
             for output in self._engine.step():
                 if not output.finished or output.request_id not in requests:
@@ -145,48 +141,46 @@ class VllmEngine:
                 if len(record.outputs) == record.num_requests and record.index not in answers:
                     answers[record.index] = self._answer(record)
 
-    def _submit(self, record: _Open, requests: dict[str, tuple[_Open, Sequence]]) -> None:
-        for path, params in self._params(record.text):
-            name = str(next(self._serial))
+    def _submit(self, record: _PendingRecord, requests: dict[str, tuple[_PendingRecord, TokenSequence]]) -> None:
+        for path, params in self._sampling_params(record.text):
+            name = str(next(self._request_ids))
             self._engine.add_request(name, tokens_input([*record.prompt.token_ids, *path]), params)
             requests[name] = (record, path)
 
-    def _params(self, text: str) -> Iterable[tuple[Sequence, SamplingParams]]:
+    def _sampling_params(self, text: str) -> Iterable[tuple[TokenSequence, SamplingParams]]:
         """What is asked about one record: the tokens put after its prompt, and how to go on from there."""
         if self._sequences is not None:
             for path, token_ids in self._next_tokens.items():
-                yield (
-                    path,
-                    SamplingParams(
-                        temperature=0,
-                        max_tokens=1,
-                        logprob_token_ids=token_ids,
-                        detokenize=False,
-                        output_kind=RequestOutputKind.FINAL_ONLY,
-                    ),
+                params = SamplingParams(
+                    temperature=0,
+                    max_tokens=1,
+                    logprob_token_ids=token_ids,
+                    detokenize=False,
+                    output_kind=RequestOutputKind.FINAL_ONLY,
                 )
+                yield path, params
             return
-        sampling = Sampling.of(self._annotator.decoding)
-        yield (
-            (),
-            SamplingParams(
-                temperature=sampling.temperature,
-                top_k=sampling.top_k,
-                top_p=sampling.top_p,
-                max_tokens=self._annotator.decoding.max_new_tokens,
-                seed=record_key(sampling.seed, text) >> 1,  # a signed 64-bit number there
-                stop=self._renderer.stop,
-                output_kind=RequestOutputKind.FINAL_ONLY,
-            ),
+        sampling = TokenSampling.of(self._annotator.decoding)
+        params = SamplingParams(
+            temperature=sampling.temperature,
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
+            max_tokens=self._annotator.decoding.max_new_tokens,
+            seed=record_key(sampling.seed, text) >> 1,  # a signed 64-bit number there
+            stop=self._renderer.stop,
+            output_kind=RequestOutputKind.FINAL_ONLY,
         )
+        yield (), params
 
     # Answers
 
-    def _answer(self, record: _Open) -> Answer:
+    def _answer(self, record: _PendingRecord) -> Answer:
         for output in record.outputs.values():
             reason = output.outputs[0].finish_reason
             if reason not in ("stop", "length"):
-                return failed(RuntimeError(f"vLLM ended the request: {reason}"), record.prompt, is_passing=True)
+                return failed_answer(
+                    RuntimeError(f"vLLM ended the request: {reason}"), record.prompt, is_transient=True
+                )
         if self._sequences is not None:
             probabilities = self._sequences.category_probabilities(self._log_probabilities(record))[0]
             return scored_answer(self._annotator, self._task, record.text, record.prompt, probabilities)
@@ -200,7 +194,7 @@ class VllmEngine:
             num_truncated_tokens=record.prompt.num_truncated_tokens,
         )
 
-    def _log_probabilities(self, record: _Open) -> np.ndarray:
+    def _log_probabilities(self, record: _PendingRecord) -> np.ndarray:
         """Shape (1, sequences): log-probability of each answer sequence right after the prompt."""
         assert self._sequences is not None
         after = {}
@@ -215,9 +209,9 @@ class VllmEngine:
         return np.array([sums])
 
 
-def _next_tokens(sequences: Iterable[Sequence]) -> dict[Sequence, list[int]]:
+def _next_tokens(sequences: Iterable[TokenSequence]) -> dict[TokenSequence, list[int]]:
     """Each proper beginning of an answer sequence, the empty one first, and the tokens that follow it."""
-    found: dict[Sequence, list[int]] = {(): []}
+    found: dict[TokenSequence, list[int]] = {(): []}
     for sequence in sequences:
         for num, token_id in enumerate(sequence):
             tokens = found.setdefault(sequence[:num], [])

@@ -20,7 +20,7 @@ from vllm.engine.arg_utils import EngineArgs
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.llm_engine import LLMEngine
 
-from llambert.engines.answers import Sampling
+from llambert.engines.answers import TokenSampling
 from llambert.engines.transformers import load_model
 from llambert.errors import InputError, loading_fault
 from llambert.recipe import AnnotatorRecipe
@@ -28,7 +28,7 @@ from llambert.storage.file_hashes import cache_folder
 from llambert.storage.reference import content_identity, local_copy, path_without_wildcards
 
 # Arguments that decide how fast an engine is and what it holds, never what it answers.
-_PLACED = frozenset(
+_PERFORMANCE_ARGS = frozenset(
     {
         "async_scheduling",
         "block_size",
@@ -45,8 +45,8 @@ _PLACED = frozenset(
         "num_gpu_blocks_override",
     }
 )
-# What the recipe says by fields of its own, and what the engine relies on.
-_OURS = {
+# What other fields of the recipe set, and what the engine relies on.
+_RECIPE_FIELDS = {
     "model": "model",
     "tokenizer": "model",
     "revision": "revision",
@@ -61,7 +61,7 @@ _OURS = {
     "skip_tokenizer_init": "mode",
 }
 # Shots and template are the same for every record, so their blocks are computed once; long prompts are read
-# in pieces, so that short answers of others do not wait behind them. Pickled weights are refused.
+# in pieces, so that short answers of others do not wait for them. Pickled weights are refused.
 _DEFAULTS: dict[str, Any] = {
     "enable_prefix_caching": True,
     "enable_chunked_prefill": True,
@@ -72,15 +72,15 @@ _DEFAULTS: dict[str, Any] = {
 # and the recipe's kv_cache_memory_bytes go before this. With SmolLM2-135M in float32: 11,000 tokens.
 _CPU_CACHE_BYTES = 1 << 30
 _START_FAULTS = (OSError, ValueError, RuntimeError, KeyError, ImportError, TypeError, AssertionError)
-_CAUSE = re.compile(r"(?:^|\s)((?:\w+\.)*\w+(?:Error|Exception): .+)$")
-_NOT_THE_CAUSE = re.compile(r"Engine core initialization failed|WorkerProc initialization failed|root cause")
+_ERROR_LINE = re.compile(r"(?:^|\s)((?:\w+\.)*\w+(?:Error|Exception): .+)$")
+_SECONDARY_ERROR = re.compile(r"Engine core initialization failed|WorkerProc initialization failed|root cause")
 
 
 def engine_args(annotator: AnnotatorRecipe, location: str) -> dict[str, Any]:
     """Arguments of ``vllm.EngineArgs`` for a recipe whose model is at ``location``.
 
     ``annotator.engine_args`` may hold what never changes an answer, ``annotator.model_args`` the rest;
-    ``InputError`` for an unknown name, or one that stands in the wrong of the two.
+    ``InputError`` for an unknown name, or one in the wrong section of the two.
     """
     known = {field.name for field in dataclasses.fields(EngineArgs)}
     for section, values in (("engine_args", annotator.engine_args), ("model_args", annotator.model_args)):
@@ -95,7 +95,7 @@ def engine_args(annotator: AnnotatorRecipe, location: str) -> dict[str, Any]:
     on_cpu: dict[str, Any] = {}
     if not annotator.gpus_per_replica:
         on_cpu = {"kv_cache_memory_bytes": _CPU_CACHE_BYTES}
-        if annotator.mode == "generate" and Sampling.of(annotator.decoding).temperature > 0:
+        if annotator.mode == "generate" and TokenSampling.of(annotator.decoding).temperature > 0:
             # After a piece of a prompt vLLM 0.32 turns a seeded draw's generator back, and dies: a CPU's cannot.
             on_cpu["enable_chunked_prefill"] = False
     return {
@@ -109,9 +109,9 @@ def engine_args(annotator: AnnotatorRecipe, location: str) -> dict[str, Any]:
         "dtype": annotator.dtype,
         "trust_remote_code": annotator.trust_remote_code,
         "max_model_len": annotator.max_model_len,
-        "seed": Sampling.of(annotator.decoding).seed,
+        "seed": TokenSampling.of(annotator.decoding).seed,
         "tensor_parallel_size": tensor_parallel_size,
-        # Inside a Ray actor vLLM would ask Ray for workers of its own: the replica's actor holds its GPUs.
+        # Inside a Ray actor vLLM would ask Ray for more workers: the replica's actor holds its GPUs.
         "distributed_executor_backend": "mp" if tensor_parallel_size > 1 else "uni",
         "logprobs_mode": "raw_logprobs",  # before temperature and penalties
     }
@@ -119,16 +119,16 @@ def engine_args(annotator: AnnotatorRecipe, location: str) -> dict[str, Any]:
 
 def _check(section: str, name: str, known: set[str]) -> None:
     where = f"annotator.{section}.{name}"
-    if name in _OURS:
-        raise InputError(f"{where}: is said by annotator.{_OURS[name]}")
+    if name in _RECIPE_FIELDS:
+        raise InputError(f"{where}: is said by annotator.{_RECIPE_FIELDS[name]}")
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         raise InputError(
             f"{where}: vLLM has no such engine argument" + (f"; did you mean {near[0]!r}?" if near else "")
         )
-    if section == "engine_args" and name not in _PLACED:
+    if section == "engine_args" and name not in _PERFORMANCE_ARGS:
         raise InputError(f"{where}: can change the responses; write it under annotator.model_args")
-    if section == "model_args" and name in _PLACED:
+    if section == "model_args" and name in _PERFORMANCE_ARGS:
         raise InputError(f"{where}: cannot change a response; write it under annotator.engine_args")
 
 
@@ -142,15 +142,15 @@ def start_engine(annotator: AnnotatorRecipe, args: dict[str, Any], log: Path) ->
         with _output_to(log):
             engine = LLMEngine.from_engine_args(EngineArgs(**args))
     except _START_FAULTS as error:
-        reason = cause(log) or loading_fault(error, "annotator")
+        reason = last_error(log) or loading_fault(error, "annotator")
         raise InputError(
             f"annotator.model: vLLM cannot start {annotator.model}: {reason} (all of it: {log})"
         ) from error
-    _report_death(engine)
+    _raise_on_death(engine)
     return engine
 
 
-def _report_death(engine: LLMEngine) -> None:
+def _raise_on_death(engine: LLMEngine) -> None:
     """Make ``step`` raise ``EngineDeadError`` when the engine's process dies: vLLM 0.32 leaves it waiting for ever."""
     engine.get_supported_tasks()  # asked once and remembered: another question without an answer after a death
     client: Any = engine.engine_core
@@ -171,12 +171,12 @@ def new_log() -> Path:
     return Path(name)
 
 
-def cause(log: Path) -> str | None:
+def last_error(log: Path) -> str | None:
     """The last error in the log that is not just the report of another one."""
     found = None
     for line in log.read_text(errors="replace").splitlines():
-        match = _CAUSE.search(line.rstrip())
-        if match and not _NOT_THE_CAUSE.search(line):
+        match = _ERROR_LINE.search(line.rstrip())
+        if match and not _SECONDARY_ERROR.search(line):
             found = match[1]
     return found
 

@@ -15,9 +15,9 @@ import pyarrow as pa
 
 from llambert import schema
 from llambert.annotation.calibration import CONTENT_FREE_TEXTS
-from llambert.annotation.ranks import part_name, ranks
+from llambert.annotation.part_names import part_name, rank_range
 from llambert.annotation.responses import AMENDMENTS, amended_part, by_part
-from llambert.annotation.splits import warn_of_unlearned
+from llambert.annotation.splits import warn_of_unused_annotations
 from llambert.annotation.verbalizer import RejectReason
 from llambert.engines import Answer, StoppedEarly, check, create_engine
 from llambert.errors import ErrorKind, InputError
@@ -61,7 +61,7 @@ def annotate(run: Run, executor: Executor = RAY) -> Manifest:
     sample = run.table("sample").require_manifest()
     if not wants_content_free and _is_final(manifest, sample.num_kept):
         return manifest
-    warn_of_unlearned(run.recipe.classifier, sample)
+    warn_of_unused_annotations(run.recipe.classifier, sample)
     stored = StoredAnswers(responses, sample.num_kept, annotator.records_per_part)
     again = stored.retry_units()
     missing: list[dict[str, Any]] = [{"start": start, "end": end} for start, end in stored.missing]
@@ -182,7 +182,7 @@ class AnnotatePart:
         self._categories = run.task.category_names
         self._sample, self._responses = run.table("sample"), run.table("responses")
         self._content_free = run.table("content_free")
-        self._sample_parts = [(*ranks(part.name), part.name) for part in self._sample.require_manifest().parts]
+        self._sample_parts = [(*rank_range(part.name), part.name) for part in self._sample.require_manifest().parts]
         self._engine = create_engine(annotator, prompted_task(run), num_tokens_before)
         self._metrics = ReplicaMetrics(run.recipe.name, "annotate", annotator.gpus_per_replica)
 

@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow as pa
 
 from llambert import schema
-from llambert.annotation.ranks import is_part_name, part_name, ranks
-from llambert.annotation.responses import AMENDMENTS, amendment_name, by_part, is_passing, read_amended
+from llambert.annotation.part_names import is_part_name, part_name, rank_range
+from llambert.annotation.responses import AMENDMENTS, amendment_name, by_part, is_transient, read_amended
 from llambert.errors import ErrorKind
 from llambert.storage.manifest import Part
 from llambert.storage.run_directory import TableDirectory
@@ -75,8 +75,8 @@ class StoredAnswers:
 def unanswered(responses: TableDirectory, name: str, amendments: list[str], end: int) -> pa.Table:
     """The sampled records below rank ``end`` that a part and its amendments leave without a final answer."""
     columns = [*schema.SAMPLE.names, schema.ERROR_KIND]
-    rows = read_amended(responses, name, amendments, columns).slice(0, max(0, end - ranks(name)[0]))
-    return rows.filter(is_passing(rows)).select(schema.SAMPLE.names)
+    rows = read_amended(responses, name, amendments, columns).slice(0, max(0, end - rank_range(name)[0]))
+    return rows.filter(is_transient(rows)).select(schema.SAMPLE.names)
 
 
 def free_amendment_name(name: str, amendments: list[str]) -> str:
@@ -91,7 +91,7 @@ def select_parts(names: list[str], num_records: int, size: int) -> tuple[list[st
     parts that overlap, [768, 1000) beside [768, 1024): of two that begin together the longer one counts, and a
     part that begins within another does not.
     """
-    committed = sorted((ranks(name) for name in names if is_part_name(name)), key=lambda r: (r[0], -r[1]))
+    committed = sorted((rank_range(name) for name in names if is_part_name(name)), key=lambda r: (r[0], -r[1]))
     used: list[str] = []
     missing: list[tuple[int, int]] = []
     position = 0

@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 
 from llambert import schema
 from llambert.annotation.responses import ANSWERS
-from llambert.annotation.sampling import LeftOut
-from llambert.annotation.splits import is_learned_gold, named, not_learned
+from llambert.annotation.sampling import Exclusion
+from llambert.annotation.splits import format_splits, is_training_gold, unused_splits
 from llambert.corpora.duplicates import first_occurrences
 from llambert.errors import InputError
 from llambert.run import Run
@@ -43,7 +43,7 @@ def select(run: Run) -> dict[str, Selection]:
 def _select_silver(run: Run) -> Selection:
     silver, num_others = silver_rows(run)
     selected = select_silver(silver, run.task.category_names, run.recipe.classifier)
-    return _with_left_out(selected, LeftOut.OTHER_SPLIT, num_others)
+    return _with_left_out(selected, Exclusion.OTHER_SPLIT, num_others)
 
 
 def silver_rows(run: Run) -> tuple[pa.Table, int]:
@@ -52,11 +52,11 @@ def silver_rows(run: Run) -> tuple[pa.Table, int]:
     ``InputError`` where all are of others.
     """
     silver, regime = run.table("silver").read(), run.recipe.classifier.regime
-    unwanted = not_learned(regime)
+    unwanted = unused_splits(regime)
     kept = silver.filter(pc.invert(pc.is_in(silver[schema.SPLIT], pa.array(unwanted, pa.string()))))
     if silver.num_rows and not kept.num_rows:
         raise InputError(
-            f"classifier.regime: {regime} does not learn from {named(unwanted)}, and all "
+            f"classifier.regime: {regime} does not learn from {format_splits(unwanted)}, and all "
             f"{silver.num_rows:,} silver records are of these; annotator.splits says which splits are annotated"
         )
     return kept, silver.num_rows - kept.num_rows
@@ -65,10 +65,10 @@ def silver_rows(run: Run) -> tuple[pa.Table, int]:
 def _select_gold(run: Run, num: int | None) -> Selection:
     rows, num_duplicates = _gold_rows(run)
     selected = select_gold(rows, run.task.category_names, run.recipe.classifier, num)
-    return _with_left_out(selected, LeftOut.DUPLICATE, num_duplicates)
+    return _with_left_out(selected, Exclusion.DUPLICATE, num_duplicates)
 
 
-def _with_left_out(selected: Selection, reason: LeftOut, num: int) -> Selection:
+def _with_left_out(selected: Selection, reason: Exclusion, num: int) -> Selection:
     """``selected`` with ``num`` more records, all left out for ``reason``."""
     left_out = {reason: num} if num else {}
     return replace(selected, num_in=selected.num_in + num, num_left_out=selected.num_left_out | left_out)
@@ -83,7 +83,7 @@ def _gold_rows(run: Run) -> tuple[pa.Table, int]:
     columns = [schema.RECORD_ID, schema.TEXT, schema.GOLD_LABEL]
     found = [schema.CORPUS.empty_table().select(columns)]
     for part in run.table("corpus").iter_tables([*columns, schema.SPLIT]):
-        found.append(part.filter(is_learned_gold(part)).select(columns).cast(found[0].schema))
+        found.append(part.filter(is_training_gold(part)).select(columns).cast(found[0].schema))
     rows = pa.concat_tables(found)
     first_of_each = np.sort(
         np.unique(first_occurrences(run.table("duplicates"), rows[schema.RECORD_ID]), return_index=True)[1]

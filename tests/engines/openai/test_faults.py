@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from llambert.engines.openai.faults import Meaning, limit_and_length, meaning, read_fault
+from llambert.engines.openai.faults import FaultKind, classify, limit_and_length, read_fault
 
 MAX_NEW_TOKENS = 10
 
@@ -107,7 +107,7 @@ OVER_LENGTH = [
 @pytest.mark.parametrize(("status", "message", "numbers"), OVER_LENGTH)
 def test_a_prompt_that_is_too_long_is_known_in_the_words_of_every_server_with_its_numbers(status, message, numbers):
     found = fault(status, message)
-    assert meaning(found, MAX_NEW_TOKENS) is Meaning.OVER_LENGTH
+    assert classify(found, MAX_NEW_TOKENS) is FaultKind.OVER_LENGTH
     assert limit_and_length(found) == numbers
 
 
@@ -130,7 +130,7 @@ def test_a_prompt_that_is_too_long_is_known_in_the_words_of_every_server_with_it
 )  # fmt: skip
 def test_errors_are_read_in_every_form_that_servers_give_them(status, body, numbers):
     found = read_fault("Error", status, json.dumps(body))
-    assert (meaning(found, MAX_NEW_TOKENS), limit_and_length(found)) == (Meaning.OVER_LENGTH, numbers)
+    assert (classify(found, MAX_NEW_TOKENS), limit_and_length(found)) == (FaultKind.OVER_LENGTH, numbers)
 
 
 @pytest.mark.parametrize(
@@ -157,41 +157,49 @@ def test_errors_are_read_in_every_form_that_servers_give_them(status, body, numb
     ],
 )  # fmt: skip
 def test_too_many_response_tokens_are_no_prompt_that_is_too_long(status, message):
-    assert meaning(fault(status, message), max_new_tokens=9000) is Meaning.BAD_LIMIT
+    assert classify(fault(status, message), max_new_tokens=9000) is FaultKind.BAD_LIMIT
 
 
 @pytest.mark.parametrize(
     ("status", "message", "expected"),
     [
-        (400, "Invalid 'stop': array too long. Expected an array with maximum length 4.", Meaning.FAILED),
-        (400, "The Content-Length header is required.", Meaning.FAILED),
-        (400, "Invalid request: the name is fine. Its title has a list too long for us", Meaning.FAILED),
-        (501, "This is not implemented", Meaning.FAILED),
-        (498, "Flex tier capacity exceeded", Meaning.PASSING),
-        (424, "Request failed during generation", Meaning.PASSING),
-        (499, "The client closed the request", Meaning.PASSING),
-        (400, "The model has crashed without additional information. (Exit code: null)", Meaning.PASSING),
-        (400, "Model unloaded.", Meaning.PASSING),
-        (400, "Incorrect API key provided: x***y.", Meaning.BAD_KEY),
-        (403, "API key expired. Please renew it.", Meaning.BAD_KEY),
-        (405, "Method Not Allowed", Meaning.NO_ADDRESS),
-        (400, "films/m is not a valid model ID", Meaning.NO_MODEL),
-        (400, "Could not finish the message because max_tokens or model output limit was reached.", Meaning.TRUNCATED),
-        (422, "the length of a name must be positive", Meaning.FAILED),
-        (422, "Input validation error: `top_p` must be > 0.0 and < 1.0", Meaning.FAILED),
-        (400, "Unsupported parameter: 'max_tokens' is not supported with this model.", Meaning.FAILED),
-        (429, "Rate limit reached on tokens per min (TPM): Limit 10000, Used 9000, Requested 1200.", Meaning.PASSING),
-        (500, "upstream connect error", Meaning.PASSING),
-        (529, "Overloaded", Meaning.PASSING),
-        (401, "Incorrect API key provided", Meaning.BAD_KEY),
-        (403, "Forbidden", Meaning.DENIED),
-        (402, "Insufficient Balance", Meaning.NO_QUOTA),
-        (400, "Your credit balance is too low to access the API.", Meaning.NO_QUOTA),
-        (404, "The model `m` does not exist", Meaning.NO_MODEL),
+        (400, "Invalid 'stop': array too long. Expected an array with maximum length 4.", FaultKind.FAILED),
+        (400, "The Content-Length header is required.", FaultKind.FAILED),
+        (400, "Invalid request: the name is fine. Its title has a list too long for us", FaultKind.FAILED),
+        (501, "This is not implemented", FaultKind.FAILED),
+        (498, "Flex tier capacity exceeded", FaultKind.TRANSIENT),
+        (424, "Request failed during generation", FaultKind.TRANSIENT),
+        (499, "The client closed the request", FaultKind.TRANSIENT),
+        (400, "The model has crashed without additional information. (Exit code: null)", FaultKind.TRANSIENT),
+        (400, "Model unloaded.", FaultKind.TRANSIENT),
+        (400, "Incorrect API key provided: x***y.", FaultKind.BAD_KEY),
+        (403, "API key expired. Please renew it.", FaultKind.BAD_KEY),
+        (405, "Method Not Allowed", FaultKind.NO_ADDRESS),
+        (400, "films/m is not a valid model ID", FaultKind.NO_MODEL),
+        (
+            400,
+            "Could not finish the message because max_tokens or model output limit was reached.",
+            FaultKind.TRUNCATED,
+        ),
+        (422, "the length of a name must be positive", FaultKind.FAILED),
+        (422, "Input validation error: `top_p` must be > 0.0 and < 1.0", FaultKind.FAILED),
+        (400, "Unsupported parameter: 'max_tokens' is not supported with this model.", FaultKind.FAILED),
+        (
+            429,
+            "Rate limit reached on tokens per min (TPM): Limit 10000, Used 9000, Requested 1200.",
+            FaultKind.TRANSIENT,
+        ),
+        (500, "upstream connect error", FaultKind.TRANSIENT),
+        (529, "Overloaded", FaultKind.TRANSIENT),
+        (401, "Incorrect API key provided", FaultKind.BAD_KEY),
+        (403, "Forbidden", FaultKind.DENIED),
+        (402, "Insufficient Balance", FaultKind.NO_QUOTA),
+        (400, "Your credit balance is too low to access the API.", FaultKind.NO_QUOTA),
+        (404, "The model `m` does not exist", FaultKind.NO_MODEL),
     ],
 )
 def test_other_errors_are_told_apart(status, message, expected):
-    assert meaning(fault(status, message), MAX_NEW_TOKENS) is expected
+    assert classify(fault(status, message), MAX_NEW_TOKENS) is expected
 
 
 @pytest.mark.parametrize(
@@ -214,7 +222,7 @@ def test_other_errors_are_told_apart(status, message, expected):
     ],
 )  # fmt: skip
 def test_moderation_is_known_by_codes_or_words(status, body):
-    assert meaning(read_fault("Error", status, json.dumps(body)), MAX_NEW_TOKENS) is Meaning.REFUSED
+    assert classify(read_fault("Error", status, json.dumps(body)), MAX_NEW_TOKENS) is FaultKind.REFUSED
 
 
 def test_what_an_error_repeats_of_the_request_says_nothing_about_it():
@@ -223,7 +231,7 @@ def test_what_an_error_repeats_of_the_request_says_nothing_about_it():
             {"type": "missing", "loc": ["body", "x"], "msg": "Field required", "input": "maximum context length"}
         ]
     }
-    assert meaning(read_fault("Error", 422, json.dumps(body)), MAX_NEW_TOKENS) is Meaning.FAILED
+    assert classify(read_fault("Error", 422, json.dumps(body)), MAX_NEW_TOKENS) is FaultKind.FAILED
 
 
 def test_a_page_is_told_by_its_title():

@@ -144,7 +144,7 @@ DEFAULTS = Decoding(top_k=0)
 def test_a_refused_parameter_is_known_in_the_words_of_many_servers(status, body, name):
     parameters = Parameters(DEFAULTS, "\n", "http://host/v1", "max_completion_tokens")
     sent = parameters.current()
-    assert parameters.learn(read_fault("Error", status, json.dumps(body)), sent)
+    assert parameters.drop_refused(read_fault("Error", status, json.dumps(body)), sent)
     assert sent.keys() - parameters.current().keys() == {name}
 
 
@@ -161,13 +161,13 @@ def test_a_refused_parameter_is_known_in_the_words_of_many_servers(status, body,
 def test_other_errors_change_no_parameter(status, message):
     parameters = Parameters(DEFAULTS, "\n", "http://host/v1", "max_tokens")
     sent = parameters.current()
-    assert not parameters.learn(read_fault("Error", status, json.dumps({"error": {"message": message}})), sent)
+    assert not parameters.drop_refused(read_fault("Error", status, json.dumps({"error": {"message": message}})), sent)
     assert parameters.current() == sent
 
 
 def test_a_value_other_than_the_default_is_an_input_error():
     parameters = Parameters(Decoding(top_p=0.9), None, "http://host/v1", "max_tokens")
     with pytest.raises(InputError, match=r"annotator.decoding.top_p: .* set it to null"):
-        parameters.learn(
+        parameters.drop_refused(
             read_fault("Error", 400, '{"error": {"message": "top_p is not supported"}}'), parameters.current()
         )

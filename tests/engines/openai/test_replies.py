@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from llambert.engines.openai.faults import EndpointError, Meaning, meaning
+from llambert.engines.openai.faults import EndpointError, FaultKind, classify
 from llambert.engines.openai.replies import read_reply
 
 USAGE = {"prompt_tokens": 20, "completion_tokens": 7, "total_tokens": 27}
@@ -91,29 +91,32 @@ def test_a_blocked_prompt_without_choices_is_a_refusal(fields):
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ({"error": {"code": 502, "message": "Provider returned error"}}, Meaning.PASSING),
-        ({"error": "the engine is starting"}, Meaning.PASSING),
-        ({"error": {"code": "429", "message": "slow down"}}, Meaning.PASSING),
-        ({"error": {"code": 400, "message": "prompt is too long: 90 tokens > 50 maximum"}}, Meaning.OVER_LENGTH),
+        ({"error": {"code": 502, "message": "Provider returned error"}}, FaultKind.TRANSIENT),
+        ({"error": "the engine is starting"}, FaultKind.TRANSIENT),
+        ({"error": {"code": "429", "message": "slow down"}}, FaultKind.TRANSIENT),
+        ({"error": {"code": 400, "message": "prompt is too long: 90 tokens > 50 maximum"}}, FaultKind.OVER_LENGTH),
         (
             {"error": "Trying to keep the first 90 tokens when context the overflows. It has only 50."},
-            Meaning.OVER_LENGTH,
+            FaultKind.OVER_LENGTH,
         ),
-        ({"error": {"message": "flagged by moderation"}}, Meaning.REFUSED),
-        ({"error": {"code": 401, "message": "no"}}, Meaning.BAD_KEY),
+        ({"error": {"message": "flagged by moderation"}}, FaultKind.REFUSED),
+        ({"error": {"code": 401, "message": "no"}}, FaultKind.BAD_KEY),
         (
             {"object": "error", "message": "prompt is too long: 90 tokens > 50 maximum", "code": 400},
-            Meaning.OVER_LENGTH,
+            FaultKind.OVER_LENGTH,
         ),
-        ([{"error": {"code": 503, "message": "overloaded"}}], Meaning.PASSING),
-        ({"choices": [{"error": {"code": 502, "message": "bad gateway"}, "finish_reason": "error"}]}, Meaning.PASSING),
-        ({"choices": [{"message": {"content": "Fre"}, "finish_reason": "abort"}]}, Meaning.PASSING),
+        ([{"error": {"code": 503, "message": "overloaded"}}], FaultKind.TRANSIENT),
+        (
+            {"choices": [{"error": {"code": 502, "message": "bad gateway"}, "finish_reason": "error"}]},
+            FaultKind.TRANSIENT,
+        ),
+        ({"choices": [{"message": {"content": "Fre"}, "finish_reason": "abort"}]}, FaultKind.TRANSIENT),
     ],
 )
 def test_an_error_in_a_reply_means_what_its_code_and_words_say(content, expected):
     with pytest.raises(EndpointError) as caught:
         read(json.dumps(content))
-    assert meaning(caught.value.fault, 10) is expected
+    assert classify(caught.value.fault, 10) is expected
 
 
 @pytest.mark.parametrize(
@@ -126,7 +129,7 @@ def test_an_error_in_a_reply_means_what_its_code_and_words_say(content, expected
 def test_what_the_api_does_not_describe_is_a_fault_that_may_pass(content):
     with pytest.raises(EndpointError) as caught:
         read(content)
-    assert (caught.value.fault.name, meaning(caught.value.fault, 10)) == ("Malformed", Meaning.PASSING)
+    assert (caught.value.fault.name, classify(caught.value.fault, 10)) == ("Malformed", FaultKind.TRANSIENT)
     assert not caught.value.is_free
 
 

@@ -4,55 +4,49 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from llambert.annotation.verbalizer import lexicon
-from llambert.annotation.verbalizer.clauses import Clause, read_clause, split
+from llambert.annotation.verbalizer.clauses import NO_CATEGORIES, Clause, read_clause, split
 from llambert.annotation.verbalizer.tokens import Token
 
-_REPLY_ROLES = frozenset({"frame", "quoting", "negation", "joint", "doubt", "hedge", "undoing", "agreement", "wrong"})
+_REPLY_ROLES = lexicon.words("frame quoting negation conjunction doubt hedge pseudo_negation agreement wrong")
 _OPPOSING = ("but", "yet")
-_REACHING_ROLES = frozenset({"if", "inability", "negation", "foreign_negation"})  # beyond their clause
-_MAX_WORDS_UNSAYING = 5
+_SENTENCE_ROLES = lexicon.words("condition inability negation foreign_negation")  # beyond their clause
+_MAX_WORDS_NEGATING = 5
 _VALUE_BREAKS = frozenset(":(-|")
 _HEADING_BREAKS = frozenset(":-\n,|")
 
 
-_NONE: frozenset[str] = frozenset()
-
-
 @dataclass(slots=True)
 class Evidence:
-    """The categories that a response affirms and those that it denies; ``is_taken_back``: it took back what it said."""
+    """The categories that a response affirms and those that it denies; ``is_retracted``: it took back what it said."""
 
-    affirmed: frozenset[str] = _NONE
-    denied: frozenset[str] = _NONE
-    is_taken_back: bool = False
-
-
-_NOTHING = Evidence()
+    affirmed: frozenset[str] = NO_CATEGORIES
+    denied: frozenset[str] = NO_CATEGORIES
+    is_retracted: bool = False
 
 
-def weigh(tokens: list[Token], is_cut_off: bool) -> Evidence:
-    """The best evidence of a response: its conclusions, else its verdicts, else whatever it says of a category."""
+def find_evidence(tokens: list[Token], is_cut_off: bool) -> Evidence:
+    """The best evidence of a response: its conclusions, else its verdicts, else all it says about a category."""
     if not [True for token in tokens if token[2]]:
-        return _NOTHING
+        return Evidence()
     clauses, roles = split(tokens)
     for clause in clauses:
         if clause.has_mention:
             read_clause(clause, is_cut_off and clause is clauses[-1])
     for clause, following in pairwise(clauses):
         if clause.has_mention and not following.has_mention:
-            if following.closing or following is clauses[-1]:
-                _take_reply(clause, following)
-        elif clause.closing == ":" and following.is_verdict and following.affirmed - clause.affirmed:
-            clause.forget()  # "To answer your question: suggestion"
-        elif following.turn in _OPPOSING and clause.sentence == following.sentence:
+            if following.ending or following is clauses[-1]:
+                _apply_reply(clause, following)
+        elif clause.ending == ":" and following.is_verdict and following.affirmed - clause.affirmed:
+            clause.clear()  # "To answer your question: suggestion"
+        elif following.contrast in _OPPOSING and clause.sentence == following.sentence:
             _mark_contradiction(clause, following)
     if "number" in roles:
-        _decide_shares(clauses)
-    if roles and not roles.isdisjoint(_REACHING_ROLES):
-        _ignore_sentences(clauses)
+        _resolve_numbers(clauses)
+    if roles and not roles.isdisjoint(_SENTENCE_ROLES):
+        _clear_unreliable(clauses)
     kept = _after_retraction(clauses) if "retraction" in roles else clauses
     evidence = _best(kept)
-    evidence.is_taken_back = kept is not clauses and not (evidence.affirmed or evidence.denied)
+    evidence.is_retracted = kept is not clauses and not (evidence.affirmed or evidence.denied)
     return evidence
 
 
@@ -66,24 +60,25 @@ def _best(clauses: list[Clause]) -> Evidence:
         return Evidence(clauses[0].affirmed, clauses[0].denied) if is_bare else Evidence()
     verdicts = [clause for clause in said if clause.is_verdict]
     if len(verdicts) > 1:
-        conclusive = _conclusive(clauses)
-        if evidence := _sum([clause for clause in verdicts if clause in conclusive], _NONE):
+        conclusive = _conclusive_clauses(clauses)
+        if evidence := _combine([clause for clause in verdicts if clause in conclusive], NO_CATEGORIES):
             return evidence
-    if evidence := _sum(verdicts, _NONE):
+    if evidence := _combine(verdicts, NO_CATEGORIES):
         return evidence
     # What only denies may need more to decide.
-    denied = _NONE.union(*[clause.denied for clause in verdicts])
+    denied = NO_CATEGORIES.union(*[clause.denied for clause in verdicts])
     statements = [clause for clause in said if clause.is_statement and len(clause.affirmed) <= 1]
-    return _sum(statements, denied) or _sum(said, denied) or Evidence(denied=_NONE.union(*[c.denied for c in said]))
+    everything_denied = NO_CATEGORIES.union(*[clause.denied for clause in said])
+    return _combine(statements, denied) or _combine(said, denied) or Evidence(denied=everything_denied)
 
 
-def _sum(clauses: list[Clause], denied: frozenset[str]) -> Evidence | None:
+def _combine(clauses: list[Clause], denied: frozenset[str]) -> Evidence | None:
     """What some clauses say together, but for what better ones ``denied``; None where they affirm nothing."""
-    affirmed = _NONE.union(*[clause.affirmed for clause in clauses]) - denied
+    affirmed = NO_CATEGORIES.union(*[clause.affirmed for clause in clauses]) - denied
     return Evidence(affirmed, denied.union(*[clause.denied for clause in clauses])) if affirmed else None
 
 
-def _reply(clause: Clause) -> bool | None:
+def _reply_polarity(clause: Clause) -> bool | None:
     """Whether a clause without a mention is a bare "yes" (True) or a bare "no" (False); None: neither."""
     num_negations, is_agreement = 0, tuple(token.word for token in clause.tokens) in lexicon.BARE_REPLIES
     for token in clause.tokens:
@@ -91,64 +86,62 @@ def _reply(clause: Clause) -> bool | None:
         if token.category or not is_reply:
             return None
         num_negations += token.role in ("negation", "wrong")
-        is_agreement |= token.role == "undoing" or lexicon.is_agreement(token.word) or token.role == "agreement"
+        is_agreement |= token.role == "pseudo_negation" or token.word in lexicon.AGREEMENTS or token.role == "agreement"
     if num_negations:
         return num_negations % 2 == 0
     return True if is_agreement else None
 
 
-def _unsays(clause: Clause) -> bool:
+def _negates_previous(clause: Clause) -> bool:
     """Whether a sentence denies the one before it as a whole: "Not!", "This one does not."."""
     words = [token.word for token in clause.tokens]
-    is_sentence = clause.closing[:1] in (".", "\n", "") and not clause.turn and len(words) < _MAX_WORDS_UNSAYING
+    is_sentence = clause.ending[:1] in (".", "\n", "") and not clause.contrast and len(words) < _MAX_WORDS_NEGATING
     if words == ["not"] or not is_sentence:
         return is_sentence
     is_negation = words[-1].endswith("n't") or (words[-1] == "not" and words[-2] in lexicon.COPULAS)
     return is_negation and words[0] in lexicon.SPEAKERS
 
 
-def _take_reply(clause: Clause, following: Clause) -> None:
+def _apply_reply(clause: Clause, following: Clause) -> None:
     """What follows the mention of a category as its value or as the answer: "positive: no", "Positive? Not really."."""
     if clause.is_question:
         if following.sentence != clause.sentence and len(clause.affirmed) == 1 and not clause.denied:
-            reply = _reply(following)
+            reply = _reply_polarity(following)
             if reply is not None:
                 clause.is_question = False
                 if not reply:
                     clause.deny(clause.affirmed)
         return
-    breaks, words = set(clause.closing), following.tokens
-    if _unsays(following) and not clause.tokens[-1].word.startswith(("no", "un")):
-        clause.forget()  # "Positive. Not!", "Some find it offensive; I do not."
+    breaks, words = set(clause.ending), following.tokens
+    if _negates_previous(following) and not clause.tokens[-1].word.startswith(("no", "un")):
+        clause.clear()  # "Positive. Not!", "Some find it offensive; I do not."
         return
     is_number = len(words) == 1 and words[0].role == "number"
     is_value = breaks <= _VALUE_BREAKS
     if is_number and ":" not in breaks:  # "Answer: C) 1945"
         is_value = (is_value or breaks == {","}) and (words[0].share is not None or words[0].number in (0, 1))
-    if not clause.affirmed or following.turn or not is_value:
+    if not clause.affirmed or following.contrast or not is_value:
         return
-    meaning = [
-        t
-        for t in clause.tokens
-        if t.category or (t.role not in ("frame", "quoting") and t.word not in lexicon.MEASURES)
-    ]
-    last = meaning[-1] if meaning else None
+    last = next((t for t in reversed(clause.tokens) if t.category or _has_content(t)), None)
     if last is None or last.category not in clause.affirmed or last.role == "number":
         return
     if is_number:
-        clause.give(frozenset({last.category}), words[0])
+        clause.set_number(frozenset({last.category}), words[0])
     elif last.role in ("negation", "agreement"):
         return  # "No (it is not)"
-    elif breaks and (all(token.word in lexicon.DENYING_VALUES for token in words) or _reply(following) is False):
+    elif breaks and (
+        all(token.word in lexicon.DENYING_VALUES for token in words) or _reply_polarity(following) is False
+    ):
         clause.deny(frozenset({last.category}))
 
 
-def _decide_shares(clauses: list[Clause]) -> None:
+def _has_content(token: Token) -> bool:
+    return token.role not in ("frame", "quoting") and token.word not in lexicon.MEASURES
+
+
+def _resolve_numbers(clauses: list[Clause]) -> None:
     """Of several categories with a number the largest is affirmed; one alone needs more than half."""
-    numbers: dict[str, Token] = {}
-    for clause in clauses:
-        if clause.shares:
-            numbers |= clause.shares
+    numbers = {category: number for clause in clauses for category, number in clause.shares.items()}
     if not numbers:
         return
     if len(numbers) > 1:
@@ -174,8 +167,8 @@ def _decide_shares(clauses: list[Clause]) -> None:
         clause.denied = (clause.denied - mentioned) | (mentioned & denied)
 
 
-def _conclusive(clauses: list[Clause]) -> set[Clause]:
-    """The clauses that sum up, or stand under a heading that does: "Final answer: negative"."""
+def _conclusive_clauses(clauses: list[Clause]) -> set[Clause]:
+    """The clauses that sum up, or follow a heading that does: "Final answer: negative"."""
     found: set[Clause] = set()
     is_headed = False
     for clause in clauses:
@@ -186,20 +179,20 @@ def _conclusive(clauses: list[Clause]) -> set[Clause]:
                 found.add(clause)
             is_headed = False
         else:
-            is_frame = all(token.role in ("frame", "quoting", "joint", "number") for token in clause.tokens)
+            is_frame = all(token.role in ("frame", "quoting", "conjunction", "number") for token in clause.tokens)
             is_heading = (sums_up and is_frame) or clause.tokens[-1].word in lexicon.CONCLUSIVE
-            is_headed = is_heading and not _HEADING_BREAKS.isdisjoint(clause.closing)
+            is_headed = is_heading and not _HEADING_BREAKS.isdisjoint(clause.ending)
     return found
 
 
 def _mark_contradiction(clause: Clause, following: Clause) -> None:
-    """What opens with another category behind "but" is an answer too: "No, but yes in some contexts"."""
-    first = next((token for token in following.tokens if token.role != "joint" or token.category), None)
+    """A clause that opens with another category after "but" is an answer too: "No, but yes in some contexts"."""
+    first = next((token for token in following.tokens if token.role != "conjunction" or token.category), None)
     if clause.affirmed and first is not None and first.category in following.affirmed - clause.affirmed:
         following.is_framed = True
 
 
-def _ignore_sentences(clauses: list[Clause]) -> None:
+def _clear_unreliable(clauses: list[Clause]) -> None:
     """Forget what is said under a condition, by an LLM that cannot say, or where a negation is not understood."""
     foreign: set[int] = set()
     unable: int | None = None  # sentences
@@ -209,31 +202,31 @@ def _ignore_sentences(clauses: list[Clause]) -> None:
         if clause.is_conditional:
             conditional = clause.sentence
             if clause.tokens[0].word == "otherwise":  # "If it is …, positive; otherwise negative."
-                for earlier in clauses[max(number - _MAX_WORDS_UNSAYING, 0) : number]:
-                    earlier.forget()
+                for earlier in clauses[max(number - _MAX_WORDS_NEGATING, 0) : number]:
+                    earlier.clear()
         for token in clause.tokens:
             if token.role == "foreign_negation" and not token.category:
                 if token.word in lexicon.CJK_NEGATIONS or " " in token.word:
-                    clause.forget()
+                    clause.clear()
                 else:
                     foreign.add(clause.sentence)
-        if clause.turn or ":" in clause.closing:
+        if clause.contrast or ":" in clause.ending:
             unable = None
         if clause.sentence in (unable, dangling, conditional):
-            clause.forget()
+            clause.clear()
         if any(token.role == "inability" for token in clause.tokens):
             unable = clause.sentence
-        if _dangles(clause):
+        if _ends_in_open_negation(clause):
             dangling = clause.sentence
     for clause in clauses:
         if clause.sentence in foreign:
-            clause.forget()
+            clause.clear()
 
 
-def _dangles(clause: Clause) -> bool:
+def _ends_in_open_negation(clause: Clause) -> bool:
     """Whether a clause ends in a negation that has met nothing yet: "It is not, in my opinion, …"."""
     *before, last = clause.tokens
-    if last.role != "negation" or last.category or not clause.closing.startswith(","):
+    if last.role != "negation" or last.category or not clause.ending.startswith(","):
         return False
     return last.word.endswith("n't") or any(token.word in lexicon.COPULAS for token in before)
 

@@ -1,6 +1,5 @@
-"""How long a prompt is, and a text cut so that its prompt fits what an endpoint says of its limits."""
+"""How long a prompt is, and by how much it exceeds the limit that an endpoint names."""
 
-from llambert.annotation.prompts import ELLIPSIS
 from llambert.engines.openai.faults import Fault, limit_and_length
 
 _MARGIN = 0.95  # of what fits on average is kept: some characters are more tokens than others
@@ -26,11 +25,3 @@ def num_excess_chars(fault: Fault, num_prompt_chars: int) -> int | None:
     """How many characters are too many by the numbers in the endpoint's error, with a margin; None without numbers."""
     numbers = limit_and_length(fault)
     return int((1 - _MARGIN * numbers[0] / numbers[1]) * num_prompt_chars) + 8 if numbers else None
-
-
-def cut(text: str, num_kept: int, keep: str) -> str:
-    """The head, the tail or both ends of a text."""
-    num_head = {"head": num_kept, "tail": 0, "head_tail": (num_kept + 1) // 2}[keep]
-    num_tail = num_kept - num_head
-    tail = text[len(text) - num_tail :] if num_tail else ""
-    return text[:num_head] + ELLIPSIS * (keep == "head_tail" and num_kept > 0) + tail

@@ -15,7 +15,7 @@ def is_part_name(name: str) -> bool:
     return _PART_NAME.fullmatch(name) is not None
 
 
-def ranks(name: str) -> tuple[int, int]:
+def rank_range(name: str) -> tuple[int, int]:
     """First and end rank of a part."""
     match = _PART_NAME.fullmatch(name)
     assert match, f"{name} is no part of a table in rank order"

@@ -3,7 +3,7 @@
 _MIN_LETTERS_ANY_EDIT = 6  # shorter words have too many neighbours among ordinary words: "now", "scam", "word"
 
 
-def is_slip(word: str, meant: str) -> bool:
+def is_typo(word: str, meant: str) -> bool:
     """Whether ``word`` is one edit (Damerau-Levenshtein) from ``meant``, and probably meant as it.
 
     The first letter is never the wrong one ("danger" is no slip for "anger", "amoral" none for "moral"). Of a word

@@ -61,7 +61,7 @@ _SUMMING_UP = re.compile(
 )
 
 
-def without_thoughts(response: str) -> str | None:
+def strip_reasoning(response: str) -> str | None:
     """What counts of a response: what follows its last end-of-thought mark; None if it ended inside its thoughts.
 
     Where an element holds the answer (``<answer>``, ``\\boxed{…}``), that alone counts.
@@ -105,7 +105,7 @@ def _final_channel(response: str) -> str | None:
 
 
 def _between_thoughts(text: str) -> str:
-    """What stands outside of thoughts that are opened and closed; nothing of a text whose first mark closes."""
+    """The text outside of thoughts that are opened and closed; empty before a closing mark without an opening one."""
     kept, at = [], 0
     for mark in _CLOSE.finditer(text):
         opened = _OPEN.search(text, at, mark.start())
