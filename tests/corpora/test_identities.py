@@ -16,7 +16,7 @@ from llambert.corpora.records import separate, source_columns
 from llambert.corpora.text_files import units_of
 from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError
-from llambert.storage.reference import Found
+from llambert.storage.reference import FoundFiles
 
 
 def write_parquet(path: Path, table: pa.Table) -> None:
@@ -133,7 +133,7 @@ def test_of_many_small_files_only_the_unit_changes_that_one_is_added_to_or_remov
     names = [f"/corpus/{n:06d}.txt" for n in range(0, 20_000, 2)]
 
     def units(names: list[str]) -> set[tuple[str, tuple[str, ...]]]:
-        found = Found(LocalFileSystem(), {name: {"size": 1_000} for name in sorted(names)}, 0, "/corpus")
+        found = FoundFiles(LocalFileSystem(), {name: {"size": 1_000} for name in sorted(names)}, 0, "/corpus")
         return {(unit.key, tuple(unit.members)) for unit in units_of(found, found.files, "text_files")}
 
     before = units(names)
