@@ -17,8 +17,8 @@ Labels rest on this, so a doubtful response is rejected rather than guessed. The
    less ("P(positive) = 0.03") the mention is ignored (clauses.py, evidence.py).
 5. A *verdict* is a clause of nothing but mentions and words that frame an answer ("The sentiment is negative",
    "Negative."). Verdicts that sum up ("Overall: positive", "The answer is B") take precedence over other verdicts,
-   and these over other mentions, so that an explanation may go on to name other categories. What is said before the response
-   takes it back ("Wait, no.") is ignored.
+   and these over other mentions, so that an explanation may go on to name other categories. What is said before the
+   response takes it back ("Wait, no.") is ignored.
 6. One category affirmed, and not denied as well, is the label. With none affirmed and all but one denied it is the
    one left: of two categories, the other one. Several affirmed: ``ambiguous``.
 7. Without a category: ``refused`` where the LLM says that it cannot or will not, ``truncated`` where it was cut off
