@@ -90,9 +90,9 @@ class Parameters:
         value = self._values[name]
         if name == "stop":
             self.notes.append(f"{self._url} takes no stop sequence; it is left out, responses may continue after it")
-        elif value != Decoding.model_fields[name].default and name in self._accepted:
-            return False
         elif value != Decoding.model_fields[name].default:
+            if name in self._accepted:
+                return False
             raise InputError(
                 f"annotator.decoding.{name}: {self._url} does not take {value}: {fault.message[:200]}; set it to null "
                 "to leave it to the endpoint"
