@@ -27,7 +27,7 @@ def endpoint(monkeypatch):
     from tests.fixtures.openai_endpoint import KEY, Endpoint, serve
 
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setattr("llambert.engines.openai.http_engine.FIRST_DELAY_S", 0.01)
+    monkeypatch.setattr("llambert.engines.openai.http_engine.INITIAL_DELAY_S", 0.01)
     with serve(Endpoint()) as served:
         yield served
 

@@ -126,7 +126,7 @@ class Tokenizer:
     """Splits responses for one task's answer words; ``InputError`` where two categories cannot be distinguished."""
 
     def __init__(self, answer_words: Mapping[str, Sequence[str]]) -> None:
-        self._category_of: dict[tuple[str, ...], str] = {}
+        self._phrases: dict[tuple[str, ...], str] = {}
         has_signs = any(re.search(r"[^\W\d_][+#]", word) for words in answer_words.values() for word in words)
         self._find_ascii, self._find = _pattern(True, has_signs).findall, _pattern(False, has_signs).findall
         self._in_phrases = set(_IN_PHRASES)
@@ -135,19 +135,15 @@ class Tokenizer:
                 phrase = self._phrase_of(word)
                 if not phrase:
                     raise InputError(f"category {category!r}: answer word {word!r} has neither letter nor digit")
-                if self._category_of.setdefault(phrase, category) != category:
+                if self._phrases.setdefault(phrase, category) != category:
                     raise InputError(
-                        f"answer word {word!r} of {category!r} reads like one of {self._category_of[phrase]!r}"
+                        f"answer word {word!r} of {category!r} reads like one of {self._phrases[phrase]!r}"
                     )
-        self._knows_no = ("no",) in self._category_of
-        self._longest = max(map(len, self._category_of))
-        self._numbers = {
-            float(p[0]): owner for p, owner in self._category_of.items() if len(p) == 1 and _is_decimal(p[0])
-        }
+        self._knows_no = ("no",) in self._phrases
+        self._longest = max(map(len, self._phrases))
+        self._numbers = {float(p[0]): owner for p, owner in self._phrases.items() if len(p) == 1 and _is_decimal(p[0])}
         self._starting: dict[str, list[tuple[tuple[str, ...], Token]]] = defaultdict(list)
-        own = {
-            phrase: Token(" ".join(phrase), _phrase_role(phrase), owner) for phrase, owner in self._category_of.items()
-        }
+        own = {phrase: Token(" ".join(phrase), _phrase_role(phrase), owner) for phrase, owner in self._phrases.items()}
         for phrase in sorted(own, key=len, reverse=True):
             if len(phrase) > 1:
                 self._starting[phrase[0]].append((phrase, own[phrase]))
@@ -157,10 +153,10 @@ class Tokenizer:
         self._num_fixed = len(self._tokens)
         self._coordinates = {
             (word,): frozenset(phrase) - {word, "and", "or"}
-            for phrase in self._category_of
-            if not {"and", "or"}.isdisjoint(phrase[1:-1]) and not all((w,) in self._category_of for w in phrase[::2])
+            for phrase in self._phrases
+            if not {"and", "or"}.isdisjoint(phrase[1:-1]) and not all((w,) in self._phrases for w in phrase[::2])
             for word in phrase
-            if (word,) in self._category_of
+            if (word,) in self._phrases
         }
 
     def _phrase_of(self, answer_word: str) -> tuple[str, ...]:
@@ -201,7 +197,7 @@ class Tokenizer:
     def exact_category(self, text: str) -> str | None:
         """The category of a text that is nothing but an answer word, as written or as a number like ``1.0``."""
         pieces = [piece for piece in self._pieces(normalise(text).strip()) if piece not in _BREAKS]
-        if category := self._category_of.get(tuple(pieces)):
+        if category := self._phrases.get(tuple(pieces)):
             return category
         return self._number_token(pieces[0]).category if len(pieces) == 1 and pieces[0][0].isdigit() else None
 
@@ -235,7 +231,7 @@ class Tokenizer:
         """A longer answer phrase of which only the joints are written otherwise: "science, technology"."""
         for phrase, token in self._starting[pieces[at]]:
             words = [word for word in phrase if word not in ("and", "or")]
-            if len(words) == len(phrase) or all((word,) in self._category_of for word in words):
+            if len(words) == len(phrase) or all((word,) in self._phrases for word in words):
                 continue
             if end := _phrase_end(tuple(words), pieces, at, self._in_phrases | _CONJUNCTIONS):
                 return end, token
@@ -266,7 +262,7 @@ class Tokenizer:
         number = Token(piece, "number")
         if not self._numbers:
             return number
-        is_name = (piece[0] not in "+-" or (piece,) in self._category_of) and _PLAIN.fullmatch(piece)
+        is_name = (piece[0] not in "+-" or (piece,) in self._phrases) and _PLAIN.fullmatch(piece)
         if not is_name or number.number is None:
             return number
         return number._replace(category=self._numbers.get(number.number))
@@ -276,7 +272,7 @@ class Tokenizer:
     def _misspelled_response(self, pieces: list[str]) -> Token | None:
         """A response that is one misspelt answer and nothing else."""
         spoken = tuple(piece for piece in pieces if piece not in _BREAKS)
-        if not spoken or len(spoken) > self._longest or spoken in self._category_of:
+        if not spoken or len(spoken) > self._longest or spoken in self._phrases:
             return None
         category = self._misspelled_category(" ".join(spoken), 2)
         return Token(" ".join(spoken), "other", category) if category else None
@@ -285,19 +281,17 @@ class Tokenizer:
         """The only category with a phrase that the last pieces begin, the last of them broken off: their number."""
         for size in range(min(self._longest - 1, len(pieces)), 1, -1):  # "science and"
             beginning = tuple(pieces[-size:])
-            if category := self._unique_category(
-                p for p in self._category_of if len(p) > size and p[:size] == beginning
-            ):
+            if category := self._unique_category(p for p in self._phrases if len(p) > size and p[:size] == beginning):
                 return size, Token(" ".join(beginning), "other", category)
         last = pieces[-1]
         is_word = len(last) >= _MIN_LETTERS_TRUNCATED and last[0].isalpha() and not is_function_word(last)
-        if not is_word or (last,) in self._category_of:
+        if not is_word or (last,) in self._phrases:
             return None
         for size in range(min(self._longest, len(pieces)), 0, -1):
             words = tuple(pieces[-size:])
             category = self._unique_category(
                 phrase
-                for phrase in self._category_of
+                for phrase in self._phrases
                 if len(phrase) == size and phrase[:-1] == words[:-1] and phrase[-1].startswith(last)
             )
             if category:
@@ -310,12 +304,12 @@ class Tokenizer:
             return None
         return self._unique_category(
             phrase
-            for phrase in self._category_of
+            for phrase in self._phrases
             if len(joined := " ".join(phrase)) >= min_letters and is_typo(text, joined)
         )
 
     def _unique_category(self, phrases: Iterable[tuple[str, ...]]) -> str | None:
-        owners = {self._category_of[phrase] for phrase in phrases}
+        owners = {self._phrases[phrase] for phrase in phrases}
         return owners.pop() if len(owners) == 1 else None
 
 

@@ -130,37 +130,42 @@ _LIMIT_VALUE = re.compile(
     re.I,
 )
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}\b)")
-# Where the limit comes before the length; the flag: both count the response that was asked for as well.
-_LIMIT_FIRST = (
-    (
-        re.compile(
-            r"(?:context|prompt|input|sequence|model)[ _](?:length|window|size)\D{0,30}?(\d+)\D.*?"
-            r"(?:requested|resulted in|has|contains|total of)\D{0,40}?(\d+)",
-            re.I | re.S,
-        ),
-        True,
+# How messages state the numbers, the most specific first. "total": a limit of prompt and response together; the
+# response's length is unknown unless it is stated as well.
+_NUMBERS = (
+    re.compile(r"must be <= (?P<total>\d+)\. Given: (?P<length>\d+) `?inputs`? tokens and (?P<response>\d+)", re.I),
+    re.compile(r"exceed context limit: (?P<length>\d+) \+ (?P<response>\d+) > (?P<total>\d+)", re.I),
+    re.compile(
+        r"context length is (?P<total>\d+) tokens.*?request has (?P<length>\d+) input tokens \((?P<response>\d+) >",
+        re.I,
     ),
-    (re.compile(r"limit of (\d+) tokens\D+?(?:resulted in|requested|has)\D*?(\d+)", re.I), True),
-    (re.compile(r"limit:? (\d+)(?:,| \() ?requested:? (\d+)", re.I), True),
-    (re.compile(r"must have less than (\d+) tokens\. Given: (\d+)", re.I), False),
-    (re.compile(r"maximum length (\d+), but got a string with length (\d+)", re.I), False),
-    (re.compile(r"max input tokens: (\d+), request input token count: (\d+)", re.I), False),
-    (re.compile(r"cannot exceed (\d+) - received (\d+)", re.I), True),
-    (re.compile(r"expected max\w*: (\d+), actual: (\d+)", re.I), False),
+    re.compile(
+        r"passed (?P<length>\d+) input characters and requested (?P<response>\d+).*?at most (?P<total>\d+) char",
+        re.I | re.S,
+    ),
+    re.compile(
+        r"passed (?P<length>\d+) input tokens and requested (?P<response>\d+) output.*?only (?P<total>\d+) tokens",
+        re.I | re.S,
+    ),
+    re.compile(
+        r"(?:context|prompt|input|sequence|model)[ _](?:length|window|size)\D{0,30}?(?P<total>\d+)\D.*?"
+        r"(?:requested|resulted in|has|contains|total of)\D{0,40}?(?P<length>\d+)",
+        re.I | re.S,
+    ),
+    re.compile(r"limit of (?P<total>\d+) tokens\D+?(?:resulted in|requested|has)\D*?(?P<length>\d+)", re.I),
+    re.compile(r"limit:? (?P<total>\d+)(?:,| \() ?requested:? (?P<length>\d+)", re.I),
+    re.compile(r"must have less than (?P<limit>\d+) tokens\. Given: (?P<length>\d+)", re.I),
+    re.compile(r"maximum length (?P<limit>\d+), but got a string with length (?P<length>\d+)", re.I),
+    re.compile(r"max input tokens: (?P<limit>\d+), request input token count: (?P<length>\d+)", re.I),
+    re.compile(r"cannot exceed (?P<total>\d+) - received (?P<length>\d+)", re.I),
+    re.compile(r"expected max\w*: (?P<limit>\d+), actual: (?P<length>\d+)", re.I),
+    re.compile(
+        r"(?P<length>\d+)(?:\D+0 draft)?\D*?(?:exceed|longer|too large|overflow|supports|while limit|maximum|>"
+        r"|(?:greater|larger|more) than)\D*?(?P<limit>\d+)",
+        re.I | re.S,
+    ),
 )
-_LENGTH_FIRST = re.compile(
-    r"(\d+)(?:\D+0 draft)?\D*?(?:exceed|longer|too large|overflow|supports|while limit|maximum|>"
-    r"|(?:greater|larger|more) than)\D*?(\d+)",
-    re.I | re.S,
-)
-# TGI, Anthropic and vLLM distinguish prompt and response: the groups of the limit, the prompt and the response.
-_THREE_NUMBERS = (
-    (re.compile(r"must be <= (\d+)\. Given: (\d+) `?inputs`? tokens and (\d+)", re.I), (1, 2, 3)),
-    (re.compile(r"exceed context limit: (\d+) \+ (\d+) > (\d+)", re.I), (3, 1, 2)),
-    (re.compile(r"context length is (\d+) tokens.*?request has (\d+) input tokens \((\d+) >", re.I), (1, 2, 3)),
-    (re.compile(r"passed (\d+) input characters and requested (\d+).*?at most (\d+) char", re.I | re.S), (3, 1, 2)),
-    (re.compile(r"passed (\d+) input tokens and requested (\d+) output.*?only (\d+) tokens", re.I | re.S), (3, 1, 2)),
-)
+_MARGIN = 0.95  # of what fits on average is kept: some characters are more tokens than others
 _AT_LEAST = re.compile(r"at least \d")  # a lower bound of the length, by which no text can be cut
 
 
@@ -281,12 +286,16 @@ def limit_and_length(fault: Fault) -> tuple[int, int] | None:
 def _numbers(message: str) -> tuple[int, int, int | None] | None:
     """Limit, length, and the response tokens asked for: 0 where limit and length leave them out, None if unknown."""
     text = _THOUSANDS.sub("", message)
-    for pattern, (limit, length, response) in _THREE_NUMBERS:
+    for pattern in _NUMBERS:
         if found := pattern.search(text):
-            return int(found[limit]), int(found[length]), int(found[response])
-    for pattern, with_response in _LIMIT_FIRST:
-        if found := pattern.search(text):
-            return int(found[1]), int(found[2]), None if with_response else 0
-    if found := _LENGTH_FIRST.search(text):
-        return int(found[2]), int(found[1]), 0
+            numbers = {name: int(digits) for name, digits in found.groupdict().items()}
+            if "limit" in numbers:
+                return numbers["limit"], numbers["length"], 0
+            return numbers["total"], numbers["length"], numbers.get("response")
     return None
+
+
+def num_excess_chars(fault: Fault, num_prompt_chars: int) -> int | None:
+    """How many characters are too many by the numbers in the endpoint's error, with a margin; None without numbers."""
+    numbers = limit_and_length(fault)
+    return int((1 - _MARGIN * numbers[0] / numbers[1]) * num_prompt_chars) + 8 if numbers else None

@@ -4,7 +4,6 @@ There is no ``score`` here: such endpoints give the probabilities of the likelie
 answer words out. The key comes from the environment variable OPENAI_API_KEY and goes nowhere but into requests.
 """
 
-import json
 import logging
 import os
 import random
@@ -24,11 +23,11 @@ except ImportError as error:
 from llambert.annotation.prompts import chat_messages, completion_text, truncate
 from llambert.engines import Answer, StoppedEarly
 from llambert.engines.limits import Budget, RateLimiter
-from llambert.engines.openai.faults import EndpointError, Fault, FaultKind, classify, read_fault
+from llambert.engines.openai.faults import EndpointError, Fault, FaultKind, classify, num_excess_chars, read_fault
 from llambert.engines.openai.parameters import Parameters
 from llambert.engines.openai.replies import Reply, read_reply
+from llambert.engines.openai.request_prompt import Prompt, as_stored, num_bytes, num_chars
 from llambert.engines.openai.retry_after import retry_after
-from llambert.engines.openai.truncation import Prompt, num_bytes, num_chars, num_excess_chars
 from llambert.errors import ErrorKind, InputError
 from llambert.printable import SURROGATE
 from llambert.recipe import AnnotatorRecipe
@@ -262,7 +261,7 @@ class OpenAIEngine:
         if reply.refusal:
             answer = self._failed(prompt, Fault("Refused", None, reply.refusal), ErrorKind.REFUSED)
         else:
-            answer = Answer(_stored(prompt), reply.text, reply.finish_reason)
+            answer = Answer(as_stored(prompt), reply.text, reply.finish_reason)
         return replace(
             answer,
             num_prompt_tokens=reply.num_prompt_tokens,
@@ -272,7 +271,7 @@ class OpenAIEngine:
 
     def _failed(self, prompt: Prompt, fault: Fault, kind: ErrorKind) -> Answer:
         message = f"{_ERROR_NAMES.get(kind, fault.name)}: {self._redact(fault.message)}"
-        return Answer(_stored(prompt), None, "error", error=message, error_kind=kind)
+        return Answer(as_stored(prompt), None, "error", error=message, error_kind=kind)
 
     # What an error means
 
@@ -377,10 +376,6 @@ class OpenAIEngine:
     def _wait(self, seconds: float) -> None:
         if self._stopped.wait(seconds):
             raise _Stopped(self._reason)
-
-
-def _stored(prompt: Prompt) -> str:
-    return prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False)
 
 
 def _until_stop(futures: list[Future[Answer]]) -> Iterator[Answer]:

@@ -46,7 +46,7 @@ class Parameters:
             "stop": [stop] if stop else None,
         }
         self._values = {name: value for name, value in values.items() if value is not None}
-        self._negotiated_attempt: set[str] = set()
+        self._accepted: set[str] = set()
         self._lock = threading.Lock()
         self.notes: list[str] = []
 
@@ -58,7 +58,7 @@ class Parameters:
     def confirm(self, sent: dict[str, Any]) -> None:
         """The endpoint has answered a request with the parameters ``sent``."""
         with self._lock:
-            self._negotiated_attempt.update(sent)
+            self._accepted.update(sent)
 
     def drop_refused(self, fault: Fault, sent: dict[str, Any]) -> bool:
         """Whether ``fault`` is about a parameter that was sent and need not be: the request is to be sent again.
@@ -74,24 +74,25 @@ class Parameters:
             return name not in self._values or self._leave_out(name, fault)
 
     def _switch_limit(self, name: str, fault: Fault) -> bool:
-        if name == self._limit_name:
-            if name in self._negotiated_attempt:
-                return False
-            if not self._limits_left:
-                raise InputError(
-                    f"annotator.decoding.max_new_tokens: {self._url} takes neither {' nor '.join(_LIMITS)}, so no "
-                    f"limit can be set: {fault.message[:200]}"
-                )
-            self._limit_name = self._limits_left.pop()
-        return True  # else another record's request has switched it already
+        if name != self._limit_name:
+            return True  # another record's request has switched it already
+        if name in self._accepted:
+            return False
+        if not self._limits_left:
+            raise InputError(
+                f"annotator.decoding.max_new_tokens: {self._url} takes neither {' nor '.join(_LIMITS)}, so no limit "
+                f"can be set: {fault.message[:200]}"
+            )
+        self._limit_name = self._limits_left.pop()
+        return True
 
     def _leave_out(self, name: str, fault: Fault) -> bool:
         value = self._values[name]
         if name == "stop":
             self.notes.append(f"{self._url} takes no stop sequence; it is left out, responses may continue after it")
-        elif value != Decoding.model_fields[name].default and name in self._negotiated_attempt:
-            return False
         elif value != Decoding.model_fields[name].default:
+            if name in self._accepted:
+                return False
             raise InputError(
                 f"annotator.decoding.{name}: {self._url} does not take {value}: {fault.message[:200]}; set it to null "
                 "to leave it to the endpoint"

@@ -462,3 +462,8 @@ def test_the_recorded_responses_read_as_the_reference_reads_them():
         if not row["reference_label"] and reading.category is None
     ]
     assert sorted(response.strip()[:9] for response, _ in unread) == ["Sure! Her", "The movie"]  # they hold no answer
+
+
+@pytest.mark.parametrize("response", ['{"label": ２ so', '{"label": 007 }', '{"label": "posi\ttive", "score": ९ }'])
+def test_a_field_that_json_does_not_allow_ends_no_run(response):
+    assert outcome(SENTIMENT, response, "length") == "truncated"
