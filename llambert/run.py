@@ -201,9 +201,10 @@ def _pin_revisions(recipe: Recipe, resolve: Callable[[str, str | None, str], str
     def pin(section: Any, name: str, repo_type: str = "model") -> Any:
         return section.model_copy(update={"revision": resolve(name, section.revision, repo_type)})
 
-    sections = {"classifier": pin(recipe.classifier, recipe.classifier.model)}
+    sections: dict[str, Any] = {}
     if recipe.annotator.engine != "openai":
         sections["annotator"] = pin(recipe.annotator, recipe.annotator.model)
+    sections["classifier"] = pin(recipe.classifier, recipe.classifier.model)
     if recipe.corpus.format == "huggingface":
         dataset = pin(recipe.corpus.huggingface, recipe.corpus.path, "dataset")
         sections["corpus"] = recipe.corpus.model_copy(update={"huggingface": dataset})

@@ -20,7 +20,7 @@ from llambert.errors import InputError
 NUM_GOLD = "num_gold"
 NUM_UNKNOWN_GOLD = "num_unknown_gold"
 UNKNOWN_GOLD = "unknown_gold."
-"""Begins the count of the records with one gold value that has no meaning; the value, shorten, follows."""
+"""Begins the count of the records with one gold value that has no meaning; the value, shortened, follows."""
 
 _MAX_EXAMPLES = 20
 _MAX_EXAMPLE_CHARS = 40
@@ -140,7 +140,7 @@ def _number(value: str) -> str | None:
 
 
 def most_frequent(values: Sequence[str], class_names: Sequence[str] = ()) -> dict[str, int]:
-    """The most frequent of some values, shorten, with their counts; classes by name."""
+    """The most frequent of some values, shortened, with their counts; classes by name."""
     named = {str(number): name for number, name in enumerate(class_names)}
     shown = Counter(named.get(value, value) for value in values)
     return {

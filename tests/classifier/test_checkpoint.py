@@ -169,7 +169,7 @@ def test_weights_that_give_no_number_are_refused(checkpoint, tmp_path):
     weights = load_file(tmp_path / "changed" / "model.safetensors")
     weights["classifier.bias"][:] = float("nan")
     save_file(weights, tmp_path / "changed" / "model.safetensors", {"format": "pt"})
-    with pytest.raises(InputError, match="changed: BertForSequenceClassification answers with what is no finite"):
+    with pytest.raises(InputError, match="changed: BertForSequenceClassification returns logits that are not finite"):
         Classifier(str(tmp_path / "changed"), device="cpu")
 
 

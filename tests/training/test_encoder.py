@@ -352,7 +352,7 @@ def test_a_family_that_cannot_be_trained_is_refused_in_one_line(tmp_path):
 
 
 def test_a_large_encoder_is_checked_without_loading_its_weights(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "CHECKED_WHOLE_BELOW_BYTES", 1000)
+    monkeypatch.setattr(module, "FULL_CHECK_MAX_BYTES", 1000)
     folder = save_tiny_encoder(tmp_path)
     check_encoder(recipe(folder), CATEGORIES)
     save_file({"layer.weight": torch.zeros(3, 3)}, tmp_path / "model.safetensors", {"format": "pt"})

@@ -119,7 +119,7 @@ def test_progress_says_how_far_the_stage_is_while_it_works(tmp_path, executor, m
     run = filled_run(tmp_path, 50)
     seen = []
     executor.before_unit = lambda _: seen.append(run.table("labels").read_progress())
-    monkeypatch.setattr(stage_progress, "EVERY_S", 0.0)
+    monkeypatch.setattr(stage_progress, "WRITE_EVERY_S", 0.0)
     label(run, executor)
     assert [progress["done"] for progress in seen] == [0, 20, 40]
     assert {progress["total"] for progress in seen} == {50}
