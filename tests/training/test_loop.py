@@ -172,9 +172,9 @@ def test_early_stop_ends_before_the_last_epoch_and_keeps_the_best(recipe):
     history = tuning.run()
     assert len(history.epochs) < 40
     losses = [figures["loss"] for figures in history.epochs]
-    held_out = tuning.tokenized(tuning.phases[0].held_out)
-    probabilities = tuning.predict(tuning.encoder.model, held_out)
-    loss = -(held_out.records.targets * np.log(probabilities)).sum(1).mean()
+    held_out = tuning.phases[0].held_out
+    probabilities = tuning.predict(tuning.encoder.model, tuning.tokenized(held_out))
+    loss = -(held_out.targets * np.log(probabilities)).sum(1).mean()
     assert loss == pytest.approx(min(losses), rel=1e-4)
 
 
