@@ -31,8 +31,7 @@ class UmlsRecipe(Section):
 
     languages: tuple[str, ...] = Field(("ENG",), min_length=1)
     semantic_types: tuple[str, ...] = Field(
-        ("T017", "T021", "T022", "T023", "T024", "T025", "T026", "T029", "T030", "T031", "T125", "T192"),
-        min_length=1,
+        ("T017", "T021", "T022", "T023", "T024", "T025", "T026", "T029", "T030", "T031", "T125", "T192"), min_length=1
     )
     """Type identifiers (TUI)."""
     excluded_term_types: tuple[str, ...] = (

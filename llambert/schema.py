@@ -91,14 +91,7 @@ the share of the model's belief that lies on any answer word, not to 1. ``finish
 ``length`` or ``error`` (then ``error`` says what, ``error_kind`` is one of ``errors.ErrorKind``, and ``response`` is
 null). ``split`` is null for texts that are not of the corpus."""
 
-SILVER = pa.schema(
-    [
-        *SAMPLE,
-        _LABEL,
-        pa.field(LABEL_PROBABILITIES, PROBABILITIES),
-        pa.field(CONFIDENCE, pa.float64()),
-    ]
-)
+SILVER = pa.schema([*SAMPLE, _LABEL, pa.field(LABEL_PROBABILITIES, PROBABILITIES), pa.field(CONFIDENCE, pa.float64())])
 """Written by parse. ``label_probabilities`` are normalised over the categories and, if the recipe asks,
 corrected for the annotator's prior; ``confidence`` is that of ``label``."""
 

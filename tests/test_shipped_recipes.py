@@ -26,12 +26,7 @@ def test_a_shipped_recipe_loads_with_its_task_and_prompt(path):
 
 @pytest.mark.parametrize(
     ("name", "num_gpus"),
-    [
-        ("imdb-llama2-7b", 1),
-        ("imdb-llama2-70b", 4),
-        ("umls-regions-llama2-70b", 4),
-        ("umls-functions-llama2-70b", 4),
-    ],
+    [("imdb-llama2-7b", 1), ("imdb-llama2-70b", 4), ("umls-regions-llama2-70b", 4), ("umls-functions-llama2-70b", 4)],
 )
 def test_the_papers_models_get_the_papers_decoding_and_their_gpus_on_one_node(name, num_gpus):
     annotator = load_recipe(RECIPES / f"{name}.yaml").annotator
@@ -122,7 +117,7 @@ def _encoders_of_the_readme() -> list[tuple[str, str, str]]:
 def test_the_readme_names_the_papers_encoders_with_settings_that_parse():
     encoders = _encoders_of_the_readme()
     assert {name for name, _, _ in encoders} == {
-        *("distilbert-base", "bert-base", "bert-large", "roberta-base", "roberta-large", "BiomedBERT-large"),
+        *("distilbert-base", "bert-base", "bert-large", "roberta-base", "roberta-large", "BiomedBERT-large")
     }
     for _, model, setting in encoders:
         settings = [f"classifier.model={model}", *([setting] if setting else [])]

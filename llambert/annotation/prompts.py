@@ -144,11 +144,7 @@ class Renderer:
     """
 
     def __init__(
-        self,
-        prompt: Prompt,
-        answers: Mapping[str, str],
-        num_shots: int | None,
-        tokenizer: "PreTrainedTokenizerBase",
+        self, prompt: Prompt, answers: Mapping[str, str], num_shots: int | None, tokenizer: "PreTrainedTokenizerBase"
     ) -> None:
         if not tokenizer.is_fast:
             raise InputError("annotator.model: its tokenizer has no tokenizer.json; convert it to a fast tokenizer")

@@ -73,11 +73,7 @@ class Selection:
 
     @classmethod
     def smallest(
-        cls,
-        record_ids: pa.Array | pa.ChunkedArray,
-        num: int,
-        seed: int,
-        purpose: Purpose = Purpose.ANNOTATION,
+        cls, record_ids: pa.Array | pa.ChunkedArray, num: int, seed: int, purpose: Purpose = Purpose.ANNOTATION
     ) -> Self:
         """The ``num`` ids with the smallest hashes, or all where there are fewer."""
         if isinstance(record_ids, pa.ChunkedArray):

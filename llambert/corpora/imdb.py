@@ -12,17 +12,7 @@ from collections.abc import Iterable, Iterator
 from llambert import schema
 from llambert.corpora.archive import read_archive
 from llambert.corpora.files import read_parquet
-from llambert.corpora.rows import (
-    Counted,
-    Malformed,
-    Row,
-    RowFault,
-    Rows,
-    SourceFile,
-    Sources,
-    batched,
-    require_columns,
-)
+from llambert.corpora.rows import Counted, Malformed, Row, RowFault, Rows, SourceFile, Sources, batched, require_columns
 from llambert.corpora.text_files import read_members, units_of
 from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError

@@ -12,16 +12,7 @@ from pathlib import Path
 from llambert import schema
 from llambert.corpora.encodings import codec_of, decode, other_encoding
 from llambert.corpora.opening import COMPRESSIONS, open_bytes
-from llambert.corpora.rows import (
-    Malformed,
-    Row,
-    RowFault,
-    Rows,
-    SourceFile,
-    Sources,
-    batched,
-    require_columns,
-)
+from llambert.corpora.rows import Malformed, Row, RowFault, Rows, SourceFile, Sources, batched, require_columns
 from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError
 from llambert.printable import escaped

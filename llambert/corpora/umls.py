@@ -19,15 +19,7 @@ import pyarrow.compute as pc
 
 from llambert import schema
 from llambert.corpora import files, rrf
-from llambert.corpora.rows import (
-    Malformed,
-    RowFault,
-    Rows,
-    SourceFile,
-    Sources,
-    malformed_rows,
-    require_columns,
-)
+from llambert.corpora.rows import Malformed, RowFault, Rows, SourceFile, Sources, malformed_rows, require_columns
 from llambert.corpus_recipe import CorpusRecipe, UmlsRecipe
 from llambert.errors import InputError
 from llambert.recipe import digest

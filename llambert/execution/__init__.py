@@ -129,12 +129,7 @@ class Executor(Protocol):
         """
         ...
 
-    def train(
-        self,
-        run: Run,
-        function: Callable[[Run, TrainingContext], Result],
-        on_progress: OnProgress,
-    ) -> Result:
+    def train(self, run: Run, function: Callable[[Run, TrainingContext], Result], on_progress: OnProgress) -> Result:
         """What ``function`` returned on rank 0, with the workers and resources of the recipe's classifier.
 
         States lie in the run's ``training`` table, so that the next start resumes. An ``InputError`` of ``function``,

@@ -42,12 +42,7 @@ class InProcessExecutor:
             while in_flight:
                 yield in_flight.popleft().result()
 
-    def train(
-        self,
-        run: Run,
-        function: Callable[[Run, TrainingContext], Result],
-        on_progress: OnProgress,
-    ) -> Result:
+    def train(self, run: Run, function: Callable[[Run, TrainingContext], Result], on_progress: OnProgress) -> Result:
         """See ``Executor.train``; one worker, on this machine's GPU if the recipe says ``classifier.use_gpu``."""
         use_gpu = run.recipe.classifier.use_gpu
         if use_gpu and not torch.cuda.is_available():

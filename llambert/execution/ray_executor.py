@@ -94,12 +94,7 @@ class RayExecutor:
                     groups.release_unused()
                 yield Outcome.from_json(row["outcome"])
 
-    def train(
-        self,
-        run: Run,
-        function: Callable[[Run, TrainingContext], Result],
-        on_progress: OnProgress,
-    ) -> Result:
+    def train(self, run: Run, function: Callable[[Run, TrainingContext], Result], on_progress: OnProgress) -> Result:
         """See ``ray_training.train``."""
         from llambert.execution import ray_training  # with PyTorch, which many actors that import this module never use
 

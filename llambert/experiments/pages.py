@@ -11,12 +11,7 @@ from llambert.experiments.grids import ANNOTATOR, END_TO_END, FROZEN
 from llambert.experiments.results import Column, Results
 from llambert.planning.costs import format_duration
 
-_TITLES = {
-    "gold": "gold",
-    "silver": "silver",
-    "silver_extra": "silver, extra too",
-    "combined": "silver, then gold",
-}
+_TITLES = {"gold": "gold", "silver": "silver", "silver_extra": "silver, extra too", "combined": "silver, then gold"}
 
 
 def page(experiment: AnyTraining, results: Results, found: Sequence[Finding], figure: str | None) -> str:

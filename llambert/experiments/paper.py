@@ -11,10 +11,7 @@ from llambert.experiments.experiment_recipe import LabelCount, Mislabel, Trainin
 from llambert.experiments.grids import ANNOTATOR, END_TO_END, FROZEN
 from llambert.experiments.results import Column
 
-_REGIMES = {
-    "imdb": ("gold", "silver", "silver_extra", "combined"),
-    "umls_regions": ("gold", "silver", "combined"),
-}
+_REGIMES = {"imdb": ("gold", "silver", "silver_extra", "combined"), "umls_regions": ("gold", "silver", "combined")}
 
 
 @cache

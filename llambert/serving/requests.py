@@ -70,10 +70,7 @@ def request_schema(limits: Limits) -> dict[str, Any]:
         "type": "object",
         "properties": {
             "text": {"type": "string", "description": f"One text, {limit}; the answer is its label."},
-            "texts": {
-                **texts,
-                "description": f"Up to {limits.max_texts:,}, {limit} each; the answers in their order.",
-            },
+            "texts": {**texts, "description": f"Up to {limits.max_texts:,}, {limit} each; the answers in their order."},
             "probabilities": {"type": "boolean", "default": False, "description": "Those of every category too."},
         },
         "oneOf": [{"required": ["text"]}, {"required": ["texts"]}],
@@ -105,11 +102,7 @@ ANSWER_SCHEMA: dict[str, Any] = {
 }
 """JSON schema of an answer's body: ``render``."""
 
-ERROR_SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "properties": {"detail": {"type": "string"}},
-    "required": ["detail"],
-}
+ERROR_SCHEMA: dict[str, Any] = {"type": "object", "properties": {"detail": {"type": "string"}}, "required": ["detail"]}
 
 
 def parse_request(body: bytes, limits: Limits) -> LabelRequest:

@@ -163,10 +163,7 @@ def _select(run: Run, eligible: _Eligible) -> Selection:
 
     excluded = [ids.combine_chunks() for ids in apart.read()]
     return select_stratified(
-        read,
-        pa.concat_arrays([pa.array([], pa.string()), *excluded]),
-        annotator.num_records,
-        annotator.seed,
+        read, pa.concat_arrays([pa.array([], pa.string()), *excluded]), annotator.num_records, annotator.seed
     )
 
 

@@ -125,8 +125,7 @@ def test_what_is_taken_apart_shows_in_the_prompt(chatml):
 
 
 @pytest.mark.parametrize(
-    ("keep", "num_fitting", "expected"),
-    [("head", 4, "QXZJ"), ("tail", 4, "XZJK"), ("head_tail", 4 + 5, "QX ... JK")],
+    ("keep", "num_fitting", "expected"), [("head", 4, "QXZJ"), ("tail", 4, "XZJK"), ("head_tail", 4 + 5, "QX ... JK")]
 )
 def test_prompt_that_does_not_fit_loses_text_and_keeps_its_shots(keep, num_fitting, expected, untemplated):
     text = "QXZJKQXZJK"  # letters the tokenizer never saw: a token each; " ... " is five

@@ -20,11 +20,7 @@ def require(run: Run) -> None:
     ("settings", "splits", "message"),
     [
         (["annotator.splits=[test]"], "test train", "regime silver learns from no record of split test"),
-        (
-            ["annotator.splits=[extra,test]"],
-            "test extra train",
-            "silver learns from no record of splits extra, te",
-        ),
+        (["annotator.splits=[extra,test]"], "test extra train", "silver learns from no record of splits extra, te"),
         ([], "extra test", "regime silver learns from no record of splits extra, test, and no other"),
         (["classifier.regime=combined", "annotator.splits=[test]"], "test train", "combined learns from no record of"),
         (["classifier.regime=silver_extra"], "test", "silver_extra learns from no record of split test"),

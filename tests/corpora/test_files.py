@@ -109,10 +109,7 @@ def test_a_folder_or_a_glob_is_its_visible_files_in_order(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
-    [
-        ("x.csv", b"id,body\n1,2\n", "no column 'text'; it has 'id', 'body'"),
-        ("x.docx", b"", "has none of the endings"),
-    ],
+    [("x.csv", b"id,body\n1,2\n", "no column 'text'; it has 'id', 'body'"), ("x.docx", b"", "has none of the endings")],
 )
 def test_a_file_that_is_not_what_it_says_is_refused_in_one_line_with_its_name(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)

@@ -103,10 +103,7 @@ def test_a_missing_part_is_named_and_so_are_its_records(run):
         f"labels/{SECOND}: the part is missing",
         f"corpus/{SECOND}: 20 records (r00020, r00021, r00022, …) in neither labels nor label_rejects",
     ]
-    assert kinds(run) == [
-        (FindingKind.MISSING_PART, "labels", SECOND),
-        (FindingKind.MISSING_RECORD, "corpus", SECOND),
-    ]
+    assert kinds(run) == [(FindingKind.MISSING_PART, "labels", SECOND), (FindingKind.MISSING_RECORD, "corpus", SECOND)]
 
 
 @pytest.mark.parametrize("name", ["corpus", "sample", "responses", "silver", "labels", "label_rejects"])

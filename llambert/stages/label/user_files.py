@@ -32,11 +32,7 @@ from llambert.storage.run_directory import TableDirectory
 
 
 def label_files(
-    checkpoint: str,
-    corpus: CorpusRecipe,
-    output: str,
-    recipe: LabelRecipe | None = None,
-    executor: Executor = RAY,
+    checkpoint: str, corpus: CorpusRecipe, output: str, recipe: LabelRecipe | None = None, executor: Executor = RAY
 ) -> Manifest:
     """Label every row of the files of ``corpus`` (its ``path``, ``format``, ``columns``, ``rows_per_part``).
 

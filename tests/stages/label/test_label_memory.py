@@ -49,11 +49,7 @@ def labelled(folder, num_rows: int) -> dict:
     save_tiny_classifier(folder / "encoder")
     command = [sys.executable, "-c", PROGRAM, str(folder), str(num_rows)]
     # One arena: memory that glibc keeps free in one arena of several, as its threads happen to run, is not the stage's.
-    environment = os.environ | {
-        "ARROW_DEFAULT_MEMORY_POOL": "system",
-        "MALLOC_ARENA_MAX": "1",
-        "OMP_NUM_THREADS": "1",
-    }
+    environment = os.environ | {"ARROW_DEFAULT_MEMORY_POOL": "system", "MALLOC_ARENA_MAX": "1", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
