@@ -11,8 +11,6 @@ import argparse
 from llambert.pipeline import pipeline
 from llambert.run import open_run, record_recipe
 
-TABLES = ("corpus", "responses", "silver", "checkpoint", "labels", "report")
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -25,7 +23,7 @@ def main() -> None:
     pipeline(run)
     wall_seconds = busy_seconds = 0.0
     print(f"{'stage':<12}{'on the clock s':>16}{'at work s':>12}{'ratio':>8}")
-    for table in TABLES:
+    for table in (table.name for table in run.tables if table.is_shown):
         manifest = run.table(table).require_manifest()
         # parse and report are their own work: one process, no model to wait for.
         busy = manifest.busy_seconds or manifest.wall_seconds

@@ -12,23 +12,25 @@ import argparse
 import subprocess
 import sys
 
-from llambert.planning.forecast import STAGES, forecast, read_pilot
+from llambert.planning.forecast import forecast, read_pilot
 from llambert.run import open_run
+from llambert.tables import TABLES
 
-TABLES = dict(zip(STAGES, ("corpus", "sample", "responses", "silver", "checkpoint", "labels"), strict=True))
+TABLE_OF = {table.stage: table.name for table in TABLES if table.is_required}
 CLI = "from llambert.cli import main; main()"
 # Ray is on the clock of the first stage that needs it, annotate, as in a whole run.
 ONE_STAGE = """
 import sys
+from llambert.execution.ray_executor import connect
 from llambert.run import open_run
-from llambert.stages import annotate, finetune, label, parse, parts, sample
+from llambert.stages import annotate, finetune, label, parse, sample
 run = open_run(sys.argv[2], sys.argv[3:])
 if sys.argv[1] == "annotate":
     sample.sample(run)
     annotate.annotate(run)
     parse.parse(run)
 else:
-    parts.connect()
+    connect()
     {"finetune": finetune.finetune, "label": label.label}[sys.argv[1]](run)
 """
 
@@ -64,7 +66,7 @@ def compare(recipe: str, settings: list[str]) -> None:
     )
     total = 0.0
     for stage in planned.stages:
-        took = run.table(TABLES[stage.stage]).require_manifest().wall_seconds
+        took = run.table(TABLE_OF[stage.stage]).require_manifest().wall_seconds
         total += took
         if took < 1 or stage.is_measured:
             continue

@@ -31,15 +31,15 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from llambert.integrity.verify import verify
 from llambert.run import Run, open_run
 from llambert.storage.locations import open_filesystem
+from tests.drills.drill_pipeline import ENDS, GROWS
 from tests.drills.nodes import ROOT, Nodes
+from tests.drills.schedule import STAGES
 from tests.fixtures.chromium import Page
 from tests.fixtures.ray_jobs import wait_for_job_agent
 from tests.fixtures.s3_server import running_server
 from tests.fixtures.tiny_encoder import WORDS, save_tiny_encoder
 from tests.fixtures.tiny_llm import save_tiny_llm
 
-TABLES = {"ingest": "corpus", "annotate": "responses", "finetune": "training", "label": "labels"}
-ENDS = {"ingest": "corpus", "annotate": "responses", "finetune": "checkpoint", "label": "labels"}
 PROCESSES = {"finetune": "ray::RayTrainWorker"}
 NUM_FILES, ROWS_PER_FILE = 24, 40
 _UNFOLD = """[...document.querySelectorAll("h4")]
@@ -50,9 +50,9 @@ STORAGE = "s3://llambert-test/films"
 def main() -> int:
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))  # what was started is ended too
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kill", nargs="*", choices=TABLES, default=["ingest", "annotate", "finetune"])
-    parser.add_argument("--drain", nargs="*", choices=TABLES, default=["label"])
-    parser.add_argument("--stop", nargs="*", choices=TABLES, default=["annotate"])
+    parser.add_argument("--kill", nargs="*", choices=STAGES, default=["ingest", "annotate", "finetune"])
+    parser.add_argument("--drain", nargs="*", choices=STAGES, default=["label"])
+    parser.add_argument("--stop", nargs="*", choices=STAGES, default=["annotate"])
     parser.add_argument("--screenshot", type=Path)
     arguments = parser.parse_args()
     # Short: a socket's path has 107 characters.
@@ -70,7 +70,7 @@ def drill(folder: Path, arguments: argparse.Namespace) -> int:
             submitted = SubmittedRun(nodes, recipe)
             wait_for_job_agent(submitted.client)
             submitted.submit()
-            for stage in TABLES:
+            for stage in STAGES:
                 if stage in arguments.stop:
                     submitted.stop_in(stage)
                 if stage == "annotate" and arguments.screenshot:
@@ -124,7 +124,7 @@ class SubmittedRun:
             self.filesystem.invalidate_cache()
             if self.filesystem.glob(f"{self.path}/{ENDS[stage]}/*/manifest.json"):
                 return False
-            if self.filesystem.glob(f"{self.path}/{TABLES[stage]}/*/**"):
+            if self.filesystem.glob(f"{self.path}/{GROWS[stage]}/*/**"):
                 return True
             if self.client.get_job_status(self.job).is_terminal() or time.monotonic() > deadline:
                 raise RuntimeError(f"{stage} did not begin:\n{self.client.get_job_logs(self.job)[-4000:]}")
@@ -151,7 +151,7 @@ class SubmittedRun:
         self._ray("job", "stop", self.job)
         assert self.client.get_job_status(self.job) == JobStatus.STOPPED, self.client.get_job_status(self.job)
         last = self.client.get_job_logs(self.job).strip().splitlines()[-1:]
-        parts = self.filesystem.glob(f"{self.path}/{TABLES[stage]}/*/part-*.parquet")
+        parts = self.filesystem.glob(f"{self.path}/{GROWS[stage]}/*/part-*.parquet")
         print(
             f"{stage}: stopped in {time.monotonic() - began:.1f} s with {len(parts)} parts, last line {last}",
             flush=True,

@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from llambert import tables
 from llambert.cli import main
 from llambert.run import Run, open_run
 from llambert.schema import RECORD_ID
@@ -29,10 +30,14 @@ ROOT = Path(__file__).resolve().parents[2]
 NUM_FILES, ROWS_PER_FILE, ROWS_PER_PART = 1, 400, 25
 NUM_ANNOTATED, RECORDS_PER_PART = 128, 8
 # Stage -> the table that grows while it works, and the one with whose manifest it is complete.
-GROWS = {"ingest": "corpus", "annotate": "responses", "finetune": "training", "label": "labels"}
-ENDS = {"ingest": "corpus", "annotate": "responses", "finetune": "checkpoint", "label": "labels"}
-ANNOTATED = ("sample", "responses", "silver", "rejects")
-TABLES = ("corpus", "corpus_rejects", "duplicates", *ANNOTATED, "labels", "label_rejects")
+ENDS = {table.stage: table.name for table in tables.TABLES if table.is_required}
+GROWS = ENDS | {"finetune": "training"}
+# Those of every run, as Parquet.
+TABLES = tuple(
+    table.name
+    for table in tables.TABLES
+    if table.schema and table.is_checked and (table.is_required or table.is_rejects or table.name == "duplicates")
+)
 
 
 class ScriptedAnnotator(Endpoint):
