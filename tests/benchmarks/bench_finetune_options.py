@@ -21,7 +21,7 @@ from transformers import logging
 
 from llambert import schema
 from llambert.experiments.cell_training import train_cell
-from llambert.experiments.cells import CellStore, Stored, create_cell
+from llambert.experiments.cells import CellResult, CellStore, create_cell
 from llambert.experiments.experiment_recipe import LabelledData
 from llambert.experiments.results import mean_over_seeds
 from llambert.experiments.sources import Labels, read_labels
@@ -94,7 +94,7 @@ def main() -> int:
     return 0
 
 
-def stored_cell(recipe: ClassifierRecipe, labels: Labels, store: CellStore, train: bool) -> Stored | None:
+def stored_cell(recipe: ClassifierRecipe, labels: Labels, store: CellStore, train: bool) -> CellResult | None:
     """The cell of these settings, trained if it is not there and ``train``."""
     cell = create_cell(recipe, labels)
     if train and store.get(cell) is None:
