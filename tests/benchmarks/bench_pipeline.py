@@ -18,8 +18,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], dest="settings")
     arguments = parser.parse_args()
     settings = arguments.settings or ["annotator.num_records=500", "storage=runs/bench-pipeline"]
-    run = open_run(arguments.recipe, settings)
-    record_recipe(run)
+    run = record_recipe(open_run(arguments.recipe, settings))
     pipeline(run)
     wall_seconds = busy_seconds = 0.0
     print(f"{'stage':<12}{'on the clock s':>16}{'at work s':>12}{'ratio':>8}")
