@@ -67,8 +67,8 @@ def annotate(run: Run, executor: Executor = RAY) -> Manifest:
     missing: list[dict[str, Any]] = [{"start": start, "end": end} for start, end in stored.missing]
     units = [*([_CONTENT_FREE] if wants_content_free else []), *missing, *again]
     num_again = sum(unit["num_records"] for unit in again)
-    total = stored.num_records + num_again
-    progress = StageProgress("annotate", responses, total, "records", _num_answered, stored.all_parts)
+    num_total = stored.num_records + num_again
+    progress = StageProgress("annotate", responses, num_total, "records", _num_answered, stored.all_parts)
     if num_again:
         print(f"annotate: records that failed before ({num_again:,}) are asked again", flush=True)
     try:
