@@ -34,10 +34,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 
-from llambert.annotation.verbalizer.evidence import Evidence, find_evidence
 from llambert.annotation.verbalizer.json_answers import JsonReader
 from llambert.annotation.verbalizer.reasoning import strip_reasoning
 from llambert.annotation.verbalizer.tokens import Tokenizer, normalise
+from llambert.annotation.verbalizer.weighing import Evidence, find_evidence
 from llambert.errors import ErrorKind
 
 RULES_VERSION = 2

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from llambert.annotation.verbalizer.evidence import Evidence
 from llambert.annotation.verbalizer.lexicon import words
+from llambert.annotation.verbalizer.weighing import Evidence
 
 _MAX_OPENINGS = 64  # brackets at which an object is looked for
 _DECODER = json.JSONDecoder()
