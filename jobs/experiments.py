@@ -6,11 +6,11 @@ On a Ray cluster:     ray job submit --runtime-env runtime_env.yaml --working-di
                           --set data.folder=s3://bucket/umls --set storage=s3://bucket/experiments
 
 What is stored already is not computed again; an interrupted job resumes. Results: STORAGE/NAME/results.md, .csv,
-.parquet and figure.png, .svg. Exit status: 0 done; 2 the recipe or its inputs are at fault; 1 anything else.
+.parquet and figure.png, .svg. Exit status: 0 done; 2 the recipe or its inputs are at fault; 143 stopped; 1 else.
 """
 
-from llambert.cli import experiment_job
+from llambert import program
 from llambert.experiments.experiment import run_experiment
 
 if __name__ == "__main__":
-    experiment_job(run_experiment)
+    program.experiment_job(run_experiment)

@@ -7,8 +7,8 @@ Exit status: 0 the checkpoint is complete;
 An interrupted job resumes when it is submitted again.
 """
 
-from llambert.cli import job
+from llambert import program
 from llambert.stages.finetune import finetune
 
 if __name__ == "__main__":
-    job(finetune)
+    program.job(finetune)

@@ -7,8 +7,8 @@ Exit status: 0 the corpus is in the run;
 An interrupted job resumes when it is submitted again.
 """
 
-from llambert.cli import job
+from llambert import program
 from llambert.stages.ingest import ingest
 
 if __name__ == "__main__":
-    job(ingest)
+    program.job(ingest)

@@ -7,8 +7,8 @@ Exit status: 0 every record is labelled or rejected;
 An interrupted job resumes when it is submitted again.
 """
 
-from llambert.cli import job
+from llambert import program
 from llambert.stages.label import label
 
 if __name__ == "__main__":
-    job(label)
+    program.job(label)

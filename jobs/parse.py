@@ -7,8 +7,8 @@ Exit status: 0 every response is a silver label or a reject;
 An interrupted job resumes when it is submitted again.
 """
 
-from llambert.cli import job
+from llambert import program
 from llambert.stages.parse import parse
 
 if __name__ == "__main__":
-    job(lambda run, _: parse(run))
+    program.job(lambda run, _: parse(run))

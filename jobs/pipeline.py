@@ -10,8 +10,8 @@ Exit status: 0 labelled and reported; 2 the recipe or its inputs are at fault (a
 An interrupted job resumes when it is submitted again.
 """
 
-from llambert.cli import job
+from llambert import program
 from llambert.pipeline import pipeline
 
 if __name__ == "__main__":
-    job(pipeline)
+    program.job(pipeline)

@@ -4,13 +4,13 @@ On this machine:      python jobs/plan.py jobs/recipes/reviews.yaml
 On a Ray cluster:     ray job submit --runtime-env runtime_env.yaml --working-dir . -- \
                           python jobs/plan.py jobs/recipes/reviews.yaml --records 500 --gain 0.5
 
-Exit status: 0 planned; 2 the recipe or its inputs are at fault (a line says where); 1 else.
+Exit status: 0 planned; 2 the recipe or its inputs are at fault (a line says where); 143 stopped; 1 else.
 """
 
 import sys
 
-from llambert.cli import main
+from llambert import program
 
 if __name__ == "__main__":
     sys.argv.insert(1, "plan")
-    main()
+    program.main()

@@ -7,8 +7,8 @@ Exit status: 0 the sample is in the run;
 An interrupted job resumes when it is submitted again.
 """
 
-from llambert.cli import job
+from llambert import program
 from llambert.stages.sample import sample
 
 if __name__ == "__main__":
-    job(lambda run, _: sample(run))
+    program.job(lambda run, _: sample(run))

@@ -1,19 +1,20 @@
 """``llambert …``: plan, run, status, verify, repair, label, serve, ontology, report. Commands import what they need
 when they run, so that ``llambert --help`` and a complete run come back at once.
 
-Exit status: 0 done; 2 the recipe or its inputs are at fault, with one line a fault; 1 anything else.
+Exit status: 0 done; 2 the recipe or its inputs are at fault, with one line a fault; 130 or 143 stopped by SIGINT or
+SIGTERM; 1 anything else.
 """
 
 import os
-import signal
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from llambert import __version__, engines
+from llambert import __version__, engines, stopping
 from llambert.errors import InputError
 from llambert.execution import Executor
 from llambert.experiments.experiment_recipe import AnyExperiment, load_experiment
@@ -21,6 +22,7 @@ from llambert.printable import SURROGATE, visible
 from llambert.run import Run, open_run, record_recipe
 from llambert.section import validate
 from llambert.storage.manifest import Manifest
+from llambert.urls import without_secrets
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 review = typer.Typer(no_args_is_help=True, help="Have people look at the records where two labels disagree.")
@@ -28,8 +30,6 @@ app.add_typer(review, name="review")
 
 RecipePath = Annotated[str, typer.Argument(help="The recipe file.", show_default=False)]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="A value of the recipe, as key.path=value.")]
-
-
 InProcess = Annotated[
     bool, typer.Option("--in-process", help="One worker in this process, no Ray: for small corpora and for debugging.")
 ]
@@ -112,7 +112,7 @@ def try_(
     prompts_only: Annotated[bool, typer.Option(help="Show the prompts and load no model.")] = False,
     settings: Settings = None,
 ) -> None:
-    """Show the prompts and the LLM's answers for a few records; writes nothing."""
+    """Show the prompts and the LLM's answers for a few records; a recipe's run finds the answers."""
     from llambert.authoring import trial
 
     chosen = trial.open_trial(recipe, corpus, text, settings)
@@ -129,7 +129,7 @@ def try_(
 def plan(
     recipe: RecipePath,
     records: Annotated[
-        int, typer.Option(min=50, help="How many records the pilot annotates; they stay annotated.")
+        int, typer.Option(min=50, help="Records to learn from that the pilot annotates; they stay annotated.")
     ] = 500,
     gain: Annotated[float, typer.Option(min=0.01, help="Points of accuracy that a doubling has to promise.")] = 0.5,
     prices: Annotated[
@@ -184,11 +184,12 @@ def status(recipe: RecipePath, settings: Settings = None) -> None:
 @app.command()
 def verify(recipe: RecipePath, settings: Settings = None) -> None:
     """Check that every part exists and is unaltered, and that every record is in exactly one."""
+    from llambert.integrity.source_changes import source_note
     from llambert.integrity.verify import verify
 
-    findings = verify(open_run(recipe, settings))
-    for finding in findings:
-        print(finding)
+    findings, note = verify(opened := open_run(recipe, settings)), source_note(opened)
+    for line in [*([f"corpus: {note}"] if note else []), *findings]:
+        print(line)
     if findings:
         raise typer.Exit(1)
     print("verified: every part is there and whole, every record once")
@@ -257,6 +258,7 @@ def serve(
     for switch in ("RUN_USER_CODE_IN_SEPARATE_THREAD", "RUN_ROUTER_IN_SEPARATE_LOOP"):
         os.environ.setdefault(f"RAY_SERVE_{switch}", "0")  # a thread less between a request and its answer
     connect()
+    stopping.leave()  # a stopped server answers what it accepted
     serving.serve_until_stopped(options)
 
 
@@ -270,9 +272,8 @@ def ontology(
     """The concepts that a UMLS run labelled with a category and their CHD edges: Parquet, GraphML and GEXF."""
     from llambert.ontology import ontology
 
-    of_directory = Path(run).is_dir()
-    recipe = f"{run}/recipe.yaml" if of_directory else run
-    found = ontology(open_run(recipe, [*(settings or []), *([f"storage={run}"] if of_directory else [])]), category)
+    recipe, where = (f"{run}/recipe.yaml", [f"storage={run}"]) if Path(run).is_dir() else (run, [])
+    found = ontology(open_run(recipe, [*(settings or []), *where]).last_read(), category)
     found.write(output)
     print(f"{found.nodes.num_rows:,} concepts and {found.edges.num_rows:,} edges between them written to {output}")
 
@@ -286,7 +287,7 @@ def report(
     """Write the report of a finished run if it has none, and print its summary."""
     from llambert.report.page import report
 
-    _start(_open_checked(recipe, settings), lambda run: report(run, prices))
+    _start(_open_checked(recipe, settings).last_read(), lambda run: report(run, prices))
 
 
 @review.command("export")
@@ -308,7 +309,7 @@ def review_export(
 
     if order not in ("random", "hardest"):
         raise InputError(f"--order: random or hardest, not {order!r}")
-    sample = review.draw(open_run(recipe, settings), n, order, seed, split, mixed)  # type: ignore[arg-type]
+    sample = review.draw(open_run(recipe, settings).last_read(), n, order, seed, split, mixed)  # type: ignore[arg-type]
     files = review_files.write(sample, output)
     print(
         f"{len(sample.items):,} of {sample.num_disagreements:,} records whose {sample.reference} label the classifier "
@@ -327,7 +328,10 @@ def review_import(
     from llambert.review import disagreements as review
     from llambert.review import formats as review_files
 
-    for line in review.render(review.cross_table(open_run(recipe, settings), review_files.read(files))):
+    opened, answers = open_run(recipe, settings).last_read(), review_files.read(files)
+    for reason, num in sorted(answers.left_out.items()):
+        print(f"left out, {reason}: {num:,}", file=sys.stderr)
+    for line in review.render(review.cross_table(opened, answers.given)):
         print(line)
 
 
@@ -367,22 +371,19 @@ def _start(run: Run, step: Callable[[Run], object]) -> None:
     run = record_recipe(run)
     done = step(run)
     if isinstance(done, Manifest) and done.stage != "report":
-        print(_summary_line(done))
-    elif run.table("report").read_manifest() is not None:
+        print(done.summary)
+    elif (run := run.at(run.generation)).table("report").read_manifest() is not None:  # now its labels have a dtype
         from llambert.report.page import summary
 
         print(summary(run))
 
 
-def _summary_line(manifest: Manifest) -> str:
-    """The last line of a stage's own job."""
-    rejected = ", ".join(f"{num:,} {reason}" for reason, num in manifest.num_rejected.items()) or "none"
-    kept = f"{manifest.num_kept:,} of {manifest.num_in:,} records"
-    return f"{manifest.stage}: complete, {kept}, rejected: {rejected}, {manifest.wall_seconds:.0f} s"
-
-
 def _run_and_exit(program: typer.Typer) -> None:
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(number))  # as Ray's own handler does, from its start on
+    stopping.install()
+    stopping.run(lambda: _run(program))
+
+
+def _run(program: typer.Typer) -> None:
     try:
         if strange := next((value for value in sys.argv if SURROGATE.search(value)), None):
             raise InputError(f"{strange}: the name is not UTF-8; rename the file, or name the folder that it is in")
@@ -391,8 +392,8 @@ def _run_and_exit(program: typer.Typer) -> None:
         for line in str(error).splitlines():
             print(f"llambert: {line}", file=sys.stderr)
         sys.exit(2)
-    except SystemExit as stopped:
-        if stopped.code != signal.SIGTERM:
+    except Exception:  # a fault of ours, whose traceback may quote a signed URL or the password of a proxy
+        if stopping.stopped_by():
             raise
-        print("llambert: stopped; committed parts are kept; start it again to resume", file=sys.stderr, flush=True)
-        sys.exit(128 + signal.SIGTERM)
+        print(visible(without_secrets(traceback.format_exc())), end="", file=sys.stderr)
+        sys.exit(1)

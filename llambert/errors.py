@@ -1,8 +1,13 @@
 """Errors that a user can fix, and the text of exceptions."""
 
+import contextlib
+import copyreg
+from collections.abc import Iterator
 from enum import StrEnum
+from typing import Any
 
 from llambert.printable import visible
+from llambert.urls import without_secrets
 
 
 class ErrorKind(StrEnum):
@@ -29,11 +34,27 @@ class InputError(ValueError):
 
     The message is one clear line: what was wrong, where, and what to do. Jobs and the command line
     print it and exit with status 2; any other exception is a fault of ours and keeps its traceback.
-    A file name in it that is not UTF-8 is escaped, so that every terminal and log takes it.
+    A file name in it that is not UTF-8 is escaped, so that every terminal and log takes it; a password or a signature
+    in a URL is left out.
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(visible(message))
+        super().__init__(without_secrets(visible(message)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # As it is, whatever arguments a subclass takes: it travels between processes.
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
+
+
+class Damaged(InputError):
+    """A stored file that is not as it was written, is missing or has something else in its place.
+
+    ``remedy``: what to do about it, which whoever does that already leaves out of ``fault``.
+    """
+
+    def __init__(self, uri: str, why: str, remedy: str) -> None:
+        super().__init__(f"{uri} is damaged: {why}; {remedy}")
+        self.uri, self.fault = uri, visible(f"{uri} is damaged: {why}")
 
 
 class UnfitModel(InputError):
@@ -42,7 +63,7 @@ class UnfitModel(InputError):
 
 def one_line(error: BaseException) -> str:
     """The message of another library's exception, shortened to one line."""
-    return " ".join(visible(str(error)).split())[:300] or type(error).__name__
+    return " ".join(without_secrets(visible(str(error))).split())[:300] or type(error).__name__
 
 
 def described(error: BaseException) -> str:
@@ -50,9 +71,23 @@ def described(error: BaseException) -> str:
     return f"{type(error).__name__}: {one_line(error)}"
 
 
+@contextlib.contextmanager
+def panics_as_errors() -> Iterator[None]:
+    """``ValueError`` for a panic of a library written in Rust, which is no ``Exception``: no handler would catch it.
+
+    A tokenizer's regular expression panics on a text that it would try too many ways to match. Also a decorator.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__module__ != "pyo3_runtime":  # its type cannot be imported
+            raise
+        raise ValueError(f"a fault in Rust code: {one_line(error)}") from error
+
+
 def last_line(error: BaseException) -> str:
     """The exception's type and the last line it says: of one that Ray passes on, the worker's own message."""
-    return f"{type(error).__name__}: {str(error).strip().rpartition(chr(10))[2]}"
+    return f"{type(error).__name__}: {without_secrets(str(error)).strip().rpartition(chr(10))[2]}"
 
 
 def loading_fault(error: BaseException, section: str) -> str:

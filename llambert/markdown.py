@@ -4,8 +4,13 @@ import re
 from collections.abc import Sequence
 
 _INVISIBLE = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f\ud800-\udfff\ufeff\ufffe"
+    r"\uffff\U000e0000-\U000e007f]"
 )
+# A line's beginning that starts a list, a rule, a heading or YAML; what GitHub makes a link of by itself.
+_BLOCK_START = re.compile(r"^(\d{0,9})([.)](?=\s|$)|[-+](?=[-\s]|$)|=+$)")
+_AUTOLINK = re.compile(r"(?i)\b(?:(https?|ftp|mailto):|(www)\.)")
+_MAX_CHARS = 10_000
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: frozenset[int] = frozenset()) -> list[str]:
@@ -19,7 +24,11 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: frozenset[
 def escape(text: str) -> str:
     """Text that Markdown shows as it is, on one line."""
     one_line = " ".join(visible_characters(text).split())
+    if len(one_line) > _MAX_CHARS:
+        one_line = f"{one_line[: _MAX_CHARS - 1]}…"
     escaped = re.sub(r"([\\`*\[\]<>|#~$])", r"\\\1", one_line).replace("&", "&amp;")
+    escaped = _BLOCK_START.sub(r"\1\\\2", escaped)
+    escaped = _AUTOLINK.sub(lambda start: f"{start[1]}&#58;" if start[1] else f"{start[2]}&#46;", escaped)
     # Inside a word an underscore is no mark-up, and record_id stays readable.
     return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", escaped)
 

@@ -32,3 +32,8 @@ def _escape(match: re.Match[str]) -> str:
     code = ord(match.group())
     is_byte = 0xDC80 <= code <= 0xDCFF  # as os.fsdecode makes them
     return f"\\x{code - 0xDC00:02X}" if is_byte else f"\\u{code:04X}"
+
+
+def shortened(text: str, limit: int = 100) -> str:
+    """The beginning of a text, at most ``limit`` characters, with an ellipsis where some are left out."""
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"

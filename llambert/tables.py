@@ -32,12 +32,17 @@ class TableSpec:
     it holds the records that the leading table rejects. ``covers``: the table each of whose records is in it, or in a
     table written with it, exactly once.
 
+    ``grows``: it lives in one folder through all generations of the corpus: its fingerprint does not cover what the
+    source holds, the names of its parts do, and its manifest says of which generation it is.
+
     ``is_required``: a run is not finished without it, if anything is made from it. ``is_made_whole``: it is made again
     whole, not part by part. ``is_files``: its parts are files of any kind, not Parquet. ``has_ids``: each of its
     records has an ID, once. ``holds_rejected``: records that count as rejected are rows of it too. ``may_hold_more``:
-    its folder may hold parts of a larger sample. ``has_amendments``: some of its records may be in it once more,
-    answered later. ``is_checked``: it has a manifest and ``verify`` reads it; a table that is made whole and is not
-    checked is made again whenever anything is. ``is_shown``: ``status`` shows it.
+    its folder may hold parts that it was made of before. ``refers_to``: the store in whose parts the rest of its rows
+    is; its manifest lists these parts. ``copy_of``: the table whose parts are copied into it. ``is_asked_for``: a
+    recipe's run is not finished without it either. ``is_description``: it says something of all others, and is made
+    again whenever one of them is. ``is_checked``: it has a manifest and ``verify`` reads it. ``is_store``: it has none:
+    its parts are kept, whatever becomes of the tables that refer to them. ``is_shown``: ``status`` shows it.
     """
 
     name: str
@@ -54,14 +59,19 @@ class TableSpec:
     is_by_part: bool = False
     is_rejects: bool = False
     covers: str | None = None
+    grows: bool = False
     is_required: bool = False
     is_made_whole: bool = False
     is_files: bool = False
     has_ids: bool = True
     holds_rejected: bool = False
     may_hold_more: bool = False
-    has_amendments: bool = False
+    refers_to: str | None = None
+    copy_of: str | None = None
+    is_asked_for: Callable[[Recipe], bool] = _never
+    is_description: bool = False
     is_checked: bool = True
+    is_store: bool = False
     is_shown: bool = False
 
     @property
@@ -83,6 +93,10 @@ class TableGraph:
     def __iter__(self) -> Iterator[TableSpec]:
         return iter(self._tables.values())
 
+    def grows(self, name: str) -> bool:
+        """Whether ``name``, or the table under whose fingerprint it lives, grows."""
+        return self[self[name].fingerprint].grows
+
     def leader(self, name: str) -> TableSpec:
         """The table that the step of ``name`` completes last: itself, or the one it is written with."""
         return self[self[name].written_with or name]
@@ -98,13 +112,16 @@ class TableGraph:
         return tuple(table for table in leader.upstream if leader.is_upstream(table, recipe))
 
     def needed(self, recipe: Recipe) -> set[str]:
-        """The required tables that others are made from with this recipe, and those that no other is made from."""
+        """The required tables that others are made from with this recipe, and those that no other is made from.
+
+        With them, those that the recipe asks for.
+        """
         required = [table for table in self if table.is_required]
         found = {one.name for one in required} - {name for one in required for name in one.upstream}
         for table in reversed(required):
             if table.name in found:
                 found.update(self.upstream(table.name, recipe))
-        return found
+        return found | {table.name for table in self if table.is_asked_for(recipe)}
 
     def downstream(self, name: str) -> tuple[TableSpec, ...]:
         """``name`` and the leading tables that are made from it, whatever the recipe."""
@@ -132,8 +149,21 @@ def _keeps_gold_labels(recipe: Recipe) -> bool:
     return schema.GOLD_LABEL in recipe.label.keep
 
 
+def _is_by_label(recipe: Recipe) -> bool:
+    return recipe.label.by_label
+
+
 TABLES = TableGraph(
-    TableSpec("corpus", "ingest", schema.CORPUS, reads_gold=_always, section="corpus", is_required=True, is_shown=True),
+    TableSpec(
+        "corpus",
+        "ingest",
+        schema.CORPUS,
+        reads_gold=_always,
+        section="corpus",
+        grows=True,
+        is_required=True,
+        is_shown=True,
+    ),
     TableSpec(
         "corpus_rejects",
         "ingest",
@@ -143,7 +173,7 @@ TABLES = TableGraph(
         is_rejects=True,
         has_ids=False,  # rows of the source that are no record may lack one
     ),
-    TableSpec("corpus_keys", "ingest", schema.CORPUS_KEYS, written_with="corpus", is_by_part=True, is_checked=False),
+    TableSpec("corpus_keys", "ingest", schema.CORPUS_KEYS, written_with="corpus", is_by_part=True, has_ids=False),
     TableSpec("duplicates", "ingest", schema.DUPLICATES, written_with="corpus"),
     TableSpec("shots", "sample", schema.SHOTS, reads_gold=_always, written_with="sample", fingerprint_of="shots"),
     TableSpec(
@@ -155,6 +185,7 @@ TABLES = TableGraph(
         is_required=True,
         is_made_whole=True,
     ),
+    TableSpec("answers", "annotate", schema.ANSWERS, has_ids=False, is_checked=False, is_store=True),
     TableSpec(
         "responses",
         "annotate",
@@ -164,12 +195,13 @@ TABLES = TableGraph(
         section="annotator",
         model="annotator",
         is_required=True,
+        is_made_whole=True,
         holds_rejected=True,
         may_hold_more=True,
-        has_amendments=True,
+        refers_to="answers",
         is_shown=True,
     ),
-    TableSpec("content_free", "annotate", schema.RESPONSES, written_with="responses"),
+    TableSpec("content_free", "annotate", schema.RESPONSES, written_with="responses", refers_to="answers"),
     TableSpec(
         "silver",
         "parse",
@@ -183,6 +215,7 @@ TABLES = TableGraph(
     ),
     TableSpec("rejects", "parse", schema.REJECTS, written_with="silver", is_by_part=True, is_rejects=True),
     TableSpec("training", "finetune", fingerprint_of="checkpoint", is_checked=False),
+    TableSpec("learned", "finetune", schema.LEARNED, written_with="checkpoint", has_ids=False),
     TableSpec(
         "checkpoint",
         "finetune",
@@ -207,20 +240,31 @@ TABLES = TableGraph(
         model="classifier",
         model_files="checkpoint",
         covers="corpus",
+        grows=True,
         is_required=True,
         is_shown=True,
     ),
     TableSpec("label_rejects", "label", schema.CORPUS_REJECTS, written_with="labels", is_by_part=True, is_rejects=True),
     TableSpec(
-        "labels_by_label", "label", upstream=("labels",), fingerprint_of="labels", covers="labels", is_made_whole=True
+        "labels_by_label",
+        "label",
+        upstream=("labels",),
+        fingerprint_of="labels",
+        covers="labels",
+        is_made_whole=True,
+        copy_of="labels",
+        is_asked_for=_is_by_label,
     ),
+    TableSpec("plan", "plan", is_made_whole=True, is_files=True, has_ids=False),
     TableSpec(
         "report",
         "report",
         upstream=("corpus", "sample", "responses", "silver", "checkpoint", "labels"),
         reads_gold=_always,
         is_made_whole=True,
-        is_checked=False,
+        is_files=True,
+        has_ids=False,
+        is_description=True,
         is_shown=True,
     ),
 )

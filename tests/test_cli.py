@@ -138,7 +138,9 @@ def test_an_encoder_that_cannot_be_trained_is_refused_before_ray_starts(recipe, 
     (encoder / "model.safetensors").write_bytes((encoder / "model.safetensors").read_bytes()[:-500])
     done = llambert(command, recipe, "--set", f"classifier.model={encoder}", RAY_ADDRESS="127.0.0.1:9")
     assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].startswith(f"llambert: classifier.model: {encoder} cannot be loaded: ")
+    assert done.stderr.splitlines()[-1].startswith(
+        f"llambert: classifier.model: {encoder}: its model.safetensors cannot be read: "
+    )
     assert "Traceback" not in done.stderr
     assert not list((tmp_path / "run").glob("*/*"))
 

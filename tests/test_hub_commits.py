@@ -95,7 +95,7 @@ def test_one_fingerprint_before_and_after_the_download_and_after_main_has_moved(
     other = python(OPEN + SHOW, recipe, f"storage={tmp_path}/other", hub=hub, cache=cache)
     assert other[1] == moved
     changed = {name for name in before[0] if before[0][name] != other[0][name]}
-    assert changed == {"checkpoint", "labels", "report"}
+    assert changed == {"checkpoint", "labels", "plan", "report"}
 
 
 def test_a_tag_and_the_commit_that_it_is_at_have_one_fingerprint(tmp_path, recipe, hub):
@@ -197,4 +197,4 @@ def test_a_data_set_of_the_hub_is_read_at_the_commit_that_the_run_has_stored(tmp
     assert hub.revisions_read == {first}
     other = python(OPEN + read, recipe, *settings, f"storage={tmp_path}/other", hub=hub, cache=tmp_path / "cache")
     assert other[1:] == [moved, [[{"text": "Second film."}]]]
-    assert other[0]["corpus"] != before["corpus"]
+    assert other[0]["sample"] != before["sample"]

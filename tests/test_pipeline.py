@@ -1,6 +1,7 @@
 """The whole method as a user starts it: a program of its own, on a local Ray, with tiny real models."""
 
 import functools
+import os
 import random
 import subprocess
 import sys
@@ -13,7 +14,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from llambert.integrity.verify import verify
 from llambert.run import Run, open_run
 from tests.fixtures.encoder_families import save_family
+from tests.fixtures.hub_server import running_hub
 from tests.fixtures.processes import kill_group, wait_for_commit
+from tests.fixtures.stored_responses import joined
 from tests.fixtures.tiny_classifier import save_tiny_classifier
 from tests.fixtures.tiny_llm import save_tiny_llm
 
@@ -89,7 +92,8 @@ def finish(folder: Path, *options: str) -> None:
 
 
 def num_files(table: Path) -> int:
-    return len(list(table.glob("*/*")))
+    pattern = "*/part-*" if table.name == "answers" else "*/*"  # beside these it says who is asked
+    return len(list(table.glob(pattern)))
 
 
 def open_in(folder: Path, monkeypatch) -> Run:
@@ -98,7 +102,10 @@ def open_in(folder: Path, monkeypatch) -> Run:
 
 
 def rows(run: Run, table: str, without: tuple[str, ...] = ()) -> list[dict]:
-    read = run.table(table).read()
+    if table == "responses":  # with their answers, whichever part of the store these are in
+        read, without = joined(run), (*without, "busy_seconds")
+    else:
+        read = run.table(table).read()
     return read.drop_columns([name for name in without if name in read.column_names]).to_pylist()
 
 
@@ -172,7 +179,7 @@ def test_killed_in_every_stage_and_started_again_it_ends_with_the_same_tables(
     expected_run = open_in(undisturbed, monkeypatch)
     expected = {name: rows(expected_run, name) for name in TABLES}
     folder = make_workplace(tmp_path / "films", models)
-    for table in ["corpus", "responses", "training", "labels"]:
+    for table in ["corpus", "answers", "training", "labels"]:
         process = start(folder)
         wait_for_commit(process, functools.partial(num_files, folder / "runs/films" / table), every_s=0.005)
         kill_group(process.pid)
@@ -270,7 +277,7 @@ def test_a_killed_run_in_one_process_goes_on_through_ray(undisturbed, models, tm
     expected = {name: rows(undisturbed_run, name) for name in TABLES}
     folder = make_workplace(tmp_path / "films", models)
     process = start(folder, "--in-process")
-    wait_for_commit(process, functools.partial(num_files, folder / "runs/films/responses"), every_s=0.005)
+    wait_for_commit(process, functools.partial(num_files, folder / "runs/films/answers"), every_s=0.005)
     kill_group(process.pid)
     process.wait()
     assert not list((folder / "runs/films/labels").glob("*/*"))
@@ -279,3 +286,47 @@ def test_a_killed_run_in_one_process_goes_on_through_ray(undisturbed, models, tm
     for name in TABLES:
         assert rows(run, name) == expected[name], name
     assert verify(run) == []
+
+
+ON_TWO_NODES = """
+import sys
+import ray
+from ray.cluster_utils import Cluster
+from llambert.pipeline import pipeline
+from llambert.run import open_run, record_recipe
+
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+cluster.add_node(num_cpus=2)
+without_hub = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": sys.argv[1]}
+ray.init(address=cluster.address, runtime_env={"env_vars": without_hub}, log_to_driver=False)
+pipeline(record_recipe(open_run("recipe.yaml", sys.argv[2:])))
+ray.shutdown()
+cluster.shutdown()
+"""
+TWO_OF_EACH = (
+    *("annotator.model=org/llm", "annotator.min_replicas=2", "annotator.max_replicas=2"),
+    *("classifier.model=org/encoder", "classifier.num_workers=2", "classifier.epochs=1"),
+    *("label.min_actors=2", "label.max_actors=2"),
+)
+
+
+def test_two_of_each_worker_on_two_nodes_work_with_models_that_were_fetched_once_through_a_busy_hub(models, tmp_path):
+    folder = make_workplace(tmp_path / "films", models)
+    with running_hub() as hub:
+        for name in ("llm", "encoder"):
+            hub.repository(f"models/org/{name}").commit(models / name)
+        hub.refusals = [(429, {"Retry-After": "1"})]
+        place = {
+            "HF_ENDPOINT": hub.endpoint,
+            "HF_HOME": str(tmp_path / "hub"),
+            "LLAMBERT_CACHE": str(tmp_path / "cache"),
+        }
+        command = [sys.executable, "-c", ON_TWO_NODES, str(tmp_path / "no-hub"), *TWO_OF_EACH]
+        environment = {**os.environ, **place, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.stderr.count("tried again for up to") == 1
+    sent = [path for path in hub.requests if "/resolve/" in path]
+    assert sum(hub.downloads.values()) == len({path.rpartition("/")[2] + path.split("/")[2] for path in sent})
+    assert not (tmp_path / "no-hub/hub").exists()
+    assert len(list((folder / "runs/films/models").glob("*/model.safetensors"))) == 2

@@ -128,6 +128,20 @@ def test_a_new_key_at_its_default_changes_no_fingerprint_and_another_value_does(
     assert result_fields(hot) == {**result_fields(before), "added_section": {"temperature": 1.0}}
 
 
+def test_template_settings_and_the_answers_prefix_count_only_if_they_are_there():
+    plain = AnnotatorRecipe(model="m", num_records=1)
+    named = AnnotatorRecipe(model="m", num_records=1, chat_template_kwargs={}, answer_prefix="")
+    assert result_fields(named) == result_fields(plain) == {"model": "m", "num_records": 1}
+    other = AnnotatorRecipe(
+        model="m", num_records=1, chat_template_kwargs={"enable_thinking": False}, answer_prefix="A"
+    )
+    assert result_fields(other) == {
+        **result_fields(plain),
+        "chat_template_kwargs": {"enable_thinking": False},
+        "answer_prefix": "A",
+    }
+
+
 def test_a_section_that_is_null_by_default_counts_even_with_all_its_defaults():
     plain = AnnotatorRecipe(model="m", num_records=1)
     assert result_fields(plain.model_copy(update={"gold_shots": GoldShots()})) == {

@@ -89,7 +89,7 @@ def ended(tmp_path_factory, logs_of_ray) -> dict[str, dict[str, bytes]]:
 
 def test_the_run_is_whole_and_was_logged(ended):
     names = {path.split("/")[2] for path in ended["stored"]}
-    assert {"corpus", "responses", "silver", "checkpoint", "labels", "report", "recipe.yaml"} <= names
+    assert {"corpus", "answers", "responses", "silver", "checkpoint", "labels", "report", "recipe.yaml"} <= names
     assert len(ended["logs"]) > 10
 
 
@@ -106,3 +106,73 @@ def test_no_secret_is_stored_or_logged(ended, secret):
 
 def test_no_text_of_a_record_is_logged(ended):
     assert [path for path, content in ended["logs"].items() if TEXT.encode() in content] == []
+
+
+# Without Ray, on a disk; the environment holds a secret in each variable that llambert or its libraries read.
+
+PASSWORD = "pr0xy-canary-1c9e"
+ENVIRONMENT = {
+    "OPENAI_API_KEY": API_KEY,
+    "HF_TOKEN": HUB_TOKEN,
+    "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+    "LLAMBERT_SERVE_TOKEN": PASSWORD,
+    "HTTP_PROXY": f"http://user:{PASSWORD}@127.0.0.1:9",
+    "HTTPS_PROXY": f"http://user:{PASSWORD}@127.0.0.1:9",
+    "NO_PROXY": "127.0.0.1",
+}
+SIGNED = f"https://user:{PASSWORD}@host/x.jsonl?X-Amz-Signature={PASSWORD}"
+REFUSAL = (401, {"error": {"message": f"Incorrect API key provided: {API_KEY}"}}, {})
+
+
+@pytest.mark.parametrize(
+    ("settings", "environment", "replies", "statuses"),
+    [
+        ([], {}, [], {0}),
+        ([], {}, [REFUSAL] * 20, {2}),
+        ([], {"NO_PROXY": ""}, [], {1, 2}),
+        ([], {"NO_PROXY": "", "HTTP_PROXY": f"gopher://user:{PASSWORD}@127.0.0.1:9"}, [], {1, 2}),
+        ([f"corpus.path={SIGNED}"], {}, [], {2}),
+        ([f"storage={SIGNED}"], {}, [], {2}),
+        ([f"annotator.base_url={SIGNED}"], {}, [], {2}),
+        ([f"classifier.model={SIGNED}"], {}, [], {2}),
+        ([f"corpus.columns.text={SIGNED}"], {}, [], {2}),
+        (["corpus.path={folder}/bad.jsonl"], {}, [], {2}),
+        (["classifier.model={folder}"], {}, [], {1, 2}),
+    ],
+    ids=[
+        "whole",
+        "key refused",
+        "proxy down",
+        "proxy of no known scheme",
+        "corpus",
+        "storage",
+        "endpoint",
+        "classifier",
+        "column",
+        "malformed corpus",
+        "no classifier",
+    ],
+)
+def test_no_secret_of_the_environment_or_the_recipe_is_written_or_said(
+    tmp_path, settings, environment, replies, statuses
+):
+    save_tiny_classifier(tmp_path / "encoder")
+    rows = [{"record_id": f"r{n}", "text": f"{TEXT}, {'good' if n % 2 else 'bad'} {n}"} for n in range(30)]
+    (tmp_path / "films.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "bad.jsonl").write_text("not JSON\n" * 30)
+    endpoint = Endpoint()
+    endpoint.script.extend(replies)
+    endpoint.otherwise = lambda request: chat("Positive" if "good" in json.dumps(request) else "Negative")
+    with serve(endpoint):
+        recipe = RECIPE.format(folder=tmp_path, endpoint=endpoint.base_url).partition("storage:")[0]
+        (tmp_path / "recipe.yaml").write_text(f"{recipe}storage: {tmp_path}/run\n")
+        job = Path(__file__).resolve().parents[1] / "jobs" / "pipeline.py"
+        options = [word for setting in settings for word in ("--set", setting.format(folder=tmp_path))]
+        command = [sys.executable, job, tmp_path / "recipe.yaml", "--in-process", *options]
+        variables = {**os.environ, **ENVIRONMENT, "LLAMBERT_CACHE": str(tmp_path / "cache"), **environment}
+        ran = subprocess.run(command, env=variables, cwd=tmp_path, capture_output=True, timeout=300, check=False)
+    assert ran.returncode in statuses, ran.stderr[-3000:].decode()
+    found = {str(path): plain(path.read_bytes()) for path in tmp_path.rglob("*") if path.is_file()}
+    found |= {"stdout": ran.stdout, "stderr": ran.stderr}
+    for secret in (API_KEY, HUB_TOKEN, SECRET_KEY, PASSWORD):
+        assert [name for name, content in found.items() if secret.encode() in content] == []

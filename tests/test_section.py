@@ -107,7 +107,7 @@ def test_a_key_of_a_mapping_that_is_merged_in_place_is_looked_at_too(merged):
     assert message.endswith(": put it in quotes")
 
 
-@pytest.mark.parametrize("key", ["[1, 2]", "{a: b}", "? [a]\n "])
+@pytest.mark.parametrize("key", ["[1, 2]", "{a: b}", "? [a]\n  "])
 def test_a_key_that_is_no_scalar_is_refused_with_its_line(key):
     assert refusal(f"labels:\n  {key}: positive\n").startswith("x.yaml:2: a key is a list or a mapping")
 
@@ -120,10 +120,10 @@ def test_a_key_that_is_no_scalar_is_refused_with_its_line(key):
         ("!!bool maybe", "x.yaml:2: 'maybe' cannot be read as bool: put it in quotes"),
         ("!!binary aGk=", "x.yaml:2: a value is read as binary, neither text, number, list nor mapping"),
         ("!!set {a, b}", "x.yaml:2: a value is read as set, neither text, number, list nor mapping"),
-        ("&a [*a]", "x.yaml: a value contains itself by an alias"),
-        ("&a {b: *a}", "x.yaml: a value contains itself by an alias"),
-        ("[" * 3000 + "]" * 3000, "x.yaml: its lists and mappings are nested too deeply"),
-        ('"\x7f"', "x.yaml: not YAML: the character '\\x7f' cannot be part of it"),
+        ("&a [*a]", "x.yaml:2: a value contains itself by an alias"),
+        ("&a {b: *a}", "x.yaml:2: a value contains itself by an alias"),
+        ("[" * 3000 + "]" * 3000, "x.yaml:2: its lists and mappings are nested too deeply"),
+        ('"\x7f"', "x.yaml:2: not YAML: the character '\\x7f' cannot be part of it"),
     ],
 )
 def test_a_value_that_no_section_can_hold_is_refused_in_one_line(value, fault):

@@ -17,10 +17,19 @@ def test_every_table_lives_under_a_fingerprint_of_the_run(tmp_path):
         assert run.table(table.name).schema == table.schema
 
 
+def test_answers_that_runs_share_live_where_the_recipe_says_under_the_same_fingerprint(tmp_path):
+    own, shared = open_films(tmp_path), open_films(tmp_path, f"annotator.answer_store={tmp_path}/store/")
+    assert {name for name in NAMES if own.fingerprints.get(name) != shared.fingerprints.get(name)} == {"plan"}
+    assert shared.table("answers").uri == f"{tmp_path}/store/{own.fingerprints['answers']}"
+    assert shared.table("answers").schema == TABLES["answers"].schema
+    assert shared.table("responses").uri == own.table("responses").uri
+
+
 def test_tables_name_only_tables_that_are_declared_and_those_upstream_before_them():
     for place, table in enumerate(TABLES):
-        named = {table.written_with, table.covers, table.fingerprint, table.model_files}
+        named = {table.written_with, table.covers, table.fingerprint, table.model_files, table.refers_to}
         assert named - {None} <= set(NAMES)
+        assert table.refers_to is None or TABLES[table.refers_to].is_store
         assert set(table.upstream) <= set(NAMES[:place])
         if table.written_with:
             assert TABLES.leader(table.name).written_with is None

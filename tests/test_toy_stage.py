@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pytest
 
 from llambert import schema
+from llambert.errors import Damaged
 from llambert.execution import Executor, Outcome, Pool
 from llambert.execution.in_process import IN_PROCESS
 from llambert.execution.ray_executor import RAY
@@ -143,7 +144,7 @@ def test_a_start_after_a_kill_between_parts_makes_what_is_missing(run, tmp_path)
 def test_a_part_that_cannot_be_made_is_named_and_noted(run):
     corpus = run.table("corpus")
     corpus.filesystem.rm_file(corpus.path(SECOND))
-    with pytest.raises(RuntimeError, match=f"count words: 2 of 3 parts are not done .{SECOND}, {THIRD}"):
+    with pytest.raises(Damaged, match=f"{SECOND} is damaged: it is missing; `llambert repair` makes it again"):
         count_words(run, IN_PROCESS)
     shown = {table.name: table for table in status(run)}["words"]
     assert (shown.state, shown.num_failures) == ("stopped", 1)

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from jinja2 import TemplateError
 from pydantic import Field, field_validator
 
-from llambert.errors import InputError, OverLength
+from llambert.annotation.chat_template import DATE, TODAY, ChatTemplate
+from llambert.annotation.verbalizer.reasoning import open_thought
+from llambert.errors import InputError, OverLength, panics_as_errors
 from llambert.section import Section
 
 if TYPE_CHECKING:
@@ -141,10 +143,19 @@ class Renderer:
     blank is put after the first character of every special token of the tokenizer and of Llama-2's marks
     (``<|im_end|>`` becomes ``< |im_end|>``, ``[/INST]`` becomes ``[ /INST]``), which the stored prompt
     shows. Should a tokenizer still read a special token out of a text, the record is refused.
+
+    ``chat_template_kwargs`` go to the tokenizer's chat template; ``answer_prefix`` ends every prompt, so that the model
+    goes on after it. ``notes``: what the user should know about the template, a line each.
     """
 
     def __init__(
-        self, prompt: Prompt, answers: Mapping[str, str], num_shots: int | None, tokenizer: "PreTrainedTokenizerBase"
+        self,
+        prompt: Prompt,
+        answers: Mapping[str, str],
+        num_shots: int | None,
+        tokenizer: "PreTrainedTokenizerBase",
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        answer_prefix: str = "",
     ) -> None:
         if not tokenizer.is_fast:
             raise InputError("annotator.model: its tokenizer has no tokenizer.json; convert it to a fast tokenizer")
@@ -153,6 +164,12 @@ class Renderer:
         self.format = prompt.format
         if prompt.format == "chat" and not tokenizer.chat_template:
             self.format = "llama2"
+        self._answer_prefix = answer_prefix
+        self._chat_template: ChatTemplate | None = None
+        if self.format == "chat":
+            self._chat_template = ChatTemplate(tokenizer, chat_template_kwargs or {})
+        elif chat_template_kwargs:
+            raise InputError("annotator.chat_template_kwargs: the model has no chat template to read them")
         control = {
             str(token): token_id
             for token_id, token in tokenizer.added_tokens_decoder.items()
@@ -168,20 +185,35 @@ class Renderer:
         self._prompt = prompt.model_copy(update={"shots": shots})
         try:
             frame = self._tokens(self._render(""))
+            opening = self._chat_template.opening(self._messages("")) if self._chat_template else ""
         except TemplateError as error:
             raise InputError(f"annotator.prompt: the model's chat template refuses it: {error}") from error
         self.num_template_tokens = len(frame)
         self._num_template_controls = self._num_controls(frame)
+        self.open_thought = open_thought(opening + answer_prefix)
+        """The thought that every prompt ends inside, in whose middle a generated response begins; mostly empty."""
+        self.notes: list[str] = []
+        if self._chat_template and self._chat_template.asks_for_date and DATE not in (chat_template_kwargs or {}):
+            self.notes.append(
+                f"the model's chat template writes today's date; it is given {TODAY:%d %b %Y} on every day, or "
+                f"annotator.chat_template_kwargs.{DATE}"
+            )
 
     @property
     def stop(self) -> list[str]:
         """Where a generated answer ends besides the end-of-sequence token."""
         return [self._prompt.separator] if self.format == "completion" and self._prompt.separator else []
 
+    def require_answer_next(self) -> None:
+        """``InputError``, with what to set, if what follows the prompt is not the answer but a thought, say."""
+        if self._chat_template:
+            self._chat_template.require_answer_next(self._messages(""), self._answer_prefix)
+
     def render(self, text: str) -> str:
         """The whole prompt for a record's text, template tokens inside the text taken apart."""
         return self._render(self._escape(text))
 
+    @panics_as_errors()
     def encode(self, text: str, max_tokens: int, keep: Truncation = "head") -> RenderedPrompt:
         """The prompt for a record's text in at most ``max_tokens`` tokens, shots kept, the text cut if need be.
 
@@ -208,13 +240,18 @@ class Renderer:
         return RenderedPrompt(rendered, token_ids, num_truncated)
 
     def _render(self, text: str) -> str:
+        return self._render_open(text) + self._answer_prefix
+
+    def _render_open(self, text: str) -> str:
         if self.format == "completion":
             return completion_text(self._prompt, self._answers, self._num_shots, text)
-        messages = chat_messages(self._prompt, self._answers, self._num_shots, text)
-        if self.format == "llama2":
+        messages = self._messages(text)
+        if self._chat_template is None:
             return llama2_text(messages, self._tokenizer.bos_token or "", self._tokenizer.eos_token or "")
-        rendered: Any = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        return rendered
+        return self._chat_template.render(messages)
+
+    def _messages(self, text: str) -> list[dict[str, str]]:
+        return chat_messages(self._prompt, self._answers, self._num_shots, text)
 
     def _tokens(self, rendered: str) -> list[int]:
         # Chat formats write the beginning-of-sequence token themselves.

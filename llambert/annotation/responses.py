@@ -1,73 +1,64 @@
-"""``responses`` as readers see it: every record with its latest final answer.
+"""``responses`` as readers see it: the sample joined with its answers (``schema.JOINED_RESPONSES``).
 
-A record that failed for a reason that may pass is asked about again by the next start of annotate. Parts never change,
-so the new answers lie beside the part they amend, one file a start, and only final ones::
-
-    responses/<fingerprint>/part-000000000-000000256.parquet
-    responses/<fingerprint>/_amendments/part-000000000-000000256-000.parquet …
-
-An amendment holds records that the part and its earlier amendments leave without a final answer, and its name is the
-first that is free. If two drivers ask at the same time, the first writer wins. Whoever reads
-``*.parquet`` of the folder sees each record once, as it was answered first.
+The table itself holds of each sampled record where its answer is, in the answer store; a record that failed for a
+reason that may pass has none, and the next start of annotate asks about it again. Then the table's parts are made again
+under other names and its manifest lists these.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from llambert import schema
+from llambert.annotation.answer_store import AnswerReader
+from llambert.annotation.part_names import rank_range
 from llambert.errors import ErrorKind
-from llambert.recipe import digest
-from llambert.storage.manifest import Manifest, Part
+from llambert.storage.manifest import Manifest, content_of
 from llambert.storage.run_directory import TableDirectory
 
-AMENDMENTS = "_amendments"
-ANSWERS = "answers"  # in the upstream of a manifest: the version of the answers that a table is made of
+RESPONSES_VERSION = "answers"  # in the upstream of a manifest: the ``answers_version`` that a table is made of
+NUM_FOUND = "num_found"
+"""In the counts of responses: answers that were not asked for them; other runs, or other samples of this one, had."""
+_OWN = (schema.ERROR, schema.ERROR_KIND)
 
 
-def amendment_name(part: str, number: int) -> str:
-    """The name of the amendment ``number`` to a part."""
-    return f"{AMENDMENTS}/{part.removesuffix('.parquet')}-{number:03d}.parquet"
+def iter_answers(
+    table: Callable[[str], TableDirectory], columns: list[str], name: str = "responses"
+) -> Iterator[tuple[tuple[int, int], pa.Table]]:
+    """The ranks and the rows of each part of a complete table of responses, in sampling order.
+
+    ``table``: the run's tables by name. Without columns of ``schema.SAMPLE`` the sample is not read.
+    """
+    responses, reader = table(name), AnswerReader(table("answers"), [n for n in columns if n in schema.ANSWERS.names])
+    joined = pa.schema([schema.JOINED_RESPONSES.field(column) for column in columns])
+    of_sample = [column for column in columns if column in schema.SAMPLE.names and column != schema.RECORD_ID]
+    sample = table("sample") if of_sample else None
+    sampled = {rank_range(part.name): part.name for part in sample.require_manifest().parts} if sample else {}
+    for part in responses.require_manifest().parts:
+        ranks = rank_range(part.name)
+        found = join(responses.read_part(part.name), reader)
+        if sample:
+            texts = sample.read_part(sampled[ranks], of_sample)
+            found |= {column: texts[column] for column in of_sample}
+        yield ranks, pa.table({column: found[column] for column in columns}).cast(joined)
 
 
-def amended_part(name: str) -> str | None:
-    """The name of the part that an amendment is to; None if this is the name of none."""
-    folder, _, file = name.rpartition("/")
-    return f"{file.rpartition('-')[0]}.parquet" if folder == AMENDMENTS else None
-
-
-def by_part(amendments: Iterable[str]) -> dict[str, list[str]]:
-    """Part name -> the names of its amendments, in their order."""
-    found: dict[str, list[str]] = {}
-    for name in sorted(amendments):
-        part = amended_part(name)
-        assert part is not None, f"{name} amends no part"
-        found.setdefault(part, []).append(name)
+def join(rows: pa.Table, reader: AnswerReader) -> dict[str, pa.ChunkedArray]:
+    """The columns of some rows of ``schema.RESPONSES``, and those of their answers that ``reader`` reads."""
+    answers = reader.read(rows[schema.KEY], rows[schema.ANSWERED_IN])
+    has_none = pc.is_null(rows[schema.ANSWERED_IN])
+    found = {schema.RECORD_ID: rows[schema.RECORD_ID]}
+    for column in answers.column_names:
+        values = answers[column]
+        if column in _OWN:
+            values = pc.if_else(has_none, rows[column], values)
+        elif column == schema.FINISH_REASON:
+            values = pc.fill_null(values, "error")
+        elif not schema.ANSWERS.field(column).nullable:
+            values = pc.fill_null(values, "" if pa.types.is_string(values.type) else 0)
+        found[column] = values
     return found
-
-
-def iter_answers(responses: TableDirectory, columns: list[str]) -> Iterator[tuple[Part, pa.Table]]:
-    """The parts of a complete table as its manifest lists them, each with its rows as amended."""
-    manifest = responses.require_manifest()
-    amendments = by_part(part.name for part in manifest.amendments)
-    for part in manifest.parts:
-        yield part, read_amended(responses, part.name, amendments.get(part.name, []), columns)
-
-
-def read_amended(responses: TableDirectory, name: str, amendments: list[str], columns: list[str]) -> pa.Table:
-    """One part with the rows of its amendments in place of those that they answer, in the part's order."""
-    if not amendments:
-        return responses.read_part(name, columns)
-    needed = [*columns, *(name for name in (schema.RECORD_ID, schema.ERROR_KIND) if name not in columns)]
-    rows = responses.read_part(name, needed)
-    answers = pa.concat_tables([responses.read_part(amendment, needed) for amendment in amendments])
-    place = pc.index_in(rows[schema.RECORD_ID], value_set=answers[schema.RECORD_ID].combine_chunks())
-    is_amended = pc.and_(pc.is_valid(place), is_transient(rows)).to_numpy()
-    own = np.arange(rows.num_rows)
-    order = np.where(is_amended, rows.num_rows + pc.fill_null(place, 0).to_numpy(), own)
-    return pa.concat_tables([rows, answers]).take(order).select(columns)
 
 
 def is_transient(rows: pa.Table) -> pa.ChunkedArray:
@@ -76,6 +67,5 @@ def is_transient(rows: pa.Table) -> pa.ChunkedArray:
 
 
 def answers_version(manifest: Manifest | None) -> str:
-    """A digest of the table's amendments, part of the identity of what is read from it; empty without amendments."""
-    amendments = manifest.amendments if manifest else []
-    return digest(sorted((part.name, part.sha256) for part in amendments)) if amendments else ""
+    """What stands for the answers of a table of responses: another one where records have been answered since."""
+    return content_of([*manifest.parts, *manifest.answers]) if manifest else ""

@@ -1,19 +1,24 @@
 """Try a task before spending money: a few records, their prompts, and the LLM's answers.
 
-Reads the head of the corpus, writes nothing, needs no Ray.
+Reads the head of the corpus and needs no Ray. The answers of a recipe's LLM are kept in the answer store of its run, so
+that neither another trial nor the run pays for them again; nothing else is written.
 """
 
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from llambert import schema
+from llambert.annotation.answer_store import AnswerReader, AnswerStore
 from llambert.annotation.prompts import chat_messages, completion_text, llama2_text
+from llambert.annotation.questions import Questions
+from llambert.annotation.responses import is_transient
 from llambert.annotation.sampling import Purpose, Selection
 from llambert.annotation.verbalizer import RejectReason, Verbalizer
 from llambert.corpora import checks, find_sources, gold
@@ -22,23 +27,27 @@ from llambert.corpora.records import separate, source_columns
 from llambert.corpora.rows import UNDECODABLE, SourceFile
 from llambert.corpus_recipe import Columns, CorpusRecipe
 from llambert.engines import Answer, create_engine
+from llambert.engines.answers import answers_of, answers_table
 from llambert.errors import InputError
-from llambert.recipe import EMBEDDED_ANNOTATOR, AnnotatorRecipe, load_recipe
+from llambert.recipe import EMBEDDED_ANNOTATOR, AnnotatorRecipe, digest, load_recipe
+from llambert.run import claim, open_run
 from llambert.section import parse_yaml, read_text
 from llambert.storage.reference import find_commit, is_hub_name
 from llambert.tasks import Task, load_task
 
 HEAD_RECORDS = 10_000
 _MAX_CHARS_SHOWN = 4000
+_ASKED_FOR = digest("try")  # in the place of the responses' fingerprint in the name of a part of the store
 
 
 @dataclass(frozen=True)
 class Trial:
-    """The task, the texts and the LLM."""
+    """The task, the texts and the LLM; ``recipe``: the file and the settings of the run that keeps the answers."""
 
     task: Task
     corpus: CorpusRecipe
     annotator: AnnotatorRecipe
+    recipe: tuple[str, list[str] | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +73,7 @@ def open_trial(recipe: str, corpus: str | None, text: str, settings: list[str] |
             )
         task = load_task(run.task)
         gold.check(run.corpus, task.category_names)
-        return Trial(task, run.corpus, run.annotator)
+        return Trial(task, run.corpus, run.annotator, (recipe, settings))
     task = load_task(recipe)
     if corpus is None:
         raise InputError(f"{recipe}: is a task; say with --corpus where its texts are, or try a recipe")
@@ -122,24 +131,60 @@ def first_records(trial: Trial, num_records: int) -> pa.Table:
 
 
 def run_trial(records: pa.Table, trial: Trial) -> list[TrialRecord]:
-    """Ask the trial's LLM about the records."""
-    task, annotator = trial.task, trial.annotator
-    if annotator.engine != "openai" and is_hub_name(annotator.model):
-        revision = find_commit(annotator.model, annotator.revision)
-        annotator = annotator.model_copy(update={"revision": revision})
-    engine = create_engine(annotator, task)
-    try:
-        answers = engine.annotate(records[schema.TEXT].to_pylist())
-        for note in engine.notes:
-            print(note, file=sys.stderr)
-    finally:
-        engine.close()
+    """The answers of the trial's LLM about the records: those that are stored, and the others when it is asked."""
+    texts, task = records[schema.TEXT].to_pylist(), trial.task
+    answers = _ask(texts, trial) if trial.recipe is None else _stored_or_asked(texts, trial)
     verbalizer = Verbalizer({category.name: category.answer_words for category in task.categories})
     columns = (records[name].to_pylist() for name in (schema.RECORD_ID, schema.GOLD_LABEL))
     return [
         TrialRecord(record_id, gold, answer, *_parse_answer(answer, task, verbalizer))
         for record_id, gold, answer in zip(*columns, answers, strict=True)
     ]
+
+
+def _ask(texts: list[str], trial: Trial) -> list[Answer]:
+    annotator = trial.annotator
+    if annotator.engine != "openai" and is_hub_name(annotator.model):
+        revision = find_commit(annotator.model, annotator.revision)
+        annotator = annotator.model_copy(update={"revision": revision})
+    engine = create_engine(annotator, trial.task)
+    try:
+        answers = engine.annotate(texts)
+        for note in engine.notes:
+            print(note, file=sys.stderr)
+    finally:
+        engine.close()
+    return answers
+
+
+def _stored_or_asked(texts: list[str], trial: Trial) -> list[Answer]:
+    """The answers, those that are new kept in the run's store."""
+    assert trial.recipe is not None
+    run = open_run(*trial.recipe)
+    annotator = run.recipe.annotator
+    questions = Questions(run.task.prompt(annotator.prompt), run.task.shot_answers, annotator.num_shots)
+    table, keys = run.table("answers"), questions.keys(texts)
+    found = AnswerStore(table).find(keys)
+    new = [row for row, part in enumerate(found.to_pylist()) if part is None]
+    asked: list[Answer] = []
+    if new:
+        began = time.perf_counter()
+        asked = _ask([texts[row] for row in new], replace(trial, annotator=annotator))
+        rows = answers_table(
+            keys.take(pa.array(new)), asked, run.task.category_names, annotator.model, time.perf_counter() - began
+        )
+        final = rows.filter(pc.invert(is_transient(rows)))
+        if final.num_rows:
+            claim(run)
+            store = AnswerStore(table)
+            store.describe(run.asking)
+            store.commit(_ASKED_FOR, final)
+    columns = [each.name for each in fields(Answer)]
+    stored = AnswerReader(table, columns).read(pa.chunked_array([keys]), pa.chunked_array([found]))
+    answers = dict(zip(new, asked, strict=True))
+    known = [row for row in range(len(texts)) if row not in answers]
+    answers |= dict(zip(known, answers_of(stored.take(pa.array(known, pa.int64()))), strict=True))
+    return [answers[row] for row in range(len(texts))]
 
 
 def _parse_answer(answer: Answer, task: Task, verbalizer: Verbalizer) -> tuple[str | None, str | None]:
@@ -163,12 +208,14 @@ def render_prompts(records: pa.Table, trial: Trial) -> Iterator[str]:
 
 def _prompt(text: str, trial: Trial) -> str:
     prompt, num_shots = trial.task.prompt(trial.annotator.prompt), trial.annotator.num_shots
-    answers = {category.name: category.answer_words[0] for category in trial.task.categories}
+    answers = trial.task.shot_answers
     if prompt.format == "completion":
-        return completion_text(prompt, answers, num_shots, text)
+        return completion_text(prompt, answers, num_shots, text) + trial.annotator.answer_prefix
     messages = chat_messages(prompt, answers, num_shots, text)
     if prompt.format == "llama2":
-        return llama2_text(messages)
+        return llama2_text(messages) + trial.annotator.answer_prefix
+    if trial.annotator.answer_prefix:
+        messages.append({"role": "assistant", "content": trial.annotator.answer_prefix})
     return "\n".join(f"[{message['role']}]\n{message['content']}" for message in messages)
 
 
@@ -185,13 +232,15 @@ def render(trial_records: list[TrialRecord], trial: Trial) -> Iterator[str]:
             yield f"  belief   {each}; {mass:.0%} of it on any answer word"
         yield ""
     labels = Counter(one.label or "rejected" for one in trial_records)
-    yield ", ".join(f"{num} {label}" for label, num in labels.most_common()) + "; nothing was written."
+    yield ", ".join(f"{num} {label}" for label, num in labels.most_common()) + (
+        "; the answers are kept, and a run finds them." if trial.recipe else "; nothing was written."
+    )
     num_prompt = sum(one.answer.num_prompt_tokens for one in trial_records) / len(trial_records)
     num_response = sum(one.answer.num_response_tokens for one in trial_records) / len(trial_records)
     ahead = trial.annotator.num_records
     yield (
-        f"{ahead:,} records like these: about {ahead * num_prompt:,.0f} prompt tokens and "
-        f"{ahead * num_response:,.0f} response tokens."
+        f"At most {ahead:,} records like these will be annotated (annotator.num_records): about "
+        f"{ahead * num_prompt:,.0f} prompt tokens and {ahead * num_response:,.0f} response tokens."
     )
 
 

@@ -4,37 +4,37 @@ Families differ in the side on which they may be padded, in whether they need an
 hidden state the head reads, and in their number of positions. A list of families would never be complete.
 """
 
-import contextlib
+import hashlib
 import inspect
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING
 
+from llambert.classifier import tokenizer_probe
 from llambert.classifier.batching import pad
-from llambert.errors import InputError, UnfitModel, described
+from llambert.classifier.loading import MODEL_ERRORS, raise_passing
+from llambert.errors import InputError, UnfitModel, described, panics_as_errors
+from llambert.printable import shortened
 
 NO_TOKEN = -1
 """A token ID that no token has."""
 
-FLOAT16_NEEDS_GPU = "label.dtype: float16 needs a GPU; on a CPU use float32, or bfloat16 where the chip has it"
-
+_bounded_tokenizers: set[bytes] = set()  # hashes of those that this process has probed
+_PROBE_TIMEOUT_S = 120  # it may take 10 s of CPU time, on a machine that is busy
 _UNLIMITED_LENGTH = 1_000_000  # a tokenizer without a limit states one above this
 _DEFAULT_LENGTH = 4096
 # Lengths of the probe texts. Several, since a model may give the same answer to any input of one length.
 _PROBE_LENGTHS = (5, 3, 4, 7, 9, 11)
 _TOLERANCE, _REDUCED_TOLERANCE = 1e-4, 0.3  # of float32; of bfloat16 and float16, in which small logits are noise
-MODEL_ERRORS = (RuntimeError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, AssertionError)
-"""What a model raises on input that it does not support."""
-
-LOADING_ERRORS = (*MODEL_ERRORS, OSError, ImportError, NameError, SyntaxError, SafetensorError, StrictDataclassError)
-"""What transformers, or a model's custom code, raises while loading."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,7 @@ def require_length(
         is_finite = bool(probe.answer(input_format, [probe.text(length)]).isfinite().all())
         reason = None if is_finite else "its logits are not finite"
     except MODEL_ERRORS as error:
+        raise_passing(error)
         reason = described(error)
     if reason:
         raise UnfitModel(f"{type(model).__name__} fails on a text of {length} tokens: {reason}")
@@ -179,6 +180,7 @@ def num_embeddings(model: PreTrainedModel) -> int:
     return weight.shape[0]
 
 
+@panics_as_errors()
 def load_tokenizer(location: str, **options: Any) -> Any:
     """The fast tokenizer of a model's folder or hub name; ``UnfitModel`` if there is none."""
     tokenizer = AutoTokenizer.from_pretrained(location, **options)
@@ -187,7 +189,48 @@ def load_tokenizer(location: str, **options: Any) -> Any:
     # Without a vocabulary transformers makes a tokenizer of special tokens only.
     if len(tokenizer.get_vocab()) <= len(tokenizer.all_special_tokens):
         raise UnfitModel("its tokenizer knows no token; is tokenizer.json (or a vocabulary) missing?")
+    require_bounded_tokenizer(tokenizer)
     return tokenizer
+
+
+def require_bounded_tokenizer(tokenizer: Any) -> None:
+    """``UnfitModel`` if the regular expressions or chat templates of ``tokenizer`` are unbounded in time or memory.
+
+    They run on a few texts in a process of their own (``tokenizer_probe``); those without either are not tried.
+    """
+    if not tokenizer.is_fast:
+        return
+    templates = tokenizer.chat_template or {}
+    definition = tokenizer.backend_tokenizer.to_str()
+    if not templates and '"Regex"' not in definition:
+        return
+    tokens = {name: str(token) for name, token in tokenizer.special_tokens_map.items() if isinstance(token, str)}
+    sources = list(templates.values()) if isinstance(templates, dict) else [templates]
+    question = json.dumps({"tokenizer": definition, "templates": sources, "tokens": tokens})
+    digest = hashlib.sha256(question.encode("utf-8", "surrogatepass")).digest()
+    if digest in _bounded_tokenizers:  # a model is loaded up to three times to check and speed it up
+        return
+    environment = os.environ | {"RUST_BACKTRACE": "0", "TOKENIZERS_PARALLELISM": "false"}
+    command = [sys.executable, "-P", tokenizer_probe.__file__]
+    try:
+        subprocess.run(
+            command,
+            input=question,
+            env=environment,
+            capture_output=True,
+            check=True,
+            text=True,
+            timeout=_PROBE_TIMEOUT_S,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise UnfitModel(f"its tokenizer or chat template gives no answer within {_PROBE_TIMEOUT_S} s") from error
+    except subprocess.CalledProcessError as error:
+        if error.returncode < 0:
+            raise UnfitModel("its tokenizer or chat template gives no answer within 10 s of CPU time") from error
+        reason = shortened((error.stderr.strip().splitlines() or ["no answer"])[-1], 200)
+        is_said = reason.startswith("its chat template ")
+        raise UnfitModel(reason if is_said else f"its tokenizer fails on plain texts: {reason}") from error
+    _bounded_tokenizers.add(digest)
 
 
 def unsupported_model_reason(config: PreTrainedConfig) -> str | None:
@@ -271,6 +314,7 @@ class _InputProbe:
                 self.answer(candidate, self.texts[:1])
                 return candidate
             except MODEL_ERRORS as error:
+                raise_passing(error)
                 cause = error
         raise UnfitModel(f"{type(self.model).__name__} fails on any text: {described(cause)}") from cause
 
@@ -292,10 +336,12 @@ class _InputProbe:
         sides: tuple[Literal["right", "left"], ...] = ("right", "left")
         for side in sides if input_format.takes_mask else ():
             padded = replace(input_format, padding_side=side)
-            with contextlib.suppress(*MODEL_ERRORS):
+            try:
                 answer = self.answer(padded, self.texts)[:-1]
                 if logits_match(self.model, answer, unpadded):
                     found.append((round(_difference(answer, unpadded), 2), padded))
+            except MODEL_ERRORS as error:
+                raise_passing(error)
         return min(found, key=lambda candidate: candidate[0])[1] if found else replace(input_format, padding_side=None)
 
     def without_mask(self, input_format: InputFormat) -> InputFormat:
@@ -306,7 +352,8 @@ class _InputProbe:
         text[[1, -1]] = input_format.padding_id
         try:
             masked, unmasked = (self.answer(input_format, [text], with_mask=mask) for mask in (True, False))
-        except MODEL_ERRORS:
+        except MODEL_ERRORS as error:
+            raise_passing(error)
             return input_format
         return replace(input_format, omits_mask=_difference(unmasked, masked) <= _TOLERANCE)
 

@@ -14,6 +14,9 @@ import torch
 
 T = TypeVar("T")
 
+TEXT_RUNS = "text_runs"
+"""The one input that stays on the CPU: it says which kernels are started."""
+
 MAX_PADDING_WASTE = 0.03
 """Share of a batch's token positions that may be padding; holds for every batch, so for every run."""
 
@@ -43,7 +46,8 @@ def pad(ids: Sequence[np.ndarray], padding_id: int, side: str = "right") -> tupl
 
 
 def pack_batch(rows: np.ndarray, ids: Sequence[np.ndarray], padding_index: int | None) -> Batch:
-    """For ``packing.enable_packing``: ``input_ids`` and ``position_ids``, int64 (1, tokens), and ``text_lengths``.
+    """For ``packing.enable_packing``: ``input_ids`` and ``position_ids``, int64 (1, tokens); ``text_starts``, int64
+    (texts,); and ``text_runs``, int64 (runs, 2): numbers of neighbours of one length, and that length.
 
     Positions restart with each text: 0, 1, 2, …; with a ``padding_index`` they count its
     tokens of other ids from ``padding_index + 1`` on, and a token of that id has the index itself for a position.
@@ -53,12 +57,20 @@ def pack_batch(rows: np.ndarray, ids: Sequence[np.ndarray], padding_index: int |
     else:
         counted = [row != padding_index for row in ids]
         positions = [np.cumsum(is_counted) * is_counted + padding_index for is_counted in counted]
+    lengths = np.array([len(row) for row in ids], dtype=np.int64)
     inputs = {
         "input_ids": torch.from_numpy(np.concatenate(ids).astype(np.int64))[None],
         "position_ids": torch.from_numpy(np.concatenate(positions).astype(np.int64))[None],
-        "text_lengths": [len(row) for row in ids],
+        "text_starts": torch.from_numpy(np.cumsum([0, *lengths[:-1]])),
+        TEXT_RUNS: torch.from_numpy(text_runs(lengths)),
     }
     return Batch(rows, ids, inputs)
+
+
+def text_runs(lengths: np.ndarray) -> np.ndarray:
+    """Runs of equal neighbours, int64 (runs, 2): how many, and which length."""
+    starts = np.flatnonzero(np.diff(lengths, prepend=-1))
+    return np.stack([np.diff(starts, append=len(lengths)), lengths[starts]], axis=1)
 
 
 def group_by_size(items: Iterable[tuple[T, int, int]], max_records: int, max_size: int) -> Iterator[list[T]]:
@@ -102,6 +114,27 @@ def plan_batches(
     if len(ordered):
         batches.append(ordered[start:])
     return batches
+
+
+def plan_sorted_packs(rows: np.ndarray, lengths: np.ndarray, max_tokens: int) -> list[np.ndarray]:
+    """``rows`` in packs for a GPU, longest first: about equally full, each of few lengths.
+
+    Each length of a pack costs a GPU an attention kernel a layer, all else is one kernel for the whole pack. Packs are
+    within ``max_tokens``, single rows aside. ``lengths`` is by row.
+    """
+    if not len(rows):
+        return []
+    ordered = rows[np.argsort(-lengths[rows], kind="stable")]
+    ends = np.cumsum(lengths[ordered])
+    # A pack is closed before the text that would exceed its share: only the last is short by more than a text.
+    num_packs = -(-int(ends[-1]) // max_tokens)
+    share = min(max_tokens, -(-int(ends[-1]) // num_packs) + int(lengths[ordered[0]]))
+    packs, start, before = [], 0, 0
+    while start < len(ordered):
+        end = max(start + 1, int(np.searchsorted(ends, before + share, side="right")))
+        packs.append(ordered[start:end])
+        start, before = end, int(ends[end - 1])
+    return packs
 
 
 def plan_packs(rows: np.ndarray, lengths: np.ndarray, max_tokens: int, num_cores: int) -> list[np.ndarray]:

@@ -1,7 +1,6 @@
 """A fine-tuned classifier as it is stored: a Hugging Face folder, read without Ray."""
 
-import contextlib
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 
 import torch
 import transformers
@@ -15,7 +14,6 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES
 
 from llambert.classifier.architecture import (
-    LOADING_ERRORS,
     allow_missing_padding_token,
     cast_parameters,
     complete_config,
@@ -23,7 +21,10 @@ from llambert.classifier.architecture import (
     num_embeddings,
     unsupported_model_reason,
 )
-from llambert.errors import InputError, UnfitModel, loading_fault
+from llambert.classifier.loading import loading
+from llambert.classifier.weights import build_without_memory, require_all_layers
+from llambert.errors import InputError
+from llambert.storage.model_folder import check_model_folder
 from llambert.storage.reference import local_copy
 
 _CLASSIFIERS = frozenset(MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES.values())
@@ -38,9 +39,14 @@ def load_checkpoint(
     is not fine-tuned to classify, has no fast tokenizer, or has custom code that is not trusted.
     """
     config, tokenizer = load_config_and_tokenizer(checkpoint, trust_remote_code)
+    location = local_copy(checkpoint)
     with _loading(checkpoint, "classifier"):
+        build_without_memory(
+            lambda: AutoModelForSequenceClassification.from_config(config, trust_remote_code=trust_remote_code),
+            location,
+        )
         model, report = AutoModelForSequenceClassification.from_pretrained(
-            local_copy(checkpoint),
+            location,
             config=config,
             dtype=dtype,
             use_safetensors=True,
@@ -48,6 +54,7 @@ def load_checkpoint(
             output_loading_info=True,
             trust_remote_code=trust_remote_code,
         )
+        require_all_layers(model, report["missing_keys"], report["unexpected_keys"])
     if report["missing_keys"]:
         missing = ", ".join(sorted(report["missing_keys"])[:3])
         raise InputError(f"{checkpoint}: it lacks the weights {missing}: a model that was not fine-tuned to classify")
@@ -74,6 +81,7 @@ def load_config_and_tokenizer(
     """
     location = local_copy(checkpoint)
     with _loading(checkpoint, "classifier"):
+        check_model_folder(location)
         config = AutoConfig.from_pretrained(location, trust_remote_code=trust_remote_code)
     if reason := _unsupported_reason(config):
         raise InputError(f"{checkpoint}: {reason}")
@@ -83,16 +91,8 @@ def load_config_and_tokenizer(
     return config, tokenizer
 
 
-@contextlib.contextmanager
-def _loading(checkpoint: str, what: str) -> Iterator[None]:
-    """``InputError`` that names the checkpoint for whatever is raised while ``what`` is loaded."""
-    try:
-        yield
-    except UnfitModel as error:
-        raise InputError(f"{checkpoint}: {error}") from error
-    except LOADING_ERRORS as error:
-        reason = loading_fault(error, "label")
-        raise InputError(f"{checkpoint}: no {what} can be loaded from it: {reason}") from error
+def _loading(checkpoint: str, what: str) -> AbstractContextManager[None]:
+    return loading(checkpoint, "label", f"{checkpoint}: no {what} can be loaded from it")
 
 
 def _unsupported_reason(config: PreTrainedConfig) -> str | None:

@@ -4,7 +4,8 @@ Texts are processed in windows. A background thread tokenizes the next window (R
 while the model works on this one. Within a window records are sorted by length and cut into batches of a
 token budget whose padding stays below ``MAX_PADDING_WASTE``; most batches hold records of one length and
 need no attention mask at all. A few texts at a time, as in requests, are packed regardless of their
-lengths. On a CPU each core works on a separate batch: threads that share one wait for each other at every layer.
+lengths; on a GPU all are, if the model's family allows it: batches are full there, without padding or masks. On a CPU
+each core works on a separate batch: threads that share one wait for each other at every layer.
 """
 
 import logging
@@ -13,27 +14,34 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 import torch
+from tokenizers import Encoding
 
-from llambert.classifier.acceleration import accelerate, single_threaded_pool
-from llambert.classifier.architecture import (
-    FLOAT16_NEEDS_GPU,
-    find_input_format,
-    length_limit,
-    position_padding_index,
-    probe_texts,
+from llambert.classifier.acceleration import accelerate, single_threaded_pool, to_device
+from llambert.classifier.architecture import find_input_format, length_limit, position_padding_index, probe_texts
+from llambert.classifier.batching import (
+    MAX_PADDING_WASTE,
+    Batch,
+    group_by_size,
+    pack_batch,
+    plan_batches,
+    plan_packs,
+    plan_sorted_packs,
 )
-from llambert.classifier.batching import MAX_PADDING_WASTE, Batch, group_by_size, pack_batch, plan_batches, plan_packs
 from llambert.classifier.checkpoint import load_checkpoint, load_config_and_tokenizer
-from llambert.errors import InputError, LabelFault
+from llambert.classifier.chip import batch_tokens, resolved_dtype
+from llambert.classifier.predictions import Predictions, concatenate
+from llambert.errors import InputError, LabelFault, panics_as_errors
+from llambert.passing_faults import PassingFault, is_device_fault
 from llambert.recipe import LabelRecipe
 from llambert.storage.reference import local_copy
+from llambert.storage.table_files import check_if_table
 
 log = logging.getLogger(__name__)
 
@@ -45,41 +53,15 @@ WINDOW_RECORDS = 8192
 WINDOW_CHARS = 32 << 20
 _WINDOWS_AHEAD = 1
 _TEXTS_PER_ENCODING = 256  # an Encoding takes about 100 bytes a token: only ids outlive a call
-# Where texts cannot be packed. Sixteen reviews at a time: 260 records/s at 0.03, 315 at 0.15, 309 at 0.3.
-_FEW_TEXTS_PADDING_WASTE = 0.15
-_DEFAULT_BATCH_TOKENS = {"cpu": 2048, "cuda": 65_536}
+# Of few texts, and on GPUs, where texts cannot be packed. Sixteen reviews at a time on a CPU: 260 records/s at 0.03,
+# 315 at 0.15, 309 at 0.3.
+FULL_BATCHES_PADDING_WASTE = 0.15
 _CHARS_PER_TOKEN = 32
 _MAX_CHARS_PER_TOKEN = 512
 _WHOLE_TEXT_CHARS = 1 << 30
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _MAX_LOADED_BYTES = 1 << 30
 _NON_SPACE = re.compile(r"\S")
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """What the classifier says about ``n`` texts, in their order.
-
-    ``labels``: category names, None where ``failures`` has the index. ``probabilities``: float32 of shape
-    (n, categories), rows summing to 1; ``scores``: float32 (n,), the probability of ``labels``; both NaN for
-    a failure. ``failures``: by index.
-    ``num_tokens`` are real tokens, special ones included; ``num_padded_tokens`` what the model was given.
-    ``num_truncated`` texts had more tokens than the checkpoint takes. ``busy_seconds``: the model at work.
-    """
-
-    labels: list[str | None]
-    scores: np.ndarray
-    probabilities: np.ndarray
-    failures: dict[int, LabelFault] = field(default_factory=dict)
-    num_tokens: int = 0
-    num_padded_tokens: int = 0
-    num_truncated: int = 0
-    busy_seconds: float = 0.0
-
-    @property
-    def padding_waste(self) -> float:
-        """Share of the token positions computed that were padding."""
-        return 1 - self.num_tokens / self.num_padded_tokens if self.num_padded_tokens else 0.0
 
 
 @dataclass(frozen=True)
@@ -99,8 +81,10 @@ class Classifier:
     ``trust_remote_code``. ``device``
     None: CUDA where there is a GPU. ``num_threads``: number of batches computed at once on a CPU, one per core; a
     single batch uses all of them. It sets PyTorch's threads for the whole process.
-    ``max_batch_tokens`` None: 2,048 on a CPU, 65,536 on a GPU. ``few_texts``: optimize for calls with a few dozen
-    texts: they are packed end to end on a CPU if the model's family allows it, and otherwise may be padded more.
+    ``dtype`` None: float32 on a CPU, half precision on a GPU. ``max_batch_tokens`` None: 2,048 on a CPU, up to 65,536
+    on a GPU, of whose memory ``gpu_share`` is ours. ``few_texts``: optimize for calls with a few dozen texts: they are
+    packed end to end on a CPU, too, if the model's family allows it, and otherwise may be padded more. ``compile``:
+    ``torch.compile``, which needs a C compiler.
     ``InputError``: the checkpoint does not exist or is not a classifier.
     """
 
@@ -108,29 +92,33 @@ class Classifier:
         self,
         checkpoint: str,
         *,
-        dtype: str = "float32",
+        dtype: str | None = None,
         max_batch_tokens: int | None = None,
         device: str | None = None,
         num_threads: int | None = None,
         few_texts: bool = False,
         compile: bool = False,
+        gpu_share: float = 1.0,
         trust_remote_code: bool = False,
     ) -> None:
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        if self.device.type == "cpu" and dtype == "float16":
-            raise InputError(FLOAT16_NEEDS_GPU)
+        dtype = resolved_dtype(dtype, self.device)
         if num_threads is not None:
             torch.set_num_threads(num_threads)
         self._tie_margin = TIE_MARGIN if dtype == "float32" else 0.0
-        self.max_batch_tokens = max_batch_tokens or _DEFAULT_BATCH_TOKENS[self.device.type]
-        self._max_padding_waste = _FEW_TEXTS_PADDING_WASTE if few_texts else MAX_PADDING_WASTE
+        # On a GPU a full batch is worth more than one without padding.
+        is_lax = few_texts or self.device.type == "cuda"
+        self._max_padding_waste = FULL_BATCHES_PADDING_WASTE if is_lax else MAX_PADDING_WASTE
         load = partial(load_checkpoint, checkpoint, _DTYPES[dtype], trust_remote_code)
         model, tokenizer = load()
         torch.nn.Module.to(model, self.device)
+        self.max_batch_tokens = max_batch_tokens or batch_tokens(model, self.device, gpu_share)
         self.categories: list[str] = [name for _, name in sorted((model.config.id2label or {}).items())]
         try:
             self.max_length = length_limit(model, tokenizer)
             self._format = find_input_format(model, tokenizer)
+        except PassingFault:
+            raise
         except InputError as error:
             raise InputError(f"{checkpoint}: {error}") from error
         self._padding_index = position_padding_index(model)
@@ -141,10 +129,11 @@ class Classifier:
         reads_whole_texts = tokenizer.truncation_side == "left"
         self.max_text_chars = _WHOLE_TEXT_CHARS if reads_whole_texts else _MAX_CHARS_PER_TOKEN * self.max_length
         self._first_chars = _WHOLE_TEXT_CHARS if reads_whole_texts else _CHARS_PER_TOKEN * self.max_length
-        self._is_packed = False
-        if self.device.type == "cpu":
-            texts = probe_texts(model, tokenizer, self._format)
-            model, self._is_packed = accelerate(model, self._format, texts, few_texts, lambda: load()[0])
+        texts, wants_packs = probe_texts(model, tokenizer, self._format), few_texts or self.device.type == "cuda"
+        # A compiled model calls oneDNN by itself, and does not take layers that do.
+        model, self._is_packed = accelerate(
+            model, self._format, texts, wants_packs, lambda: torch.nn.Module.to(load()[0], self.device), not compile
+        )
         self._num_cores = torch.get_num_threads() if self.device.type == "cpu" else 1
         self._pool = single_threaded_pool(self._num_cores) if self._num_cores > 1 else None
         self.model = torch.compile(model, dynamic=True) if compile else model
@@ -152,11 +141,19 @@ class Classifier:
     @classmethod
     def from_recipe(cls, checkpoint: str, recipe: LabelRecipe, few_texts: bool = False) -> Self:
         """The classifier with the settings of the recipe's label stage."""
+        device = None if recipe.gpus_per_actor is None else "cuda" if recipe.gpus_per_actor > 0 else "cpu"
+        if device == "cuda" and not torch.cuda.is_available():
+            raise InputError(
+                f"label.gpus_per_actor: {recipe.gpus_per_actor:g}, but PyTorch finds no GPU here; install its build "
+                "for CUDA, or set 0"
+            )
         return cls(
             checkpoint,
             dtype=recipe.dtype,
             max_batch_tokens=recipe.max_batch_tokens,
-            device="cuda" if recipe.gpus_per_actor > 0 else "cpu",
+            device=device,
+            compile=recipe.compile and device == "cuda",
+            gpu_share=recipe.gpus_per_actor or 1.0,
             num_threads=max(1, round(recipe.cpus_per_actor)),
             few_texts=few_texts,
             trust_remote_code=recipe.trust_remote_code,
@@ -166,7 +163,7 @@ class Classifier:
         """Labels and probabilities of ``texts``, in their order; a text that fails is in ``failures``."""
         if len(texts_by_window := list(windows(texts)) or [[]]) == 1:
             return self._classify(self._prepare(texts_by_window[0]))
-        return _concatenate(list(self.stream(texts_by_window)))
+        return concatenate(list(self.stream(texts_by_window)))
 
     def stream(self, texts: Iterable[Sequence[str]]) -> Iterator[Predictions]:
         """One ``Predictions`` per window of texts, in order, holding two windows in memory at most.
@@ -217,11 +214,15 @@ class Classifier:
             try:
                 return [
                     (np.array(encoding.ids, dtype=np.int32), bool(encoding.overflowing))
-                    for encoding in self.tokenizer.encode_batch_fast(texts)
+                    for encoding in self._encode_batch(texts)
                 ]
             except (TypeError, ValueError):  # one text is at fault: encode each alone to find it
                 pass
         return [self._encode_alone(text) for text in texts]
+
+    @panics_as_errors()
+    def _encode_batch(self, texts: list[str]) -> list[Encoding]:
+        return self.tokenizer.encode_batch_fast(texts)
 
     def _encode_alone(self, text: str) -> tuple[np.ndarray, bool] | None:
         """One text, read only as far as its kept tokens reach.
@@ -241,7 +242,7 @@ class Classifier:
                 words = prefix.rsplit(maxsplit=1)
                 prefix = words[0] if len(words) == 2 else ""
             try:
-                encoding = self.tokenizer.encode_batch_fast([_replace_lone_surrogates(prefix)])[0]
+                encoding = self._encode_batch([_replace_lone_surrogates(prefix)])[0]
             except (TypeError, ValueError) as error:
                 log.warning("the tokenizer failed on a text of %d characters: %s", len(text), type(error).__name__)
                 return None
@@ -252,6 +253,8 @@ class Classifier:
             num_chars *= 2
 
     def _plan(self, rows: np.ndarray, ids: Sequence[np.ndarray], lengths: np.ndarray) -> list[np.ndarray]:
+        if self._is_packed and self.device.type == "cuda":
+            return plan_sorted_packs(rows, lengths, self.max_batch_tokens)
         if self._is_packed:
             return plan_packs(rows, lengths, self.max_batch_tokens, self._num_cores)
         groups = self._format.batch_groups([ids[row] for row in rows])
@@ -263,11 +266,13 @@ class Classifier:
 
     def _collate(self, rows: np.ndarray, ids: Sequence[np.ndarray]) -> Batch:
         if self._is_packed:
-            return pack_batch(rows, ids, self._padding_index)
-        inputs = self._format.model_inputs(ids)
+            batch = pack_batch(rows, ids, self._padding_index)
+        else:
+            batch = Batch(rows, ids, self._format.model_inputs(ids))
         if self.device.type == "cuda":  # page-locked here, so that the copy to the GPU overlaps with its work
-            inputs = {name: value if value is None else value.pin_memory() for name, value in inputs.items()}
-        return Batch(rows, ids, inputs)
+            pinned = {name: value if value is None else value.pin_memory() for name, value in batch.inputs.items()}
+            batch = replace(batch, inputs=pinned)
+        return batch
 
     # The model: in the caller's thread
 
@@ -323,6 +328,8 @@ class Classifier:
         try:
             return [(batch.rows, self._forward(batch))]
         except (RuntimeError, IndexError, ValueError) as error:
+            if is_device_fault(error):
+                raise
             if len(batch.rows) == 1:
                 self._forward(self._prepare([""]).batches[0])
                 log.warning("the model failed on a text of %d tokens: %s", batch.num_positions, error)
@@ -337,19 +344,17 @@ class Classifier:
 
     @torch.inference_mode()
     def _forward(self, batch: Batch) -> torch.Tensor:
-        inputs = {
-            name: value.to(self.device, non_blocking=True) if isinstance(value, torch.Tensor) else value
-            for name, value in batch.inputs.items()
-        }
-        return self.model(**inputs).logits.float().softmax(dim=-1)
+        return self.model(**to_device(batch.inputs, self.device)).logits.float().softmax(dim=-1)
 
 
 def validate_checkpoint(checkpoint: str, trust_remote_code: bool = False) -> None:
     """``InputError`` if a checkpoint cannot label; checked before anything is started.
 
-    Reads configuration and tokenizer, and weights of up to 1 GiB: some errors show only there.
+    Reads configuration and tokenizer, and weights of up to 1 GiB: some errors show only there. The files of a run's own
+    checkpoint are compared with its manifest.
     """
     folder = Path(local_copy(checkpoint))
+    check_if_table(checkpoint if "://" in checkpoint else str(folder))
     if sum(file.stat().st_size for file in folder.glob("*.safetensors")) <= _MAX_LOADED_BYTES:
         Classifier(checkpoint, device="cpu", trust_remote_code=trust_remote_code)
     else:
@@ -360,24 +365,6 @@ def windows(texts: Iterable[str]) -> Iterator[list[str]]:
     """Runs of at most ``WINDOW_RECORDS`` texts and, single texts aside, 32 Mi characters."""
     sized = ((text, 1, len(text) if isinstance(text, str) else 0) for text in texts)
     return group_by_size(sized, WINDOW_RECORDS, WINDOW_CHARS)
-
-
-def _concatenate(parts: list[Predictions]) -> Predictions:
-    starts = np.cumsum([0, *(len(part.labels) for part in parts)])
-    return Predictions(
-        [label for part in parts for label in part.labels],
-        np.concatenate([part.scores for part in parts]),
-        np.concatenate([part.probabilities for part in parts]),
-        {
-            int(start) + row: fault
-            for start, part in zip(starts, parts, strict=False)
-            for row, fault in part.failures.items()
-        },
-        sum(part.num_tokens for part in parts),
-        sum(part.num_padded_tokens for part in parts),
-        sum(part.num_truncated for part in parts),
-        sum(part.busy_seconds for part in parts),
-    )
 
 
 def _replace_lone_surrogates(text: str) -> str:

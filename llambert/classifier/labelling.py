@@ -10,10 +10,12 @@ import pyarrow.parquet as pq
 
 from llambert import schema
 from llambert.classifier.batching import group_by_size
-from llambert.classifier.inference import WINDOW_RECORDS, Classifier, Predictions
+from llambert.classifier.chip import chip_name
+from llambert.classifier.inference import WINDOW_RECORDS, Classifier
+from llambert.classifier.predictions import Predictions
 from llambert.recipe import LabelRecipe
-from llambert.storage.manifest import Part
-from llambert.storage.part_file import PartWriter, damage_as_input_error
+from llambert.storage.manifest import COMPUTED_ON, Part
+from llambert.storage.part_file import PartWriter
 from llambert.storage.run_directory import TableDirectory
 
 NUM_MALFORMED = "num_malformed"
@@ -29,6 +31,7 @@ class PartLabeller:
     def __init__(self, recipe: LabelRecipe, checkpoint: str, labels: TableDirectory, rejects: TableDirectory) -> None:
         self.recipe, self.labels, self.rejects = recipe, labels, rejects
         self.classifier = Classifier.from_recipe(checkpoint, recipe)
+        self._computed_on = f"{COMPUTED_ON}{chip_name(self.classifier.device)}"
 
     def commit(
         self,
@@ -67,6 +70,7 @@ class PartLabeller:
             rows, num_dropped = _drop_records(rows, committed[schema.RECORD_ID])
             per_label -= num_dropped
         assert rows.num_rows + committed.num_rows == num_records, f"{name}: a record was lost"
+        counts[self._computed_on] = rows.num_rows
         reasons = Counter(committed[schema.REJECT_REASON].to_pylist())
         part = self.labels.commit_rows(name, rows, counts=counts, labels=per_label, rejected=reasons)
         return part, busy_seconds
@@ -132,8 +136,8 @@ def read_windows(corpus: TableDirectory, name: str, columns: list[str]) -> Itera
     table.
     """
     with (
+        corpus.reading(name),
         corpus.filesystem.open(corpus.path(name), "rb") as stream,
-        damage_as_input_error(f"{corpus.uri}/{name}"),
         pq.ParquetFile(stream, pre_buffer=False, page_checksum_verification=True) as parquet,
     ):
         batches = parquet.iter_batches(batch_size=_ROWS_PER_READ, columns=columns)

@@ -11,13 +11,13 @@ from typing import Protocol
 from llambert.corpora import files, huggingface, imdb, text_files, umls
 from llambert.corpora.rows import Rows, SourceFile, Sources
 from llambert.corpus_recipe import CorpusRecipe
-from llambert.recipe import digest
-from llambert.storage.reference import content_identity
 
-READER_VERSION = 3
+READER_VERSION = 5
 """Version of the readers, part of every fingerprint of a corpus. Raise it when the same source and recipe give other
 rows, so that an older corpus is never reused. 2: gold values match by meaning, numbers are
-written exactly, a column may appear in any row, UTF-16 is read. 3: record IDs contain a hash of the file's path."""
+written exactly, a column may appear in any row, UTF-16 is read. 3: record IDs contain a hash of the file's path.
+4: long rows of Parquet files are cut into parts by their size. 5: a part ends at the row
+that fills it, however many are read at once."""
 
 
 class Format(Protocol):
@@ -39,15 +39,6 @@ _FORMATS: dict[str, Format] = {"text_files": text_files, "imdb": imdb, "huggingf
 def find_sources(corpus: CorpusRecipe) -> Sources:
     """The corpus' units of work in a fixed order, and the number of hidden files."""
     return _FORMATS.get(corpus.format, files).find(corpus)
-
-
-def identity(corpus: CorpusRecipe) -> str:
-    """A hash of what the corpus' source holds now: of the files that are read, and no others."""
-    if corpus.format == "umls":  # a release has tens of gigabytes that are not read
-        return digest(*map(content_identity, umls.uris(corpus)))
-    # Hidden files in a data set's folder can decide how the others are read.
-    is_data_set = corpus.format == "huggingface"
-    return content_identity(corpus.path, corpus.huggingface.revision, hidden=is_data_set, repo_type="dataset")
 
 
 def read_rows(source: SourceFile, corpus: CorpusRecipe, columns: list[str]) -> Iterator[Rows]:

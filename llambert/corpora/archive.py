@@ -10,6 +10,17 @@ from llambert.errors import InputError, one_line
 from llambert.storage.reference import is_hidden
 
 _CHUNK_BYTES = 1 << 20
+_EXTENSIONS = (
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+)
+# Of what comes before a member's own header and is held in memory: its name if that is long, and its attributes.
+_MAX_EXTENSION_BYTES = 256 << 10
+_MAX_EXTENSIONS = 16
+_MAX_GLOBAL_KEYS = 1000
 
 
 def read_archive(uri: str, limit: int) -> Iterator[tuple[str, bytes | Malformed | Counted]]:
@@ -20,8 +31,9 @@ def read_archive(uri: str, limit: int) -> Iterator[tuple[str, bytes | Malformed 
     """
     with open_bytes(uri) as stream:
         try:
-            with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Member) as archive:
-                for member in archive:
+            with _Archive.open(fileobj=stream, mode="r|") as archive:
+                while member := archive.next():
+                    archive.members = []  # tarfile keeps all of them, a kilobyte each
                     if not member.isdir():
                         yield member.name, _content(archive, member, uri, limit)
                 _require_end(archive, uri)
@@ -37,12 +49,36 @@ class _Member(tarfile.TarInfo):
         """The archive's next member."""
         try:
             return super().fromtarfile(archive)
-        except (tarfile.EOFHeaderError, InputError):  # type: ignore[attr-defined]
-            raise  # the end mark, as tarfile is to see it; a stream that cannot be read
+        except (tarfile.EOFHeaderError, tarfile.ReadError, InputError):  # type: ignore[attr-defined]
+            raise  # the end mark, as tarfile is to see it; what is said already
         except Exception as error:  # a damaged extension of a header can raise anything
             if isinstance(error, (tarfile.EmptyHeaderError, tarfile.TruncatedHeaderError)):  # type: ignore[attr-defined]
                 raise tarfile.ReadError("it is cut off: it has no end mark") from error
             raise tarfile.ReadError(f"a header is damaged, at byte {archive.offset:,}: {one_line(error)}") from error
+
+    def _proc_member(self, archive: "_Archive") -> "_Member":
+        """As ``tarfile`` does, which takes any amount of memory for a name or a map of a sparse file."""
+        if self.type == tarfile.GNUTYPE_SPARSE:
+            raise tarfile.ReadError("it holds a sparse file: unpack it and name the folder")
+        archive.num_extensions = archive.num_extensions + 1 if self.type in _EXTENSIONS else 0
+        if archive.num_extensions > _MAX_EXTENSIONS or len(archive.pax_headers) > _MAX_GLOBAL_KEYS:
+            raise tarfile.ReadError("there are more extensions of headers than any program writes")
+        if archive.num_extensions and not 0 <= self.size <= _MAX_EXTENSION_BYTES:
+            raise tarfile.ReadError(f"a name, or the attributes of a file, of {self.size:,} bytes")
+        if self.size < 0:
+            raise tarfile.ReadError(f"a file of {self.size:,} bytes")
+        return super()._proc_member(archive)  # type: ignore[misc]
+
+    def _proc_gnusparse_10(self, *_: object) -> None:
+        raise tarfile.ReadError("it holds a sparse file: unpack it and name the folder")
+
+
+class _Archive(tarfile.TarFile):
+    """Extensions of headers are counted from one member to the next: each is on the stack until the member is found."""
+
+    tarinfo = _Member
+    num_extensions = 0
+    members: list[tarfile.TarInfo]
 
 
 def _content(archive: tarfile.TarFile, member: tarfile.TarInfo, uri: str, limit: int) -> bytes | Malformed | Counted:

@@ -18,6 +18,8 @@ from llambert.corpora.rows import (
 from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError
 
+_CHARS_PER_LINE = 100  # what a line takes in memory beside its characters
+
 
 def read_delimited(
     uri: str, corpus: CorpusRecipe, delimiter: str, columns: list[str]
@@ -74,6 +76,7 @@ class _LineBuffer:
         self.consumed: list[tuple[int, str]] = []
         self.too_long: list[Malformed] = []
         self.is_exhausted = False
+        self.num_chars = 0
 
     def __iter__(self) -> "_LineBuffer":
         return self
@@ -86,11 +89,19 @@ class _LineBuffer:
             numbered = next(self.source)
         self.is_exhausted = False
         self.consumed.append(numbered)
+        self.num_chars += len(numbered[1]) + _CHARS_PER_LINE
+        if self.num_chars > MAX_LINE_CHARS and len(self.consumed) > 1:
+            raise csv.Error("the row is too long")
         return numbered[1]
+
+    def begin(self) -> None:
+        """A new row."""
+        self.consumed.clear()
+        self.num_chars = 0
 
     def fault(self) -> RowFault:
         """Why the row failed: a quote that is never closed runs to the end of the file, or past the longest field."""
-        is_open = self.is_exhausted or sum(len(line) for _, line in self.consumed) > MAX_LINE_CHARS
+        is_open = self.is_exhausted or self.num_chars > MAX_LINE_CHARS
         return RowFault.UNTERMINATED_QUOTE if is_open else RowFault.BAD_QUOTES
 
     def push_back(self) -> None:
@@ -103,7 +114,7 @@ def _parse(lines: _LineBuffer, delimiter: str, width: int) -> Iterator[list[str]
     """Rows of ``width`` fields; 0: as wide as the first, which is the header."""
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
-        lines.consumed.clear()
+        lines.begin()
         try:
             fields = next(reader)
         except StopIteration:

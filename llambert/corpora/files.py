@@ -1,18 +1,16 @@
 """Parquet, JSON Lines, CSV, TSV and plain text, compressed or not, on any filesystem, in bounded memory."""
 
 import itertools
-import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from llambert.corpora import parquet
 from llambert.corpora.delimited import read_delimited, read_header
 from llambert.corpora.encodings import is_undecodable
-from llambert.corpora.opening import COMPRESSIONS, numbered_lines, open_text, unreadable
+from llambert.corpora.opening import COMPRESSIONS, numbered_lines, open_text
 from llambert.corpora.rows import (
     MISSING_COLUMN,
     Counted,
@@ -25,16 +23,13 @@ from llambert.corpora.rows import (
     batched,
     has_surrogates,
     mark_lone_surrogates,
-    missing_column_counts,
-    optional_columns,
     require_columns,
     require_in_some_row,
 )
-from llambert.corpora.values import parse_object, rows_of_table, text_of
-from llambert.corpus_recipe import Columns, CorpusRecipe
+from llambert.corpora.values import parse_object, text_of
+from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError
 from llambert.recipe import digest
-from llambert.storage.locations import open_binary
 from llambert.storage.reference import find_files
 
 _FORMATS = {
@@ -48,8 +43,7 @@ _FORMATS = {
     ".txt": "text",
 }
 _DELIMITERS = {"csv": ",", "tsv": "\t"}
-_ROWS_PER_READ = 1024
-_BUFFER_BYTES = 1 << 20
+_ROWS_SEARCHED = _NAMES_FOUND = _NAME_CHARS = 1024  # of JSON Lines, whose every row may have other keys
 PARQUET_BYTES_PER_UNIT = 256 << 20
 
 
@@ -61,25 +55,14 @@ def find(corpus: CorpusRecipe) -> Sources:
         uri, file_format = found.filesystem.unstrip_protocol(name), _format_of(name, corpus)
         size, inside = info["size"] or 0, found.inside(name)
         if file_format == "parquet" and size > PARQUET_BYTES_PER_UNIT:
-            spans = row_group_spans(uri)
+            spans = parquet.row_group_spans(uri, PARQUET_BYTES_PER_UNIT)
             sizes = size // len(spans)
-            units += [SourceFile(digest(inside, *span), uri, file_format, sizes, span=span) for span in spans]
+            units += [
+                SourceFile(digest(inside, *span), uri, file_format, sizes, span=span, name=inside) for span in spans
+            ]
         else:
-            units.append(SourceFile(digest(inside), uri, file_format, size))
+            units.append(SourceFile(digest(inside), uri, file_format, size, name=inside))
     return Sources(units, found.num_hidden)
-
-
-def row_group_spans(uri: str) -> list[tuple[int, int]]:
-    """A large Parquet file as spans of row groups of some hundred megabytes each, for several workers."""
-    with _open_parquet(uri) as parquet:
-        sizes = [parquet.metadata.row_group(group).total_byte_size for group in range(parquet.num_row_groups)]
-    spans, start, num_bytes = [], 0, 0
-    for group, size in enumerate(sizes, start=1):
-        num_bytes += size
-        if num_bytes >= PARQUET_BYTES_PER_UNIT or group == len(sizes):
-            spans.append((start, group))
-            start, num_bytes = group, 0
-    return spans
 
 
 def _format_of(name: str, corpus: CorpusRecipe) -> str:
@@ -101,7 +84,7 @@ def read(source: SourceFile, corpus: CorpusRecipe, columns: list[str]) -> Iterat
     """
     match source.format:
         case "parquet":
-            return read_parquet(source.uri, columns, source.span, corpus)
+            return parquet.read_parquet(source.uri, columns, source.span, corpus)
         case "jsonl":
             rows = _read_jsonl(source.uri, corpus, columns)
         case "text":
@@ -112,18 +95,21 @@ def read(source: SourceFile, corpus: CorpusRecipe, columns: list[str]) -> Iterat
 
 
 def column_names(source: SourceFile, corpus: CorpusRecipe) -> list[str]:
-    """The columns a file has; of JSON Lines those of its first thousand rows."""
+    """The columns a file has; of JSON Lines a thousand at most, those of its first thousand rows."""
     match source.format:
         case "parquet":
-            with _open_parquet(source.uri) as parquet:
-                return parquet.schema_arrow.names
+            return parquet.describe(source.uri).names
         case "text":
             return ["text"]
         case "jsonl":
             with open_text(source.uri, corpus.encoding) as text:
-                lines = itertools.islice(numbered_lines(text), _ROWS_PER_READ)
+                lines = itertools.islice(numbered_lines(text), _ROWS_SEARCHED)
                 rows = (parse_object(line[1])[0] for line in lines if not isinstance(line, Malformed))
-                return list(dict.fromkeys(name for row in rows if row for name in row))
+                names = (name for row in rows if row for name in row if len(name) <= _NAME_CHARS)
+                found: dict[str, None] = {}
+                while len(found) < _NAMES_FOUND and (name := next(names, None)) is not None:
+                    found[name] = None
+                return list(found)
         case delimited:
             return read_header(source.uri, corpus, corpus.delimiter or _DELIMITERS[delimited])
 
@@ -198,65 +184,3 @@ def _refuse_json_array(uri: str, num_objects: int, line: str) -> None:
     """A whole file that is one JSON array or one object over many lines."""
     if num_objects == 0 and (line.strip() in "[{" or line.lstrip().startswith(("[{", "[["))):
         raise InputError(f"{uri}: expected a JSON object a line, found one value over the file; try jq -c '.[]'")
-
-
-@contextmanager
-def _open_parquet(uri: str) -> Iterator[pq.ParquetFile]:
-    """An open Parquet file; any error while it is open becomes an ``InputError``."""
-    try:
-        with (
-            open_binary(uri) as stream,
-            pq.ParquetFile(
-                stream, pre_buffer=False, buffer_size=_BUFFER_BYTES, page_checksum_verification=True
-            ) as parquet,
-        ):
-            yield parquet
-    except InputError:
-        raise
-    except Exception as error:  # Arrow and each filesystem of fsspec have exceptions of their own
-        raise unreadable(uri, error) from error
-
-
-def read_parquet(
-    uri: str, columns: list[str], span: Sequence[int] | None = None, corpus: CorpusRecipe | None = None
-) -> Iterator[Rows]:
-    """The named columns of a Parquet file, or of a span of its row groups, as strings, a page at a time.
-
-    ``corpus`` says which of the columns the file may lack, and which one is the record ID.
-    """
-    with _open_parquet(uri) as parquet:
-        arrow_schema = parquet.schema_arrow
-        missing = require_columns(columns, arrow_schema.names, uri, optional_columns(corpus) if corpus else ())
-        present = [column for column in columns if column not in missing]
-        class_names = _class_names(arrow_schema)
-        groups = range(*span) if span else None
-        for batch in parquet.iter_batches(_ROWS_PER_READ, row_groups=groups, columns=present):
-            table = pa.table(batch).select(present)
-            yield complete(table, columns, class_names, corpus.columns if corpus else Columns(), uri)
-
-
-def complete(
-    table: pa.Table, columns: list[str], class_names: Mapping[str, Sequence[str]], roles: Columns, uri: str
-) -> Rows:
-    """A table as rows of strings with all of ``columns``: null where it lacks one."""
-    rows = rows_of_table(table, roles, uri)
-    missing = [column for column in columns if column not in table.column_names]
-    records = rows.records
-    for column in missing:
-        records = records.append_column(column, pa.nulls(records.num_rows, pa.string()))
-    counts = {**rows.counts, **missing_column_counts(missing, table.num_rows)}
-    return Rows(records.select(columns), counts=counts, class_names=class_names)
-
-
-def _class_names(arrow_schema: pa.Schema) -> dict[str, list[str]]:
-    """The classes of columns of type ClassLabel, which the datasets library stores beside the schema."""
-    try:
-        info = json.loads((arrow_schema.metadata or {}).get(b"huggingface", b"{}"))
-        features = info["info"]["features"]
-        return {
-            name: list(feature["names"])
-            for name, feature in features.items()
-            if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and feature.get("names")
-        }
-    except (ValueError, KeyError, TypeError, AttributeError):  # written by something else
-        return {}

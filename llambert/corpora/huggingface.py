@@ -4,18 +4,20 @@ Columns are those of the data set; ``split`` is the name of the split where it h
 """
 
 import contextlib
+import io
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 
 from llambert import schema
-from llambert.corpora.files import complete
+from llambert.corpora.limited import LIMIT_BYTES, ReaderFault, read_limited
 from llambert.corpora.rows import Rows, SourceFile, Sources, optional_columns, require_columns
+from llambert.corpora.values import complete
 from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError, one_line
 from llambert.printable import SURROGATE, escaped
@@ -32,29 +34,57 @@ def find(corpus: CorpusRecipe) -> Sources:
     units: list[SourceFile] = []
     for name, split in _splits(corpus).items():
         for identity, span in split.units():
-            units.append(SourceFile(digest(name, identity), corpus.path, corpus.format, 0, (name,), span))
+            file = identity if isinstance(identity, str) else f"{name}, rows or shard {identity:,}"
+            units.append(SourceFile(digest(name, identity), corpus.path, corpus.format, 0, (name,), span, file))
     location = resolve(corpus.path).location
     return Sources(units, find_files(location).num_hidden if _is_folder_of_files(location) else 0)
 
 
 def read(source: SourceFile, corpus: CorpusRecipe, columns: list[str]) -> Iterator[Rows]:
-    """The rows of one unit, streamed."""
+    """The rows of one unit, streamed, decoded in ``LIMIT_BYTES`` of memory."""
+    return _limited(f"{corpus.path}, split {source.members[0]!r}, cannot be read", _read, corpus, source, columns)
+
+
+def _limited(doing: str, read: Callable[..., Iterator[Any]], corpus: CorpusRecipe, *arguments: Any) -> Iterator[Any]:
+    """What ``read`` yields in a process of bounded memory, which opens the data set itself, as the library must."""
+    import datasets
+
+    arguments = (str(datasets.config.HF_DATASETS_CACHE), corpus, *arguments)
+    try:
+        yield from read_limited(read, io.BytesIO(), *arguments)
+    except MemoryError as error:
+        raise InputError(f"corpus.path: {doing} in {LIMIT_BYTES >> 30} GiB of memory ({error})") from error
+    except ReaderFault as error:
+        raise InputError(f"corpus.path: {doing}: {one_line(error)}") from error
+
+
+# In the process of bounded memory
+
+
+def _read(_: IO[bytes], cache: str, corpus: CorpusRecipe, source: SourceFile, columns: list[str]) -> Iterator[Rows]:
+    import datasets
+
+    datasets.config.HF_DATASETS_CACHE = Path(cache)
     assert source.span is not None
     [name] = source.members
     split = _splits(corpus)[name].rows(*source.span)
     class_names = {column: kind.names for column, kind in (split.features or {}).items() if hasattr(kind, "names")}
     uri = f"{source.uri} (split {name})"
-    try:
-        for batch in split.with_format("arrow").iter(batch_size=_ROWS_PER_READ):
-            if schema.SPLIT not in batch.column_names:
-                batch = batch.append_column(schema.SPLIT, pa.array([name] * batch.num_rows, pa.string()))
-            missing = require_columns(columns, batch.column_names, uri, optional_columns(corpus))
-            present = batch.select([column for column in columns if column not in missing])
-            yield complete(present, columns, class_names, corpus.columns, uri)
-    except InputError:
-        raise
-    except Exception as error:  # the library passes on those of every filesystem and format it reads
-        raise InputError(f"corpus.path: {corpus.path}, split {name!r}, cannot be read: {one_line(error)}") from error
+    for batch in split.with_format("arrow").iter(batch_size=_ROWS_PER_READ):
+        if schema.SPLIT not in batch.column_names:
+            batch = batch.append_column(schema.SPLIT, pa.array([name] * batch.num_rows, pa.string()))
+        missing = require_columns(columns, batch.column_names, uri, optional_columns(corpus))
+        present = batch.select([column for column in columns if column not in missing])
+        yield complete(present, columns, class_names, corpus.columns, uri)
+
+
+def _prepare(_: IO[bytes], cache: str, corpus: CorpusRecipe, folder: str) -> Iterator[None]:
+    """Convert a data set to the library's tables, in the folder where it keeps them."""
+    import datasets
+
+    datasets.config.HF_DATASETS_CACHE = Path(cache)
+    _builder(folder, corpus).download_and_prepare()
+    yield from ()
 
 
 @dataclass(frozen=True)
@@ -95,7 +125,7 @@ def _splits(corpus: CorpusRecipe) -> dict[str, _Split]:
             loaded: Any = datasets.load_from_disk(location)
         else:
             folder = _visible_files_folder(location) if _is_folder_of_files(location) else location
-            builder = datasets.load_dataset_builder(folder, options.config, revision=options.revision)
+            builder = _builder(folder, corpus)
             files = {
                 str(split): [_relative_path(str(name), folder) for name in names]
                 for split, names in (builder.config.data_files or {}).items()
@@ -103,8 +133,11 @@ def _splits(corpus: CorpusRecipe) -> dict[str, _Split]:
             if options.streaming:
                 loaded = builder.as_streaming_dataset()
             else:
-                builder.download_and_prepare()
-                loaded = builder.as_dataset()
+                for _ in _limited(f"{corpus.path} cannot be opened as a data set", _prepare, corpus, folder):
+                    pass
+                loaded = _builder(folder, corpus).as_dataset()  # opened anew: it knows what was prepared
+    except InputError:
+        raise
     except Exception as error:  # the library passes on those of every filesystem and format it reads
         raise InputError(f"corpus.path: {corpus.path} cannot be opened as a data set: {one_line(error)}") from error
     splits = dict(loaded) if isinstance(loaded, dict) else {str(loaded.split or "all"): loaded}
@@ -112,6 +145,17 @@ def _splits(corpus: CorpusRecipe) -> dict[str, _Split]:
     if missing := [name for name in wanted if name not in splits]:
         raise InputError(f"corpus.huggingface.splits: no split {missing[0]!r}; {corpus.path} has {', '.join(splits)}")
     return {name: _Split(splits[name], files.get(name, [])) for name in wanted}
+
+
+def _builder(folder: str, corpus: CorpusRecipe) -> Any:
+    import datasets
+    from datasets.packaged_modules.parquet.parquet import ParquetConfig
+
+    options = corpus.huggingface
+    builder = datasets.load_dataset_builder(folder, options.config, revision=options.revision)
+    if isinstance(builder.config, ParquetConfig):
+        builder.config.batch_size = _ROWS_PER_READ  # the library reads a whole row group at a time
+    return builder
 
 
 def _relative_path(name: str, folder: str) -> str:

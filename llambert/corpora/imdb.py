@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 
 from llambert import schema
 from llambert.corpora.archive import read_archive
-from llambert.corpora.files import read_parquet
+from llambert.corpora.parquet import read_parquet
 from llambert.corpora.rows import Counted, Malformed, Row, RowFault, Rows, SourceFile, Sources, batched, require_columns
 from llambert.corpora.text_files import read_members, units_of
 from llambert.corpus_recipe import CorpusRecipe
@@ -33,11 +33,11 @@ def find(corpus: CorpusRecipe) -> Sources:
     """The archive, the Parquet files, or the folder's reviews some thousand a unit."""
     found = find_files(corpus.path)
     if whole := [name for name in found.files if _ARCHIVE.search(name) or _SHARD.search(name)]:
-        uris = {name: found.filesystem.unstrip_protocol(name) for name in whole}
-        units = [
-            SourceFile(digest(found.inside(name)), uris[name], corpus.format, found.files[name]["size"] or 0)
-            for name in whole
-        ]
+        units = []
+        for name in whole:
+            uri, inside = found.filesystem.unstrip_protocol(name), found.inside(name)
+            size = found.files[name]["size"] or 0
+            units.append(SourceFile(digest(inside), uri, corpus.format, size, name=inside))
         return Sources(units, found.num_hidden)
     reviews = [name for name in found.files if _REVIEW.search(name)]
     if not reviews:

@@ -1,18 +1,20 @@
 """Bytes and lines of a source file: any filesystem, any compression, never more than a bounded line in memory."""
 
 import io
+import lzma
 from collections.abc import Iterator
-from typing import IO
+from typing import IO, Any
 
 import pyarrow as pa
 
 from llambert.corpora.encodings import codec_of, error_handler, other_encoding
-from llambert.corpora.rows import Malformed, RowFault
+from llambert.corpora.rows import MAX_MALFORMED_CHARS, Malformed, RowFault
 from llambert.errors import InputError, one_line
 from llambert.storage.locations import open_binary
 
 COMPRESSIONS = {".gz": "gzip", ".tgz": "gzip", ".bz2": "bz2", ".zst": "zstd", ".xz": "xz"}
 MAX_LINE_CHARS = 16 << 20
+_MAX_XZ_BYTES = 256 << 20  # the file says how much its decoder takes: 65 MiB at xz -9, but up to 4 GiB
 
 _BUFFER_BYTES = 1 << 20
 _SIGNATURES = {
@@ -52,6 +54,34 @@ class _Bytes(io.RawIOBase):
         super().close()
 
 
+class _Xz(io.RawIOBase):
+    """The content of a stream of xz, in bounded memory: ``lzma.LZMAFile`` takes whatever the file asks for."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream, self._decoder = stream, self._new_decoder()
+
+    @staticmethod
+    def _new_decoder() -> lzma.LZMADecompressor:
+        return lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=_MAX_XZ_BYTES)
+
+    def read(self, size: int = -1) -> bytes:
+        while True:
+            packed = b""
+            if self._decoder.eof:
+                packed = self._decoder.unused_data.lstrip(b"\0") or self._stream.read(_BUFFER_BYTES).lstrip(b"\0")
+                if not packed:
+                    return b""
+                self._decoder = self._new_decoder()
+            elif self._decoder.needs_input and not (packed := self._stream.read(_BUFFER_BYTES)):
+                raise EOFError("the xz stream ends too early")
+            if unpacked := self._decoder.decompress(packed, size):
+                return unpacked
+
+    def close(self) -> None:
+        self._stream.close()
+        super().close()
+
+
 def unreadable(uri: str, error: Exception) -> InputError:
     """The one line about a file that its filesystem or codec cannot give."""
     return InputError(f"{uri}: cannot be read: {one_line(error)}")
@@ -62,9 +92,11 @@ def open_bytes(uri: str) -> io.BufferedReader:
     compression = next((name for ending, name in COMPRESSIONS.items() if uri.lower().endswith(ending)), None)
     try:
         # fsspec knows zstd only from Python 3.14 on; Arrow always does.
-        stream = open_binary(uri, None if compression == "zstd" else compression)
+        stream: Any = open_binary(uri, None if compression in ("zstd", "xz") else compression)
         if compression == "zstd":
             stream = pa.CompressedInputStream(pa.PythonFile(stream, "r"), "zstd")
+        elif compression == "xz":
+            stream = _Xz(stream)
     except Exception as error:  # each filesystem of fsspec has exceptions of its own
         raise unreadable(uri, error) from error
     return io.BufferedReader(_Bytes(stream, uri), _BUFFER_BYTES)
@@ -119,4 +151,4 @@ def numbered_lines(text: io.TextIOWrapper) -> Iterator[tuple[int, str] | Malform
             continue
         while (rest := text.readline(MAX_LINE_CHARS)) and rest[-1] not in "\r\n":
             pass
-        yield Malformed(number, line, RowFault.OVER_LONG_LINE)
+        yield Malformed(number, line[:MAX_MALFORMED_CHARS], RowFault.OVER_LONG_LINE)

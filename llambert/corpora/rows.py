@@ -35,7 +35,9 @@ HIDDEN_FILES = "num_hidden_files"
 Row = Sequence[str | None]
 """One value per asked column."""
 
-_MAX_MALFORMED_CHARS = 2000
+MAX_MALFORMED_CHARS = 2000
+"""How much of a malformed row is kept."""
+_NAMES_SHOWN, _NAME_CHARS = 30, 60
 _ROWS_PER_BATCH = 8192
 _CHARS_PER_BATCH = 8 << 20
 # What decoding makes of bytes that are no characters, and JSON's own lone surrogates.
@@ -49,7 +51,8 @@ class SourceFile:
     Part names and generated record IDs begin with ``key``: the ``digest`` of its file's path within the corpus, and of
     the part of the file that it is, so that it does not depend on other files. What ``members`` (at most some thousand
     files below ``uri``) and ``span`` (from, to: row groups, bytes, shards, rows) mean depends on the format; empty and
-    null stand for the whole of ``uri``.
+    null stand for the whole of ``uri``. ``name``: the path within the corpus of its file, or of the first of many.
+    ``content``: a hash of what it holds now (``contents.py``), in part names, and in no record ID.
     """
 
     key: str
@@ -58,10 +61,17 @@ class SourceFile:
     num_bytes: int
     members: Sequence[str] = ()
     span: Sequence[int] | None = None
+    name: str = ""
+    content: str = ""
+
+    @property
+    def part_prefix(self) -> str:
+        """Begins the names of its parts, and of no other unit's or content's."""
+        return f"part-{self.key}-{self.content}-" if self.content else f"part-{self.key}-"
 
     def part_name(self, number: int) -> str:
         """The name of its ``number``-th part."""
-        return f"part-{self.key}-{number:06d}.parquet"
+        return f"{self.part_prefix}{number:06d}.parquet"
 
 
 @dataclass(frozen=True)
@@ -164,7 +174,7 @@ def malformed_rows(rows: Iterable[Malformed]) -> pa.Table:
         schema.SOURCE: [row.source and escaped(row.source) for row in rows],
         schema.LINE: [row.line for row in rows],
         schema.TEXT: [
-            None if row.text is None else _replace_surrogates(row.text[:_MAX_MALFORMED_CHARS]) for row in rows
+            None if row.text is None else _replace_surrogates(row.text[:MAX_MALFORMED_CHARS]) for row in rows
         ],
         schema.REJECT_REASON: [row.reason for row in rows],
     }
@@ -179,9 +189,10 @@ def batched(rows: Iterable[Row | Malformed | Counted], columns: list[str]) -> It
     num_chars = 0
     for row in rows:
         if isinstance(row, Malformed):
-            malformed.append(row)
+            text = row.text and row.text[:MAX_MALFORMED_CHARS]
+            malformed.append(row._replace(text=text))
             counts[UNDECODABLE] += is_undecodable(row.text or "")
-            num_chars += min(len(row.text or ""), _MAX_MALFORMED_CHARS)
+            num_chars += len(text or "")
         elif isinstance(row, Counted):
             counts[row.count] += 1
         else:
@@ -234,8 +245,14 @@ def require_columns(
 
 
 def quoted_names(names: Sequence[str]) -> str:
-    """Names of columns for a message."""
-    return ", ".join(repr(_replace_surrogates(name)) for name in names)
+    """Names of columns for a message, shortened: a file may have a million of them, or one of a million characters."""
+    shown = ", ".join(repr(shortened(_replace_surrogates(name), _NAME_CHARS)) for name in names[:_NAMES_SHOWN])
+    return shown if len(names) <= _NAMES_SHOWN else f"{shown} and {len(names) - _NAMES_SHOWN:,} more"
+
+
+def shortened(text: str, num_chars: int) -> str:
+    """The text, or its beginning and an ellipsis."""
+    return text if len(text) <= num_chars else f"{text[: num_chars - 1]}…"
 
 
 def _encoding_hint(names: Sequence[str]) -> str:

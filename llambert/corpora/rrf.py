@@ -73,6 +73,7 @@ NUM_CODES = int(_FIRST_CODE[7]) + 10**7
 
 BLOCK_BYTES = 2 << 20  # stays in a core's cache
 MAX_LINE_BYTES = 64 << 20
+_LINES_PER_BLOCK = 1 << 17  # several times what a release's block has; each may be malformed, which takes memory
 _ID_WIDTH = 8  # of "C" and seven digits
 _NEWLINE = b"\n"[0]
 _AFTER_LAST_BAR = "after the last bar"  # an empty column: every field is ended, not separated
@@ -146,8 +147,13 @@ def read_blocks(table: RrfTable) -> Iterator[Block]:
                     raise InputError(f"{table.label}:{line}: a line of more than 64 MiB: this is no RRF file")
                 continue
             data, rest = b"".join([rest, memoryview(chunk)[:cut]]), chunk[cut:]
-            yield Block(table, data, line)
-            line += int(np.count_nonzero(np.frombuffer(data, np.uint8) == _NEWLINE))
+            ends = np.flatnonzero(np.frombuffer(data, np.uint8) == _NEWLINE) + 1
+            start = 0
+            for end in [*ends[_LINES_PER_BLOCK - 1 :: _LINES_PER_BLOCK].tolist(), len(data)]:
+                if end > start:
+                    yield Block(table, data[start:end], line)
+                    line += min(_LINES_PER_BLOCK, len(ends))
+                    ends, start = ends[_LINES_PER_BLOCK:], end
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{table.label}: cannot be read after line {line - 1:,}: {one_line(error)}") from error
     if rest:

@@ -46,11 +46,11 @@ def units_of(found: FoundFiles, names: Iterable[str], format_name: str) -> list[
         inside, size = found.inside(name), found.files[name]["size"] or 0
         if _begins_unit(inside, size):
             if members:
-                units.append(SourceFile(digest(first), uri, format_name, num_bytes, members))
+                units.append(SourceFile(digest(first), uri, format_name, num_bytes, members, name=first))
             first, members, num_bytes = inside, [], 0
         members.append(inside)
         num_bytes += size
-    return [*units, SourceFile(digest(first), uri, format_name, num_bytes, members)]
+    return [*units, SourceFile(digest(first), uri, format_name, num_bytes, members, name=first)]
 
 
 def _begins_unit(inside: str, num_bytes: int) -> bool:

@@ -7,13 +7,14 @@ printable UTF-8 and in hexadecimal otherwise, a list or structure as JSON; not-a
 
 import json
 import uuid
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from llambert.corpora.rows import ENCODING_FAULTS, UNDECODABLE, RowFault, Rows
+from llambert.corpora.rows import ENCODING_FAULTS, UNDECODABLE, RowFault, Rows, missing_column_counts
 from llambert.corpus_recipe import Columns
 from llambert.errors import InputError, one_line
 
@@ -81,6 +82,19 @@ def rows_of_table(table: pa.Table, columns: Columns, uri: str) -> Rows:
     num = len(undecodable)
     counts = {ENCODING_FAULTS: num, UNDECODABLE: num} if num else {}
     return Rows(pa.table(arrays, table.column_names), counts=counts)
+
+
+def complete(
+    table: pa.Table, columns: list[str], class_names: Mapping[str, Sequence[str]], roles: Columns, uri: str
+) -> Rows:
+    """A table as rows of strings with all of ``columns``: null where it lacks one."""
+    rows = rows_of_table(table, roles, uri)
+    missing = [column for column in columns if column not in table.column_names]
+    records = rows.records
+    for column in missing:
+        records = records.append_column(column, pa.nulls(records.num_rows, pa.string()))
+    counts = {**rows.counts, **missing_column_counts(missing, table.num_rows)}
+    return Rows(records.select(columns), counts=counts, class_names=class_names)
 
 
 def _require_valid_record_id(column: pa.ChunkedArray, name: str, columns: Columns, uri: str) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Literal, Protocol
 
+from llambert.annotation.chat_template import RESERVED
 from llambert.errors import ErrorKind, InputError
 from llambert.recipe import AnnotatorRecipe
 from llambert.tasks import Task
@@ -28,6 +29,13 @@ class Answer:
     num_truncated_tokens: int = 0
     error: str | None = None
     error_kind: ErrorKind | None = None
+
+    @property
+    def is_tied(self) -> bool:
+        """Whether two categories have exactly the highest probability, and that is above 0."""
+        probabilities = list((self.label_probabilities or {}).values())
+        best = max(probabilities, default=0.0)
+        return best > 0 and probabilities.count(best) > 1
 
 
 class StoppedEarly(InputError):
@@ -70,6 +78,7 @@ def check(annotator: AnnotatorRecipe, task: Task) -> None:
         can = ", ".join(sorted(MODES[annotator.engine]))
         raise InputError(f"annotator.mode: engine {annotator.engine!r} cannot {annotator.mode!r}; it can {can}")
     prompt = task.prompt(annotator.prompt)
+    _check_template_settings(annotator, prompt.format)
     if annotator.engine != "openai":
         return
     if prompt.format == "llama2":
@@ -82,6 +91,23 @@ def check(annotator: AnnotatorRecipe, task: Task) -> None:
         raise InputError("annotator.decoding.top_k: OpenAI's API has none; set it to 0 or null")
     if annotator.base_url is not None and not re.match(r"https?://[^/@\s]+(/[^@\s]*)?$", annotator.base_url):
         raise InputError("annotator.base_url: expected http(s)://host[:port][/path] without user or password")
+
+
+def _check_template_settings(annotator: AnnotatorRecipe, prompt_format: str) -> None:
+    where = "annotator.chat_template_kwargs"
+    if annotator.chat_template_kwargs and prompt_format != "chat":
+        raise InputError(f"{where}: only prompts of format 'chat' go through a model's chat template; leave it out")
+    if taken := sorted(RESERVED & set(annotator.chat_template_kwargs)):
+        raise InputError(f"{where}.{taken[0]}: is set by llambert itself; leave it out")
+    if annotator.engine != "openai":
+        return
+    if annotator.chat_template_kwargs and annotator.base_url is None:
+        raise InputError(f"{where}: OpenAI's API takes none; leave it out")
+    if annotator.answer_prefix and prompt_format != "completion":
+        raise InputError(
+            "annotator.answer_prefix: an endpoint begins the answer to a chat itself; leave it out, or use a prompt of "
+            "format 'completion'"
+        )
 
 
 def create_engine(annotator: AnnotatorRecipe, task: Task, num_tokens_before: tuple[int, int] = (0, 0)) -> Engine:

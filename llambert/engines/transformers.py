@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 from jinja2 import TemplateError
-from safetensors import SafetensorError
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     DynamicCache,
@@ -31,15 +31,28 @@ from transformers import (
 from transformers.cache_utils import DynamicLayer
 from transformers.utils.logging import disable_progress_bar
 
-from llambert.annotation.prompts import RenderedPrompt, Renderer
+from llambert.annotation.prompts import RenderedPrompt
 from llambert.classifier import onednn
-from llambert.classifier.architecture import max_positions
+from llambert.classifier.architecture import max_positions, require_bounded_tokenizer
 from llambert.classifier.batching import pad
+from llambert.classifier.loading import loading
+from llambert.classifier.weights import build_without_memory, require_all_weights
 from llambert.engines import Answer
-from llambert.engines.answers import TokenSampling, failed_answer, max_prompt_tokens, record_key, scored_answer
+from llambert.engines.answers import (
+    TokenSampling,
+    failed_answer,
+    half_head_note,
+    make_renderer,
+    max_prompt_tokens,
+    record_key,
+    scored_answer,
+)
+from llambert.engines.float32_head import compute_head_in_float32
 from llambert.engines.scoring import TokenSequence, answer_sequences
-from llambert.errors import InputError, described, loading_fault
+from llambert.errors import InputError, described, panics_as_errors
+from llambert.passing_faults import PassingFault, is_device_fault, is_passing
 from llambert.recipe import AnnotatorRecipe
+from llambert.storage.model_folder import check_model_folder
 from llambert.storage.reference import local_copy
 from llambert.tasks import Task
 
@@ -76,7 +89,8 @@ class TransformersEngine:
     which strings those are), exact for words of several tokens; the response is the best category's first
     answer word. ``choice``: the same distribution restricted to the answer words; its maximum at temperature
     0, a draw from it raised to 1/temperature and normalised otherwise (top_k and top_p do not apply to whole
-    words). ``generate``: free text; a completion also ends at the prompt's separator.
+    words). ``generate``: free text; a completion also ends at the prompt's separator. In both other modes the head
+    computes in float32, whatever ``dtype`` says (``engines.float32_head``).
 
     Draws are keyed by decoding.seed and the text, so an answer depends on neither batch nor order. No answer
     changes by more than float noise (1e-4) with its batch.
@@ -88,9 +102,10 @@ class TransformersEngine:
         torch.set_num_threads(max(1, int(annotator.cpus_per_replica)))
         self.model: Any  # PreTrainedModel; its generate() is decorated beyond what a type checker follows
         self.model, self.tokenizer = load_model(annotator)
-        prompt = task.prompt(annotator.prompt)
-        answers = {category.name: category.answer_words[0] for category in task.categories}
-        self._renderer = Renderer(prompt, answers, annotator.num_shots, self.tokenizer)
+        if annotator.scores_in_half_precision and (reason := compute_head_in_float32(self.model)):
+            self.notes.append(half_head_note(annotator, reason))
+        self._renderer = make_renderer(annotator, task, self.tokenizer)
+        self.notes += self._renderer.notes
         self._sequences = answer_sequences(self.tokenizer, task) if annotator.mode != "generate" else None
         context = max_positions(self.model)
         self._max_prompt_tokens = max_prompt_tokens(annotator, self._renderer, self._sequences, context)
@@ -99,7 +114,8 @@ class TransformersEngine:
             with torch.inference_mode():
                 self._prefix_states = self._key_value_states(self.shared_prefix)
         except RuntimeError as error:
-            raise InputError(f"annotator.model: {annotator.model} cannot run here: {described(error)}") from error
+            kind = PassingFault if is_passing(error) else InputError
+            raise kind(f"annotator.model: {annotator.model} cannot run here: {described(error)}") from error
 
     def annotate(self, texts: list[str]) -> list[Answer]:
         """One answer per text, in the order of ``texts``."""
@@ -158,9 +174,11 @@ class TransformersEngine:
         answer: Callable[[list[_Request]], list[Answer]]
         answer = self._generate if self._annotator.mode == "generate" else self._score
         try:
-            with torch.inference_mode():
+            with panics_as_errors(), torch.inference_mode():
                 return answer(batch)
         except _RECORD_FAULTS as error:
+            if is_device_fault(error):
+                raise  # no record's: the process ends, and another does the unit
             if len(batch) == 1:
                 return [failed_answer(error, batch[0].prompt, is_transient=isinstance(error, torch.OutOfMemoryError))]
             logger.warning("a batch of %d prompts failed (%s); each is tried alone", len(batch), error)
@@ -229,7 +247,7 @@ class TransformersEngine:
                 response, finished = response.split(stop, 1)[0], True
         return Answer(
             prompt=request.prompt.text,
-            response=response,
+            response=self._renderer.open_thought + response,
             finish_reason="stop" if finished else "length",
             num_prompt_tokens=len(request.prompt.token_ids),
             num_response_tokens=num_tokens,
@@ -294,25 +312,35 @@ def load_model(annotator: AnnotatorRecipe, reordered: bool = True) -> tuple[PreT
     """
     device = "cuda" if annotator.gpus_per_replica else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"annotator.gpus_per_replica: {annotator.gpus_per_replica} asked for, torch finds no GPU here")
-    location = local_copy(annotator.model)
-    options: dict[str, Any] = {"dtype": getattr(torch, annotator.dtype)}
-    source: dict[str, Any] = {"trust_remote_code": annotator.trust_remote_code}
-    if location.endswith(".gguf"):
-        file = Path(location)
-        location, source["gguf_file"] = str(file.parent), file.name
-        options["quantization_config"] = GgufConfig(dequantize=True)
-    else:
-        source |= {"revision": annotator.revision} if annotator.revision else {}
-        options["use_safetensors"] = True
-    disable_progress_bar()
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(location, **source)
-        model: Any = AutoModelForCausalLM.from_pretrained(location, **source, **options)
+        reason = f"annotator.gpus_per_replica: {annotator.gpus_per_replica} asked for, torch finds no GPU here"
+        raise PassingFault(reason)  # a node whose driver is broken: another may have one
+    with loading(f"annotator.model: {annotator.model}", "annotator"):
+        location = local_copy(annotator.model, annotator.revision)
+        options: dict[str, Any] = {"dtype": getattr(torch, annotator.dtype)}
+        source: dict[str, Any] = {"trust_remote_code": annotator.trust_remote_code}
+        check_model_folder(location)
+        num_bytes = (location, 1)
+        if location.endswith(".gguf"):
+            file = Path(location)
+            location, source["gguf_file"] = str(file.parent), file.name
+            options["quantization_config"] = GgufConfig(dequantize=True)
+            num_bytes = (str(file), 8)  # a weight takes a bit at least
+        else:
+            options["use_safetensors"] = True
+        disable_progress_bar()
+        config = AutoConfig.from_pretrained(location, **source)
+        trusted = annotator.trust_remote_code
+        build_without_memory(lambda: AutoModelForCausalLM.from_config(config, trust_remote_code=trusted), *num_bytes)
+        with panics_as_errors():
+            tokenizer = AutoTokenizer.from_pretrained(location, **source)
+            require_bounded_tokenizer(tokenizer)
+        options |= {"config": config}  # reading that of a GGUF file takes seconds
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            location, **source, **options, ignore_mismatched_sizes=True, output_loading_info=True
+        )
+        model, report = loaded
+        require_all_weights(model, report)
         model.to(device).eval()
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        reason = loading_fault(error, "annotator")
-        raise InputError(f"annotator.model: {annotator.model} cannot be loaded: {reason}") from error
     if reordered and device == "cpu" and annotator.dtype == "float32" and onednn.available():
         onednn.reorder_linear_layers(
             model

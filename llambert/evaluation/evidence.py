@@ -4,7 +4,6 @@ Texts are read for their length and dropped; a record takes about 50 bytes, and 
 500,000 records, all with gold, in two parts: 3.5 s and 421 MiB for the whole report.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,12 +16,13 @@ from numpy.typing import DTypeLike, NDArray
 
 from llambert import schema
 from llambert.annotation.responses import iter_answers
-from llambert.annotation.splits import TRAIN, is_sampled
+from llambert.annotation.splits import is_sampled
 from llambert.errors import InputError
 from llambert.hashing import hash64
 from llambert.run import Run
 from llambert.storage.manifest import Manifest
 from llambert.storage.run_directory import TableDirectory
+from llambert.untrusted import parse_json
 
 Mask = NDArray[np.bool_]
 Codes = NDArray[np.int16]
@@ -49,8 +49,15 @@ class Records:
     is_annotated: Mask
     """In the sample the annotator was asked about, answered or not."""
     is_duplicate: Mask
+    text: NDArray[np.int32]
+    """A code of its text, which all copies share."""
     is_trained_on_gold: Mask
-    """The classifier may have been trained on the gold label of a record with this text."""
+    """The classifier was given the gold label of a record with this text in training, or to watch it."""
+    is_learned: Mask
+    """The classifier was given the silver or the gold label of a record with this text in training, or to watch it."""
+    is_given_away: Mask
+    """The silver labels were made with the answer: the annotator was shown this text as a shot, or the record's gold
+    label is one that the prior correction was fitted to."""
     is_seen: Mask
     """A record with this text was annotated, shown to the annotator as a shot, or trained on with its gold label."""
     is_evaluated: Mask
@@ -58,6 +65,21 @@ class Records:
 
     def __len__(self) -> int:
         return len(self.label)
+
+    @property
+    def judges_annotator(self) -> Mask:
+        """Has gold that neither the annotator nor the reading of its answers was given."""
+        return self.has_gold & ~self.is_given_away
+
+    @property
+    def judges_classifier(self) -> Mask:
+        """Evaluated, and no gold label of this text was trained on."""
+        return self.is_evaluated & ~self.is_trained_on_gold
+
+    @property
+    def is_unlearned(self) -> Mask:
+        """Judges the classifier, whose training saw neither a silver nor a gold label of its text."""
+        return self.judges_classifier & ~self.is_learned
 
     @property
     def is_unseen(self) -> Mask:
@@ -156,18 +178,21 @@ class _HashIndex:
 def _read_records(run: Run, categories: list[str], annotated: _HashIndex) -> tuple[Records, NDArray[np.uint64]]:
     """The corpus with its labels, and the id hashes of its annotated records in corpus order."""
     labels, duplicates = _read_labels(run, categories), _read_duplicates(run)
-    shots = pa.array(_shot_texts(run), pa.string())
+    shots = pa.array(shot_texts(run), pa.string())
+    learned, learned_gold = learned_texts(run)
     columns: dict[str, list[NDArray]] = {}
     splits: dict[str, int] = {}
     wanted = [schema.RECORD_ID, schema.TEXT, schema.SPLIT, schema.GOLD_LABEL]
-    learns_gold = run.recipe.classifier.learns_gold
+    parse = run.recipe.parse
+    fitted = pa.array(list(parse.gold_labels) if parse.prior_correction == "gold" else [], pa.string())
     for table in run.table("corpus").iter_tables(wanted):
         hashes = hash64(table[schema.RECORD_ID])
         gold, has_gold = _codes(table[schema.GOLD_LABEL], categories)
         has_label, (label, score) = labels.find(hashes)
         is_annotated, _ = annotated.find(hashes)
         is_duplicate, (first_copy,) = duplicates.find(hashes)
-        is_trained = has_gold & np.asarray(pc.equal(table[schema.SPLIT], TRAIN)) & learns_gold
+        texts = hash64(table[schema.TEXT])
+        is_learned = np.isin(texts, learned)
         is_shot = np.asarray(pc.is_in(pc.utf8_trim_whitespace(table[schema.TEXT]), value_set=shots))
         part = {
             "gold": gold,
@@ -180,8 +205,10 @@ def _read_records(run: Run, categories: list[str], annotated: _HashIndex) -> tup
             "is_sampled": np.asarray(is_sampled(run.recipe, table[schema.SPLIT])),
             "is_annotated": is_annotated,
             "is_duplicate": is_duplicate,
-            "is_trained_on_gold": is_trained,
-            "is_seen": is_annotated | is_trained | is_shot,
+            "is_trained_on_gold": np.isin(texts, learned_gold),
+            "is_learned": is_learned,
+            "is_given_away": is_shot | np.asarray(pc.is_in(table[schema.RECORD_ID], value_set=fitted)),
+            "is_seen": is_annotated | is_learned | is_shot,
             "first_copy": np.where(is_duplicate, first_copy, hashes),
             "annotated_hashes": hashes[is_annotated],
         }
@@ -189,12 +216,24 @@ def _read_records(run: Run, categories: list[str], annotated: _HashIndex) -> tup
             columns.setdefault(name, []).append(values)
     whole = {name: np.concatenate(parts) for name, parts in columns.items()}
     annotated_hashes, first_copies = whole.pop("annotated_hashes"), whole.pop("first_copy")
-    for name in ("is_trained_on_gold", "is_seen"):  # properties of a text hold for all of its copies
+    whole["text"] = np.unique(first_copies, return_inverse=True)[1].astype(np.int32)
+    of_texts = ("is_trained_on_gold", "is_learned", "is_given_away", "is_seen")
+    for name in of_texts:  # properties of a text hold for all of its copies
         whole[name] = np.isin(first_copies, first_copies[whole[name]])
     whole["is_evaluated"] = _one_per_text(whole["has_gold"] & whole["has_label"], whole["is_duplicate"], first_copies)
     num_gold = int(whole["has_gold"].sum())
     _share_gold_among_copies(whole, first_copies)
     return Records(splits=list(splits), num_gold=num_gold, **whole), annotated_hashes
+
+
+def learned_texts(run: Run) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+    """Hashes of the texts whose labels the checkpoint was given in training, and of those whose gold labels it was.
+
+    They are of the corpus as it was then: the checkpoint may be older than what it labels.
+    """
+    learned = run.table("learned").read()
+    gold = learned.filter(pc.equal(learned[schema.LABELS_OF], "gold"))
+    return learned[schema.TEXT_HASH].to_numpy(), gold[schema.TEXT_HASH].to_numpy()
 
 
 def _one_per_text(chosen: Mask, is_duplicate: Mask, first_copy: NDArray[np.uint64]) -> Mask:
@@ -230,19 +269,18 @@ def _read_answers(run: Run, categories: list[str]) -> tuple[Answers, NDArray[np.
 
     Raw labels are the most probable categories before prior correction.
     """
-    responses = run.table("responses")
-    shown = next((table for _, table in iter_answers(responses, [schema.PROMPT, schema.RESPONSE]) if len(table)), None)
-    columns = [name for name in schema.RESPONSES.names if name not in (schema.TEXT, schema.PROMPT, schema.RESPONSE)]
-    tables = [table for _, table in iter_answers(responses, columns)]
-    rows = pa.concat_tables([schema.RESPONSES.empty_table().select(columns), *tables])
-    rows = rows.slice(0, run.recipe.annotator.num_records)  # in sampling order: there may be those of a larger sample
+    shown = next((table for _, table in iter_answers(run.table, [schema.PROMPT, schema.RESPONSE]) if len(table)), None)
+    left_out = (schema.TEXT, schema.SPLIT, schema.PROMPT, schema.RESPONSE)
+    columns = [name for name in schema.JOINED_RESPONSES.names if name not in left_out]
+    tables = [table for _, table in iter_answers(run.table, columns)]
+    rows = pa.concat_tables([schema.JOINED_RESPONSES.empty_table().select(columns), *tables])
     answers = Answers(
         num=rows.num_rows,
         num_prompt_tokens=sum(rows[schema.NUM_PROMPT_TOKENS].to_pylist()),
         num_response_tokens=sum(rows[schema.NUM_RESPONSE_TOKENS].to_pylist()),
         num_truncated=sum(num > 0 for num in rows[schema.NUM_TRUNCATED_TOKENS].to_pylist()),
         finish_reasons=dict(Counter(rows[schema.FINISH_REASON].to_pylist()).most_common()),
-        models=rows[schema.MODEL].unique().to_pylist(),
+        models=[name for name in rows[schema.MODEL].unique().to_pylist() if name],
         prompt=None if shown is None else shown[schema.PROMPT][0].as_py(),
         response=None if shown is None else shown[schema.RESPONSE][0].as_py(),
     )
@@ -285,11 +323,11 @@ def _rows_of(rows: _HashIndex, table: TableDirectory, ids: pa.ChunkedArray) -> N
 
 def _read_training_record(run: Run) -> dict[str, Any]:
     checkpoint = run.table("checkpoint")
-    try:
-        content = checkpoint.filesystem.cat_file(checkpoint.path(TRAINING_RECORD))
-    except FileNotFoundError as error:
-        raise InputError(f"{checkpoint.uri} has no {TRAINING_RECORD}; `llambert verify` says more") from error
-    return json.loads(content)
+    with checkpoint.reading(TRAINING_RECORD):
+        record = parse_json(checkpoint.read_file(TRAINING_RECORD))
+        if not isinstance(record, dict):
+            raise ValueError("it is no JSON object")
+    return record
 
 
 def _read_duplicates(run: Run) -> _HashIndex:
@@ -298,7 +336,7 @@ def _read_duplicates(run: Run) -> _HashIndex:
     return _HashIndex(((hash64(t[schema.RECORD_ID]), hash64(t[schema.DUPLICATE_OF])) for t in tables), np.uint64)
 
 
-def _shot_texts(run: Run) -> list[str]:
+def shot_texts(run: Run) -> list[str]:
     """Texts of the prompt's shots: drawn from gold records, or those of the task."""
     annotator = run.recipe.annotator
     if annotator.gold_shots is not None:

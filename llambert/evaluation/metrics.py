@@ -1,4 +1,4 @@
-"""Quality figures with 95 % intervals: accuracy, differences, confusion, risk and coverage, corrected shares.
+"""Quality figures with 95 % intervals: accuracy, differences, confusion, risk and coverage.
 
 Arrays of categories are integer codes in task order. Every function takes plain numpy arrays and does no input
 or output; every interval's source is named where it is computed.
@@ -134,43 +134,3 @@ def risk_coverage(score: Floats, right: NDArray[np.bool_], coverages: Floats) ->
         if not points or points[-1].threshold != float(threshold):
             points.append(CoveragePoint(float(threshold), num / len(score), Estimate.share(int(hits[num - 1]), num)))
     return points
-
-
-def threshold_for_accuracy(score: Floats, right: NDArray[np.bool_], wanted: float) -> CoveragePoint | None:
-    """The lowest of a hundred thresholds from which on the *lower* 95 % bound of accuracy reaches ``wanted``."""
-    points = risk_coverage(score, right, np.linspace(1.0, 0.01, 100))
-    reached = [point for point in points if point.accuracy.bounds[0] >= wanted]
-    return max(reached, key=lambda point: point.coverage) if reached else None
-
-
-def corrected_share(gold: NDArray[np.bool_], predicted: NDArray[np.bool_], share_all: float, num_all: int) -> Estimate:
-    """The share of a category in the whole corpus, corrected for the classifier's errors by a gold sample.
-
-    ``gold`` and ``predicted`` say of each gold record whether it is, and is labelled as, of the category;
-    ``share_all`` is the share labelled so among all ``num_all`` records, the gold ones included. The gold
-    records must be a uniform random sample of them.
-
-    The mean estimator of prediction-powered inference (Angelopoulos et al. 2023, Science 382:669, arXiv
-    2301.09633), ``mean(gold) + tuning * (share_all - mean(predicted))``, with the power tuning of PPI++
-    (Angelopoulos, Duchi & Zrnic 2023, arXiv 2311.01453), so that poor predictions do no harm. The corpus is
-    finite and labelled whole, which makes this the regression estimator of survey sampling, with its finite
-    population correction (Cochran 1977, Sampling Techniques, ch. 7): gold on every record leaves no doubt.
-    As in Bonett & Price (2012) one pseudo-record per discordant cell enters the variance, so that a small
-    sample without an error is not taken for certainty.
-    """
-    num = len(gold)
-    assert 2 < num <= num_all, f"{num} gold records of {num_all}"
-    both = np.array([(gold & predicted).sum(), (gold & ~predicted).sum(), (~gold & predicted).sum()], dtype=float)
-    mean_gold, mean_predicted = (both[0] + both[1]) / num, (both[0] + both[2]) / num
-    # Cells with the pseudo-records, as shares: (gold, predicted) in 11, 10, 01.
-    p11, p10, p01 = both[0] / (num + 2), (both[1] + 1) / (num + 2), (both[2] + 1) / (num + 2)
-    p_gold, p_predicted = p11 + p10, p11 + p01
-    covariance = p11 - p_gold * p_predicted
-    variance_gold, variance_predicted = p_gold * (1 - p_gold), p_predicted * (1 - p_predicted)
-    tuning = float(np.clip(covariance / variance_predicted, 0.0, 1.0))
-    variance = variance_gold - 2 * tuning * covariance + tuning**2 * variance_predicted
-    unseen_share = 1 - num / num_all
-    half = stats.t.ppf(0.5 + CONFIDENCE_LEVEL / 2, num - 2) * np.sqrt(variance / (num - 2) * unseen_share)
-    value = mean_gold + tuning * (share_all - mean_predicted)
-    bounds = np.clip([value, value - half, value + half], 0.0, 1.0)
-    return Estimate(float(bounds[0]), float(bounds[1]), float(bounds[2]), num)

@@ -1,18 +1,20 @@
 """A run's quality figures, computed from its evidence.
 
 A figure that needs gold is None without it. Accuracies count each text once: records with the text of an earlier
-record are left out. Shares are of the whole corpus, duplicates included. Gold labels that the classifier was trained
-on (regimes ``gold`` and ``combined``), and those of records with the same text, are used in ``whole`` only.
+record are left out. Shares are of the whole corpus, duplicates included. Gold labels that the classifier may have been
+trained on (regimes ``gold`` and ``combined``), and those of records with the same text, are left out of the
+classifier's figures; those that the annotator was given are left out of the annotator's.
 """
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import chi2_contingency, ks_2samp
 
-from llambert.annotation.calibration import ReliabilityBin, expected_calibration_error, reliability_bins
+from llambert.annotation.calibration import CalibrationError, ReliabilityBin, calibration_error, reliability_bins
 from llambert.evaluation.evidence import Evidence, Records
 from llambert.evaluation.metrics import (
     ClassFigures,
@@ -21,16 +23,16 @@ from llambert.evaluation.metrics import (
     accuracy,
     class_figures,
     confusion,
-    corrected_share,
     independent_difference,
     paired_difference,
     risk_coverage,
-    threshold_for_accuracy,
 )
+from llambert.evaluation.shares import corrected_shares
+from llambert.evaluation.thresholds import ScoreThreshold, score_threshold
 
 _COVERAGES = np.array([1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1])
 _WANTED_ACCURACIES = (0.8, 0.85, 0.9, 0.95, 0.99)
-# Below this many gold records the shares cannot be corrected: the variance has no degrees of freedom.
+# Of distinct gold texts, below which shares are not corrected: with fewer the intervals hold nearly every share.
 _MIN_FOR_SHARES = 10
 
 
@@ -44,11 +46,8 @@ class Evaluation:
     classes: list[ClassFigures]
     reliability: list[ReliabilityBin] | None
     """None if the labels have no probabilities."""
-
-    @property
-    def calibration_error(self) -> float | None:
-        """Expected calibration error of the stated probabilities."""
-        return None if self.reliability is None else expected_calibration_error(self.reliability)
+    calibration: CalibrationError | None
+    """Of the stated probabilities; None without."""
 
     @property
     def macro_f1(self) -> float:
@@ -102,8 +101,14 @@ class Quality:
     num_unseen: int
     """Distinct labelled records with gold that neither the annotator nor the classifier's training saw."""
     silver: Evaluation | None
+    """Of the usable answers; those that were rejected have no label to judge."""
+    silver_rejects_wrong: Estimate | None
+    """Accuracy of the silver labels if each rejected answer counted as a wrong one."""
     unseen: Evaluation | None
     whole: Evaluation | None
+    """Of all records whose gold was not trained on: annotated ones, from whose silver labels it learned, included."""
+    unlearned: Estimate | None
+    """Accuracy on all records that the classifier did not learn from, those annotated for other purposes included."""
     by_split: dict[str, Estimate]
     """Split -> accuracy on never-annotated records, if the corpus has more than one split."""
     silver_by_split: dict[str, Estimate]
@@ -115,7 +120,8 @@ class Quality:
     shares_need: str | None
     """What is missing for corrected shares; None if they are corrected."""
     coverage: list[CoveragePoint]
-    thresholds: dict[float, CoveragePoint | None]
+    thresholds: dict[float, ScoreThreshold | None]
+    """Wanted accuracy -> the lowest threshold that is proven to reach it."""
     agreement: Estimate | None
     """Share of the silver records to which the classifier gives the silver label; needs no gold."""
     rejected: dict[str, tuple[int, dict[str, float]]]
@@ -126,13 +132,14 @@ class Quality:
 def assess(evidence: Evidence) -> Quality:
     """All quality figures of a run."""
     records = evidence.records
-    unseen = records.is_unseen
+    unseen, unlearned = records.is_unseen, records.is_unlearned
     silver = _evaluate_silver(evidence)
     unseen_evaluation = _evaluate_classifier(evidence, unseen)
     shares, shares_need = _shares(evidence)
     right = records.label[unseen] == records.gold[unseen]
     score = records.score[unseen].astype(np.float64)
     wanted_accuracies = _WANTED_ACCURACIES if len(score) else ()
+    all_scores = np.sort(records.score[records.has_label])
     difference = None
     if unseen_evaluation and silver:
         difference = independent_difference(unseen_evaluation.accuracy, silver.accuracy)
@@ -140,16 +147,20 @@ def assess(evidence: Evidence) -> Quality:
         num_gold=records.num_gold,
         num_unseen=int(unseen.sum()),
         silver=silver,
+        silver_rejects_wrong=_silver_rejects_wrong(evidence, silver),
         unseen=unseen_evaluation,
-        whole=_evaluate_classifier(evidence, records.is_evaluated),
+        whole=_evaluate_classifier(evidence, records.judges_classifier),
+        unlearned=accuracy(records.gold[unlearned], records.label[unlearned]) if unlearned.any() else None,
         by_split=_by_split(evidence, np.flatnonzero(unseen), records.label[unseen]),
-        silver_by_split=_by_split(evidence, evidence.silver.row, evidence.silver.label),
+        silver_by_split=_by_split(evidence, *_judged_silver(evidence)),
         difference=difference,
         prior=_prior_correction(evidence),
         shares=shares,
         shares_need=shares_need,
         coverage=risk_coverage(score, right, _COVERAGES) if len(score) else [],
-        thresholds={wanted: threshold_for_accuracy(score, right, wanted) for wanted in wanted_accuracies},
+        thresholds={
+            wanted: score_threshold(records.score[unseen], right, all_scores, wanted) for wanted in wanted_accuracies
+        },
         agreement=_agreement(evidence),
         rejected=_rejected(evidence),
         drift=_drift(evidence),
@@ -158,9 +169,23 @@ def assess(evidence: Evidence) -> Quality:
 
 def _evaluate_silver(evidence: Evidence) -> Evaluation | None:
     silver = evidence.silver
-    chosen = evidence.records.has_gold[silver.row]
+    chosen = evidence.records.judges_annotator[silver.row]
     confidence = None if silver.confidence is None else silver.confidence[chosen]
     return _evaluate(evidence, silver.row[chosen], silver.label[chosen], confidence)
+
+
+def _silver_rejects_wrong(evidence: Evidence, silver: Evaluation | None) -> Estimate | None:
+    num_rejected = int(evidence.records.judges_annotator[evidence.rejects.row].sum())
+    num_usable, num_right = (silver.accuracy.num, int(silver.matrix.trace())) if silver else (0, 0)
+    num = num_usable + num_rejected
+    return Estimate.share(num_right, num) if num else None
+
+
+def _judged_silver(evidence: Evidence) -> tuple[NDArray[np.int64], NDArray[np.int16]]:
+    """Places and labels of the silver records that gold can judge."""
+    silver = evidence.silver
+    chosen = evidence.records.judges_annotator[silver.row]
+    return silver.row[chosen], silver.label[chosen]
 
 
 def _evaluate_classifier(evidence: Evidence, chosen: NDArray[np.bool_]) -> Evaluation | None:
@@ -179,17 +204,18 @@ def _evaluate(evidence: Evidence, rows: NDArray, given: NDArray, confidence: NDA
         matrix=matrix,
         classes=class_figures(matrix, evidence.categories),
         reliability=None if confidence is None else reliability_bins(confidence, gold == given),
+        calibration=None if confidence is None else calibration_error(confidence, gold == given),
     )
 
 
 def _by_split(evidence: Evidence, rows: NDArray[np.int64], labels: NDArray[np.int16]) -> dict[str, Estimate]:
-    """Accuracy by split of the labels given to these records; those without gold are left out."""
+    """Accuracy by split of the labels given to these records, which have gold."""
     records = evidence.records
     if len(records.splits) < 2:
         return {}
     found = {}
     for code, name in enumerate(records.splits):
-        chosen = records.has_gold[rows] & (records.split[rows] == code)
+        chosen = records.split[rows] == code
         if chosen.any():
             found[name] = accuracy(records.gold[rows[chosen]], labels[chosen])
     return found
@@ -197,7 +223,7 @@ def _by_split(evidence: Evidence, rows: NDArray[np.int64], labels: NDArray[np.in
 
 def _prior_correction(evidence: Evidence) -> PriorCorrection | None:
     records, silver = evidence.records, evidence.silver
-    with_gold = records.has_gold[silver.row]
+    with_gold = records.judges_annotator[silver.row]
     if silver.raw_label is None or not with_gold.any():
         return None
     gold = records.gold[silver.row][with_gold]
@@ -212,26 +238,29 @@ def _prior_correction(evidence: Evidence) -> PriorCorrection | None:
 
 def _shares(evidence: Evidence) -> tuple[list[CategoryShare], str | None]:
     """Shares of the labelled records, corrected if there is enough gold."""
-    records, num_categories = evidence.records, len(evidence.categories)
-    num_labelled = int(records.has_label.sum())
-    counts = np.bincount(records.label[records.has_label], minlength=num_categories)
+    records, categories = evidence.records, evidence.categories
+    num_labelled = np.bincount(records.label[records.has_label], minlength=len(categories))
+    raw = num_labelled / max(1, num_labelled.sum())
     with_gold = records.has_gold & records.has_label & ~records.is_trained_on_gold
-    gold, given = records.gold[with_gold], records.label[with_gold]
-    enough = len(gold) >= _MIN_FOR_SHARES
+    text = records.text[with_gold]
+    enough = len(np.unique(text)) >= _MIN_FOR_SHARES
+    corrected: Sequence[Estimate | None] = [None] * len(categories)
+    if enough:
+        num_copies = np.bincount(records.text[records.has_label])[text]
+        gold, label = records.gold[with_gold], records.label[with_gold]
+        corrected = corrected_shares(gold, label, num_labelled, text, num_copies)
     num_silver = len(evidence.silver.label)
-    silver = np.bincount(evidence.silver.label, minlength=num_categories)
-    found = []
-    for code, category in enumerate(evidence.categories):
-        raw = counts[code] / num_labelled if num_labelled else 0.0
-        found.append(
-            CategoryShare(
-                category=category,
-                num_labelled=int(counts[code]),
-                raw=float(raw),
-                corrected=corrected_share(gold == code, given == code, raw, num_labelled) if enough else None,
-                silver=float(silver[code] / num_silver) if num_silver else None,
-            )
+    silver = np.bincount(evidence.silver.label, minlength=len(categories))
+    found = [
+        CategoryShare(
+            category=category,
+            num_labelled=int(num_labelled[code]),
+            raw=float(raw[code]),
+            corrected=corrected[code],
+            silver=float(silver[code] / num_silver) if num_silver else None,
         )
+        for code, category in enumerate(categories)
+    ]
     return found, None if enough else f"gold labels on at least {_MIN_FOR_SHARES} records drawn at random"
 
 

@@ -1,4 +1,4 @@
-"""Silver labels that are probably wrong: those that the classifier does not reproduce although it learned from them.
+"""Silver labels that are probably wrong: those that the classifier, which learned from most, does not reproduce.
 
 Ranked by the classifier's probability of the other label ("self-confidence" of Northcutt, Jiang & Chuang 2021, J. AI
 Research 70, arXiv 1911.00068). Their thresholds of confident learning need probabilities of classifiers that have not
@@ -47,8 +47,8 @@ def find_suspects(run: Run, evidence: Evidence) -> Suspects:
     rows = silver.row[order]
     names = np.array(evidence.categories, dtype=object)
     texts = run.table("silver").read([schema.RECORD_ID, schema.TEXT, schema.LABEL]).take(order)
-    # Records that were trained on with their gold label would bias the figures.
-    is_usable = records.has_gold & ~records.is_trained_on_gold
+    # Records that were trained on with their gold label would bias the figures, and so would those given away.
+    is_usable = records.judges_annotator & ~records.is_trained_on_gold
     with_gold = is_usable[rows]
     wrong = (records.gold[rows] != silver.label[order])[with_gold]
     all_wrong = (records.gold[silver.row] != silver.label)[is_usable[silver.row] & has_label]

@@ -18,6 +18,8 @@ from llambert.storage.manifest import Part
 if TYPE_CHECKING:  # workers of stages that use no model import this module
     import torch
 
+    from llambert.classifier.chip import HalfPrecision
+
 Result = TypeVar("Result")
 
 
@@ -25,7 +27,8 @@ Result = TypeVar("Result")
 class Outcome:
     """The result of one unit: its committed parts and the seconds the worker's model or reader was busy.
 
-    ``replica``: the actor that did it. ``notes``: what the user should know about how it was done.
+    ``replica``: the actor that did it. ``notes``: what the user should know about how it was done. ``failures``: what
+    of the unit could not be done now and may be later -> its error and the kind of it.
     """
 
     parts: list[Part]
@@ -33,6 +36,7 @@ class Outcome:
     measures: dict[str, float] = field(default_factory=dict)
     replica: str = ""
     notes: list[str] = field(default_factory=list)
+    failures: dict[str, tuple[str, str]] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """To be sent from an actor to the driver as text: Arrow would pickle the object."""
@@ -61,7 +65,7 @@ class Pool:
     """How many replicas of a worker there are, what each holds, and how many units each is given at once.
 
     Whole GPUs are on one node, in a placement group of the replica's own. ``max_attempts``: how often a unit is begun
-    before it is given up, because its process was lost each time.
+    before it is given up, because it failed or its process was lost each time.
     """
 
     min_actors: int = 1
@@ -94,7 +98,7 @@ class TrainingContext(Protocol):
     """What a training function needs of the place where it runs, as one of one or more workers.
 
     Where there are several, they are a ``torch.distributed`` group, and every one calls ``first_error`` and
-    ``save_state`` at the same steps.
+    ``latest_state`` at the same places. Only rank 0 stores anything; the others need not know when.
     """
 
     rank: int
@@ -105,11 +109,19 @@ class TrainingContext(Protocol):
         ...
 
     def latest_state(self) -> dict[str, Any] | None:
-        """The state saved last, by this start or an earlier one; None if there is none."""
+        """The state stored last, by an earlier start, the same one on every worker; None if there is none."""
         ...
 
-    def save_state(self, state: Callable[[], dict[str, Any]]) -> None:
-        """Store ``state()``, called on rank 0 alone, so that a training that is killed resumes from it."""
+    def save_state(self, state: Callable[[], dict[str, Any]]) -> bool:
+        """Offer ``state()`` to be stored while training goes on, so that a training that is killed resumes from it.
+
+        True if it is being stored: every ``classifier.checkpoint_every_s``, one after another, by rank 0. Raises what
+        storing the one before raised.
+        """
+        ...
+
+    def save_file(self, name: str, content: bytes) -> None:
+        """Store a file beside the states while training goes on; does nothing on other ranks than 0."""
         ...
 
     def report(self, progress: TrainingProgress) -> None:
@@ -120,13 +132,26 @@ class TrainingContext(Protocol):
 class Executor(Protocol):
     """Runs units of work and trains a classifier, on a cluster or in this process."""
 
+    @property
+    def spans_machines(self) -> bool:
+        """Whether workers may be on other machines than the caller."""
+        ...
+
     def run(
         self, stage: str, worker: type[Worker], arguments: tuple[Any, ...], units: list[dict[str, Any]], pool: Pool
     ) -> Iterator[Outcome]:
         """Outcomes of ``worker(*arguments)(unit)`` for every unit, as they come, each unit at least once.
 
         No worker is made where there are no units. A worker's ``InputError`` comes out as itself and stops the stage.
+        Any other failure, in a unit or while a worker is made, costs an attempt: another worker, in another process
+        where there are processes, does the unit, ``pool.max_attempts`` times; then ``RuntimeError`` says the unit and
+        its last failure. A fault of a device or of the network (``is_passing``) moves the unit to another node; where
+        it recurs in the same way there, or in a second process of the only node, ``InputError`` says it in one line.
         """
+        ...
+
+    def half_precision(self, node_resource: str | None = None) -> "HalfPrecision | None":
+        """What the GPUs that are up, on nodes with that resource, compute fastest in; None where there is none."""
         ...
 
     def train(self, run: Run, function: Callable[[Run, TrainingContext], Result], on_progress: OnProgress) -> Result:

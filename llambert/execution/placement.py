@@ -9,12 +9,23 @@ import sys
 import threading
 import time
 import uuid
+from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import ray
+from ray.util.accelerators import (
+    NVIDIA_TESLA_K80,
+    NVIDIA_TESLA_P4,
+    NVIDIA_TESLA_P100,
+    NVIDIA_TESLA_T4,
+    NVIDIA_TESLA_V100,
+)
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+if TYPE_CHECKING:
+    from llambert.classifier.chip import HalfPrecision
 
 
 def node_resources(node_resource: str | None) -> dict[str, float]:
@@ -23,6 +34,25 @@ def node_resources(node_resource: str | None) -> dict[str, float]:
     An autoscaler then adds nodes of that kind for it, and removes them when they are idle.
     """
     return {node_resource: 0.001} if node_resource else {}
+
+
+# Ray's names of the GPUs below compute capability 8.0.
+_WITHOUT_BFLOAT16 = {
+    f"accelerator_type:{name}"
+    for name in (NVIDIA_TESLA_V100, NVIDIA_TESLA_P100, NVIDIA_TESLA_T4, NVIDIA_TESLA_P4, NVIDIA_TESLA_K80)
+}
+
+
+def half_precision_of(nodes: Iterable[Mapping[str, float]], node_resource: str | None) -> "HalfPrecision | None":
+    """``Executor.half_precision`` of nodes that have these resources.
+
+    ``float16`` if every node with a GPU has a type that is known to be too old for ``bfloat16``: a GPU of unknown type
+    is taken for a new one, and an actor on one that is too old says so.
+    """
+    usable = [node for node in nodes if node.get("GPU", 0) > 0 and (not node_resource or node_resource in node)]
+    if not usable:
+        return None
+    return "float16" if all(_WITHOUT_BFLOAT16 & node.keys() for node in usable) else "bfloat16"
 
 
 # A group handed out this recently may have no actor yet: Ray Data starts it right after.
@@ -35,13 +65,20 @@ class ReplicaGroups:
     ``actor_options`` goes to Ray Data as ``ray_remote_args_fn``. Ray Data 2.60 calls that when it starts an
     actor, and also every 30 s to look at memory; and it never removes a group made there. So a group is
     tied to an actor's name: as long as no live actor has the name, the same group is handed out again.
+    ``node_selector``: Ray's label selector of the nodes that groups may be placed on; by default, all.
     """
 
     def __init__(
-        self, title: str, num_gpus: float, num_cpus: float, max_replicas: int, node_resource: str | None = None
+        self,
+        title: str,
+        num_gpus: float,
+        num_cpus: float,
+        max_replicas: int,
+        node_resource: str | None = None,
+        node_selector: dict[str, str] | None = None,
     ) -> None:
         self._bundle = {"GPU": num_gpus, "CPU": num_cpus, **node_resources(node_resource)}
-        self._title = title
+        self._title, self._selector = title, node_selector
         run = uuid.uuid4().hex[:8]
         self._names = [f"{title}-replica-{number}-{run}" for number in range(max_replicas)]
         self._groups: dict[str, PlacementGroup] = {}
@@ -71,7 +108,12 @@ class ReplicaGroups:
         with self._lock:
             name = next((name for name in self._names if not _actor_exists(name)), self._names[-1])
             if name not in self._groups:
-                self._groups[name] = placement_group([self._bundle], strategy="STRICT_PACK", name=name)
+                self._groups[name] = placement_group(
+                    [self._bundle],
+                    strategy="STRICT_PACK",
+                    name=name,
+                    bundle_label_selector=[self._selector] if self._selector else None,
+                )
             self._handed_out[name] = time.monotonic()
             strategy = PlacementGroupSchedulingStrategy(self._groups[name], placement_group_bundle_index=0)
             return {"name": name, "scheduling_strategy": strategy}

@@ -4,32 +4,28 @@ import contextlib
 import os
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
-import pyarrow.fs
 import ray
 import ray.train
 import ray.train.torch
-import torch
 import torch.distributed as dist
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
-from ray.util.metrics import Gauge
 from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from llambert.errors import InputError
 from llambert.execution import OnProgress, Result, TrainingContext, TrainingProgress
+from llambert.execution.live_gauges import LiveGauges
 from llambert.execution.placement import node_resources
 from llambert.execution.training_faults import Faults
+from llambert.execution.training_states import TrainingStates, agreed_state
+from llambert.passing_faults import PassingFault
 from llambert.recipe import ClassifierRecipe
 from llambert.run import Run
-from llambert.storage.locations import is_local, move_file, remove_folder
-from llambert.storage.run_directory import TableDirectory
-
-_STATE = "state.pt"
 
 
 def train(run: Run, function: Callable[[Run, TrainingContext], Result], on_progress: OnProgress) -> Result:
@@ -39,10 +35,10 @@ def train(run: Run, function: Callable[[Run, TrainingContext], Result], on_progr
     workers failed too often, or of a fault that would recur.
     """
     _require_resources(run.recipe.classifier)
-    with _progress_queue(on_progress) as queue, Faults() as faults:
+    with _progress_queue(on_progress) as queue, Faults(_needs(run.recipe.classifier)) as faults:
         outcome = _fit(run, {"run": run, "function": function, "queue": queue, "faults": faults})
     if "input_error" in outcome:
-        raise InputError(outcome["input_error"])
+        raise outcome["input_error"]
     if "fault" in outcome:
         raise outcome["fault"].to_error("finetune")
     return outcome["result"]
@@ -62,71 +58,50 @@ def _require_resources(recipe: ClassifierRecipe) -> None:
             )
 
 
+def _needs(recipe: ClassifierRecipe) -> dict[str, float]:
+    """The resources of one worker."""
+    gpu = {"GPU": 1.0} if recipe.use_gpu else {}
+    return {"CPU": recipe.cpus_per_worker, **gpu, **node_resources(recipe.node_resource)}
+
+
 def _fit(run: Run, config: dict[str, Any]) -> dict[str, Any]:
     """Run Ray Train to its end; what rank 0 returned."""
     recipe = run.recipe.classifier
     # Workers must find the run's storage by the recipe's own, perhaps relative, path.
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
-    # A worker's next report waits until the last was fetched: two seconds by default, as long as ten steps.
+    # The end of the workers is seen at the next look at them: every two seconds by default, as long as ten steps.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    filesystem, path = _ray_storage(run.table("training"))
-    resources = {
-        "CPU": recipe.cpus_per_worker,
-        **({"GPU": 1} if recipe.use_gpu else {}),
-        **node_resources(recipe.node_resource),
-    }
-    trainer = TorchTrainer(
-        _training_loop,  # type: ignore[arg-type]
-        train_loop_config=config,
-        scaling_config=ScalingConfig(
-            num_workers=recipe.num_workers, use_gpu=recipe.use_gpu, resources_per_worker=resources
-        ),
-        run_config=RunConfig(  # type: ignore[call-arg]  # ray.train's type hints are those of its first version
-            name=run.fingerprints["checkpoint"],
-            storage_path=path,
-            storage_filesystem=filesystem,
-            failure_config=FailureConfig(max_failures=recipe.max_failures),
-            checkpoint_config=CheckpointConfig(num_to_keep=2),
-            logging_config=ray.train.LoggingConfig(log_level="ERROR"),
-        ),
-    )
     try:
-        return trainer.fit().return_value  # type: ignore[attr-defined]
+        with tempfile.TemporaryDirectory() as unused:  # nothing is reported to Ray Train: TrainingStates stores states
+            trainer = _Trainer(
+                _training_loop,  # type: ignore[arg-type]
+                train_loop_config=config,
+                scaling_config=ScalingConfig(
+                    num_workers=recipe.num_workers, use_gpu=recipe.use_gpu, resources_per_worker=_needs(recipe)
+                ),
+                run_config=RunConfig(  # type: ignore[call-arg]  # ray.train's type hints are of its first version
+                    name=run.fingerprints["checkpoint"],
+                    storage_path=unused,
+                    failure_config=FailureConfig(max_failures=recipe.max_failures),
+                    logging_config=ray.train.LoggingConfig(log_level="ERROR"),
+                ),
+            )
+            return trainer.fit().return_value  # type: ignore[attr-defined]
     except ray.train.TrainingFailedError as error:
         if fault := config["faults"].found():
             raise fault.to_error("finetune") from error
         last = str(error).strip().rpartition("\n")[2]
         raise RuntimeError(
             f"finetune: its workers failed more than {recipe.max_failures} times (classifier.max_failures), last "
-            f"with: {last}; training checkpoints are kept, run the job again to resume"
+            f"with: {last}; training checkpoints are kept, start the same command again to resume"
         ) from error
 
 
-def _ray_storage(training: TableDirectory) -> tuple[pyarrow.fs.FileSystem | None, str]:
-    """The run's own filesystem as Ray Train takes it, and the path on it."""
-    if is_local(training.filesystem):
-        return pyarrow.fs.LocalFileSystem(), training.path()
-    return pyarrow.fs.PyFileSystem(_LiteralPathHandler(training.filesystem)), training.path()
+class _Trainer(TorchTrainer):
+    """Without Ray Train's handler of SIGINT, which ends the program with exit status 0 and stays after training."""
 
-
-class _LiteralPathHandler(pyarrow.fs.FSSpecHandler):
-    """A filesystem for Arrow that removes and moves what is named; fsspec would take ``*?[`` in it for a pattern."""
-
-    def delete_dir(self, path: str) -> None:
-        """Remove a folder."""
-        remove_folder(self.fs, path)
-
-    def delete_file(self, path: str) -> None:
-        """Remove a file."""
-        self.fs.rm_file(path)
-
-    def copy_file(self, src: str, dest: str) -> None:
-        """Copy a file."""
-        self.fs.cp_file(src, dest)
-
-    def move(self, src: str, dest: str) -> None:
-        """Move a file."""
-        move_file(self.fs, src, dest)
+    def _register_sigint_handler(self, controller: Any) -> None:
+        pass
 
 
 @contextlib.contextmanager
@@ -139,17 +114,24 @@ def _progress_queue(on_progress: OnProgress) -> Iterator[Queue]:
     queue = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
 
     def pass_on() -> None:
-        while (progress := queue.get()) is not None:
-            on_progress(progress)
+        with contextlib.suppress(ray.exceptions.RayError):  # Ray is gone, and with it whoever reports
+            while (progress := queue.get()) is not None:
+                on_progress(progress)
 
     thread = threading.Thread(target=pass_on, name="training-progress", daemon=True)
     thread.start()
     try:
         yield queue
-    finally:
-        queue.put(None)
-        thread.join()
-        queue.shutdown(force=True)
+    except Exception:
+        _close(queue, thread)
+        raise
+    _close(queue, thread)  # not where the program is stopped: Ray may be gone already
+
+
+def _close(queue: Queue, thread: threading.Thread) -> None:
+    queue.put(None)
+    thread.join()
+    queue.shutdown(force=True)
 
 
 # In the workers
@@ -157,16 +139,19 @@ def _progress_queue(on_progress: OnProgress) -> Iterator[Queue]:
 
 def _training_loop(config: dict[str, Any]) -> dict[str, Any]:
     """Ray Train's function. Returns input errors and recurring faults: on an exception Ray restarts the workers."""
-    faults: Faults = config["faults"]
+    faults, began_at = config["faults"], time.time()
     if fault := faults.found():
         return {"fault": fault}
-    context = _RayTraining(config["run"].recipe.name, config["queue"])
+    run: Run = config["run"]
+    states = TrainingStates(run.table("training"), run.recipe.classifier.checkpoint_every_s)
+    context = _RayTraining(run.recipe.name, config["queue"], states)
     try:
-        return {"result": config["function"](config["run"], context)}
-    except InputError as error:
-        return {"input_error": str(error)}
+        with states:
+            return {"result": config["function"](run, context)}
     except Exception as error:
-        fault = faults.add(error, context.rank, context.num_done)
+        if isinstance(error, InputError) and not isinstance(error, PassingFault):
+            return {"input_error": error}
+        fault = faults.add(error, context.rank, context.num_done, began_at)
         if fault and ray.train.get_context().get_world_size() == 1:
             return {"fault": fault}
         raise  # the others may be waiting for this worker: Ray ends them, and all find the fault when they start anew
@@ -175,44 +160,54 @@ def _training_loop(config: dict[str, Any]) -> dict[str, Any]:
 class _RayTraining:
     """A ``TrainingContext`` that reports to Ray's metrics too."""
 
-    def __init__(self, run: str, queue: Queue) -> None:
+    def __init__(self, run: str, queue: Queue, states: TrainingStates) -> None:
         self.rank = ray.train.get_context().get_world_rank()
         self.device = ray.train.torch.get_device()
         self.num_done = -1
-        self._run, self._queue = run, queue
-        self._figures: dict[str, float] = {}
-        self._gauges: dict[str, Gauge] = {}
+        self._queue, self._states = queue, states
+        self._gauges = LiveGauges({"run": run})
 
     def first_error(self, message: str) -> str:
-        if not dist.is_initialized() or dist.get_world_size() == 1:
-            return message
-        messages: list[str] = [""] * dist.get_world_size()
-        dist.all_gather_object(messages, message)
-        return next(filter(None, messages), "")
+        return next(filter(None, _gathered(message)), "")
 
     def latest_state(self) -> dict[str, Any] | None:
-        if not (checkpoint := ray.train.get_checkpoint()):
-            return None
-        with checkpoint.as_directory() as folder:
-            return torch.load(Path(folder, _STATE), map_location="cpu", weights_only=True)
+        return agreed_state(self._states.latest, _gathered)
 
-    def save_state(self, state: Callable[[], dict[str, Any]]) -> None:
-        metrics = {"num_steps": self.num_done, **self._figures}
-        if self.rank > 0:
-            ray.train.report(metrics)
-            return
-        with tempfile.TemporaryDirectory() as folder:
-            torch.save(state(), Path(folder, _STATE))
-            ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+    def save_state(self, state: Callable[[], dict[str, Any]]) -> bool:
+        with _refusal_of_one_worker():
+            return self.rank == 0 and self._states.save(state)
+
+    def save_file(self, name: str, content: bytes) -> None:
+        if self.rank == 0:
+            with _refusal_of_one_worker():
+                self._states.save_file(name, content)
 
     def report(self, progress: TrainingProgress) -> None:
         self.num_done = progress.num_done
-        self._figures |= progress.figures
         if self.rank > 0:
             return
         self._queue.put(progress)
         for name, value in progress.figures.items():
-            if name not in self._gauges:
-                self._gauges[name] = Gauge(f"llambert_finetune_{name}", f"Fine-tuning: {name}", tag_keys=("run",))
-                self._gauges[name].set_default_tags({"run": self._run})
-            self._gauges[name].set(value)
+            self._gauges.set(f"llambert_finetune_{name}", f"Fine-tuning: {name}", value)
+
+
+def _gathered(value: Any) -> list[Any]:
+    """The value of every worker, in the order of their ranks."""
+    values = [value] * (dist.get_world_size() if dist.is_initialized() else 1)
+    if len(values) > 1:
+        dist.all_gather_object(values, value)
+    return values
+
+
+@contextlib.contextmanager
+def _refusal_of_one_worker() -> Iterator[None]:
+    """``OSError`` for storage that refuses rank 0 what it stores, if there are other workers: they know nothing of it.
+
+    They would wait in the next step for one that has ended; now Ray starts all anew.
+    """
+    try:
+        yield
+    except InputError as error:
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            raise OSError(str(error)) from error
+        raise

@@ -3,26 +3,32 @@
 import logging
 import time
 from collections import Counter as Totals
+from collections.abc import Iterable, Iterator
 
+import pyarrow as pa
 import ray
-from ray.util.metrics import Counter, Gauge
+from ray.util.metrics import Counter
+
+from llambert.execution.live_gauges import LiveGauges
 
 log = logging.getLogger(__name__)
 
 _TAGS = ("run", "stage", "replica")
 _GAUGES = {
-    "busy_share": "Share of its time that the model works.",
-    "padding_waste": "Share of the token positions computed that were padding.",
+    "llambert_replicas": "1 of each replica, from before it loads its model until its process ends.",
+    "llambert_busy_share": "Share of its time that the model works.",
+    "llambert_padding_waste": "Share of the token positions computed that were padding.",
 }
 
 
 class ReplicaMetrics:
-    """Counters ``llambert_<name>`` of one actor, tagged with run, stage and replica.
+    """Counters ``llambert_<name>`` of one actor, tagged with run, stage and replica. Made before the model is loaded.
 
-    ``llambert_busy_seconds`` is the time its model worked, ``llambert_busy_share`` that time over the time since
-    its first unit of work began, ``llambert_accelerator_seconds`` the time its ``num_gpus`` were held;
-    ``llambert_padding_waste``, of a stage that counts padded tokens, the share of them that is padding. ``replica``
-    is the actor's id in Ray; empty outside an actor, where nothing is exported either.
+    ``llambert_replicas`` says that the replica is alive: its counters outlive it. ``llambert_busy_seconds`` is the
+    time its model worked, ``llambert_busy_share`` that time over the time since its first unit of work began,
+    ``llambert_accelerator_seconds`` the time its ``num_gpus`` were held; ``llambert_padding_waste``, of a stage that
+    counts padded tokens, the share of them that is padding. ``replica`` is the actor's id in Ray; empty outside an
+    actor, where nothing is exported either.
 
     Every unit of work is a line of the log too, with run, stage and part as fields of their own where logs are JSON
     (``RAY_LOGGING_CONFIG_ENCODING=JSON``), and never a text.
@@ -36,10 +42,22 @@ class ReplicaMetrics:
         self._tags = {"run": named, "stage": stage, "replica": self.replica}
         self._num_gpus, self._counted_until = num_gpus, time.monotonic()
         self._counters: dict[str, Counter] = {}
-        self._gauges: dict[str, Gauge] = {}
+        self._gauges = LiveGauges(self._tags)
         self._totals: Totals[str] = Totals()
         self._busy_seconds = 0.0
         self._began: float | None = None
+        if self.replica:
+            self._set_gauge("llambert_replicas", 1)
+
+    def reading(self, windows: Iterable[pa.Table]) -> Iterator[pa.Table]:
+        """``windows`` of records; each counts as ``llambert_read_records`` when it is taken.
+
+        On CPUs a part takes hours and its other counts come at its end; by these it is seen to be worked on.
+        """
+        for window in windows:
+            if self.replica:
+                self._increment("num_read_records", window.num_rows)
+            yield window
 
     def add(self, counts: dict[str, int], busy_seconds: float, part: str = "") -> None:
         """One unit of work is done: what it counted, how long the model was busy with it, and the part it became."""
@@ -58,14 +76,12 @@ class ReplicaMetrics:
             self._counted_until = now
         self._busy_seconds += busy_seconds
         self._totals.update(counts)
-        self._set_gauge("busy_share", self._busy_seconds / max(now - self._began, 1e-9))
+        self._set_gauge("llambert_busy_share", self._busy_seconds / max(now - self._began, 1e-9))
         if padded := self._totals["num_padded_tokens"]:
-            self._set_gauge("padding_waste", 1 - self._totals["num_tokens"] / padded)
+            self._set_gauge("llambert_padding_waste", 1 - self._totals["num_tokens"] / padded)
 
     def _set_gauge(self, name: str, value: float) -> None:
-        if name not in self._gauges:
-            self._gauges[name] = Gauge(f"llambert_{name}", _GAUGES[name], _TAGS)
-        self._gauges[name].set(value, self._tags)
+        self._gauges.set(name, _GAUGES[name], value)
 
     def _increment(self, name: str, value: float) -> None:
         if name not in self._counters:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from llambert import stopping
 from llambert.errors import InputError, last_line
 from llambert.execution import Executor, Outcome, Pool, Worker
 from llambert.execution.progress import Progress
@@ -18,7 +19,8 @@ WRITE_EVERY_S = 2.0
 class ProgressFile:
     """``progress.json`` of a table: read by ``llambert status`` and by the next start; made where a start begins.
 
-    ``num_failures`` counts the starts that ended in an error; ``failure`` is what the last one said.
+    ``num_failures`` counts the starts that ended in an error; ``failure`` is what the last one said. ``stopped_by``:
+    the signal that ended it instead.
     """
 
     def __init__(self, table: TableDirectory, unit: str = "records") -> None:
@@ -31,17 +33,23 @@ class ProgressFile:
         now["wall_seconds"] = time.monotonic() - self._started
         return {name: self.earlier.get(name, 0.0) + value for name, value in now.items()}
 
-    def write(self, done: int, total: int | None, seconds: dict[str, float], failure: str | None = None) -> None:
-        """Replace the file; ``seconds`` are those of all starts."""
+    def write(
+        self, done: int, total: int | None, seconds: dict[str, float], error: BaseException | None = None
+    ) -> None:
+        """Replace the file; ``seconds`` are those of all starts, ``error`` is what ended this one."""
         self._last_written = time.monotonic()
+        stopped_by = stopping.stopped_by(error) if error else None
+        failure = last_line(error) if error and not stopped_by else None
         self._table.write_progress(
             {
                 "fingerprint": self._table.fingerprint,
+                "generation": self._table.generation,
                 "done": done,
                 "total": total,
                 "unit": self._unit,
                 "num_failures": self.earlier.get("num_failures", 0) + (failure is not None),
                 "failure": failure,
+                "stopped_by": stopped_by,
                 **seconds,
                 "updated_at": datetime.now(UTC).isoformat(timespec="seconds"),
             }
@@ -65,7 +73,8 @@ class StageProgress:
     """One start of a stage whose units an executor runs: progress bar, ``progress.json`` and measures.
 
     ``total`` (by default, the units of this start) and ``num_done`` count ``unit``s over all starts; ``num_in`` says
-    how many an outcome stands for. ``parts``: what is committed of ``table``, at first by earlier starts.
+    how many an outcome stands for. ``parts``: what is committed of ``table``, at first by earlier starts, for which
+    ``num_done`` stands where they are in no parts of its own.
     """
 
     def __init__(
@@ -76,9 +85,10 @@ class StageProgress:
         unit: str = "units",
         num_in: Callable[[Outcome], int] = _count_units,
         committed: Sequence[Part] = (),
+        num_done: int = 0,
     ) -> None:
         self.stage, self.total, self._unit, self._num_in = stage, total, unit, num_in
-        self.num_done = self.num_done_before = num_in(Outcome(list(committed))) if committed else 0
+        self.num_done = self.num_done_before = num_in(Outcome(list(committed))) if committed else num_done
         self.parts, self._num_committed = list(committed), len(committed)
         self.notes: list[str] = []
         self.spans: dict[str, Span] = {}
@@ -100,13 +110,14 @@ class StageProgress:
         """
         self.total = len(units) if self.total is None else self.total
         self._file.write(self.num_done, self.total, self.seconds)
+        stopped = stopping.recorded(lambda: self._file.write(self.num_done, self.total, self.seconds, SystemExit()))
         try:
-            with Progress(self.stage, total=self.total, unit=self._unit, done=self.num_done) as bar:
+            with stopped, Progress(self.stage, total=self.total, unit=self._unit, done=self.num_done) as bar:
                 for outcome in executor.run(self.stage, worker, arguments, units, pool):
                     self._add(outcome)
                     bar.advance(self.num_done - bar.done)
-        except Exception as error:
-            self._file.write(self.num_done, self.total, self.seconds, failure=last_line(error))
+        except BaseException as error:
+            self._file.write(self.num_done, self.total, self.seconds, error)
             raise
 
     def _add(self, outcome: Outcome) -> None:
@@ -127,6 +138,11 @@ class StageProgress:
     def new_parts(self) -> list[Part]:
         """Those of this start."""
         return self.parts[self._num_committed :]
+
+    @property
+    def busy_seconds(self) -> float:
+        """Of this start, summed over workers."""
+        return self._busy_seconds
 
     @property
     def seconds(self) -> dict[str, Any]:
@@ -184,7 +200,8 @@ class PartByPartProgress(StageProgress):
             missing = [part.name for part in self.remaining]
             raise RuntimeError(
                 f"{self.stage}: {len(missing)} of {len(self.upstream)} parts are not done ({', '.join(missing[:5])}"
-                f"{', …' if len(missing) > 5 else ''}); committed parts are kept, run the job again to resume"
+                f"{', …' if len(missing) > 5 else ''}); committed parts are kept, start the same command again to "
+                "resume"
             ) from error
         assert not self.remaining, f"{self.stage}: parts without an outcome: {self.remaining[:5]}"
         by_name = {part.name: part for part in self.parts}

@@ -21,7 +21,7 @@ from fsspec import AbstractFileSystem
 
 from llambert.annotation.sampling import Purpose
 from llambert.experiments.sources import Labels
-from llambert.recipe import ClassifierRecipe, GoldPhase, digest, result_fields
+from llambert.recipe import TRAINING_VERSION, ClassifierRecipe, GoldPhase, digest, result_fields
 from llambert.storage.atomic import create_atomically, remove_temporaries, write_atomically
 from llambert.storage.locations import open_filesystem
 from llambert.storage.reference import content_identity, find_commit, is_hub_name
@@ -76,6 +76,7 @@ def create_cell(recipe: ClassifierRecipe, labels: Labels) -> Cell:
         silver=silver,
         num_train=fields["num_records"] + (fields["gold"].num_records or 0),
         fingerprint=digest(
+            TRAINING_VERSION,
             {**result_fields(plain), "model": content_identity(plain.model, plain.revision)},
             labels.categories,
             [labels.identities[name] for name in [*learned, "test"]],

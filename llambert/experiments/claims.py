@@ -1,7 +1,9 @@
 """The paper's claims about its tables and figures, tested with the cells: confirmed, contradicted or open.
 
-Each claim is a difference, taken seed by seed, and a value it is compared with. It is confirmed where the 95 %
-interval over seeds lies wholly on the claim's side, contradicted where it lies on the other, and else open.
+Each claim is a difference, taken test record by test record and seed by seed, and a value it is compared with. It is
+confirmed where the 95 % interval, for other seeds and other test records, lies wholly on the claim's side, contradicted
+where it lies on the other, and else open: always of one seed. The records trained on are drawn from one set of labels,
+and no interval is for another.
 """
 
 from collections.abc import Iterator
@@ -13,7 +15,7 @@ from llambert.evaluation.metrics import Estimate
 from llambert.experiments import paper
 from llambert.experiments.experiment_recipe import AnyTraining, LabelCount, Mislabel, Regimes
 from llambert.experiments.grids import ANNOTATOR, END_TO_END, FROZEN
-from llambert.experiments.results import Column, Results, mean_over_seeds
+from llambert.experiments.results import Place, Results
 
 CONFIRMED, CONTRADICTED, OPEN = "confirmed", "contradicted", "open"
 _RESILIENT_BELOW = 0.25
@@ -59,7 +61,7 @@ def percentage_points(estimate: Estimate) -> str:
 
 
 def _is_better(
-    results: Results, first: tuple[str, Column], second: tuple[str, Column], claim: str, text: str, source: str = ""
+    results: Results, first: Place, second: Place, claim: str, text: str, source: str = ""
 ) -> Iterator[Finding]:
     """The claim that the first place of a table has the higher accuracy; nothing where no seed has both.
 
@@ -102,14 +104,13 @@ def _plateau(results: Results, counts: list[int]) -> Iterator[Finding]:
     first, last = counts[0], counts[-1]
     # Of the counts between, the one nearest to the middle of the doublings.
     middle = min(counts[1:-1], key=lambda count: abs(np.log2(count / first) - np.log2(last / first) / 2))
-    at_first, at_middle, at_last = (results.by_seed("silver", count) for count in (first, middle, last))
-    seeds = [seed for seed in at_first if seed in at_middle and seed in at_last]
-    if not seeds:
+    early, late = 1 / np.log2(middle / first), 1 / np.log2(last / middle)
+    before = results.contrast({("silver", middle): early, ("silver", first): -early})
+    after = results.contrast({("silver", last): late, ("silver", middle): -late})
+    # Gain of a doubling before the middle minus that after it.
+    fall = results.contrast({("silver", middle): early + late, ("silver", first): -early, ("silver", last): -late})
+    if before is None or after is None or fall is None:
         return
-    early = [(at_middle[seed] - at_first[seed]) / np.log2(middle / first) for seed in seeds]
-    late = [(at_last[seed] - at_middle[seed]) / np.log2(last / middle) for seed in seeds]
-    before, after = mean_over_seeds(early), mean_over_seeds(late)
-    fall = mean_over_seeds([one - other for one, other in zip(early, late, strict=True)])
     text = (
         f"a doubling of silver labels gains {100 * before.value:+.2f} points between {first:,} and {middle:,} labels, "
         f"and {percentage_points(after)} between {middle:,} and {last:,}; the fall is {percentage_points(fall)}"

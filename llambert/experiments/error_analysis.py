@@ -18,8 +18,8 @@ def count_answers(answers: Answers) -> dict[str, dict[str, int]]:
     """Model label -> person's label -> number of records, from a file or a review."""
     if answers.review is None:
         return cross_table(read_answers(answers))
-    run = open_run(answers.review.recipe, list(answers.review.settings))
-    reviewed = review.cross_table(run, review_files.read(answers.review.answers))
+    run = open_run(answers.review.recipe, list(answers.review.settings)).last_read()
+    reviewed = review.cross_table(run, review_files.read(answers.review.answers).given)
     counts: dict[str, dict[str, int]] = {}
     for (_, model), nums in reviewed.counts.items():
         row = counts.setdefault(model, dict.fromkeys(reviewed.answers, 0))

@@ -17,7 +17,7 @@ from llambert.experiments.grids import grid_entries
 from llambert.experiments.results import Results, metrics_table
 from llambert.experiments.sources import read_labels
 from llambert.storage.atomic import write_atomically
-from llambert.storage.locations import open_filesystem
+from llambert.storage.locations import create_private_folder, open_filesystem
 
 
 def run_experiment(experiment: AnyExperiment) -> str:
@@ -25,6 +25,7 @@ def run_experiment(experiment: AnyExperiment) -> str:
 
     An experiment that is interrupted or fails keeps what it has stored; its page then says that it is half done.
     """
+    create_private_folder(experiment.storage)
     match experiment:
         case LlmComparison():
             table = llms.run_llms(experiment)
@@ -46,7 +47,7 @@ def _train(experiment: AnyTraining) -> str:
     finally:
         stored = {entry.cell.fingerprint: store.get(entry.cell) for entry in entries}
         found = [(entry, cell) for entry in entries if (cell := stored[entry.cell.fingerprint]) is not None]
-        results = Results(found, len(entries), labels.num_overlapping)
+        results = Results(found, len(entries), labels.test_records.labels, labels.num_overlapping)
         images = figure(experiment, results)
         page = pages.page(experiment, results, findings(experiment, results), "figure.svg" if images else None)
         _write_results(experiment, page, metrics_table(results, experiment), images)

@@ -6,8 +6,8 @@ from typing import Literal, Self, get_args
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from llambert.errors import InputError
-from llambert.recipe import ClassifierRecipe, Share, apply_setting
-from llambert.section import Section, inconsistent, parse_yaml, placement_field, read_text, validate
+from llambert.recipe import ClassifierRecipe, Share
+from llambert.section import Section, apply_setting, inconsistent, parse_yaml, placement_field, read_text, validate
 
 Regime = Literal["gold", "silver", "silver_extra", "combined"]
 

@@ -5,6 +5,7 @@ from typing import Any
 import pyarrow as pa
 
 from llambert import engines, markdown, schema
+from llambert.annotation.responses import NUM_FOUND
 from llambert.errors import InputError
 from llambert.evaluation.metrics import Estimate
 from llambert.experiments import paper
@@ -102,7 +103,10 @@ def _figures(run: Run, name: str, shots: int) -> list[dict[str, Any]]:
         "num_shots": shots,
         "num_records": manifest.num_in,
     }
-    seconds = run.table("responses").require_manifest().wall_seconds
+    responses = run.table("responses").require_manifest()
+    seconds = responses.wall_seconds
+    if responses.counts.get(NUM_FOUND):  # asked by another start, which took as long with the same replicas
+        seconds = responses.busy_seconds / min(run.recipe.annotator.max_replicas, len(responses.parts))
     found: list[tuple[str, Estimate]] = [
         ("parse_rate", Estimate.share(manifest.num_kept, manifest.num_in)),
         ("inference_seconds", Estimate(seconds)),

@@ -18,7 +18,11 @@ def page(experiment: AnyTraining, results: Results, found: Sequence[Finding], fi
     """The whole page. ``figure``: the name of its picture."""
     num_trainings = len({entry.cell.fingerprint for entry, _ in results.found})
     num_seeds = len({entry.seed for entry, _ in results.found})
-    over = f", mean over {num_seeds} seeds with its 95 % interval (Student's t)" if num_seeds > 1 else ", one seed"
+    over = (
+        f", mean over {num_seeds} seeds with its 95 % interval for other seeds (Student's t)"
+        if num_seeds > 1
+        else ", one seed"
+    )
     lines = [f"# {experiment.name}", ""]
     if (num_found := len(results.found)) < results.num_places:
         lines += [f"**Half done: {num_found} of {results.num_places} cells.** Run the job again to resume.", ""]
@@ -33,7 +37,8 @@ def page(experiment: AnyTraining, results: Results, found: Sequence[Finding], fi
         "",
         *(f"- **{one.verdict}**: {one.claim}. {one.text[:1].upper()}{one.text[1:]}." for one in found),
         "",
-        "Confirmed and contradicted: the 95 % interval over seeds lies wholly on one side; open: it does not.",
+        "Confirmed and contradicted: the 95 % interval of the difference, for other seeds and other test records, lies "
+        "wholly on one side; open: it does not. The intervals of the table leave the choice of test records out.",
         "",
         f"{num_trainings} trainings of {format_duration(results.seconds())} together; "
         f"each on {experiment.cpus_per_cell:g} CPU{gpus}.",

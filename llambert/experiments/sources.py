@@ -15,6 +15,7 @@ from llambert.annotation.sampling import Purpose, sampling_hashes
 from llambert.annotation.splits import TEST, TRAIN, unused_splits
 from llambert.corpora.files import read_columns
 from llambert.errors import InputError
+from llambert.evaluation.evidence import shot_texts
 from llambert.experiments.experiment_recipe import LabelledData, Source
 from llambert.run import Run, open_run
 from llambert.training.training_set import TrainingSet
@@ -89,6 +90,8 @@ def read_labels(data: LabelledData) -> Labels:
     silver, gold, test, known = _labels_of_run(data.run) if data.run is not None else _labels_of_files(data)
     remaining = _without_overlap(test, silver, gold)
     num_overlapping = test.num_rows - remaining.num_rows
+    # Cells are compared record by record, whatever the order of the file.
+    remaining = remaining.sort_by([(name, "ascending") for name in (schema.RECORD_ID, schema.TEXT, schema.GOLD_LABEL)])
     order = sampling_hashes(remaining[schema.RECORD_ID], 0, Purpose.TEST).argsort(kind="stable")
     test = remaining.take(order[: data.num_test])
     found = {
@@ -150,7 +153,7 @@ def _read(data: LabelledData, source: Source, name: str) -> pa.Table:
 
 def _labels_of_run(folder: str) -> tuple[pa.Table, pa.Table, pa.Table, list[str]]:
     """Silver, gold and test records of a finished run, and its categories in their order."""
-    run = open_run(str(Path(folder, "recipe.yaml")), [f"storage={folder}"])
+    run = open_run(str(Path(folder, "recipe.yaml")), [f"storage={folder}"]).last_read()
     silver = run.table("silver").read()
     corpus = _gold_records(run)
     if run.recipe.corpus.columns.split is not None:
@@ -160,8 +163,8 @@ def _labels_of_run(folder: str) -> tuple[pa.Table, pa.Table, pa.Table, list[str]
         annotated = _ids_in(corpus, silver)
         gold, test = corpus.filter(annotated), corpus.filter(pc.invert(annotated))
         test = test.filter(pc.invert(_ids_in(test, run.table("rejects").read([schema.RECORD_ID]))))
-    if run.recipe.annotator.gold_shots is not None:
-        test = test.filter(pc.invert(_ids_in(test, run.table("shots").read([schema.RECORD_ID]))))
+    shots = pa.array(shot_texts(run), pa.string())
+    test = test.filter(pc.invert(pc.is_in(pc.utf8_trim_whitespace(test[schema.TEXT]), shots)))
     return silver, gold, test, run.task.category_names
 
 

@@ -8,7 +8,9 @@ from rich.console import Console
 from rich.table import Table
 
 from llambert.corpora.checks import warnings
+from llambert.errors import InputError
 from llambert.execution.progress import format_duration
+from llambert.integrity.source_changes import source_note
 from llambert.run import Run
 from llambert.storage.run_directory import TableDirectory
 
@@ -21,9 +23,12 @@ class TableStatus:
     """One table. ``done`` and ``total`` count ``unit``s, None where nothing has said how many.
 
     ``state``: ``complete`` (it has a manifest), ``working`` (progress was written in the last ten minutes),
-    ``stopped`` (it has progress or parts, and nothing newer: the job died or was ended) or ``not started``.
+    ``stopped`` (it has progress or parts, and nothing newer: the job died or was ended), ``not started`` (also of a
+    table that grows, for this generation of the corpus), ``damaged`` (its manifest cannot be read), or ``kept`` (an
+    answer store: never complete, and shown once it has parts).
     ``rate`` is per second over all starts, Ray's and the model's start included; ``eta_seconds`` by it.
     ``num_failures`` counts the starts that ended in an error, ``failure`` is the last one's message.
+    ``stopped_by``: the signal that ended the last start.
     """
 
     name: str
@@ -37,22 +42,52 @@ class TableStatus:
     num_rejected: int = 0
     num_failures: int = 0
     failure: str | None = None
+    stopped_by: str | None = None
     updated_at: str | None = None
     warnings: Sequence[str] = ()
-    """Of a complete corpus: what ingest warned of."""
+    """Of a complete corpus: what ingest warned of, and how the source has changed since. Of a checkpoint that stays
+    through several generations of the corpus: why."""
 
 
 def status(run: Run) -> list[TableStatus]:
-    """The tables of ``run`` in pipeline order; nothing is written, no row is read."""
-    tables = {table.name: table_status(table.name, run.table(table.name)) for table in run.tables if table.is_shown}
-    if manifest := run.table("corpus").read_manifest():
-        tables["corpus"] = replace(tables["corpus"], warnings=warnings(manifest.counts, run.recipe.corpus))
+    """The tables of ``run``, of the generation of the corpus that was read last, in pipeline order.
+
+    Nothing is written, no row is read.
+    """
+    note, run = source_note(run), run.last_read()
+    found = [
+        _store_status(table.name, run.table(table.name))
+        if table.is_store
+        else table_status(table.name, run.table(table.name))
+        for table in run.tables
+        if table.is_shown or table.is_store
+    ]
+    tables = {table.name: table for table in found if table is not None}
+    if tables["corpus"].state == "complete" and (manifest := run.table("corpus").read_manifest()):
+        notes = [*warnings(manifest.counts, run.recipe.corpus), *([note] if note else [])]
+        tables["corpus"] = replace(tables["corpus"], warnings=notes)
+    if "checkpoint" in tables and run.decision and run.decision.stays:
+        notes = [f"that of an earlier generation of the corpus stays: {run.decision.reason}"]
+        tables["checkpoint"] = replace(tables["checkpoint"], warnings=notes)
     return list(tables.values())
+
+
+def _store_status(name: str, table: TableDirectory) -> TableStatus | None:
+    """A store that has parts, from one listing."""
+    try:
+        num_parts = len(table.part_names())
+    except InputError as error:
+        return TableStatus(name, "damaged", failure=str(error))
+    return TableStatus(name, "kept", num_parts=num_parts) if num_parts else None
 
 
 def table_status(name: str, table: TableDirectory) -> TableStatus:
     """One table, from its manifest or else from its listing and its progress file."""
-    manifest = table.read_manifest()
+    try:
+        manifest = table.read_manifest()
+        num_parts, progress = len(table.part_names()), table.read_progress()
+    except InputError as error:
+        return TableStatus(name, "damaged", failure=str(error))
     if manifest is not None:
         return TableStatus(
             name,
@@ -64,25 +99,28 @@ def table_status(name: str, table: TableDirectory) -> TableStatus:
             num_rejected=sum(manifest.num_rejected.values()),
             updated_at=manifest.completed_at,
         )
-    num_parts, progress = len(table.part_names()), table.read_progress()
     if not progress:
         return TableStatus(name, "stopped" if num_parts else "not started", num_parts=num_parts)
-    done, total, seconds = progress["done"], progress.get("total"), progress.get("wall_seconds", 0.0)
+    if progress.get("generation", table.generation) != table.generation:  # its parts are of before
+        return TableStatus(name, "not started", num_parts=num_parts)
+    done, total, seconds = progress.get("done"), progress.get("total"), progress.get("wall_seconds", 0.0)
     rate = done / seconds if done and seconds else None
-    age = (datetime.now(UTC) - datetime.fromisoformat(progress["updated_at"])).total_seconds()
-    failure = progress.get("failure")
+    written = progress.get("updated_at")
+    age = (datetime.now(UTC) - datetime.fromisoformat(written)).total_seconds() if written else _STALE_AFTER_S + 1
+    failure, stopped_by = progress.get("failure"), progress.get("stopped_by")
     return TableStatus(
         name,
-        "stopped" if failure or age > _STALE_AFTER_S else "working",
+        "stopped" if failure or stopped_by or age > _STALE_AFTER_S else "working",
         num_parts=num_parts,
         done=done,
         total=total,
         unit=progress.get("unit", "records"),
         rate=rate,
-        eta_seconds=(total - done) / rate if rate and total is not None else None,
+        eta_seconds=(total - done) / rate if rate and done and total is not None else None,
         num_failures=progress.get("num_failures", 0),
         failure=failure,
-        updated_at=progress["updated_at"],
+        stopped_by=stopped_by,
+        updated_at=written,
     )
 
 
@@ -113,5 +151,8 @@ def render(tables: list[TableStatus], width: int = 110) -> str:
         console.print(grid)
     lines = [line.rstrip() for line in capture.get().splitlines()]
     lines += [f"{table.name}: {warning}" for table in tables for warning in table.warnings]
-    lines += [f"{table.name} failed: {table.failure}" for table in tables if table.failure]
+    says = {"damaged": ":", "stopped": " failed:"}
+    lines += [f"{table.name}{says[table.state]} {table.failure}" for table in tables if table.failure]
+    resume = "start the same command again to resume"
+    lines += [f"{table.name}: stopped by {table.stopped_by}; {resume}" for table in tables if table.stopped_by]
     return "\n".join(lines)

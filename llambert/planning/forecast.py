@@ -11,12 +11,11 @@ import statistics
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from llambert.errors import InputError
+from llambert.errors import Damaged, InputError
 from llambert.intervals import Z
 from llambert.planning.costs import Prices, TokenPrice
-from llambert.recipe import Recipe, digest
+from llambert.recipe import Recipe
 from llambert.run import Run
-from llambert.storage.run_directory import TableDirectory
 from llambert.tables import TABLES
 
 PILOT_FILE = "pilot.json"
@@ -52,16 +51,18 @@ class Timing(BaseModel):
 
 
 class CurvePoint(BaseModel):
-    """For each pilot record, whether a classifier trained on ``num_labels`` others disagrees with the LLM."""
+    """Repeat, half, record -> whether a classifier trained on ``num_labels`` other records disagrees with the LLM."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     num_labels: int
-    wrong: list[bool]
+    wrong: list[list[list[bool]]]
 
 
 class Pilot(BaseModel):
     """A pilot's results. ``num_steps``: optimizer steps of the recipe's whole fine-tuning.
 
+    ``num_requested``: records that were asked for, of splits that the regime learns from, or all of a smaller sample;
+    ``num_pilot_records``: those annotated, more where the sample has other splits too.
     ``num_annotatable``: records of the corpus that could be annotated: of the recipe's splits, no duplicates or shots.
     ``num_unlearned``: records to be annotated that are in splits the regime does not learn from. ``learned_share``:
     share of the pilot's annotated records that can be learned from; the others are in other splits or have no usable
@@ -69,6 +70,7 @@ class Pilot(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    num_requested: int = 0
     num_pilot_records: int
     num_corpus: int
     num_annotated: int
@@ -133,30 +135,33 @@ class Forecast(BaseModel):
     llm_on_everything: StageForecast | None
 
 
-def pilot_table(run: Run) -> TableDirectory:
-    """The table of this run's pilot: its fingerprint covers all that the rates depend on, including placement."""
-    recipe = run.recipe
-    sections = (recipe.annotator, recipe.classifier, recipe.label)
-    key = digest(run.fingerprints["labels"], *(section.model_dump(mode="json") for section in sections))
-    return run.directory.table("plan", key)
-
-
 def read_pilot(run: Run) -> Pilot | None:
     """The stored pilot of this run, or None."""
-    table = pilot_table(run)
+    table = run.table("plan")
     if table.read_manifest() is None:
         return None
+    content = table.read_file(PILOT_FILE)
     try:
-        return Pilot.model_validate_json(table.filesystem.cat_file(table.path(PILOT_FILE)))
-    except (FileNotFoundError, ValidationError) as error:
-        raise InputError(
-            f"{table.uri}/{PILOT_FILE} is missing or damaged; delete {table.uri} and plan again"
-        ) from error
+        return Pilot.model_validate_json(content)
+    except ValidationError as error:
+        remedy = "`llambert repair` sets it aside; then plan again"
+        raise Damaged(f"{table.uri}/{PILOT_FILE}", f"{error.error_count()} faults", remedy) from error
 
 
-def forecast(recipe: Recipe, pilot: Pilot) -> Forecast:
-    """Times of every stage that was measured, for this recipe's numbers and widths."""
-    numbers = {"annotate": pilot.num_annotated, "parse": pilot.num_annotated, "finetune": pilot.num_steps}
+def forecast(recipe: Recipe, pilot: Pilot, num_stored: int | None = None) -> Forecast:
+    """Times of every stage that was measured, for this recipe's numbers and widths.
+
+    ``num_stored``: of the records to annotate those whose answers are stored; annotate's forecast is of the others
+    alone. None: it is of all, with what the pilot spent on its own.
+    """
+    if num_stored is not None and (asked := pilot.stages.get("annotate")):
+        asked = asked.model_copy(update={"num_kept": 0, "spent_seconds": 0.0})
+        pilot = pilot.model_copy(update={"stages": {**pilot.stages, "annotate": asked}})
+    numbers = {
+        "annotate": pilot.num_annotated - (num_stored or 0),
+        "parse": pilot.num_annotated,
+        "finetune": pilot.num_steps,
+    }
     if ingest := pilot.stages.get("ingest"):
         numbers["ingest"] = ingest.num
     stages = [
@@ -199,7 +204,7 @@ def _forecast_stage(recipe: Recipe, name: str, measured: Timing, num: int) -> St
 
 def _resources(recipe: Recipe, name: str) -> tuple[int, int, float, float]:
     """Replicas that share the work, records per unit of work, and the GPUs and cores that all replicas hold."""
-    annotator, classifier, label = recipe.annotator, recipe.classifier, recipe.label
+    annotator, classifier, label = recipe.annotator, recipe.classifier, recipe.labelling
     match name:
         case "annotate":
             replicas = annotator.max_replicas
@@ -209,8 +214,8 @@ def _resources(recipe: Recipe, name: str) -> tuple[int, int, float, float]:
             workers = classifier.num_workers
             return 1, 1, workers if classifier.use_gpu else 0, workers * classifier.cpus_per_worker
         case "label":
-            actors = label.max_actors
-            return actors, recipe.corpus.rows_per_part, actors * label.gpus_per_actor, actors * label.cpus_per_actor
+            actors, per_actor = label.max_actors, label.gpus_per_actor or 0.0
+            return actors, recipe.corpus.rows_per_part, actors * per_actor, actors * label.cpus_per_actor
         case _:
             return 1, 1, 0, 1
 

@@ -10,16 +10,17 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import ray
 
 from llambert import schema
-from llambert.annotation.responses import iter_answers
+from llambert.annotation.responses import NUM_FOUND, iter_answers
 from llambert.annotation.sampling import Exclusion
 from llambert.annotation.splits import is_training_gold, unused_splits
 from llambert.execution.ray_executor import connect
-from llambert.planning.forecast import PILOT_FILE, CurvePoint, Pilot, Timing, pilot_table, relative_deviation
+from llambert.planning.forecast import PILOT_FILE, CurvePoint, Pilot, Timing, relative_deviation
 from llambert.planning.subset_training import measure_learning_curve
 from llambert.recipe import ClassifierRecipe
 from llambert.run import Run
@@ -29,7 +30,6 @@ from llambert.stages.ingest import ingest
 from llambert.stages.label import label
 from llambert.stages.parse import parse
 from llambert.stages.sample import sample
-from llambert.storage.atomic import write_atomically
 from llambert.storage.locations import remove_folder
 from llambert.storage.manifest import Manifest
 from llambert.storage.run_directory import TableDirectory
@@ -39,13 +39,15 @@ from llambert.training.encoder import require_encoder
 NUM_LABELLED = 2_000
 # Optimizer steps: enough to average out the first ones, which are slow.
 _MIN_STEPS = 40
+# Of the number of records asked for, where the regime does not learn from all splits. IMDb's train split is a quarter.
+_MAX_WIDENING = 4
 
 
 def pilot(run: Run, num_records: int, with_curve: bool) -> Pilot:
     """Run the pilot and store its measurements; ``InputError`` as the stages raise it.
 
-    The corpus is ingested, the sample drawn and ``num_records`` annotated as part of the run itself. Gold labels are
-    read only if the recipe's regime trains on them.
+    The corpus is ingested, the sample drawn and its first records annotated as part of the run itself: as many as hold
+    ``num_records`` that the recipe's regime learns from. Gold labels are read only if it trains on them.
     """
     require_encoder(run)
     ray_seconds = _start_ray()
@@ -53,7 +55,7 @@ def pilot(run: Run, num_records: int, with_curve: bool) -> Pilot:
     stages = {"ingest": _whole_stage(corpus)}
     sampled = sample(run)
     stages["sample"] = _whole_stage(sampled)
-    few = with_num_records(run, num_records=min(num_records, sampled.num_kept))
+    few = with_num_records(run, num_records=num_to_annotate(run, num_records))
     stages["annotate"] = _annotate(few)
     silver = parse(_without_gold_prior(few))
     num_few = few.recipe.annotator.num_records
@@ -69,6 +71,7 @@ def pilot(run: Run, num_records: int, with_curve: bool) -> Pilot:
         scales = {"silver": sampled.num_kept / num_few, "gold": num_gold_records(run) / max(num_gold_records(small), 1)}
         num_steps = num_training_steps(run.recipe.classifier, trained, scales)
     found = Pilot(
+        num_requested=min(num_records, sampled.num_kept),
         num_pilot_records=num_few,
         num_corpus=corpus.num_kept,
         num_annotated=sampled.num_kept,
@@ -89,9 +92,8 @@ def pilot(run: Run, num_records: int, with_curve: bool) -> Pilot:
 
 
 def _store(run: Run, found: Pilot) -> None:
-    table = pilot_table(run)
-    write_atomically(table.filesystem, table.path(PILOT_FILE), found.model_dump_json(indent=1).encode())
-    table.complete("plan", [], num_kept=found.num_pilot_records)
+    stored = run.table("plan").write_file(PILOT_FILE, found.model_dump_json(indent=1).encode())
+    run.complete("plan", [], num_kept=found.num_pilot_records, files=[stored])
 
 
 def _start_ray() -> float:
@@ -126,20 +128,35 @@ def _without_gold_prior(run: Run) -> Run:
     return replace(run, recipe=run.recipe.model_copy(update={"parse": recipe}))
 
 
+def num_to_annotate(run: Run, num_records: int) -> int:
+    """How many records of the sample, from its first, hold ``num_records`` of splits that the regime learns from.
+
+    At most ``_MAX_WIDENING`` times ``num_records``, and all records of a smaller sample.
+    """
+    splits = run.table("sample").read([schema.SPLIT])[schema.SPLIT]
+    unused = pa.array(unused_splits(run.recipe.classifier.regime), pa.string())
+    num_learned = np.cumsum(pc.invert(pc.is_in(splits, unused)).to_numpy())
+    num = int(np.searchsorted(num_learned, num_records)) + 1
+    return min(num, _MAX_WIDENING * num_records, len(splits))
+
+
 def _annotate(few: Run) -> Timing:
-    """Annotate the pilot's records, or read the manifest if that many are annotated already."""
-    responses = few.table("responses")
-    is_first = not responses.part_names()
+    """Annotate the pilot's records, or read the manifest if they are annotated already.
+
+    What is found in the answer store counts with the time that it took when it was asked.
+    """
+    was_complete = few.table("responses").read_manifest() is not None
     sample(few)
     manifest = annotate(few)
+    is_first = not was_complete and not manifest.counts.get(NUM_FOUND)
     num, annotator = manifest.num_in, few.recipe.annotator
     startup = manifest.measures.get("startup_seconds", 0.0)
     working = max(manifest.wall_seconds - startup, 0.0)
     busy = min(len(manifest.parts), annotator.max_replicas)
-    # On a first start, wall time beyond startup and work: the other replicas' startup and the pool's shutdown.
+    # Where all were asked now, wall time beyond startup and work: the other replicas' startup and the pool's shutdown.
     tail = max(working - manifest.busy_seconds / busy, 0.0) if is_first else 0.0
     columns = [schema.NUM_PROMPT_TOKENS, schema.NUM_RESPONSE_TOKENS]
-    rows = pa.concat_tables([rows for _, rows in iter_answers(responses, columns)])
+    rows = pa.concat_tables([rows for _, rows in iter_answers(few.table, columns)])
     prompt, response = (rows[name].to_pylist() for name in columns)
     return Timing(
         num=num,

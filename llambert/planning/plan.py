@@ -6,6 +6,8 @@ from datetime import date
 
 import numpy as np
 
+from llambert.annotation.answer_store import AnswerStore
+from llambert.execution.devices import placed, with_label_dtype
 from llambert.intervals import Z
 from llambert.planning.costs import Prices, format_duration, format_usd
 from llambert.planning.forecast import Figure, Forecast, Pilot, StageForecast, Timing, add, forecast, read_pilot, usd
@@ -26,20 +28,36 @@ class Plan:
     prices: Prices
     advice: Advice | None
     wanted_gain: float = 0.0
+    num_stored: int = 0
+    """Records to annotate whose answers are stored."""
     rates_given: bool = False
     """The rates were given, not measured by a pilot."""
 
 
 def plan(run: Run, num_records: int, wanted_gain: float, prices: Prices, with_curve: bool = True) -> Plan:
     """The plan of a run, from the stored pilot of ``num_records`` records or a new one."""
+    from llambert.execution.ray_executor import RAY
+    from llambert.training.encoder import require_encoder
+
+    require_encoder(run)  # before Ray is started
+    run = with_label_dtype(run, RAY)  # as the run itself will
     found = read_pilot(run)
-    is_other = found is not None and found.num_pilot_records != min(num_records, found.num_annotated)
+    is_other = found is not None and found.num_requested != min(num_records, found.num_annotated)
     if found is None or is_other or (with_curve and not found.with_curve):
         from llambert.planning.pilot import pilot
 
         found = pilot(run, num_records, with_curve)
     advice = advise_from_pilot(found, wanted_gain)
-    return Plan(run.recipe, found, forecast(run.recipe, found), prices, advice, wanted_gain)
+    recipe, num_stored = placed(run, RAY).recipe, _num_stored(run)
+    return Plan(recipe, found, forecast(recipe, found, num_stored), prices, advice, wanted_gain, num_stored)
+
+
+def _num_stored(run: Run) -> int:
+    """How many records of the whole sample have an answer in the store."""
+    from llambert.stages.annotate.sampled_questions import SampledQuestions
+
+    keys = SampledQuestions.of(run, with_content_free=False).keys
+    return len(keys) - AnswerStore(run.table("answers")).find(keys).null_count
 
 
 def advise_from_pilot(pilot: Pilot, wanted_gain: float) -> Advice | None:
@@ -102,9 +120,11 @@ def _notes(plan: Plan, accelerator: str | None) -> Iterator[str]:
     if plan.rates_given:
         yield "The rates were given, not measured; starting Ray and loading models is left out."
     else:
+        is_wider = pilot.num_pilot_records > pilot.num_requested > 0
+        reason = f", the first {pilot.num_requested:,} to learn from among them" if is_wider else ""
         yield (
-            f"The pilot annotated {pilot.num_pilot_records:,} records; their responses are kept, and the times above "
-            "count it in."
+            f"The pilot annotated {pilot.num_pilot_records:,} records{reason}. Of the {pilot.num_annotated:,} answers "
+            f"{plan.num_stored:,} are stored by now: annotate's time and price are those of the others."
         )
     if pilot.num_unlearned:
         yield (
@@ -124,15 +144,30 @@ def _advice(plan: Plan) -> Iterator[str]:
     advice, curve = plan.advice, plan.pilot.curve
     if advice is None:
         return
-    points = ", ".join(f"{sum(p.wrong) / len(p.wrong):.1%} after {p.num_labels:,}" for p in curve)
+    points = ", ".join(f"{np.mean(point.wrong):.1%} after {point.num_labels:,}" for point in curve)
+    num_repeats, *_, num_each = np.shape(curve[0].wrong)
     yield ""
-    yield f"Learning curve, labels unlike the LLM's: {points} ({len(curve[0].wrong):,} pilot records)."
+    yield f"Learning curve, labels unlike the LLM's: {points} ({2 * num_each:,} pilot records)."
+    yield (
+        f"Each is the mean of {2 * num_repeats} trainings; from one to another the figure varies by "
+        f"{100 * advice.training_deviation:.1f} points (standard deviation)."
+    )
 
     def shown(num: int | None) -> str:
-        return f"{num:,}" if num is not None else f"more than the {plan.pilot.num_annotatable:,} that are possible"
+        return f"{num:,}" if num is not None else f"more than the {advice.limit:,} that are possible"
 
+    interval = f"95 % interval {shown(advice.low)} to {shown(advice.high)}"
+    if advice.says_nothing:
+        smallest = round(curve[0].num_labels / plan.pilot.learned_share)
+        least = f"at least {shown(advice.low)}" if advice.low is not None and advice.low > smallest else "none"
+        yield (
+            f"Advised annotations: {least}. The {interval} is too wide to say how many: "
+            "the pilot does not show where a doubling gains less than "
+            f"{100 * plan.wanted_gain:g} points. Raise --records, or --gain."
+        )
+        return
     yield (
-        f"Advised annotations: {shown(advice.num)} (95 % interval {shown(advice.low)} to {shown(advice.high)}). "
+        f"Advised annotations: {shown(advice.num)} ({interval}). "
         f"Doubling that promises less than {100 * plan.wanted_gain:g} points."
     )
 

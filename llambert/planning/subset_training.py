@@ -1,5 +1,6 @@
 """The learning curve: classifiers trained on subsets of increasing size of the silver records."""
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -17,14 +18,20 @@ from llambert.training.training_set import TrainingSet, select_silver
 
 _SHARES = (0.25, 0.5, 1.0)
 _MIN_LABELS = 8
+# With two, six pairs of trainings tell how much one training differs from another.
+_NUM_REPEATS = 2
+
+Wrong = list[list[list[bool]]]
+"""Repeat, half, record: whether a classifier that was not trained on the record was wrong about it."""
 
 
-def measure_learning_curve(run: Run) -> dict[int, list[bool]]:
-    """Number of training labels -> for every silver record, whether a classifier not trained on it was wrong.
+def measure_learning_curve(run: Run) -> dict[int, Wrong]:
+    """Number of training labels -> for every silver record, which classifiers not trained on it were wrong.
 
-    Two-fold cross-validation: each half of the silver records that the regime learns from is classified by the models
-    trained on a quarter, a half and all of the other. Wrong means other than the silver label: no gold is read. Empty
-    if there are too few records.
+    Two-fold cross-validation: each half of the silver records that the regime learns from (in regime ``combined``
+    before it learns from gold ones) is classified by models trained on a quarter, a half and all of the other, each
+    twice: with other random seeds and, where the other half has enough, on other records. Wrong means other than the
+    silver label: no gold is read. Empty if there are too few records.
     """
     recipe = run.recipe.classifier
     connect()
@@ -32,7 +39,7 @@ def measure_learning_curve(run: Run) -> dict[int, list[bool]]:
     return ray.get(train.options(name="learning-curve").remote(run))
 
 
-def _train_and_evaluate(run: Run) -> dict[int, list[bool]]:
+def _train_and_evaluate(run: Run) -> dict[int, Wrong]:
     changes: dict[str, Any] = {"held_out_share": 0.0, "early_stop_patience": None, "soup_members": 1}
     changes |= {"num_records": None, "mislabel_share": 0.0}
     recipe = run.recipe.classifier.model_copy(update=changes)
@@ -47,14 +54,15 @@ def _train_and_evaluate(run: Run) -> dict[int, list[bool]]:
         return {}
     # The records are in random order: every second one is a random half, and its first n are a random subset.
     halves = [records.take(np.arange(half, 2 * num_half, 2)) for half in (0, 1)]
-    return {
-        size: [
-            is_wrong
-            for train, held_out in (halves, halves[::-1])
-            for is_wrong in _errors(run, recipe, train.take(np.arange(size)), held_out)
-        ]
-        for size in sizes
-    }
+    # Trainings of equal seed would start from one head, and be wrong alike.
+    seeds = itertools.count(recipe.seed)
+
+    def errors(size: int, repeat: int, half: int) -> list[bool]:
+        subset = (repeat * size + np.arange(size)) % num_half
+        seeded = recipe.model_copy(update={"seed": next(seeds)})
+        return _errors(run, seeded, halves[1 - half].take(subset), halves[half])
+
+    return {size: [[errors(size, repeat, half) for half in (0, 1)] for repeat in range(_NUM_REPEATS)] for size in sizes}
 
 
 def _errors(run: Run, recipe: ClassifierRecipe, train: TrainingSet, held_out: TrainingSet) -> list[bool]:

@@ -1,5 +1,6 @@
 """The report's section on time and money: every stage, the LLM on everything, and the plan's forecast."""
 
+from llambert.annotation.responses import NUM_FOUND
 from llambert.planning.costs import StageCost, format_duration, format_usd
 from llambert.planning.forecast import Figure as Forecast
 from llambert.planning.forecast import forecast, usd
@@ -21,6 +22,11 @@ def costs_section(findings: Findings) -> Section:
         "On the clock: from a stage's start to its end, records/s over that. At work: time its models or readers "
         "worked, summed over all workers.",
     ]
+    if num := findings.evidence.manifests["responses"].counts.get(NUM_FOUND):
+        blocks.append(
+            f"Of the annotator's answers {num:,} were stored before; its time and tokens are of all, as if they had "
+            "been asked for now."
+        )
     if comparison is not None:
         ratio = comparison.speed_up
         faster = f"{ratio:.2f} times faster" if ratio >= 1 else f"{1 / ratio:.2f} times longer"

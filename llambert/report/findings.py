@@ -10,7 +10,12 @@ from llambert.evaluation.quality import Quality
 from llambert.evaluation.suspects import Suspects
 from llambert.planning.costs import Comparison, Prices, StageCost, format_duration
 from llambert.planning.forecast import Pilot
+from llambert.report.estimates import interval, of_100, percent
 from llambert.run import Run
+
+_FEW_RECORDS = 30
+"""Fewer than so many gold records are too few to speak for all the others."""
+_SPLITS_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -48,28 +53,94 @@ def answer(findings: Findings) -> list[str]:
 
 
 def _trust(findings: Findings) -> str:
-    quality = findings.quality
+    return f"{_classifier_accuracy(findings)} {_annotator_accuracy(findings)}".strip()
+
+
+def _classifier_accuracy(findings: Findings) -> str:
+    """How many labels are right: never more than the records that can judge them say."""
+    quality, records, recipe = findings.quality, findings.evidence.records, findings.run.recipe.classifier
+    learned_gold = " and the classifier did not learn from" if recipe.learns_gold else ""
     if quality.unseen is not None:
-        accuracy = quality.unseen.accuracy
-        text = (
-            f"About {round(100 * accuracy.value)} of 100 labels are right (95 % interval {interval(accuracy)}), "
-            f"measured on {accuracy.num:,} gold records that the LLM never saw."
-        )
-        if quality.silver is not None:
-            where = "" if findings.run.recipe.annotator.splits is None else f", all of {findings.sampled},"
-            text += f" Of the LLM's own labels{where} {percent(quality.silver.accuracy.value)} are right."
-        return text
-    if quality.whole is not None:
-        accuracy = quality.whole.accuracy
-        return (
-            f"About {round(100 * accuracy.value)} of 100 labels are right (95 % interval {interval(accuracy)}), but "
-            f"all {accuracy.num:,} gold records were annotated too or learned from: on others the share may "
-            "be lower."
-        )
+        return _measured(findings, quality.unseen.accuracy, f"that the LLM never saw{learned_gold}")
+    if quality.unlearned is not None:
+        return _measured(findings, quality.unlearned, "that the LLM saw, but the classifier did not learn from")
+    if quality.whole is None:
+        return _unknown(findings)
+    accuracy = quality.whole.accuracy
+    others = " that the classifier did not learn from" if records.is_trained_on_gold.any() else ""
     return (
-        "How many of these labels are right cannot be said: the corpus has no gold labels. A few hundred records, "
-        "drawn at random and labelled by a person, would show it."
+        f"How many of the other labels are right is unknown: all {accuracy.num:,} gold records{others} were annotated "
+        "too, and the classifier may have learned from the LLM's labels of them. Of their labels "
+        f"{percent(accuracy.value)} are right (95 % interval {interval(accuracy)}); of others it may be fewer. "
+        f"{_advice('that were not annotated')}"
     )
+
+
+def _measured(findings: Findings, accuracy: Estimate, whose: str) -> str:
+    checked, unchecked = _checked_splits(findings)
+    if accuracy.num < _FEW_RECORDS:
+        return (
+            f"How many of these labels are right is hardly known: of only {accuracy.num:,} gold records {whose} "
+            f"{round(accuracy.value * accuracy.num):,} are labelled right (95 % interval {interval(accuracy)}). "
+            f"{_advice('like these')}"
+        )
+    of_splits = f" of {checked}" if unchecked else ""
+    but = f"; of {unchecked} none could be checked" if unchecked else ""
+    return (
+        f"About {of_100(accuracy.value)} of 100 labels{of_splits} are right (95 % interval {interval(accuracy)}), "
+        f"measured on {accuracy.num:,} gold records {whose}{but}."
+    )
+
+
+def _checked_splits(findings: Findings) -> tuple[str, str]:
+    """The splits in which gold judges labels of the classifier, and the other labelled ones; empty if none."""
+    records = findings.evidence.records
+
+    def named(codes: set[int]) -> str:
+        names = tuple(sorted(records.splits[code] for code in codes))
+        return format_splits(names) if 0 < len(names) <= _SPLITS_NAMED else f"{len(names)} splits" if names else ""
+
+    judges = records.is_unseen if records.is_unseen.any() else records.is_unlearned
+    checked, labelled = set(records.split[judges].tolist()), set(records.split[records.has_label].tolist())
+    return named(checked), named(labelled - checked)
+
+
+def _unknown(findings: Findings) -> str:
+    num_gold, recipe = findings.quality.num_gold, findings.run.recipe.classifier
+    if not num_gold:
+        return f"How many of these labels are right cannot be said: the corpus has no gold labels. {_advice()}"
+    if not findings.evidence.records.is_trained_on_gold.any():
+        return f"How many of these labels are right is unknown: no record with a gold label has one. {_advice()}"
+    return (
+        f"How many of these labels are right is unknown: the classifier may have learned from the gold label of "
+        f"every record that has one ({num_gold:,}; classifier.regime {recipe.regime}). "
+        f"{_advice('of another split than train')}"
+    )
+
+
+def _advice(whose: str = "") -> str:
+    return (
+        f"A few hundred records{' ' + whose if whose else ''}, drawn at random and labelled by a person, would show it."
+    )
+
+
+def _annotator_accuracy(findings: Findings) -> str:
+    """Of the LLM's usable answers, and what became of the others; empty without gold on annotated records."""
+    silver, with_rejects = findings.quality.silver, findings.quality.silver_rejects_wrong
+    if with_rejects is None:
+        return ""
+    where = "" if findings.run.recipe.annotator.splits is None else f", all of {findings.sampled},"
+    if silver is None:
+        return f"None of the LLM's {with_rejects.num:,} answers about gold records{where} is usable."
+    accuracy = silver.accuracy
+    share = percent(accuracy.value)
+    if accuracy.num < _FEW_RECORDS:
+        share = f"only {accuracy.num:,} could be checked: {round(accuracy.value * accuracy.num):,}"
+    text = f"Of the LLM's own labels{where} {share} are right"
+    if num := with_rejects.num - accuracy.num:
+        counted = percent(with_rejects.value)
+        text += f"; rejected answers ({num:,}) are left out, and counted as wrong they make it {counted}"
+    return f"{text}."
 
 
 def _duration(findings: Findings) -> str:
@@ -90,19 +161,3 @@ def _duration(findings: Findings) -> str:
         f"{text} Each further million such records takes the classifier {by_classifier} "
         f"and would take the LLM {by_llm} ({comparison.speed_up_per_record:.1f} times that)."
     )
-
-
-def percent(share: float, digits: int = 1) -> str:
-    """``78.1 %``."""
-    return f"{100 * share:.{digits}f} %"
-
-
-def points(difference: float) -> str:
-    """A difference of shares in percentage points, with its sign: ``-0.3``."""
-    return f"{100 * difference:+.1f}"
-
-
-def interval(estimate: Estimate) -> str:
-    """``77.2–78.9 %``."""
-    low, high = estimate.bounds
-    return f"{100 * low:.1f}–{100 * high:.1f} %"

@@ -13,21 +13,24 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from llambert import schema
-from llambert.annotation.responses import ANSWERS
+from llambert.annotation.responses import NUM_FOUND, RESPONSES_VERSION
+from llambert.errors import Damaged
 from llambert.evaluation.evidence import Evidence, read_evidence
 from llambert.planning.costs import StageCost, compare, format_duration, load_prices
 from llambert.planning.forecast import read_pilot
+from llambert.report.estimates import of_100
 from llambert.run import Run
-from llambert.storage.atomic import write_atomically
 from llambert.storage.manifest import Manifest, Part
 from llambert.storage.part_file import PartWriter, parse_footer
 from llambert.storage.run_directory import TableDirectory
+from llambert.untrusted import parse_json
 
 if TYPE_CHECKING:
     from llambert.evaluation.metrics import Estimate
     from llambert.report.findings import Findings
 
 PLOTS = "plots"
+_METRICS_JSON = "metrics.json"
 METRICS_PART = "metrics.parquet"
 SUSPECTS_PART = "suspects.parquet"
 _SUMMARY_WIDTH = 100
@@ -44,12 +47,12 @@ def report(run: Run, prices: str | None = None) -> Manifest:
     pilot = read_pilot(run)
     manifest = directory.read_manifest()
     silver = run.table("silver").read_manifest()
-    answers = silver.upstream.get(ANSWERS) if silver else None
+    answers = silver.upstream.get(RESPONSES_VERSION) if silver else None
     if (
         manifest
         and prices is None
         and (pilot is None or manifest.upstream.get("plan") == pilot.measured_at)
-        and manifest.upstream.get(ANSWERS) == answers
+        and manifest.upstream.get(RESPONSES_VERSION) == answers
     ):
         return manifest
     # Imported here: matplotlib and scikit-learn take seconds, and a complete run needs neither.
@@ -62,7 +65,7 @@ def report(run: Run, prices: str | None = None) -> Manifest:
 
     started = time.monotonic()
     evidence = read_evidence(run)
-    costs, recipe = _costs(evidence), run.recipe
+    costs, recipe = _costs(run, evidence), run.recipe
     findings = Findings(
         run=run,
         evidence=evidence,
@@ -75,11 +78,10 @@ def report(run: Run, prices: str | None = None) -> Manifest:
     )
     document = compose(findings)
     rows = _metric_rows(findings)
-    for figure in document.figures():
-        _write(directory, f"{PLOTS}/{figure.name}.svg", standalone(figure.svg).encode())
-    _write(directory, "report.html", to_html(document).encode())
-    _write(directory, "report.md", to_markdown(document, PLOTS).encode())
-    _write(directory, "metrics.json", _metrics_json(findings, rows, document.answer).encode())
+    files = {f"{PLOTS}/{figure.name}.svg": standalone(figure.svg) for figure in document.figures()}
+    files |= {"report.html": to_html(document), "report.md": to_markdown(document, PLOTS)}
+    files[_METRICS_JSON] = _metrics_json(findings, rows, document.answer)
+    stored = [directory.write_file(name, content.encode()) for name, content in files.items()]
     parts = [
         _write_table(directory, METRICS_PART, pa.Table.from_pylist(rows, schema=schema.METRICS)),
         _write_table(directory, SUSPECTS_PART, findings.suspects.rows),
@@ -87,7 +89,8 @@ def report(run: Run, prices: str | None = None) -> Manifest:
     return run.complete(
         "report",
         parts,
-        upstream=({"plan": pilot.measured_at} if pilot else {}) | ({ANSWERS: answers} if answers else {}),
+        files=stored,
+        upstream=({"plan": pilot.measured_at} if pilot else {}) | ({RESPONSES_VERSION: answers} if answers else {}),
         num_kept=int(evidence.records.has_label.sum()),
         counts={"num_gold": findings.quality.num_gold, "num_unseen_gold": findings.quality.num_unseen},
         wall_seconds=time.monotonic() - started,
@@ -95,42 +98,59 @@ def report(run: Run, prices: str | None = None) -> Manifest:
 
 
 def summary(run: Run) -> str:
-    """The report in at most 25 lines of plain text, from its ``metrics.json``."""
+    """The report in about 25 lines of plain text, from its ``metrics.json``."""
     directory = run.table("report")
-    figures = json.loads(directory.filesystem.cat_file(directory.path("metrics.json")))
-    lines = [line for sentence in figures["answer"] for line in textwrap.wrap(sentence, _SUMMARY_WIDTH)][:12]
+    content = directory.read_file(_METRICS_JSON)
+    try:
+        return "\n".join(_summary_lines(parse_json(content), directory))
+    except (ValueError, LookupError, TypeError, AttributeError) as error:  # JSON, but not of a report
+        raise Damaged(f"{directory.uri}/{_METRICS_JSON}", "it holds no figures", directory.remedy) from error
+
+
+def _summary_lines(figures: dict[str, Any], directory: TableDirectory) -> list[str]:
+    lines = [line for sentence in figures["answer"] for line in textwrap.wrap(sentence, _SUMMARY_WIDTH)]
     lines.append("")
     shown = {
         "silver_accuracy": "silver labels right",
-        "classifier_accuracy_unseen": "classifier right, never annotated",
-        "classifier_accuracy_all": "classifier right, all records",
+        "silver_accuracy_rejects_wrong": "the same, rejects counted as wrong",
+        "classifier_accuracy_unseen": "classifier right, never seen by LLM",
+        "classifier_accuracy_unlearned": "classifier right, not learned from",
+        "classifier_accuracy_all": "classifier right, annotated too",
         "accuracy_difference": "classifier minus silver",
     }
-    for row in figures["metrics"]:
-        if row["metric"] in shown:
-            value, low, high = (100 * row[key] for key in ("value", "low", "high"))
-            lines.append(f"  {shown[row['metric']]:<36}{value:6.1f} %   95 % interval {low:.1f} to {high:.1f} %")
-    if not figures["num_gold"]:
-        lines.append("  no gold labels: accuracy unknown")
+    found = {row["metric"]: row for row in figures["metrics"]}
+    for metric in (metric for metric in shown if metric in found):
+        value, low, high = (of_100(found[metric][key], 1) for key in ("value", "low", "high"))
+        lines.append(f"  {shown[metric]:<36}{value:>6} %   95 % interval {low} to {high} %")
+    if "classifier_accuracy_unlearned" not in found:
+        lines.append("  classifier: accuracy unknown on records that it did not learn from")
     lines.append("")
     for stage in figures["stages"]:
         duration = format_duration(stage["wall_seconds"])
         lines.append(f"  {stage['stage']:<12}{stage['num_records']:>12,} records  {duration:>12}")
-    lines += ["", f"Report: {directory.uri}/report.html"]
-    return "\n".join(lines)
+    return [*lines, "", f"Report: {directory.uri}/report.html"]
 
 
-def _costs(evidence: Evidence) -> dict[str, StageCost]:
+def _costs(run: Run, evidence: Evidence) -> dict[str, StageCost]:
     answers, manifests = evidence.answers, evidence.manifests
     num_tokens = {
         "responses": (answers.num_prompt_tokens, answers.num_response_tokens),
         "labels": (manifests["labels"].counts.get("num_tokens", 0),),
     }
-    return {name: StageCost.of(manifest, *num_tokens.get(name, ())) for name, manifest in manifests.items()}
+    costs = {name: StageCost.of(manifest, *num_tokens.get(name, ())) for name, manifest in manifests.items()}
+    if manifests["responses"].counts.get(NUM_FOUND):  # what earlier starts asked took its time then
+        asked = costs["responses"]
+        replicas = min(run.recipe.annotator.max_replicas, len(manifests["responses"].parts))
+        costs["responses"] = dataclasses.replace(
+            asked, wall_seconds=max(asked.wall_seconds, asked.busy_seconds / replicas)
+        )
+    return costs
 
 
 def _metric_rows(findings: "Findings") -> list[dict[str, Any]]:
     """Rows of ``schema.METRICS``; figures that need gold and have none are left out."""
+    from llambert.evaluation.metrics import Estimate
+
     run, evidence, quality, suspects = findings.run, findings.evidence, findings.quality, findings.suspects
     annotator = {"model": run.recipe.annotator.model, "training_labels": None, "num_train": None, "seed": None}
     classifier = {
@@ -155,14 +175,18 @@ def _metric_rows(findings: "Findings") -> list[dict[str, Any]]:
             continue
         add(source, name.format("accuracy"), evaluation.accuracy)
         add(source, name.format("macro_f1"), evaluation.macro_f1)
-        add(source, name.format("ece"), evaluation.calibration_error)
+        if (error := evaluation.calibration) is not None:
+            add(source, name.format("ece"), error.value)
+            add(source, name.format("ece_if_calibrated"), Estimate(error.if_calibrated, error.low, error.high))
         for figures in evaluation.classes:
             add(source, f"{name.format('precision')}[{figures.category}]", figures.precision)
             add(source, f"{name.format('recall')}[{figures.category}]", figures.recall)
+    add(annotator, "silver_accuracy_rejects_wrong", quality.silver_rejects_wrong)
     for split, estimate in quality.by_split.items():
         add(classifier, f"classifier_accuracy_unseen[{split}]", estimate)
     for split, estimate in quality.silver_by_split.items():
         add(annotator, f"silver_accuracy[{split}]", estimate)
+    add(classifier, "classifier_accuracy_unlearned", quality.unlearned)
     add(classifier, "accuracy_difference", quality.difference)
     if quality.prior is not None:
         add(annotator, "silver_accuracy_raw", quality.prior.raw)
@@ -190,6 +214,8 @@ def _metrics_json(findings: "Findings", rows: list[dict[str, Any]], answer: list
         "stages": list(findings.costs.values()),
         "comparison": findings.comparison,
         "quality": findings.quality,
+        "growth": {name: manifest.growth.model_dump() for name, manifest in manifests.items() if manifest.growth},
+        "refresh": run.decision.model_dump() if run.decision else None,
         "provenance": {name: manifest.model_dump(include=provenance) for name, manifest in manifests.items()},
     }
     return json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False, default=_json_value)
@@ -206,9 +232,5 @@ def _write_table(directory: TableDirectory, name: str, table: pa.Table) -> Part:
     rows = PartWriter()
     rows.add(table)
     content = rows.content({})
-    _write(directory, name, content)
+    directory.write_file(name, content)
     return Part.from_footer(name, parse_footer(content), len(content))
-
-
-def _write(directory: TableDirectory, name: str, content: bytes) -> None:
-    write_atomically(directory.filesystem, directory.path(name), content)

@@ -1,26 +1,23 @@
 """The sections of the report below its answer."""
 
-from collections.abc import Callable
-from typing import Any
-
-import numpy as np
-
-from llambert.annotation.calibration import expected_calibration_error
+from llambert.annotation.responses import NUM_FOUND
+from llambert.annotation.sampling import Exclusion
 from llambert.corpora.checks import warnings
 from llambert.corpora.gold import NUM_UNKNOWN_GOLD
 from llambert.corpora.rows import HIDDEN_FILES
-from llambert.evaluation.evidence import TRAINING_RECORD, Evidence
-from llambert.evaluation.metrics import ClassFigures, Estimate
+from llambert.evaluation.evidence import Evidence
+from llambert.evaluation.metrics import Estimate
 from llambert.evaluation.quality import Drift, Evaluation
-from llambert.recipe import dump_recipe
+from llambert.evaluation.thresholds import FALSE_PROMISES, ScoreThreshold
 from llambert.report import plots
 from llambert.report.costs_section import costs_section
-from llambert.report.document import Block, Details, Document, Figure, Section, Table, Verbatim
-from llambert.report.findings import Findings, answer, interval, percent, points
+from llambert.report.document import Block, Document, Figure, Section, Table, Verbatim
+from llambert.report.estimates import NEEDS_GOLD, estimate_row, interval, of_100, percent, points
+from llambert.report.findings import Findings, answer
+from llambert.report.growth_section import growth_section, growth_sentence
+from llambert.report.provenance_section import provenance_section
+from llambert.report.wrong_labels import confusion_section, suspects_section
 
-NEEDS_GOLD = "needs gold labels"
-_SUSPECTS_SHOWN = 10
-_MAX_TEXT_CHARS = 300
 _SIGNIFICANCE = 0.01 / 3  # level of 1 %, with Bonferroni's correction for three tests
 
 
@@ -28,19 +25,20 @@ def compose(findings: Findings) -> Document:
     """The report of one run."""
     return Document(
         title=f"llambert: {findings.run.recipe.name}",
-        answer=answer(findings),
+        answer=[*answer(findings), *growth_sentence(findings)],
         sections=[
             _question(findings),
             _counts(findings),
+            *growth_section(findings),
             _accuracy(findings),
-            _confusion(findings),
-            _suspects(findings),
+            confusion_section(findings),
+            suspects_section(findings),
             _probabilities(findings),
             _prior(findings),
             _shares(findings),
             costs_section(findings),
             _drift(findings),
-            _provenance(findings),
+            provenance_section(findings),
         ],
     )
 
@@ -52,8 +50,8 @@ def _question(findings: Findings) -> Section:
     blocks: list[Block] = [
         run.task.question,
         Table(["category", "answer words"], words, left=frozenset({1})),
-        f"{answers.num:,} records of {findings.sampled}, drawn {_how_drawn(findings)} (seed {annotator.seed}), were "
-        f"given to {', '.join(answers.models) or annotator.model}: engine {annotator.engine}, mode {annotator.mode}.",
+        f"{answers.num:,} records of {findings.sampled}, {_how_drawn(findings)}, were given to "
+        f"{', '.join(answers.models) or annotator.model}: engine {annotator.engine}, mode {annotator.mode}.",
     ]
     if answers.prompt is not None:
         blocks += ["One prompt, as the model read it:", Verbatim(answers.prompt)]
@@ -64,8 +62,14 @@ def _question(findings: Findings) -> Section:
 
 
 def _how_drawn(findings: Findings) -> str:
-    column = findings.run.recipe.annotator.stratify_by
-    return "uniformly at random" if column is None else f"at random with the shares of each {column}"
+    """What was done: where no record was left over, none was drawn."""
+    annotator, sample = findings.run.recipe.annotator, findings.evidence.manifests["sample"]
+    num_left = sample.num_rejected.get(Exclusion.NOT_SAMPLED, 0)
+    if not num_left:
+        return "all that could be annotated (neither copies of an earlier text nor shots)"
+    column = annotator.stratify_by
+    how = "uniformly at random" if column is None else f"at random with the shares of each {column}"
+    return f"drawn {how} from {sample.num_kept + num_left:,} distinct texts (seed {annotator.seed})"
 
 
 def _of_some_splits(findings: Findings, what: str) -> list[Block]:
@@ -97,6 +101,12 @@ def _counts(findings: Findings) -> Section:
         ["answers without a usable category", f"{len(evidence.rejects.reason):,}"],
         ["labelled by the classifier", f"{int(records.has_label.sum()):,}"],
     ]
+    if num := int((records.has_gold & records.is_trained_on_gold).sum()):
+        facts.append(["gold labels that the classifier may have learned from", f"{num:,}"])
+    if evidence.manifests["responses"].counts.get(NUM_FOUND):
+        facts.append(
+            ["answers that were stored already, and not asked for again", _count(evidence, "responses", NUM_FOUND)]
+        )
     if evidence.manifests["corpus"].counts.get(HIDDEN_FILES):
         facts.append(["hidden files beside the corpus, which are not read", _count(evidence, "corpus", HIDDEN_FILES)])
     blocks: list[Block] = [
@@ -131,108 +141,101 @@ def _count(evidence: Evidence, table: str, name: str) -> str:
 
 
 def _accuracy(findings: Findings) -> Section:
-    quality = findings.quality
+    quality, records = findings.quality, findings.evidence.records
+    is_learned = bool(records.is_trained_on_gold.any())
+    need = f"{NEEDS_GOLD} not learned from" if is_learned else NEEDS_GOLD
     rows = [
-        _estimate_row("silver labels against gold (annotated records)", _accuracy_of(quality.silver)),
-        _estimate_row("classifier against gold, records never annotated", _accuracy_of(quality.unseen)),
-        _estimate_row("classifier against gold, all records", _accuracy_of(quality.whole)),
-        _estimate_row("classifier (never annotated) minus silver labels", quality.difference, points),
-        _estimate_row("agreement of classifier and silver labels (proves neither)", quality.agreement),
+        estimate_row("silver labels", _accuracy_of(quality.silver)),
+        estimate_row("silver labels, rejects counted as wrong", quality.silver_rejects_wrong),
+        estimate_row("classifier, records never seen by the LLM", _accuracy_of(quality.unseen), need=need),
+        estimate_row("classifier, records not learned from", quality.unlearned, need=need),
+        estimate_row("classifier, annotated records too", _accuracy_of(quality.whole), need=need),
+        estimate_row("classifier (never seen) minus silver labels", quality.difference, points, need),
+        estimate_row("agreement of classifier and silver labels (proves neither)", quality.agreement),
     ]
-    rows += [_estimate_row(f"silver labels, split {name}", value) for name, value in quality.silver_by_split.items()]
-    rows += [_estimate_row(f"split {name}, records never annotated", value) for name, value in quality.by_split.items()]
+    rows += [estimate_row(f"silver labels, split {name}", value) for name, value in quality.silver_by_split.items()]
+    rows += [estimate_row(f"classifier (never seen), split {name}", value) for name, value in quality.by_split.items()]
     blocks: list[Block] = [
         Table(["share that is right", "value", "95 % interval", "records"], rows),
-        "Records never annotated exclude shots shown to the annotator, records whose gold label the classifier was "
-        "trained on, and every record with the text of one of these. Duplicate texts count once. Intervals: Wilson "
-        "score for shares, Newcombe's hybrid score for the difference (percentage points).",
+        "Right is what the gold label says. The LLM saw a record if it annotated one with the same text or was shown "
+        "one as a shot. No figure of the classifier counts a text whose gold label it may have learned from; that with "
+        "annotated records counts texts whose silver labels it learned from. Silver labels are those of usable "
+        "answers; texts that were shots, or whose gold label fitted the prior correction, do not count. Duplicates "
+        "count once. The figures hold for other records as far as the gold records are like them.",
+        "Intervals: Wilson score for shares, Newcombe's hybrid score for the difference (percentage points).",
         *_of_some_splits(findings, "the accuracy of the silver labels is that on these splits, not on the corpus."),
     ]
+    if num := int((records.has_gold & ~records.has_label & ~records.is_duplicate).sum()):
+        blocks.append(f"Gold records that the classifier could not label count in none of its figures: {num:,}.")
     if quality.unseen is None:
-        blocks.insert(0, f"Accuracy {NEEDS_GOLD} on records that were not annotated; agreement does not show it.")
+        blocks.insert(0, f"Accuracy {need} on records that were not annotated; agreement does not show it.")
     return Section("How many labels are right", blocks)
-
-
-def _confusion(findings: Findings) -> Section:
-    quality, categories = findings.quality, findings.evidence.categories
-    blocks: list[Block] = []
-    for name, title, evaluation in (
-        ("annotator", "annotator (silver labels)", quality.silver),
-        ("classifier", "classifier (records never annotated)", quality.unseen),
-    ):
-        if evaluation is None:
-            blocks.append(f"Confusion, precision and recall of the {title}: {NEEDS_GOLD} on these records.")
-            continue
-        svg = plots.confusion(f"confusion-{name}", evaluation.matrix, categories, name)
-        blocks.append(
-            Figure(f"confusion-{name}", svg, f"Confusion of the {title}: records, and share of the gold category.")
-        )
-        blocks.append(
-            Table(
-                ["category", "precision", "recall", "F1", "gold records"],
-                [_class_row(figures) for figures in evaluation.classes],
-                f"{title.capitalize()}; 95 % Wilson intervals in brackets; macro F1 {evaluation.macro_f1:.3f}:",
-            )
-        )
-    return Section("Which labels are wrong", blocks)
-
-
-def _suspects(findings: Findings) -> Section:
-    suspects = findings.suspects
-    by_label = ", ".join(f"{num:,} {label}" for label, num in suspects.by_label.items() if num) or "none"
-    blocks: list[Block] = [
-        f"{suspects.num:,} of {suspects.num_silver:,} silver labels ({by_label}) are not what the classifier says, "
-        "although it learned from them. suspects.parquet beside this report lists them, the most certain first."
-    ]
-    if suspects.base_rate is not None and suspects.precision is not None:
-        rows = [_estimate_row("all silver labels: a random pick", suspects.base_rate)]
-        rows += [_estimate_row(f"the first {num:,} suspects", share) for num, share in suspects.precision_at.items()]
-        rows.append(_estimate_row("all suspects", suspects.precision))
-        blocks.append(Table(["share that is wrong by gold", "value", "95 % interval", "records"], rows))
-    shown = [
-        [row["label"], row["suggested_label"], f"{row['score']:.3f}", row["text"][:_MAX_TEXT_CHARS]]
-        for row in suspects.rows.slice(0, _SUSPECTS_SHOWN).to_pylist()
-    ]
-    if shown:
-        header = ["silver label", "classifier", "score", "text"]
-        blocks.append(Details(f"The first {len(shown)}", [Table(header, shown, left=frozenset({1, 3}))]))
-    return Section("Silver labels that are probably wrong", blocks)
 
 
 def _probabilities(findings: Findings) -> Section:
     quality, records = findings.quality, findings.evidence.records
     diagrams = {
         title: evaluation.reliability
-        for title, evaluation in (("annotator", quality.silver), ("classifier", quality.unseen))
+        for title, evaluation in _judged(findings).items()
         if evaluation is not None and evaluation.reliability is not None
     }
     blocks: list[Block] = []
     if diagrams:
         svg = plots.reliability_diagram("reliability", diagrams)
-        caption = "Reliability: each point is the same number of records; the dotted line is perfect calibration."
+        caption = (
+            "Reliability: each point is about the same number of records, those of one probability together; the "
+            "dotted line is perfect calibration."
+        )
         blocks.append(Figure("reliability", svg, caption))
-        errors = [[title, percent(expected_calibration_error(bins))] for title, bins in diagrams.items()]
-        blocks.append(Table(["expected calibration error", "value"], errors))
+        blocks.append(_calibration(findings))
     else:
         blocks.append(f"Reliability of the probabilities {NEEDS_GOLD}.")
     unseen = records.is_unseen
     if unseen.any():
         right = records.gold[unseen] == records.label[unseen]
         svg = plots.score_distribution("scores", records.score[unseen], right)
-        blocks.append(Figure("scores", svg, "Scores of the classifier on gold records never annotated."))
+        blocks.append(Figure("scores", svg, "Scores of the classifier on gold records that the LLM never saw."))
     else:
         svg = plots.score_distribution("scores", records.score[records.has_label], None)
         blocks.append(Figure("scores", svg, "Scores of the classifier over the whole corpus."))
     if quality.coverage:
         svg = plots.accuracy_by_coverage("coverage", quality.coverage)
         blocks.append(Figure("coverage", svg, "Accuracy of the most certain labels only; band: 95 % interval."))
-        rows = [
-            [percent(wanted, 0), *([f"{p.threshold:.3f}", percent(p.coverage)] if p else ["not reached", "-"])]
-            for wanted, p in quality.thresholds.items()
-        ]
-        caption = "The lowest score that reaches the wanted accuracy (lower 95 % bound), and the records it keeps:"
-        blocks.append(Table(["wanted accuracy", "score from", "records kept"], rows, caption))
+        blocks.append(_thresholds(quality.thresholds))
     return Section("How far the probabilities can be trusted", blocks)
+
+
+def _judged(findings: Findings) -> dict[str, Evaluation | None]:
+    return {"annotator": findings.quality.silver, "classifier": findings.quality.unseen}
+
+
+def _calibration(findings: Findings) -> Table:
+    rows = [
+        [title, percent(error.value), percent(error.if_calibrated), f"{of_100(error.low, 1)}–{of_100(error.high, 1)} %"]
+        for title, evaluation in _judged(findings).items()
+        if evaluation is not None and (error := evaluation.calibration) is not None
+    ]
+    header = ["expected calibration error", "value", "if perfectly calibrated", "95 % of such cases"]
+    caption = "Mean gap between stated probability and share right, in 15 bins of equal mass; chance alone makes some:"
+    return Table(header, rows, caption)
+
+
+def _thresholds(thresholds: dict[float, ScoreThreshold | None]) -> Table:
+    rows = []
+    for wanted, found in thresholds.items():
+        cells = ["not reached", "-", "-", "-"]
+        if found is not None:
+            right = f"{percent(found.accuracy)} of {found.num_gold:,}"
+            cells = [str(found.threshold), f"{found.num_kept:,}", percent(found.coverage), right]
+        rows.append([percent(wanted, 0), *cells])
+    caption = (
+        "Which labels to keep for a wanted accuracy: those with a score >= the threshold, digits as printed, which are "
+        "exactly the records stated. Each line is a promise about records like the gold ones that were never "
+        f"annotated, each text once; it is broken with a probability of at most {percent(FALSE_PROMISES)} (exact "
+        "binomial tests from the highest scores downwards, ended by the first failure):"
+    )
+    header = ["wanted accuracy", "threshold", "records kept", "share kept", "right among gold kept"]
+    return Table(header, rows, caption)
 
 
 def _prior(findings: Findings) -> Section:
@@ -244,9 +247,9 @@ def _prior(findings: Findings) -> Section:
             reason = f"its effect on accuracy {NEEDS_GOLD} on annotated records"
         return Section(title, [f"Prior correction: {mode}; {reason}."])
     rows = [
-        _estimate_row("silver labels from the raw probabilities", prior.raw),
-        _estimate_row("silver labels as used", prior.corrected),
-        _estimate_row("gain (same records; Bonett-Price interval)", prior.gain, points),
+        estimate_row("silver labels from the raw probabilities", prior.raw),
+        estimate_row("silver labels as used", prior.corrected),
+        estimate_row("gain (same records; Bonett-Price interval)", prior.gain, points),
     ]
     text = f"Prior correction: {mode}. It changed {prior.num_changed:,} silver labels."
     return Section(title, [text, Table(["share that is right", "value", "95 % interval", "records"], rows)])
@@ -268,12 +271,13 @@ def _shares(findings: Findings) -> Section:
     corrected = next((share.corrected for share in quality.shares if share.corrected), None)
     if corrected is None:
         note = f"Shares as labelled carry the classifier's bias; correcting them needs {quality.shares_need}."
-    elif corrected.num == sum(share.num_labelled for share in quality.shares):
-        note = "Every labelled record has gold: the corrected shares are counted, not estimated."
+    elif all(share.corrected and share.corrected.low == share.corrected.high for share in quality.shares):
+        note = "Every labelled text has gold: the corrected shares are counted, not estimated."
     else:
         note = (
-            f"Corrected by {corrected.num:,} gold records with prediction-powered inference (Angelopoulos et al. 2023, "
-            "power-tuned); valid if these records are a random sample of the corpus."
+            f"Corrected by {corrected.num:,} distinct gold texts with stratified prediction-powered inference (Fisch "
+            "et al. 2024) and score intervals; valid if the gold records are a random sample of the corpus. The shares "
+            "are of all records, copies included, and sum to one; copies of one text count as one observation."
         )
     of_splits = _of_some_splits(findings, "shares among silver labels are of these splits, the others of the corpus.")
     return Section("How much of the corpus each category is", [Table(header, rows), note, *of_splits])
@@ -301,61 +305,13 @@ def _drift_summary(drift: Drift) -> str:
         return "All records were annotated, or none: there is nothing to compare."
     significant = {what: p_value for what, p_value in drift.p_values.items() if p_value < _SIGNIFICANCE}
     if not significant:
-        return "The annotated subset looks like a random subset of the corpus: no difference is significant."
+        return "Between the annotated subset and the other records no difference is significant."
     named = ", ".join(f"{what} ({p_value:.1g})" for what, p_value in significant.items())
     note = f"Significant differences, with p-values in brackets: {named}."
     if "scores" in significant:
         note += " The classifier is more certain of records that it was trained on."
-    return note + " The sample was random: check what is never sampled, above all duplicates."
-
-
-def _provenance(findings: Findings) -> Section:
-    evidence, run = findings.evidence, findings.run
-    rows = []
-    for table, manifest in evidence.manifests.items():
-        model = " ".join(part for part in (manifest.model, manifest.model_identity) if part) or "-"
-        completed = manifest.completed_at[:16].replace("T", " ")
-        rows.append([run.tables[table].stage, manifest.fingerprint, manifest.code_version, completed, model])
-    header = ["stage", "fingerprint", "llambert", "completed (UTC)", "model and content hash"]
-    blocks: list[Block] = [
-        Table(header, rows, left=frozenset({1, 2, 3, 4})),
-        Details("How the classifier was trained", _training(evidence.training_record)),
-        Details("The resolved recipe", [Verbatim(dump_recipe(run.recipe))]),
-    ]
-    return Section("Where this comes from", blocks)
-
-
-def _training(record: dict[str, Any]) -> list[Block]:
-    """The figures of each epoch and the software versions; the rest stays in the training record's file."""
-    blocks: list[Block] = []
-    if epochs := record.get("epochs"):
-        header = list(dict.fromkeys(key for epoch in epochs for key in epoch if np.isscalar(epoch[key])))
-        rows = [[_shown(epoch.get(key)) for key in header] for epoch in epochs]
-        blocks.append(Table([name.replace("_", " ") for name in header], rows, "Held-out figures after each epoch:"))
-    if versions := [[name, str(version)] for name, version in record.get("versions", {}).items()]:
-        blocks.append(Table(["software", "version"], versions))
-    return blocks or [f"See {TRAINING_RECORD} of the checkpoint."]
-
-
-def _shown(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    return note + " The sample was drawn at random: check what is never sampled, above all duplicates."
 
 
 def _accuracy_of(evaluation: Evaluation | None) -> Estimate | None:
     return None if evaluation is None else evaluation.accuracy
-
-
-def _estimate_row(name: str, estimate: Estimate | None, show: Callable[[float], str] = percent) -> list[str]:
-    if estimate is None:
-        return [name, NEEDS_GOLD, "-", "-"]
-    low, high = estimate.bounds
-    bounds = interval(estimate) if show is percent else f"{show(low)} to {show(high)}"
-    return [name, show(estimate.value), bounds, f"{estimate.num:,}"]
-
-
-def _class_row(figures: ClassFigures) -> list[str]:
-    estimates = (figures.precision, figures.recall)
-    shares = [f"{percent(share.value)} ({interval(share)})" if share else "-" for share in estimates]
-    return [figures.category, *shares, f"{figures.f1:.3f}", f"{figures.num_gold:,}"]

@@ -18,9 +18,11 @@ from llambert.annotation.sampling import Purpose, sampling_hashes
 from llambert.annotation.splits import TRAIN, is_training_gold
 from llambert.corpora.duplicates import first_occurrences, unique_text_positions
 from llambert.errors import InputError
+from llambert.evaluation.evidence import learned_texts, shot_texts
+from llambert.hashing import hash64
 from llambert.recipe import digest
 from llambert.run import Run
-from llambert.storage.run_directory import TableDirectory
+from llambert.storage.run_directory import DELETE, TableDirectory
 
 Reference = Literal["gold", "silver"]
 Order = Literal["random", "hardest"]
@@ -94,7 +96,8 @@ def draw(
     hashes = sampling_hashes(table[schema.RECORD_ID], seed, Purpose.REVIEW)
     first = np.zeros(len(hashes)) if order == "random" else table[schema.SCORE].to_numpy()
     chosen = table.take(np.lexsort((hashes, first))[:num])
-    key = digest(run.fingerprints["labels"], run.fingerprints["corpus"], Purpose.REVIEW, reference, order, seed, split)
+    made_of = [run.fingerprints[name] for name in ("labels", "corpus")]
+    key = digest(made_of, run.generation, Purpose.REVIEW, reference, order, seed, split)
     items = [f"{key}-{number:04d}" for number in range(1, chosen.num_rows + 1)]
     _store_key(run, key, chosen.append_column(ITEM, pa.array(items, pa.string())).select(KEY.names).cast(KEY))
     texts = chosen[schema.TEXT].to_pylist()
@@ -191,22 +194,28 @@ def _references(run: Run, reference: Reference, split: str | None) -> pa.Table:
     """record_id, text and reference label of the records that have one, each text once.
 
     Gold labels that the classifier was trained on are not used: records of split ``train`` are left out unless
-    ``split`` asks for them, and so are records of other splits with the same text.
+    ``split`` asks for them, and so are records of other splits with the same text, or with that of a record which the
+    corpus had when the classifier was trained. The prompt's shots are left out too:
+    their labels were given away.
     """
     name, label = ("silver", schema.LABEL) if reference == "silver" else ("corpus", schema.GOLD_LABEL)
     learned = reference == "gold" and run.recipe.classifier.learns_gold
-    learned_texts = pa.array(_learned_texts(run) if learned else [], pa.string())
+    copies = pa.array(_learned_texts(run) if learned else [], pa.string())
+    gold_texts = learned_texts(run)[1] if learned else np.zeros(0, np.uint64)
+    shots = pa.array(shot_texts(run), pa.string())
     found = []
     for part in run.table(name).iter_tables([schema.RECORD_ID, schema.TEXT, schema.SPLIT, label]):
         rows = part.rename_columns([schema.RECORD_ID, schema.TEXT, schema.SPLIT, "reference"])
-        kept = pc.is_valid(rows["reference"])
+        is_shot = pc.is_in(pc.utf8_trim_whitespace(rows[schema.TEXT]), shots)
+        kept = pc.and_(pc.is_valid(rows["reference"]), pc.invert(is_shot))
         if split is not None:
             kept = pc.and_(kept, pc.equal(rows[schema.SPLIT], split))
         elif learned:
             kept = pc.and_(kept, pc.not_equal(rows[schema.SPLIT], TRAIN))
         rows = rows.filter(kept)
         first = pa.array(first_occurrences(run.table("duplicates"), rows[schema.RECORD_ID]), pa.string())
-        is_unseen = pc.or_(pc.equal(rows[schema.SPLIT], TRAIN), pc.invert(pc.is_in(first, learned_texts)))
+        is_learned = pc.or_(pc.is_in(first, copies), pa.array(np.isin(hash64(rows[schema.TEXT]), gold_texts)))
+        is_unseen = pc.or_(pc.equal(rows[schema.SPLIT], TRAIN), pc.invert(is_learned))
         found.append(rows.append_column("first", first).filter(is_unseen))
     rows = pa.concat_tables(found)
     once = unique_text_positions(rows[schema.RECORD_ID], rows["first"])
@@ -256,4 +265,4 @@ def _read_key(run: Run, answers: dict[str, dict[str, str]]) -> dict[str, tuple[s
 
 
 def _key_table(run: Run, key: str) -> TableDirectory:
-    return run.directory.table("review", key or "none", KEY)
+    return run.directory.table("review", key or "none", KEY, DELETE)

@@ -1,4 +1,4 @@
-"""Export of review samples, and import of people's answers: CSV, Label Studio, Argilla.
+"""Export of review samples, and import of people's answers: CSV, Label Studio, Argilla, doccano.
 
 | file | opened by |
 |---|---|
@@ -10,24 +10,32 @@ Texts are untrusted: a cell that a spreadsheet would evaluate as a formula is pr
 injection). Only item numbers and answers are read back.
 """
 
+import contextlib
 import csv
 import io
 import json
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
-from llambert.errors import InputError
+from llambert.corpora.rows import shortened
+from llambert.errors import InputError, described
 from llambert.review.disagreements import ITEM, Sample
 from llambert.section import read_text
 from llambert.storage.atomic import write_atomically
 from llambert.storage.locations import open_filesystem
+from llambert.untrusted import parse_json
 
+_MAX_BYTES = 256 << 20  # of an answered file, which holds texts
 ANSWER = "answer"
 PERSON = "annotator"
 COLUMNS = (ITEM, "text", "choices", ANSWER, "comment", PERSON)
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+_CONTROLS = ("\t", "\r", "\n")
+_BLANKS = "\u115f\u1160\u2800\u3164\uffa0"  # letters by their category, of which nothing is seen
+_MAX_FIELD_CHARS = 16 << 20
 
 
 def write(sample: Sample, folder: str) -> list[str]:
@@ -99,71 +107,139 @@ def argilla_settings(sample: Sample) -> dict[str, Any]:
     }
 
 
-def read(paths: Iterable[str]) -> dict[str, dict[str, str]]:
-    """Person -> item -> answer, of files in any of the three formats; items without an answer are left out.
+class Answers(NamedTuple):
+    """``given``: person -> item -> answer. ``left_out``: how many of the files' entries are no answer, by reason."""
 
-    In a CSV the person is column ``annotator`` or, where that is empty, the file's name. ``InputError``: a file that is
-    none of these, or a person who gave one item two answers.
+    given: dict[str, dict[str, str]]
+    left_out: Counter[str]
+
+
+def read(paths: Iterable[str]) -> Answers:
+    """The answers of files that a spreadsheet, Label Studio, Argilla or doccano wrote.
+
+    The person is the file's annotator or, where it names none, the file's name. ``InputError``: a file that is none of
+    these, or a person who gave one item two answers.
     """
-    found: dict[str, dict[str, str]] = {}
+    found, left_out = dict[str, dict[str, str]](), Counter[str]()
     for path in paths:
-        text = read_text(path).removeprefix("\ufeff")
+        text = read_text(path, _MAX_BYTES).removeprefix("\ufeff")
         is_json = text.lstrip()[:1] in ("[", "{")
-        for person, item, answer in _from_json(text, path) if is_json else _from_csv(text, path):
+        for entry in _from_json(text, path) if is_json else _from_csv(text, path):
+            if isinstance(entry, str):
+                left_out[entry] += 1
+                continue
+            person, item, answer = entry
             of = found.setdefault(person, {})
             if of.setdefault(item, answer) != answer:
-                raise InputError(f"{path}: {person} answered item {item} twice: {of[item]!r} and {answer!r}")
-    return found
+                raise InputError(
+                    f"{path}: {person} answered item {item} twice: {shortened(of[item], 80)!r} and "
+                    f"{shortened(answer, 80)!r}"
+                )
+    return Answers(found, left_out)
 
 
-def _from_csv(text: str, path: str) -> Iterator[tuple[str, str, str]]:
+Entry = tuple[str, str, str] | str
+"""Person, item and answer; or why it is no answer."""
+
+
+def _entry(path: str, person: Any, item: Any, value: Any) -> Entry:
+    """``value``: an answer, a list of them, or Label Studio's ``{"choices": [...]}``, as JSON or text."""
+    if isinstance(value, str) and value.strip().startswith(("{", "[")):
+        with contextlib.suppress(ValueError):
+            value = parse_json(value)
+    if isinstance(value, dict):
+        value = value["choices"]
+    values = dict.fromkeys(
+        _unguarded(str(one).strip()) for one in (value if isinstance(value, list) else [value or ""])
+    )
+    answers = [one for one in values if one]
+    if not answers:
+        return "no answer"
+    if len(answers) > 1:
+        return "several answers to one question"
+    if not (name := str("" if item is None else item).strip()):
+        return "no item number"
+    who = str("" if person is None else person).strip()
+    return (f"annotator {who}" if who.isdecimal() else who) or Path(path).stem, name, answers[0]
+
+
+def _from_csv(text: str, path: str) -> Iterator[Entry]:
     try:
         delimiter = csv.Sniffer().sniff(text.splitlines()[0] if text else "", delimiters=",;\t").delimiter
     except csv.Error:
         delimiter = ","
+    csv.field_size_limit(_MAX_FIELD_CHARS)
     rows = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
-    if missing := {ITEM, ANSWER} - set(rows.fieldnames or ()):
-        raise InputError(f"{path}: no column {', '.join(sorted(missing))}; is it an exported review, answered?")
-    for row in rows:
-        if answer := (row[ANSWER] or "").strip():
-            yield (row.get(PERSON) or "").strip() or Path(path).stem, row[ITEM].strip(), answer
-
-
-def _from_json(text: str, path: str) -> Iterator[tuple[str, str, str]]:
     try:
-        values = json.loads(text)
-        for record in values if isinstance(values, list) else [values]:
+        if missing := {ITEM, ANSWER} - set(rows.fieldnames or ()):
+            raise InputError(f"{path}: no column {', '.join(sorted(missing))}; is it an exported review, answered?")
+        for row in rows:
+            yield _entry(path, row.get(PERSON), row[ITEM], row[ANSWER])
+    except csv.Error as error:
+        raise InputError(f"{path}:{rows.line_num}: cannot be read as a table: {error}") from error
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path}:{rows.line_num}: column {ANSWER} is neither an answer nor choices") from error
+
+
+def _from_json(text: str, path: str) -> Iterator[Entry]:
+    try:
+        for record in _json_records(text):
             if "annotations" in record:
-                yield from _from_label_studio(record)
+                yield from _from_label_studio(record, path)
             elif "responses" in record:
-                yield from _from_argilla(record)
-            elif ANSWER in record:  # Label Studio's JSON-MIN
-                yield str(record.get(PERSON, Path(path).stem)), record[ITEM], record[ANSWER]
-            elif ITEM not in record:
+                yield from _from_argilla(record, path)
+            elif "label" in record:  # doccano
+                meta = record.get("meta") or record.get("metadata") or {}
+                yield _entry(path, record.get(PERSON), record.get(ITEM, meta.get(ITEM)), record["label"])
+            elif ITEM in record:  # Label Studio's JSON-MIN
+                yield _entry(path, record.get(PERSON), record[ITEM], record.get(ANSWER))
+            else:
                 raise KeyError(ITEM)
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise InputError(
-            f"{path}: neither an export of Label Studio (JSON, JSON-MIN) nor of Argilla: {error!r}"
+            f"{path}: is no export of Label Studio (JSON, JSON-MIN, CSV, TSV), Argilla or doccano: {described(error)}"
         ) from error
 
 
-def _from_label_studio(task: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    for annotation in task["annotations"]:
+def _json_records(text: str) -> list[Any]:
+    """The records of a JSON file, or of JSON Lines."""
+    try:
+        values = parse_json(text)
+    except ValueError:
+        lines = [line for line in text.splitlines() if line.strip()]
+        if len(lines) < 2:
+            raise
+        values = [parse_json(line) for line in lines]
+    return values if isinstance(values, list) else [values]
+
+
+def _from_label_studio(task: dict[str, Any], path: str) -> Iterator[Entry]:
+    annotations = task["annotations"] or []
+    if not annotations:
+        yield "no answer"
+    for annotation in annotations:
         if annotation.get("was_cancelled"):
+            yield "skipped by the annotator"
             continue
         person = annotation.get("completed_by")
         if isinstance(person, dict):
             person = person.get("email") or person["id"]
-        name = f"annotator {person}" if isinstance(person, int) else str(person)
-        for result in annotation["result"]:
-            if result["from_name"] == ANSWER:
-                yield (name, task["data"][ITEM], *result["value"]["choices"])
+        chosen = [one["value"]["choices"] for one in annotation["result"] or [] if one.get("from_name") == ANSWER]
+        yield _entry(path, person, task["data"][ITEM], [choice for choices in chosen for choice in choices])
 
 
-def _from_argilla(record: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
-    for response in record["responses"].get(ANSWER, []):
-        if response.get("status", "submitted") == "submitted":
-            yield str(response["user_id"]), record["id"], response["value"]
+def _from_argilla(record: dict[str, Any], path: str) -> Iterator[Entry]:
+    responses = record["responses"] or {}
+    if isinstance(responses, list):  # version 1: the values of each response by question
+        answers = [{**one, "value": ((one.get("values") or {}).get(ANSWER) or {}).get("value")} for one in responses]
+    else:
+        answers = responses.get(ANSWER) or []
+    if not answers:
+        yield "no answer"
+    for answer in answers:
+        status = getattr(answer.get("status"), "value", answer.get("status")) or "submitted"
+        is_answer = status == "submitted"
+        yield _entry(path, answer["user_id"], record["id"], answer["value"]) if is_answer else f"response is {status}"
 
 
 def _to_json(value: Any) -> str:
@@ -171,6 +247,18 @@ def _to_json(value: Any) -> str:
 
 
 def _cell(text: str) -> str:
-    """A text that a spreadsheet never evaluates as a formula."""
-    visible = text.replace("\x00", "\ufffd")
-    return f"'{visible}" if visible.startswith(_FORMULA) or visible.lstrip().startswith(_FORMULA) else visible
+    """A text that a spreadsheet never evaluates as a formula; ``_unguarded`` gives it back."""
+    shown = text.replace("\x00", "\ufffd")
+    return f"'{shown}" if _is_formula(shown.lstrip("'")) else shown
+
+
+def _unguarded(cell: str) -> str:
+    return cell[1:] if cell.startswith("'") and _is_formula(cell.lstrip("'")) else cell
+
+
+def _is_formula(text: str) -> bool:
+    """Whether a program that skips what cannot be seen, or reads full-width signs as ASCII, might evaluate it."""
+    if text.startswith(_CONTROLS):
+        return True
+    first = next((one for one in text if unicodedata.category(one)[0] not in "CZM" and one not in _BLANKS), "")
+    return unicodedata.normalize("NFKC", first)[:1] in ("=", "+", "-", "@", "\u2212")

@@ -2,14 +2,13 @@
 
 ``Endpoint`` speaks HTTP, validates requests, and gathers the texts of concurrent ones into calls; ``Labeller`` holds
 the ``Classifier`` that the label stage uses and answers them. A call whose Labeller dies is retried on another.
-Endpoints need no GPU and hold no model; Labellers may run on preemptible nodes. On a cluster requests reach the
-endpoints through Serve's proxies; that of ``llambert serve`` listens itself.
+Endpoints need no GPU and hold no model; Labellers may run on preemptible nodes. Endpoints listen themselves: Serve's
+proxies limit neither the headers nor the connections of a client.
 """
 
 import asyncio
 import os
 import signal
-import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,10 +23,12 @@ from ray.util.metrics import Counter, Histogram
 from llambert.classifier.inference import Classifier, validate_checkpoint
 from llambert.errors import InputError, LabelFault
 from llambert.execution.placement import node_resources
+from llambert.execution.ray_executor import RAY
 from llambert.recipe import LabelRecipe
 from llambert.run import open_run
 from llambert.section import Section, parse_value, parse_yaml, validate
-from llambert.serving.endpoint import TOKEN_VARIABLE, Endpoint, ListeningEndpoint
+from llambert.serving.connections import allow_open_files, listen
+from llambert.serving.endpoint import PROBE_TEXT, TOKEN_VARIABLE, Endpoint
 from llambert.serving.requests import Limits, Prediction
 from llambert.storage.locations import open_filesystem
 from llambert.storage.manifest import MANIFEST
@@ -45,7 +46,7 @@ class ServeOptions(Section):
     settings: tuple[str, ...] = ()
     """``key.path=value`` for a recipe file."""
     cpus_per_replica: float | None = Field(None, gt=0)
-    """For this and the next two keys null means the value of the recipe's label stage; if ``listen`` is set and
+    """For this and the next two keys null means the value of the recipe's label stage; with ``llambert serve`` and if
     replicas need no GPU, the CPUs of this machine are divided among them."""
     gpus_per_replica: float | None = Field(None, ge=0)
     max_batch_tokens: PositiveInt | None = None
@@ -54,9 +55,11 @@ class ServeOptions(Section):
     node_resource: str | None = None
     """Custom resource of the nodes that replicas of the classifier may use (cluster/README.md); null: any node."""
     endpoints: PositiveInt = 1
-    """Replicas of the HTTP side; one is enough for some hundred requests a second."""
-    listen: tuple[str, int] | None = None
-    """Host and port at which a single endpoint listens on this node; null: requests come from Serve's proxies."""
+    """Replicas of the HTTP side, each on another node; one is enough for some hundred requests a second."""
+    endpoint_resource: str | None = None
+    """Custom resource of the nodes where endpoints listen; ``node:__internal_head__``: the head node; null: any."""
+    listen: tuple[str, int] = ("127.0.0.1", 8000)
+    """Host and port at which each endpoint listens on its node."""
     require_token: bool = False
     """Fail to start without a token. If one is set, it is always required."""
     limits: Limits = Limits()
@@ -79,15 +82,17 @@ def app(args: dict[str, Any]) -> serve.Application:
     return build(validate(ServeOptions, args, "", "args"))
 
 
-def build(options: ServeOptions) -> serve.Application:
+def build(options: ServeOptions, on_this_machine: bool = False) -> serve.Application:
     """The Serve application; ``InputError`` if its checkpoint cannot label."""
     checkpoint, label = check(options)
     replicas = options.min_replicas, max(options.min_replicas, options.max_replicas)
     gpus = label.gpus_per_actor if options.gpus_per_replica is None else options.gpus_per_replica
-    cpus = _cpus_per_replica(replicas[1]) if options.listen and not gpus else None
+    if gpus is None:
+        gpus = _gpus_per_replica(options.node_resource, replicas[1], on_this_machine)
+    cpus = _cpus_per_replica(replicas[1]) if on_this_machine and not gpus else None
     placed = {
         "cpus_per_actor": options.cpus_per_replica or cpus,
-        "gpus_per_actor": options.gpus_per_replica,
+        "gpus_per_actor": float(gpus),
         "max_batch_tokens": options.max_batch_tokens,
     }
     label = label.model_copy(update={name: value for name, value in placed.items() if value is not None})
@@ -100,6 +105,7 @@ def build(options: ServeOptions) -> serve.Application:
         },
         graceful_shutdown_timeout_s=drain_s,
         graceful_shutdown_wait_loop_s=_DRAIN_POLL_S,
+        health_check_period_s=2.0,  # three failures replace a replica
         max_ongoing_requests=2,  # one being computed, one already transferred
         autoscaling_config={
             "min_replicas": options.min_replicas,
@@ -109,22 +115,17 @@ def build(options: ServeOptions) -> serve.Application:
             "downscale_delay_s": 120.0,
         },
     )
-    arguments = labeller.bind(checkpoint, label), options.limits, options.require_token, replicas
-    if options.listen:
-        here = {f"node:{ray.util.get_node_ip_address()}": 0.001}
-        listening = serve.deployment(ListeningEndpoint).options(  # type: ignore[attr-defined]
-            ray_actor_options={"num_cpus": 0, "resources": here}, graceful_shutdown_timeout_s=drain_s
-        )
-        return listening.bind(*arguments, options.listen)
-    endpoint = serve.deployment(serve.ingress()(Endpoint)).options(  # type: ignore[attr-defined]
+    here = f"node:{ray.util.get_node_ip_address()}" if on_this_machine else options.endpoint_resource
+    endpoint = serve.deployment(Endpoint).options(  # type: ignore[attr-defined]
         num_replicas=options.endpoints,
-        ray_actor_options={"num_cpus": 0},
+        max_replicas_per_node=1,
+        ray_actor_options={"num_cpus": 0, "resources": node_resources(here)},
         graceful_shutdown_timeout_s=drain_s,
         graceful_shutdown_wait_loop_s=_DRAIN_POLL_S,
-        max_ongoing_requests=1_000,  # waiting texts are limited by the Batcher
-        max_queued_requests=1_000,
     )
-    return endpoint.bind(*arguments)
+    return endpoint.bind(
+        labeller.bind(checkpoint, label), options.limits, options.require_token, replicas, options.listen
+    )
 
 
 def check(options: ServeOptions) -> tuple[str, LabelRecipe]:
@@ -132,6 +133,17 @@ def check(options: ServeOptions) -> tuple[str, LabelRecipe]:
     checkpoint, label = find_checkpoint(options.run, list(options.settings))
     validate_checkpoint(checkpoint, label.trust_remote_code)
     return checkpoint, label
+
+
+def _gpus_per_replica(node_resource: str | None, num_replicas: int, on_this_machine: bool) -> float:
+    """One where there is one; on this machine, a share that leaves each replica its own."""
+    if RAY.half_precision(node_resource) is None:
+        return 0.0
+    if not on_this_machine:
+        return 1.0
+    here = ray.util.get_node_ip_address()
+    num = sum(node["Resources"].get("GPU", 0.0) for node in ray.nodes() if node["NodeManagerAddress"] == here)
+    return float(min(1.0, num / num_replicas))
 
 
 def _cpus_per_replica(num_replicas: int) -> float:
@@ -143,7 +155,7 @@ def _cpus_per_replica(num_replicas: int) -> float:
 def find_checkpoint(run: str, settings: list[str]) -> tuple[str, LabelRecipe]:
     """The checkpoint that ``run`` refers to, and its label settings; ``InputError`` if there is none."""
     if Path(run).is_file():
-        opened = open_run(run, settings)
+        opened = open_run(run, settings).last_read()
         opened.table("checkpoint").require_manifest()
         return _absolute(opened.table("checkpoint").uri), opened.recipe.label
     if settings:
@@ -205,11 +217,17 @@ class Labeller:
         self._classifier = Classifier.from_recipe(checkpoint, label, few_texts=True)
         self._thread = ThreadPoolExecutor(1, "classifier")
         self._metrics = _LabellerMetrics()
-        self._classifier.predict(["the first call is slow"])
+        self._is_broken = False
+        self._classifier.predict([PROBE_TEXT])  # the first call is slow
 
     def categories(self) -> list[str]:
         """The category names, in the order of a prediction's probabilities."""
         return self._classifier.categories
+
+    def check_health(self) -> None:
+        """Called by Serve, which replaces this replica if its model fails on every text, as after a CUDA error."""
+        if self._is_broken:
+            raise RuntimeError("the model fails on every text")
 
     async def __call__(self, texts: list[str]) -> list[Prediction]:
         """A prediction on each text, in their order."""
@@ -218,7 +236,17 @@ class Labeller:
     def _label(self, texts: list[str]) -> list[Prediction]:
         # Blank texts are rejected, as in a corpus; the others keep their places.
         rows = [row for row, text in enumerate(texts) if text and not text.isspace()]
-        found = self._classifier.predict([texts[row] for row in rows])
+        fault: RuntimeError | None = None
+        try:
+            found = self._classifier.predict([texts[row] for row in rows])
+        except Exception as error:
+            # Serve logs it: without the message, which may quote a text.
+            fault = RuntimeError(f"{type(error).__name__} in the classifier").with_traceback(error.__traceback__)
+        if fault is not None:
+            self._check_model()
+            raise fault
+        if rows and len(found.failures) == len(rows):
+            self._check_model()
         predictions = [Prediction(None, 0.0, (), LabelFault.EMPTY_TEXT)] * len(texts)
         columns = zip(rows, found.labels, found.scores.tolist(), found.probabilities.tolist(), strict=True)
         for position, (row, label, score, probabilities) in enumerate(columns):
@@ -226,18 +254,26 @@ class Labeller:
         self._metrics.add(predictions, found.num_tokens, found.busy_seconds)
         return predictions
 
+    def _check_model(self) -> None:
+        """After a failure: one text that no model can label must not cost a replica, a model that labels none must."""
+        self._is_broken = True
+        failures = self._classifier.predict([PROBE_TEXT]).failures
+        if failures:
+            raise RuntimeError(f"the model fails on every text: {failures[0]}")
+        self._is_broken = False
+
 
 def serve_until_stopped(options: ServeOptions) -> None:
     """Serve on the connected Ray cluster until SIGINT or SIGTERM, then answer the accepted requests."""
-    assert options.listen is not None
+    allow_open_files(options.limits.max_connections)
     try:
-        socket.create_server(options.listen).close()
+        listen(options.listen).close()
     except OSError as error:
         raise InputError(f"cannot listen at {options.listen[0]}:{options.listen[1]}: {error.strerror}") from error
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    application = build(options)
+    application = build(options, on_this_machine=True)
     quiet = {"enable_access_log": False}
     serve.start(proxy_location="Disabled", logging_config=quiet)
     endpoint = serve.run(application, name=APPLICATION, route_prefix=None, logging_config=quiet)

@@ -10,21 +10,29 @@
 
 import asyncio
 import hmac
+import ipaddress
+import logging
 import math
 import os
 import socket
 import time
+import traceback
+from collections.abc import Coroutine, Mapping
+from email.message import Message
 from typing import Any
 
-import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse
 from ray.exceptions import RayActorError
+from ray.serve.exceptions import DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
-from ray.util.metrics import Counter, Gauge, Histogram
+from ray.util.metrics import Counter, Histogram
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llambert.errors import InputError
+from llambert.execution.live_gauges import LiveGauges
+from llambert.serving.connections import Server, listen
 from llambert.serving.requests import (
     ANSWER_SCHEMA,
     ERROR_SCHEMA,
@@ -40,37 +48,59 @@ from llambert.serving.requests import (
 TOKEN_VARIABLE = "LLAMBERT_SERVE_TOKEN"
 """Environment variable of the required bearer token. Not an argument: Serve shows those in the dashboard."""
 
+PROBE_TEXT = "a text of our own"
+"""Labelled to find out whether the classifier works."""
+
+log = logging.getLogger(__name__)
+
 _LABEL = "/v1/label"
 _HEALTHY_FOR_S = 10.0
 _HEALTH_TIMEOUT_S = 5.0
+_PROBE_AFTER_S = 5.0
+_CHARSETS = ("utf-8", "utf8")
 _ERRORS = {
     400: "The body is not JSON.",
     401: "The bearer token is missing or wrong.",
     408: "The body did not arrive in time.",
     413: "A text, their number or the whole request is too large.",
+    415: "The body is not declared as JSON, or is compressed.",
+    421: "The header Host names neither localhost nor an IP address, and no token is required.",
     422: "The body has the wrong shape.",
+    500: "An internal error.",
     503: "Too many texts are waiting, or no replica is available: retry later.",
     504: "No answer in time.",
 }
 
 
 class Endpoint:
-    """An ASGI application around the Labellers' handle. ``replicas``: their minimum and maximum number."""
+    """The Labellers' handle behind HTTP at ``address`` of this node. ``replicas``: their minimum and maximum number."""
 
     def __init__(
-        self, labeller: DeploymentHandle, limits: Limits, require_token: bool, replicas: tuple[int, int]
+        self,
+        labeller: DeploymentHandle,
+        limits: Limits,
+        require_token: bool,
+        replicas: tuple[int, int],
+        address: tuple[str, int],
     ) -> None:
-        self._token = os.environ.get(TOKEN_VARIABLE, "").encode()
+        self._token = os.environ.get(TOKEN_VARIABLE, "").strip().encode()  # secrets made from files end with a newline
         if require_token and not self._token:
             raise InputError(f"{TOKEN_VARIABLE} is not set on this node, and a token is required")
         self._labeller, self._limits = labeller, limits
         self._batcher = Batcher(self._call, limits, *replicas)
+        self._arriving = ArrivingBodies(limits)
+        self._takes_any_host = bool(self._token) or not _is_loopback(address[0])
         self._categories: list[str] = []
-        self._answered_at = float("-inf")
+        self._answered_at = self._failed_at = float("-inf")
+        self._health_check = asyncio.Lock()
         self._metrics = _EndpointMetrics()
+        self._server = Server(
+            self._application(), limits, self._metrics.refused, self._metrics.dropped, math.ceil(limits.timeout_s)
+        )
+        self._serving = asyncio.get_running_loop().create_task(self._server.serve([_listen(address, limits.timeout_s)]))
+        self._metrics.listening()
 
-    def __serve_build_asgi_app__(self) -> ASGIApp:
-        """The application that Serve's proxies, or our own server, call."""
+    def _application(self) -> ASGIApp:
         pages = FastAPI(title="llambert", description="Labels for texts, by the classifier of a run.", redoc_url=None)
         answers: dict[int | str, dict[str, Any]] = {
             status: {"description": reason, "content": _json(ERROR_SCHEMA)} for status, reason in _ERRORS.items()
@@ -86,12 +116,15 @@ class Endpoint:
             openapi_extra={"requestBody": {"required": True, "content": _json(request_schema(self._limits))}},
         )
         unhealthy: dict[int | str, dict[str, Any]] = {
-            503: {"description": "No replica answers.", "content": _json(ERROR_SCHEMA)}
+            503: {"description": "No replica answers, or the last call failed.", "content": _json(ERROR_SCHEMA)}
         }
         pages.add_api_route("/healthz", self.health, summary="Whether a text can be labelled now", responses=unhealthy)
 
         async def application(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["type"] == "http" and scope["method"] == "POST" and scope["path"] == _LABEL:
+            if scope["type"] == "http" and not self._takes_any_host and (error := check_host(Headers(scope=scope))):
+                self._metrics.refused(error.status)
+                await _error_response(error)(scope, receive, send)
+            elif scope["type"] == "http" and scope["method"] == "POST" and scope["path"] == _LABEL:
                 await (await self.label(Request(scope, receive)))(scope, receive, send)  # past FastAPI's routing
             else:
                 await pages(scope, receive, send)
@@ -102,50 +135,57 @@ class Endpoint:
         """Labels, with their probabilities as scores; a text that cannot be labelled has an ``error`` instead."""
         started = time.perf_counter()
         try:
-            self._check_token(request.headers.get("authorization", ""))
-            asked = parse_request(await self._body(request), self._limits)
+            check_token(request.headers.get("authorization", ""), self._token)
+            check_content(request.headers)
+            asked = parse_request(await self._arriving.body(request), self._limits)
             predictions = await self._batcher.label(asked.texts)
             if not self._categories:
                 await self._fetch_categories()
             body = render(asked, predictions, self._categories)
         except RequestError as error:
-            self._metrics.requests.inc(1, {"status": str(error.status)})
+            if error.status == 504:
+                self._failed_at = time.monotonic()
+            self._metrics.refused(error.status)
             return _error_response(error)
+        except Exception as error:
+            self._failed_at = time.monotonic()
+            self._metrics.refused(500)
+            # Without the message: it may quote a text.
+            log.error("status 500: %s\n%s", type(error).__name__, "".join(traceback.format_tb(error.__traceback__)))
+            return _error_response(RequestError(500, "internal error; the log of the endpoint has the reason"))
         self._metrics.answered(time.perf_counter() - started, self._batcher.num_waiting)
         return JSONResponse(body)
 
     async def health(self) -> JSONResponse:
-        """200 if a replica answered within the last ten seconds, or answers now within five; otherwise 503."""
-        if time.monotonic() - self._answered_at > _HEALTHY_FOR_S:
+        """200 if a replica answered within the last ten seconds, or answers now within five; otherwise 503.
+
+        After a request with status 500 or 504 it is 503 until a text is labelled: a client's, or, from
+        ``_PROBE_AFTER_S`` after the failure, one of our own. Requests that are refused do not change it.
+        """
+        async with self._health_check:  # one check for all who ask at the same time
             try:
-                async with asyncio.timeout(_HEALTH_TIMEOUT_S):
-                    await self._fetch_categories()
-            except (TimeoutError, RayActorError):
-                return _error_response(RequestError(503, "no replica of the classifier answers"))
+                await self._check_replicas()
+            except RequestError as error:
+                return _error_response(error)
         return JSONResponse({"status": "ok", "categories": self._categories})
 
-    def _check_token(self, header: str) -> None:
-        expected = b"Bearer " + self._token
-        if self._token and not hmac.compare_digest(header.encode("utf-8", "replace"), expected):
-            raise RequestError(401, "this endpoint requires a token: Authorization: Bearer …")
-
-    async def _body(self, request: Request) -> bytes:
-        """The request's body, read no further than the limit."""
-        limit = self._limits.max_request_bytes
-        too_large = RequestError(413, f"the request is larger than {limit:,} bytes: send several")
-        if int(request.headers.get("content-length") or 0) > limit:
-            raise too_large
-        pieces, size = [], 0
+    async def _check_replicas(self) -> None:
+        now = time.monotonic()
+        has_failed = self._failed_at >= self._answered_at
+        if has_failed and now - self._failed_at < _PROBE_AFTER_S:
+            raise RequestError(503, "the classifier has failed and has labelled no text since")
+        if self._categories and not has_failed and now - self._answered_at < _HEALTHY_FOR_S:
+            return
         try:
-            async with asyncio.timeout(self._limits.timeout_s):
-                async for piece in request.stream():
-                    size += len(piece)
-                    if size > limit:
-                        raise too_large
-                    pieces.append(piece)
+            async with asyncio.timeout(_HEALTH_TIMEOUT_S):
+                if has_failed:
+                    await self._call([PROBE_TEXT])
+                await self._fetch_categories()
         except TimeoutError:
-            raise RequestError(408, f"the request did not arrive within {self._limits.timeout_s:g} s") from None
-        return b"".join(pieces)
+            raise RequestError(503, "no replica of the classifier answers") from None
+        except Exception as error:
+            self._failed_at = time.monotonic()
+            raise RequestError(503, f"the classifier fails: {type(error).__name__}") from error
 
     async def _fetch_categories(self) -> None:
         self._categories = await self._labeller.categories.remote()
@@ -161,35 +201,10 @@ class Endpoint:
                 predictions = await self._labeller.remote(texts)
             except RayActorError as error:
                 raise RequestError(503, "two replicas died with this request") from error
+        except DeploymentUnavailableError as error:
+            raise RequestError(503, "no replica of the classifier can be started") from error
         self._answered_at = time.monotonic()
         return predictions
-
-
-class ListeningEndpoint(Endpoint):
-    """An endpoint that listens itself: a request passes through one process less than with Serve's proxy."""
-
-    def __init__(
-        self,
-        labeller: DeploymentHandle,
-        limits: Limits,
-        require_token: bool,
-        replicas: tuple[int, int],
-        address: tuple[str, int],
-    ) -> None:
-        super().__init__(labeller, limits, require_token, replicas)
-        drain_s = math.ceil(limits.timeout_s)
-        config = uvicorn.Config(
-            self.__serve_build_asgi_app__(),
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            timeout_keep_alive=90,
-            timeout_graceful_shutdown=drain_s,
-        )
-        self._server = uvicorn.Server(config)
-        listening = socket.create_server(address, backlog=2048)
-        self._serving = asyncio.get_running_loop().create_task(self._server.serve([listening]))
 
     def check_health(self) -> None:
         """Called by Serve, which restarts this replica if its server has stopped unexpectedly."""
@@ -200,6 +215,100 @@ class ListeningEndpoint(Endpoint):
         """Stop accepting requests; returns when the accepted ones are answered."""
         self._server.should_exit = True
         await self._serving
+
+    def __del__(self) -> Coroutine[Any, Any, None] | None:
+        """Called by Serve, which awaits what it returns, before it ends this replica, as for a new deployment."""
+        server = getattr(self, "_server", None)
+        return None if server is None or server.should_exit else self.stop_listening()
+
+
+def check_token(header: str, token: bytes) -> None:
+    """``RequestError`` 401 if the header ``Authorization`` does not hold ``token``; any header will do for none."""
+    scheme, _, found = header.partition(" ")
+    is_equal = hmac.compare_digest(found.strip().encode("latin-1", "replace"), token)
+    if token and not (scheme.lower() == "bearer" and is_equal):
+        raise RequestError(401, "this endpoint requires a token: Authorization: Bearer …")
+
+
+def check_host(headers: Mapping[str, str]) -> RequestError | None:
+    """Error 421 if ``Host`` is a name other than localhost.
+
+    Whoever owns a name can have it stand for 127.0.0.1: a browser then takes this endpoint for a part of their site,
+    and lets their page read its answers (DNS rebinding). Nobody owns an address or localhost.
+    """
+    name = headers.get("host", "localhost")  # a browser always sends it
+    name = name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0]
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        if name.lower() != "localhost":
+            reason = "without a token this endpoint answers to localhost and IP addresses alone, not to other names"
+            return RequestError(421, f"{reason} in the header Host: use one of these, or set {TOKEN_VARIABLE}")
+    return None
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def check_content(headers: Mapping[str, str]) -> None:
+    """``RequestError`` 415 if a body is not plain JSON.
+
+    A page of another site cannot make a browser send this type without asking first, which we do not answer: so it
+    cannot use an endpoint that only its visitor can reach.
+    """
+    message = Message()
+    message["content-type"] = headers.get("content-type", "")
+    if message.get_content_type() != "application/json" or message.get_content_charset("utf-8") not in _CHARSETS:
+        raise RequestError(415, "send JSON in UTF-8, with the header Content-Type: application/json (curl --json)")
+    if headers.get("content-encoding", "identity").lower() != "identity":
+        raise RequestError(415, "send the body uncompressed, without Content-Encoding")
+
+
+class ArrivingBodies:
+    """Reads the bodies of requests, and limits what those that have not wholly arrived hold together."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._max_bytes, self._max_held_bytes = limits.max_request_bytes, limits.max_held_bytes
+        self._num_bytes = self._num_requests = 0
+
+    async def body(self, request: Request) -> bytes:
+        """The request's body; ``RequestError`` 413 if it is too large by itself, 503 beside the others."""
+        too_large = RequestError(413, f"the request is larger than {self._max_bytes:,} bytes: send several")
+        if int(request.headers.get("content-length") or 0) > self._max_bytes:
+            raise too_large
+        pieces, size = [], 0
+        self._num_requests += 1
+        try:
+            async for piece in request.stream():
+                size += len(piece)
+                self._num_bytes += len(piece)
+                if size > self._max_bytes:
+                    raise too_large
+                # Small requests pass while large ones, which may arrive slowly on purpose, use the limit up.
+                is_large = self._num_requests > 1 and size > self._max_held_bytes / self._num_requests
+                if is_large and self._num_bytes > self._max_held_bytes:
+                    raise RequestError(503, "too many large requests are arriving: retry in a second")
+                pieces.append(piece)
+        finally:
+            self._num_requests -= 1
+            self._num_bytes -= size
+        return b"".join(pieces)
+
+
+def _listen(address: tuple[str, int], timeout_s: float) -> socket.socket:
+    """Listen, as soon as the endpoint that this one replaces has stopped to."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            return listen(address)
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
 
 
 def _json(schema: dict[str, Any]) -> dict[str, Any]:
@@ -217,11 +326,22 @@ class _EndpointMetrics:
     def __init__(self) -> None:
         self.requests = Counter("llambert_serve_requests", "requests by HTTP status", ("status",))
         self.retries = Counter("llambert_serve_retries", "calls retried because a replica died")
-        self._waiting = Gauge("llambert_serve_waiting_texts", "texts that wait for a replica")
+        self._dropped = Counter("llambert_serve_dropped_connections", "closed without an answer", ("reason",))
+        self._gauges = LiveGauges({})
         seconds = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30]
         self._seconds = Histogram("llambert_serve_request_seconds", "from a request to its answer", boundaries=seconds)
 
+    def listening(self) -> None:
+        """From now on this endpoint is there; an alert misses it when its process is not."""
+        self._gauges.set("llambert_serve_endpoints", "1 of each endpoint that is alive", 1)
+
+    def refused(self, status: int) -> None:
+        self.requests.inc(1, {"status": str(status)})
+
+    def dropped(self, reason: str) -> None:
+        self._dropped.inc(1, {"reason": reason})
+
     def answered(self, seconds: float, num_waiting: int) -> None:
-        self.requests.inc(1, {"status": "200"})
+        self.refused(200)
         self._seconds.observe(seconds)
-        self._waiting.set(num_waiting)
+        self._gauges.set("llambert_serve_waiting_texts", "texts that wait for a replica", num_waiting)

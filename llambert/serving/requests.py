@@ -12,6 +12,7 @@ from pydantic import Field, PositiveInt
 
 from llambert.errors import LabelFault
 from llambert.section import Section
+from llambert.untrusted import parse_json
 
 
 class Limits(Section):
@@ -22,12 +23,19 @@ class Limits(Section):
     max_text_chars: PositiveInt = 100_000
     """Of one text; the corpus' own limit by default."""
     max_request_bytes: PositiveInt = 8 << 20
+    max_held_bytes: PositiveInt = 64 << 20
+    """Of all requests that arrive, and in characters of all that wait for the classifier; beyond it large requests get
+    status 503. One request may always have ``max_request_bytes``."""
     max_waiting_texts: PositiveInt = 20_000
     """Of all requests that wait for the classifier together; beyond it status 503 asks to retry later."""
     max_call_chars: PositiveInt = 65_536
     """Maximum number of characters in one call of a replica; a longer text is a call by itself."""
     timeout_s: float = Field(30.0, gt=0)
-    """From a request's last byte to its answer; then status 504."""
+    """For a request's body to arrive (then status 408), for its answer to be ready (504) and to be read."""
+    head_timeout_s: float = Field(10.0, gt=0)
+    """From a connection's opening, or the first byte of a later request, to the end of the request's headers."""
+    max_connections: PositiveInt = 1_000
+    """Open at once, up to 50 kB each beside their requests; beyond it those that wait for their clients are closed."""
     batch_wait_s: float = Field(0.02, ge=0)
     """How long a text waits for more texts to join its call while the replicas are busy."""
 
@@ -108,8 +116,9 @@ ERROR_SCHEMA: dict[str, Any] = {"type": "object", "properties": {"detail": {"typ
 def parse_request(body: bytes, limits: Limits) -> LabelRequest:
     """The request of a JSON body; ``RequestError`` 400 (not JSON), 413 (too large) or 422 (wrong shape)."""
     try:
-        values = json.loads(body.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:
+        text = body.decode("utf-8-sig")
+        values = parse_json(text, parse_constant=_refuse_constant, object_pairs_hook=_unique_keys)
+    except ValueError as error:
         raise RequestError(400, f"the body is not JSON: {_json_error(error)}") from error
     if not isinstance(values, dict):
         raise RequestError(422, f'expected an object with "text" or "texts", found {_json_type(values)}')
@@ -153,18 +162,29 @@ def render(request: LabelRequest, predictions: list[Prediction], categories: lis
     return results[0] if request.is_single else {"results": results}
 
 
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        raise RequestError(422, "a key is given more than once in the same object")
+    return values
+
+
+def _refuse_constant(name: str) -> None:
+    raise RequestError(400, f"the body is not JSON: {name} is not a JSON value")
+
+
 def _json_type(value: Any) -> str:
     names = {dict: "an object", list: "a list", str: "a string", bool: "true or false", type(None): "null"}
     return names.get(type(value), "a number")
 
 
-def _json_error(error: Exception) -> str:
+def _json_error(error: ValueError) -> str:
     """Where a body stops being valid JSON. Never quotes the body, which may hold a user's text."""
     if isinstance(error, json.JSONDecodeError):
         return f"{error.msg}, line {error.lineno} column {error.colno}"
     if isinstance(error, UnicodeDecodeError):
         return f"byte {error.start} is not UTF-8"
-    return "it is nested too deeply" if isinstance(error, RecursionError) else "a number in it has too many digits"
+    return str(error)  # of parse_json
 
 
 # Many requests, few calls
@@ -217,10 +237,13 @@ class Batcher:
         """Verdicts in the order of the texts; ``RequestError`` 503 or 504, or what ``send`` raised."""
         if self.num_waiting + len(texts) > self._limits.max_waiting_texts:
             raise RequestError(503, f"{self.num_waiting:,} texts are waiting already: retry in a second")
+        num_chars = sum(map(len, texts))
+        if self._num_chars and self._num_chars + num_chars > self._limits.max_held_bytes:
+            raise RequestError(503, f"{self._num_chars:,} characters are waiting already: retry in a second")
         request = _PendingRequest(texts, asyncio.get_running_loop().create_future())
         self._queue.append(request)
         self.num_waiting += len(texts)
-        self._num_chars += sum(map(len, texts))
+        self._num_chars += num_chars
         self._start_calls()
         try:
             async with asyncio.timeout(self._limits.timeout_s):
@@ -294,20 +317,31 @@ class Batcher:
 
     async def _call(self, slices: list[_Slice]) -> None:
         try:
-            predictions = await self._send([text for request, a, b in slices for text in request.texts[a:b]])
-            places = ((request, place) for request, first, last in slices for place in range(first, last))
-            for (request, place), prediction in zip(places, predictions, strict=True):
-                request.predictions[place] = prediction
-            for request, _, _ in slices:
-                if len(request.predictions) == len(request.texts) and not request.answered.done():
-                    request.answered.set_result([request.predictions[place] for place in range(len(request.texts))])
-                    self._expect_another()
-        except Exception as error:  # fails every request of the call
-            for request, _, _ in slices:
-                if not request.answered.done():
-                    request.answered.set_exception(error)
+            error = await self._answer(slices)
+            # The texts of one request may be the cause: the others must not share its fate.
+            is_retried = len(slices) > 1 and not isinstance(error, RequestError)
+            for one in slices if error else ():
+                answered = one[0].answered
+                found = await self._answer([one]) if is_retried and not answered.done() else error
+                if found and not answered.done():
+                    answered.set_exception(found)
         finally:
             task = asyncio.current_task()
             assert task is not None
             self._calls.discard(task)
             self._start_calls()
+
+    async def _answer(self, slices: list[_Slice]) -> Exception | None:
+        """Answer the requests that this call completes; what ``send`` raised, and then none is answered."""
+        try:
+            predictions = await self._send([text for request, a, b in slices for text in request.texts[a:b]])
+        except Exception as error:
+            return error
+        places = ((request, place) for request, first, last in slices for place in range(first, last))
+        for (request, place), prediction in zip(places, predictions, strict=True):
+            request.predictions[place] = prediction
+        for request, _, _ in slices:
+            if len(request.predictions) == len(request.texts) and not request.answered.done():
+                request.answered.set_result([request.predictions[place] for place in range(len(request.texts))])
+                self._expect_another()
+        return None

@@ -2,12 +2,12 @@
 
 Words of a ``generate`` response are read by rule (verbalizer.py). Probabilities of ``score`` and ``choice`` are
 normalised and, if the recipe asks, corrected for the annotator's preference among the categories
-(calibration.py), which needs a first pass over the sample. Gold labels of the corpus are never read here.
+(calibration.py), which needs a first pass over the sample; a record of which two categories are equally probable is
+``ambiguous``. Gold labels of the corpus are never read here.
 """
 
 import time
 from collections import Counter
-from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -25,20 +25,19 @@ from llambert.annotation.calibration import (
     normalise,
     prior_matching,
 )
-from llambert.annotation.part_names import is_part_name, part_name, rank_range
-from llambert.annotation.responses import ANSWERS, answers_version, iter_answers
+from llambert.annotation.part_names import part_name, version_of
+from llambert.annotation.responses import RESPONSES_VERSION, answers_version, iter_answers
 from llambert.annotation.verbalizer import RejectReason, Verbalizer
 from llambert.errors import InputError
 from llambert.run import Run
 from llambert.storage.manifest import Manifest, Part, total
 from llambert.storage.run_directory import TableDirectory
 
-_REPLACED = "replaced"  # in a manifest's upstream: the version of the answers of which it was made before
 _ANSWER_COLUMNS = [schema.RESPONSE, schema.FINISH_REASON, schema.LABEL_PROBABILITIES, schema.ERROR_KIND]
 
 
 def parse(run: Run) -> Manifest:
-    """Make ``silver`` and ``rejects`` of the first ``annotator.num_records`` responses; skipped when complete.
+    """Make ``silver`` and ``rejects`` of the responses; skipped when complete.
 
     A complete table is made again where records have been answered since (``responses.py``): its parts get new names,
     and the old ones go when the new manifest is there.
@@ -50,24 +49,21 @@ def parse(run: Run) -> Manifest:
     """
     silver, rejects = run.table("silver"), run.table("rejects")
     version, complete = answers_version(run.table("responses").read_manifest()), silver.read_manifest()
-    if complete and complete.upstream.get(ANSWERS, "") == version:
-        _remove_replaced(complete, silver, rejects)
+    if complete and complete.upstream.get(RESPONSES_VERSION) == version:
+        _remove_replaced(version, silver, rejects)
         return complete
     started = time.monotonic()
     check(run)
     parser = _Parser(run)
     silver_parts: list[Part] = []
     reject_parts: list[Part] = []
-    for first_name, responses in _responses(run, [*schema.SAMPLE.names, *_ANSWER_COLUMNS]):
-        name = _versioned(first_name, version)
+    for ranks, responses in iter_answers(run.table, [*schema.SAMPLE.names, *_ANSWER_COLUMNS]):
+        name = part_name(*ranks, version)
         kept, rejected = parser.separate(responses)
         reject_parts.append(rejects.commit_part(name, rejected, counts=_count_values(rejected, schema.REJECT_REASON)))
         silver_parts.append(silver.commit_part(name, kept, labels=_count_values(kept, schema.LABEL)))
     if answers_version(run.table("responses").read_manifest()) != version:
         return parse(run)  # more was answered meanwhile, and read in part
-    upstream = {ANSWERS: version} if version else {}
-    if complete:
-        upstream[_REPLACED] = complete.upstream.get(ANSWERS, "")
     num_rejected, per_label = total(reject_parts), total(silver_parts, "labels")
     num_kept = max(sum(per_label.values()), 1)
     shares = {f"share.{name}": per_label.get(name, 0) / num_kept for name in run.task.category_names}
@@ -75,28 +71,19 @@ def parse(run: Run) -> Manifest:
         "silver",
         silver_parts,
         num_rejected,
-        upstream,
+        {RESPONSES_VERSION: version},
         measures={**parser.measures, **shares},
         wall_seconds=time.monotonic() - started,
     )
-    _remove_replaced(made, silver, rejects)
+    _remove_replaced(version, silver, rejects)
     return made
 
 
-def _versioned(name: str, version: str) -> str:
-    """The name of a part made of the answers of ``version``: the parts of no two versions are mixed up."""
-    return name.replace(".parquet", f"-{version}.parquet") if version else name
-
-
-def _remove_replaced(manifest: Manifest, *tables: TableDirectory) -> None:
-    """Remove the parts of the version that the one of ``manifest`` has replaced."""
-    replaced = manifest.upstream.get(_REPLACED)
-    if replaced is None:
-        return
+def _remove_replaced(version: str, *tables: TableDirectory) -> None:
+    """Remove the parts that were made of other answers than those of ``version``."""
     for table in tables:
         for name in table.part_names():
-            original = name.removesuffix(f"-{replaced}.parquet") + ".parquet" if replaced else name
-            if is_part_name(original) and name == _versioned(original, replaced):
+            if version_of(name) not in ("", version):
                 table.filesystem.rm_file(table.path(name))
 
 
@@ -124,34 +111,6 @@ def check(run: Run) -> None:
 
 def _count_values(table: pa.Table, column: str) -> dict[str, int]:
     return dict(Counter(table[column].to_pylist()))
-
-
-def _responses(run: Run, columns: list[str]) -> Iterator[tuple[str, pa.Table]]:
-    """The responses to the first ``num_records`` records of the sample, part by part, with a name for each.
-
-    The table may hold more, from a run with a larger sample: its rows are in sampling order, so the first n
-    are those of the sample of n.
-    """
-    responses, wanted = run.table("responses"), run.recipe.annotator.num_records
-    manifest = responses.require_manifest()
-    if manifest.num_in < wanted:
-        # Complete all the same if the corpus has no more records to annotate.
-        wanted = min(wanted, run.table("sample").require_manifest().num_kept)
-    if manifest.num_in < wanted:
-        raise InputError(
-            f"{responses.uri}: holds {manifest.num_in} of {wanted} responses; run annotate to its end first"
-        )
-    next_rank = 0
-    for part, amended in iter_answers(responses, columns):
-        first, last = rank_range(part.name)
-        last = min(last, wanted)
-        if next_rank >= last:
-            return
-        assert first == next_rank, f"{responses.uri}: expected rank {next_rank}, found {part.name}"
-        rows = amended.slice(0, last - first)
-        assert rows.num_rows == last - first, f"{responses.uri}/{part.name} holds {rows.num_rows} rows"
-        yield part_name(first, last), rows
-        next_rank = last
 
 
 Reasons = list[RejectReason | None]  # of each response, None where there is none
@@ -210,12 +169,15 @@ class _Parser:
         probabilities, confidence = np.zeros_like(raw), np.zeros(len(raw))
         probabilities[usable] = self._correction.apply(normalise(raw[usable]))
         best, confidence[usable] = labels_and_confidence(probabilities[usable])
+        is_tied = (probabilities == confidence[:, None]).sum(axis=1) > 1
         labels: list[str | None] = [None] * len(raw)
         for row, category in zip(np.flatnonzero(usable), best, strict=True):
-            if confidence[row] >= self._recipe.min_confidence:
-                labels[row] = self._categories[category]
-            else:
+            if confidence[row] < self._recipe.min_confidence:
                 reasons[row] = RejectReason.LOW_CONFIDENCE
+            elif is_tied[row]:
+                reasons[row] = RejectReason.AMBIGUOUS
+            else:
+                labels[row] = self._categories[category]
         for row in np.flatnonzero(~usable):
             reasons[row] = reasons[row] or RejectReason.NO_CATEGORY
         return labels, probabilities, confidence
@@ -224,7 +186,7 @@ class _Parser:
         """The recipe's correction, from one pass over the sample; it holds a number a record and category."""
         ids: list[str] = []
         pieces = [np.zeros((0, len(self._categories)))]
-        for _, responses in _responses(run, [schema.RECORD_ID, schema.LABEL_PROBABILITIES]):
+        for _, responses in iter_answers(run.table, [schema.RECORD_ID, schema.LABEL_PROBABILITIES]):
             raw = self._raw(responses)
             usable = self._is_usable(raw)
             pieces.append(normalise(raw[usable]))
@@ -262,7 +224,8 @@ class _Parser:
 
     def _content_free(self, run: Run) -> Floats:
         """Raw probabilities of the texts without content, (texts, categories)."""
-        raw = self._raw(run.table("content_free").read([schema.LABEL_PROBABILITIES]))
+        tables = [rows for _, rows in iter_answers(run.table, [schema.LABEL_PROBABILITIES], "content_free")]
+        raw = self._raw(pa.concat_tables(tables))
         usable = raw[raw.sum(axis=1) > 0]
         if not len(usable):
             raise InputError(

@@ -1,7 +1,7 @@
 """Sample: a random subset of the corpus -> ``sample``, the records that the annotator is asked about.
 
-``sample`` is in sampling order, part by part, so its first n rows are the sample of n records: a reader that
-wants n records of a table that holds more takes the first n. Gold labels are read for gold shots alone.
+``sample`` is in sampling order, part by part, so its first n rows are the sample of n records. Gold labels are read for
+gold shots alone.
 """
 
 import logging

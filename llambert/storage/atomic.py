@@ -1,10 +1,14 @@
 """Files that are there whole or not at all, whatever is killed and however many write them at once."""
 
+import contextlib
 import os
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import fsspec
+from fsspec.spec import AbstractBufferedFile
 
 from llambert.storage.locations import is_local
 
@@ -45,6 +49,34 @@ def write_atomically(filesystem: fsspec.AbstractFileSystem, path: str, content: 
         filesystem.pipe_file(path, content)
 
 
+@contextlib.contextmanager
+def written_atomically(filesystem: fsspec.AbstractFileSystem, path: str) -> Iterator[IO[bytes]]:
+    """``write_atomically`` for a content that is not in memory: a stream, dropped if an exception leaves the block."""
+    if is_local(filesystem):
+        temporary = _temporary_for(path)
+        try:
+            with temporary.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync_folder(Path(path).parent)
+        return
+    stream = filesystem.open(path, "wb")
+    try:
+        yield stream
+    except BaseException:
+        if isinstance(stream, AbstractBufferedFile):
+            stream.closed = True  # to close it, as it does when it is collected, is to store what was written so far
+        with contextlib.suppress(Exception):  # the store may be what failed
+            stream.discard()
+        raise
+    stream.close()
+
+
 def remove_temporaries(filesystem: fsspec.AbstractFileSystem, folder: str, of: str = "") -> None:
     """Remove what killed writers left in ``folder`` of files whose names begin with ``of``."""
     if not is_local(filesystem):
@@ -54,9 +86,7 @@ def remove_temporaries(filesystem: fsspec.AbstractFileSystem, folder: str, of: s
 
 
 def _write_temporary(path: str, content: bytes) -> Path:
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+    temporary = _temporary_for(path)
     try:
         with temporary.open("wb") as stream:
             stream.write(content)
@@ -66,6 +96,12 @@ def _write_temporary(path: str, content: bytes) -> Path:
         temporary.unlink(missing_ok=True)
         raise
     return temporary
+
+
+def _temporary_for(path: str) -> Path:
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
 
 
 def _sync_folder(folder: Path) -> None:

@@ -3,11 +3,12 @@
 import hashlib
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
 from llambert.storage.atomic import write_atomically
@@ -71,6 +72,54 @@ def cached_identity(names: Sequence[str], num_bytes: int, identity: Callable[[],
         with suppress(OSError):  # a cache that cannot be written costs time alone
             write_atomically(LocalFileSystem(), str(place), f"{found}\n".encode())
     return found
+
+
+def content_hashes(place: str, sizes: Mapping[str, int]) -> dict[str, str]:
+    """File -> 16 hexadecimal digits of its content; those of files that are unchanged since the last call are cached.
+
+    ``place`` names the set of files, which may grow from one call to the next; ``sizes``: its files, and their bytes.
+    Which files are unchanged: see ``cached_identity``.
+    """
+    is_cached = sum(sizes.values()) >= CACHE_FROM_BYTES
+    table = cache_folder() / "hashes" / hashlib.sha256(os.fsencode(place)).hexdigest()[:32]
+    known = _read_hashes(table) if is_cached else {}
+    started = time.time()
+    states = {name: _state([name]) for name in sizes} if is_cached else {}
+    found = {name: hashed for name, (state, _) in states.items() if (hashed := known.get(name, {}).get(state))}
+    missing = [name for name in sizes if name not in found]
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, _MAX_THREADS)) as readers:
+        found.update(zip(missing, readers.map(_content_hash, missing), strict=True))
+    if is_cached and (missing or len(known) > len(sizes)):
+        settled = [name for name, (_, latest) in states.items() if latest < started - SETTLED_AFTER_S]
+        kept = [name for name in settled if name not in missing or _state([name])[0] == states[name][0]]
+        _write_hashes(table, [(os.fsencode(name), states[name][0], found[name]) for name in kept])
+    return found
+
+
+def _content_hash(name: str) -> str:
+    digest = hashlib.sha256()
+    add_content(Path(name), digest)
+    return digest.hexdigest()[:16]
+
+
+_HASHES = pa.schema([("name", pa.binary()), ("state", pa.string()), ("hash", pa.string())])
+
+
+def _read_hashes(table: Path) -> dict[str, dict[str, str]]:
+    """File -> its state -> its hash; empty if nothing is cached, or the cache is damaged."""
+    with suppress(OSError, pa.ArrowException, ValueError), pa.OSFile(str(table)) as file:
+        columns = (column.to_pylist() for column in pa.ipc.open_file(file).read_all().select(_HASHES.names).columns)
+        return {os.fsdecode(name): {state: hashed} for name, state, hashed in zip(*columns, strict=True)}
+    return {}
+
+
+def _write_hashes(table: Path, rows: list[tuple[bytes, str, str]]) -> None:
+    sink = pa.BufferOutputStream()
+    columns = list(zip(*rows, strict=True)) or [(), (), ()]
+    with pa.ipc.new_file(sink, _HASHES) as writer:
+        writer.write_table(pa.table(columns, schema=_HASHES))
+    with suppress(OSError):  # a cache that cannot be written costs time alone
+        write_atomically(LocalFileSystem(), str(table), sink.getvalue().to_pybytes())
 
 
 def _state(names: Sequence[str]) -> tuple[str, float]:

@@ -1,5 +1,6 @@
 """What a table's ``manifest.json`` says: its parts, what was counted, and where it comes from."""
 
+import hashlib
 from collections import Counter
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -8,9 +9,13 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from llambert import __version__
+from llambert.recipe import digest
 from llambert.storage.part_file import Footer
 
 MANIFEST = "manifest.json"
+_PLURAL = {"file": "files", "group of files": "groups of files"}
+COMPUTED_ON = "computed_on."
+"""Begins the count of the records that a model was computed for on one kind of chip; the chip's name follows."""
 
 
 class Part(BaseModel):
@@ -35,6 +40,11 @@ class Part(BaseModel):
         """The Parquet part of this footer, whose file has ``num_bytes``."""
         return cls(name=name, num_rows=footer.num_rows, num_bytes=num_bytes, sha256=footer.sha256, **footer.counts)
 
+    @classmethod
+    def of_file(cls, name: str, content: bytes) -> Self:
+        """A file that is not Parquet."""
+        return cls(name=name, num_rows=0, num_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+
     @property
     def num_in(self) -> int:
         """Records that were read for it: its rows, and those rejected."""
@@ -49,14 +59,80 @@ def total(parts: Iterable[Part], of: Literal["counts", "labels", "rejected"] = "
     return Counter(dict(sorted(sums.items())))
 
 
+def content_of(parts: Iterable[Part]) -> str:
+    """A digest of the names and checksums of ``parts``: the same for the same rows."""
+    return digest(sorted((part.name, part.sha256) for part in parts))
+
+
+class SourceUnit(BaseModel):
+    """A unit of work of ingest that a corpus is made of: a file, a span of one, or some hundred small ones.
+
+    ``key`` and ``content`` are those of its parts' names; ``name``: of its first file, within the corpus.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    key: str
+    content: str
+    name: str
+    num_records: int
+
+
+class Growth(BaseModel):
+    """What is new in a table since its manifest of another generation, ``since``.
+
+    Files and records are each new, changed, removed or the same as before. A record is changed if it has the ID of one
+    that was there, and another text; of labels, records are new whose parts are new. ``num_files_new`` and the like
+    count units of work where these are made of many small files (``files`` says what to call them).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    since: str
+    files: Literal["file", "group of files"] = "file"
+    num_files_new: int = 0
+    num_files_changed: int = 0
+    num_files_removed: int = 0
+    num_files_same: int = 0
+    num_records_new: int = 0
+    num_records_changed: int = 0
+    num_records_removed: int = 0
+    num_records_same: int = 0
+
+    @property
+    def of_files(self) -> str:
+        """For example ``1 file is new, 2 were removed``."""
+        numbers = (self.num_files_new, self.num_files_changed, self.num_files_removed)
+        verbs = (("is new", "are new"), ("has changed", "have changed"), ("was removed", "were removed"))
+        said: list[str] = []
+        for num, (one, many) in zip(numbers, verbs, strict=True):
+            if num:
+                what = "" if said else f" {self.files if num == 1 else _PLURAL[self.files]}"
+                said.append(f"{num:,}{what} {one if num == 1 else many}")
+        return ", ".join(said) or "no file is new or was removed"
+
+    @property
+    def of_records(self) -> str:
+        """For example ``1,000 records are new, 9,000 are as before``."""
+        counts = {
+            "new": self.num_records_new,
+            "changed": self.num_records_changed,
+            "gone": self.num_records_removed,
+            "as before": self.num_records_same,
+        }
+        said = [f"{num:,} {what}" for what, num in counts.items() if num]
+        return f"records: {', '.join(said) or 'none'}"
+
+
 class Manifest(BaseModel):
     """Completion mark, provenance and the input of the cost report of one table.
 
     ``num_in == num_kept + sum(num_rejected.values())``, checked when it is made. ``busy_seconds`` is the time
     models or readers worked, summed over workers; ``accelerator_seconds`` the time GPUs were held for it.
-    ``amendments`` are parts whose rows take the place of the rows of ``parts`` with the same record_id
-    (``responses.py``); ``num_in`` does not count them again, ``counts`` do. ``labels``: rows by their label. ``notes``
-    say where the stage could not do as the recipe says.
+    ``answers``: the parts of the answer store that the rows of ``responses`` refer to. ``labels``: rows by their label.
+    ``notes`` say where the stage could not do as the recipe says. ``files`` are those of the folder that are not parts.
+    ``generation``: of a table that grows, the content of the source that its parts were read from; ``sources`` are what
+    a corpus was read from, ``growth`` what is new since the manifest that this one replaced.
+    ``belongs_with``: the ``content`` of the tables that it was completed with, or is a copy of. ``seal``: a digest of
+    all the rest, empty in what earlier versions wrote.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
@@ -78,8 +154,31 @@ class Manifest(BaseModel):
     accelerator_seconds: float = 0.0
     completed_at: str = Field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     parts: list[Part] = Field(default_factory=list)
-    amendments: list[Part] = Field(default_factory=list)
+    answers: list[Part] = Field(default_factory=list)
+    files: list[Part] = Field(default_factory=list)
+    belongs_with: dict[str, str] = Field(default_factory=dict)
     notes: list[str] = Field(default_factory=list)
+    generation: str = ""
+    sources: list[SourceUnit] = Field(default_factory=list)
+    growth: Growth | None = None
+    seal: str = ""
+
+    @property
+    def content(self) -> str:
+        """``content_of`` its parts."""
+        return content_of(self.parts)
+
+    @property
+    def summary(self) -> str:
+        """The last line of a stage's own job."""
+        rejected = ", ".join(f"{num:,} {reason}" for reason, num in self.num_rejected.items()) or "none"
+        kept = f"{self.num_kept:,} of {self.num_in:,} records"
+        return f"{self.stage}: complete, {kept}, rejected: {rejected}, {self.wall_seconds:.0f} s"
+
+    def sealed(self) -> Self:
+        """This manifest with the seal of what it says."""
+        read_again = type(self).model_validate_json(self.model_dump_json())  # no copy validates its changes
+        return self.model_copy(update={"seal": digest(read_again.model_dump(mode="json", exclude={"seal"}))})
 
     @model_validator(mode="after")
     def _nothing_vanished(self) -> Self:

@@ -6,6 +6,7 @@ whole file: a restart reads footers alone, ``verify`` the bytes that they vouch 
 """
 
 import contextlib
+import errno
 import hashlib
 import io
 import json
@@ -16,7 +17,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from llambert.errors import InputError, one_line
+from llambert.errors import Damaged, InputError, one_line
 
 # Under which the footer holds the part's own counts, and the SHA-256 of the bytes before it and of the counts.
 _COUNTS_KEY, _DIGEST_KEY = b"llambert.counts", b"llambert.sha256"
@@ -145,11 +146,33 @@ def _footer_length(end: bytes) -> int:
 
 
 @contextlib.contextmanager
-def damage_as_input_error(uri: str) -> Iterator[None]:
-    """``InputError`` naming ``uri`` where Parquet cannot read what is stored there; storage's own faults pass."""
+def damage_as_input_error(uri: str, remedy: str) -> Iterator[None]:
+    """``Damaged`` where what is stored at ``uri`` is not there or cannot be understood; storage's own faults pass."""
     try:
         yield
+    except InputError:
+        raise
     except (pa.ArrowException, OSError, ValueError) as error:
-        if isinstance(error, OSError) and (type(error) is not OSError or error.errno is not None):
-            raise
-        raise InputError(f"{uri} is damaged: {one_line(error)}; `llambert repair` makes it again") from error
+        why = wrong_kind(error) or one_line(error)
+        if isinstance(error, OSError) and not wrong_kind(error):
+            if isinstance(error, PermissionError):
+                raise InputError(f"{uri} cannot be read: {why}; fix its permissions") from error
+            if type(error) is not OSError or error.errno is not None:
+                raise
+        raise Damaged(uri, why, remedy) from error
+
+
+def wrong_kind(error: BaseException) -> str:
+    """What is in a file's place where ``error`` says that it is not a file; empty for any other error."""
+    if isinstance(error, FileNotFoundError):
+        return "it is missing"
+    if isinstance(error, IsADirectoryError):
+        return "a folder is in its place"
+    if isinstance(error, (NotADirectoryError, FileExistsError)):
+        return "a file is in the place of its folder"
+    if isinstance(error, OSError):
+        return {
+            errno.ELOOP: "a link that leads to itself is in its place",
+            errno.ENXIO: "a pipe, a socket or a device is in its place",
+        }.get(error.errno or 0, "")
+    return ""

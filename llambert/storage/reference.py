@@ -24,13 +24,13 @@ from fsspec.utils import glob_translate
 
 from llambert.errors import InputError, one_line
 from llambert.printable import visible
-from llambert.storage.file_hashes import add_content, cache_folder, cached_identity
+from llambert.storage.file_hashes import add_content, cache_folder, cached_identity, content_hashes
+from llambert.storage.hub import copy_to_storage, one_process, patiently, snapshot
 from llambert.storage.locations import copy_folder, is_local, open_location, path_inside
 
 _HUB_NAME = re.compile(r"^[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?(@[0-9a-f]{40})?$")
 MAIN = "main"  # what a hub name without a revision stands for
 _COMMIT = re.compile("[0-9a-f]{40}")
-_CHECKPOINT_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.py"]
 # What a remote listing may say of a file's content, the surest first: checksums, then times of change.
 _CONTENT_MARKERS = (
     "ETag", "etag", "md5Hash", "blob_id", "CRC",
@@ -69,20 +69,39 @@ def resolve(reference: str) -> Resolved:
 
 
 def _inside_package(reference: str) -> Path:
+    """The file or folder in an installed package, which is looked up, never imported; nothing outside of it."""
     name, _, inside = reference.removeprefix("package:").partition("/")
-    spec = importlib.util.find_spec(name) if name.isidentifier() else None
-    if spec is None or not spec.submodule_search_locations:
+    try:
+        spec = importlib.util.find_spec(name) if name.isidentifier() else None
+    except ValueError:  # of a module that runs without a specification, such as __main__
+        spec = None
+    # A built-in finder lists the folders of a package; a namespace belongs to whoever adds a folder to it.
+    if spec is None or not spec.submodule_search_locations or spec.origin is None:
         raise InputError(f"{reference}: the Python package {name!r} is not installed here")
+    steps = inside.split("/")
+    if os.path.isabs(inside) or ".." in steps or "\\" in inside or "\0" in inside:
+        raise InputError(f"{reference}: leaves the package {name!r}; name a file or folder inside it")
     for folder in spec.submodule_search_locations:
         path = Path(folder) / inside
-        if path.exists():
-            return path
+        if not os.path.exists(path):
+            continue
+        root = os.path.realpath(folder)
+        for found in [path, *path.rglob("*")] if path.is_dir() and inside else [path]:
+            if os.path.commonpath([os.path.realpath(found), root]) != root:
+                where = path_inside(folder, str(found))
+                raise InputError(f"{reference}: {where} is a link that leaves the package {name!r}")
+        return path
     raise InputError(f"{reference}: the package {name!r} has no {inside!r}")
 
 
 def is_hub_name(reference: str) -> bool:
     """Whether a reference names a repository of the Hugging Face hub; ``InputError`` as ``resolve`` has it."""
     return not _has_wildcard(reference) and resolve(reference).kind == "hub"
+
+
+def is_commit(text: str) -> bool:
+    """Whether a text is a full commit of the hub."""
+    return bool(_COMMIT.fullmatch(text))
 
 
 def find_commit(name: str, revision: str | None = None, repo_type: str = "model") -> str:
@@ -97,7 +116,7 @@ def find_commit(name: str, revision: str | None = None, repo_type: str = "model"
     from huggingface_hub import HfApi
 
     try:
-        return HfApi().resolve_revision(name, revision=revision, repo_type=repo_type).resolved
+        return patiently(name, lambda: HfApi().resolve_revision(name, revision=revision, repo_type=repo_type)).resolved
     except Exception as error:  # the transport and the hub have many of their own
         raise InputError(
             f"{name}: which commit its revision {revision or MAIN} is at cannot be found out: "
@@ -111,15 +130,6 @@ def pin_commit(reference: str, revision: str | None = None, repo_type: str = "mo
     if not is_hub_name(reference):
         return reference
     return f"{reference.partition('@')[0]}@{find_commit(reference, revision, repo_type)}"
-
-
-def _snapshot(name: str, commit: str) -> str:
-    from huggingface_hub import snapshot_download
-
-    try:
-        return snapshot_download(name, revision=commit, allow_patterns=_CHECKPOINT_FILES)
-    except Exception as error:  # the transport and the hub have many of their own
-        raise InputError(f"{name}: commit {commit} cannot be downloaded: {one_line(error)}") from error
 
 
 def content_identity(reference: str, revision: str | None = None, hidden: bool = True, repo_type: str = "model") -> str:
@@ -155,6 +165,18 @@ def _identity(files: dict[str, dict[str, Any]], remote: fsspec.AbstractFileSyste
             with remote.open(name, "rb") as stream:
                 hashlib.file_digest(stream, lambda: digest)
     return digest.hexdigest()[:16]
+
+
+def file_identities(found: "FoundFiles") -> dict[str, str]:
+    """Each file's path inside its corpus -> a short hash of what it holds now; by the rules of ``content_identity``."""
+    try:
+        if is_local(found.filesystem):
+            hashes = content_hashes(found.root, {name: info["size"] for name, info in found.files.items()})
+        else:
+            hashes = {name: _identity({name: info}, found.filesystem) for name, info in found.files.items()}
+    except OSError as error:
+        raise InputError(f"{visible(str(error.filename or found.root))}: cannot be read: {one_line(error)}") from error
+    return {found.inside(name): hashed for name, hashed in hashes.items()}
 
 
 class FoundFiles(NamedTuple):
@@ -300,29 +322,49 @@ def _local_size(name: str) -> int:
     return os.path.getsize(name)
 
 
-def local_copy(reference: str) -> str:
-    """A local path or hub name that transformers can load, downloading remote folders once.
+def local_copy(reference: str, revision: str | None = None, pickled: bool = False) -> str:
+    """The local path of a model, downloading remote folders once.
 
     Remote folders are copied below ``LLAMBERT_CACHE`` (default ``~/.cache/llambert``) under their content
-    identity, whole before they get their name: a copy cut short is never taken for a model. ``name@commit`` is
-    downloaded into the hub's own cache.
+    identity by one process of the machine, whole before they get their name: a copy cut short is never taken for a
+    model. A hub name is downloaded into the hub's own cache, at ``revision`` or as ``name@commit`` (``hub.snapshot``).
     """
     resolved = resolve(reference)
-    if resolved.kind == "hub" and "@" in reference:
-        return _snapshot(*reference.split("@"))
+    if resolved.kind == "hub":
+        return snapshot(reference.partition("@")[0], find_commit(reference, revision), pickled)
     if resolved.kind != "remote":
         return resolved.location
     target = cache_folder() / content_identity(reference)
-    if not target.exists():
-        filesystem, path = open_location(resolved.location)
-        partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        copy_folder(filesystem, path, partial)
-        try:
-            os.rename(partial, target)
-        except OSError:
-            assert target.exists(), f"{partial} could not be renamed to {target}"
+    if target.exists():
+        return str(target)
+    with one_process(f"copy-{target}"):
+        if not target.exists():
+            filesystem, path = open_location(resolved.location)
+            partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
+            partial.parent.mkdir(parents=True, exist_ok=True)
+            copy_folder(filesystem, path, partial)
+            try:
+                os.rename(partial, target)
+            except OSError:
+                assert target.exists(), f"{partial} could not be renamed to {target}"
     return str(target)
+
+
+def provide_model(
+    reference: str, revision: str | None, storage: str, *, spans_machines: bool, pickled: bool = False
+) -> str:
+    """What every worker of a run opens in place of ``reference``, fetched once: called before there are workers.
+
+    On one machine that is the name at its commit, by now in the hub's cache. Where workers are on several, it is a copy
+    below ``storage``, so that none of them asks the hub. What is not on the hub stays as it is.
+    """
+    if not is_hub_name(reference):
+        return reference
+    name, commit = reference.partition("@")[0], find_commit(reference, revision)
+    if spans_machines:
+        return copy_to_storage(name, commit, pickled, storage)
+    snapshot(name, commit, pickled)
+    return f"{name}@{commit}"
 
 
 def path_without_wildcards(location: str) -> str:

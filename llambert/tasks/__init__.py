@@ -3,6 +3,7 @@
 Shipped tasks are the YAML files beside this one; a user's own is any YAML file of the same form.
 """
 
+import os
 import re
 from pathlib import Path
 from typing import Self
@@ -11,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 
 from llambert.annotation.prompts import Prompt, Shot
 from llambert.errors import InputError
+from llambert.printable import shortened
 from llambert.section import Section, inconsistent, parse_yaml, read_text, validate
 
 _SHIPPED = Path(__file__).parent
@@ -44,6 +46,11 @@ class Task(Section):
     def category_names(self) -> list[str]:
         """Category names in task order: the order of every probability array."""
         return [category.name for category in self.categories]
+
+    @property
+    def shot_answers(self) -> dict[str, str]:
+        """Category -> its answer in a shot, the first of its words."""
+        return {category.name: category.answer_words[0] for category in self.categories}
 
     def prompt(self, name: str | None = None) -> Prompt:
         """The prompt of that name, or the first; ``InputError`` if it does not exist."""
@@ -81,10 +88,10 @@ class Task(Section):
 
 def load_task(name_or_path: str) -> Task:
     """A shipped task by name, or a task file by path; ``InputError`` with a line per fault."""
-    shipped = _SHIPPED / f"{name_or_path}.yaml"
-    path = shipped if shipped.is_file() else Path(name_or_path)
-    if not path.is_file():
-        names = ", ".join(sorted(file.stem for file in _SHIPPED.glob("*.yaml")))
-        raise InputError(f"task {name_or_path!r}: neither a shipped task ({names}) nor a file")
+    names = sorted(file.stem for file in _SHIPPED.glob("*.yaml"))
+    path = _SHIPPED / f"{name_or_path}.yaml" if name_or_path in names else Path(name_or_path)
+    if not os.path.isfile(path):  # unlike Path.is_file, False for a name that no filesystem takes
+        shown = shortened(name_or_path)
+        raise InputError(f"task {shown!r}: neither a shipped task ({', '.join(names)}) nor a file")
     text = read_text(path)
     return validate(Task, parse_yaml(text, path), text, path)

@@ -1,7 +1,7 @@
 """The encoder with a classification head: checked before a run, loaded for training, saved as a folder."""
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -13,6 +13,7 @@ from safetensors import safe_open
 from transformers import (
     AutoConfig,
     AutoModelForSequenceClassification,
+    BatchEncoding,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -20,9 +21,6 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from llambert.classifier.architecture import (
-    FLOAT16_NEEDS_GPU,
-    LOADING_ERRORS,
-    MODEL_ERRORS,
     InputFormat,
     complete_config,
     find_input_format,
@@ -33,9 +31,13 @@ from llambert.classifier.architecture import (
     require_length,
     unsupported_model_reason,
 )
-from llambert.errors import InputError, UnfitModel, described, loading_fault
+from llambert.classifier.chip import FLOAT16_NEEDS_GPU
+from llambert.classifier.loading import MODEL_ERRORS, loading, raise_passing
+from llambert.classifier.weights import build_without_memory, require_all_layers, require_encoder_weights
+from llambert.errors import InputError, UnfitModel, described, one_line, panics_as_errors
 from llambert.recipe import ClassifierRecipe, LabelRecipe
 from llambert.run import Run
+from llambert.storage.model_folder import check_model_folder
 from llambert.storage.reference import local_copy
 
 _DROPOUTS = (
@@ -51,7 +53,6 @@ _DROPOUTS = (
 )
 _TEXTS_PER_CALL = 1000  # bounds the tokenizer's own objects, which take far more memory than the ids
 FULL_CHECK_MAX_BYTES = 4 << 30  # of weights in float32: the driver's node may have little memory
-_MAX_MISSING_SHARE = 0.25  # of the encoder's weights; a missing pooler, which is part of a head, is far less
 _MAX_LENGTH_CHECK_COST = 2 * 10**11
 """Maximum product of parameters and tokens for the check at full length: a few seconds on one core."""
 
@@ -66,19 +67,26 @@ class Encoder:
     input_format: InputFormat
 
     def tokenize(self, texts: list[str]) -> list[np.ndarray]:
-        """Token ids of each text, truncated to ``max_length``, with the tokens that the model requires: never empty."""
+        """Token ids of each text, truncated to ``max_length``, with the tokens that the model requires: never empty.
+
+        ``InputError`` if the tokenizer panics on one.
+        """
         ids: list[np.ndarray] = []
         for start in range(0, len(texts), _TEXTS_PER_CALL):
-            encoded = self.tokenizer(
-                texts[start : start + _TEXTS_PER_CALL],
-                truncation=True,
-                max_length=self.max_length,
-                return_attention_mask=False,
-                return_token_type_ids=False,
-            )
+            try:
+                encoded = self._encode(texts[start : start + _TEXTS_PER_CALL])
+            except ValueError as error:
+                reason = f"its tokenizer fails on one of {len(texts):,} texts to train on: {one_line(error)}"
+                raise InputError(f"classifier.model: {reason}; choose another encoder") from error
             rows = (np.array(row, dtype=np.int32) for row in encoded["input_ids"])
             ids += [self.input_format.with_required_tokens(row, self.max_length) for row in rows]
         return ids
+
+    @panics_as_errors()
+    def _encode(self, texts: list[str]) -> BatchEncoding:
+        return self.tokenizer(
+            texts, truncation=True, max_length=self.max_length, return_attention_mask=False, return_token_type_ids=False
+        )
 
     def save(self, folder: Path) -> None:
         """Write the Hugging Face folder: safetensors weights, configuration, tokenizer."""
@@ -90,10 +98,13 @@ class Encoder:
 def require_encoder(run: Run) -> None:
     """``InputError`` if the recipe's encoder cannot be trained or cannot label; not checked once it is trained.
 
-    Needs no Ray. Each process checks an encoder once.
+    Needs no Ray. Each process checks an encoder once. A dtype that the device decides is taken for float32 until it has
+    (``execution.devices.with_label_dtype``).
     """
     if run.table("checkpoint").read_manifest() is None:
-        _check_encoder_once(run.recipe.classifier, tuple(run.task.category_names), run.recipe.label)
+        label = run.recipe.labelling
+        label = label.model_copy(update={"dtype": label.stated_dtype or "float32"})
+        _check_encoder_once(run.recipe.classifier, tuple(run.task.category_names), label)
 
 
 def check_encoder(recipe: ClassifierRecipe, categories: Sequence[str], label: LabelRecipe | None = None) -> None:
@@ -106,10 +117,7 @@ def check_encoder(recipe: ClassifierRecipe, categories: Sequence[str], label: La
     with _quiet_loading():
         with _model_errors_as_input_errors(recipe):
             config, _ = _read_config_and_tokenizer(recipe, categories)
-            with torch.device("meta"):
-                built: Any = AutoModelForSequenceClassification.from_config(
-                    config, trust_remote_code=recipe.trust_remote_code
-                )
+            built = _build_without_memory(recipe, config)
         num_parameters = sum(parameter.numel() for parameter in built.parameters())
         if num_parameters * torch.float32.itemsize <= FULL_CHECK_MAX_BYTES:
             encoder = load_encoder(recipe, categories)
@@ -149,17 +157,19 @@ def load_encoder(recipe: ClassifierRecipe, categories: Sequence[str]) -> Encoder
     """
     with _model_errors_as_input_errors(recipe):
         config, tokenizer = _read_config_and_tokenizer(recipe, categories)
+        _build_without_memory(recipe, config)
         torch.manual_seed(recipe.seed)
         model, report = AutoModelForSequenceClassification.from_pretrained(
-            local_copy(recipe.model),
-            **_loading_options(recipe),
+            _location(recipe),
+            trust_remote_code=recipe.trust_remote_code,
             config=config,
             dtype=torch.float32,
             ignore_mismatched_sizes=True,
             use_safetensors=None if recipe.pickled_weights else True,
             output_loading_info=True,
         )
-        _require_weights(model, sorted(report["missing_keys"]), [key for key, *_ in report["mismatched_keys"]])
+        require_encoder_weights(model, sorted(report["missing_keys"]), [key for key, *_ in report["mismatched_keys"]])
+        require_all_layers(model, report["missing_keys"], report["unexpected_keys"])
         _set_padding_token(model, tokenizer)
         if recipe.freeze_encoder:
             freeze_encoder(model)
@@ -173,48 +183,52 @@ def load_encoder(recipe: ClassifierRecipe, categories: Sequence[str]) -> Encoder
 
 def _check_labelling(encoder: Encoder, recipe: ClassifierRecipe, label: LabelRecipe) -> None:
     """``InputError`` if encoder or device cannot compute in ``label.dtype``; converts ``encoder`` in place."""
-    if label.dtype == "float16" and label.gpus_per_actor == 0:
+    if label.stated_dtype == "float16" and label.gpus_per_actor == 0:
         raise InputError(FLOAT16_NEEDS_GPU)
-    if label.dtype == "bfloat16":
+    if label.stated_dtype == "bfloat16":
         try:
             find_input_format(encoder.model.bfloat16(), encoder.tokenizer)
         except UnfitModel as error:
-            raise InputError(f"label.dtype: {recipe.model} cannot label in {label.dtype}: {error}") from error
+            raise InputError(f"label.dtype: {recipe.model} cannot label in bfloat16: {error}") from error
 
 
 @contextlib.contextmanager
 def _model_errors_as_input_errors(recipe: ClassifierRecipe) -> Iterator[None]:
     """``InputError`` that names the recipe's encoder for whatever is wrong with it."""
     try:
-        yield
-    except UnfitModel as error:
-        raise InputError(f"classifier.model: {recipe.model}: {error}") from error
-    except InputError:
-        raise
-    except LOADING_ERRORS as error:
-        reason = loading_fault(error, "classifier")
-        if not recipe.pickled_weights and _lacks_safetensors(error):
-            reason += "; classifier.pickled_weights: true takes pickled ones, if you trust them"
-        raise InputError(f"classifier.model: {recipe.model} cannot be loaded: {reason}") from error
+        with loading(f"classifier.model: {recipe.model}", "classifier"):
+            yield
+    except InputError as error:
+        if recipe.pickled_weights or not _lacks_safetensors(error.__cause__):
+            raise
+        raise InputError(f"{error}; classifier.pickled_weights: true takes pickled ones, if you trust them") from error
 
 
-def _lacks_safetensors(error: BaseException) -> bool:
+def _lacks_safetensors(error: BaseException | None) -> bool:
     """Whether weights are missing or pickled: transformers raises a plain ``OSError``, so its message is compared."""
     return isinstance(error, OSError) and "file named model.safetensors" in str(error)
 
 
-def _loading_options(recipe: ClassifierRecipe) -> dict[str, Any]:
-    return {"revision": recipe.revision, "trust_remote_code": recipe.trust_remote_code}
+def _location(recipe: ClassifierRecipe) -> str:
+    return local_copy(recipe.model, recipe.revision, recipe.pickled_weights)
+
+
+def _build_without_memory(recipe: ClassifierRecipe, config: PreTrainedConfig) -> PreTrainedModel:
+    trusted = recipe.trust_remote_code
+    return build_without_memory(
+        lambda: AutoModelForSequenceClassification.from_config(config, trust_remote_code=trusted), _location(recipe)
+    )
 
 
 def _read_config_and_tokenizer(
     recipe: ClassifierRecipe, categories: Sequence[str]
 ) -> tuple[PreTrainedConfig, PreTrainedTokenizerBase]:
     """The configuration, with a head for ``categories``, and the tokenizer."""
-    location = local_copy(recipe.model)
+    location = _location(recipe)
     if Path(location).is_file():
         raise UnfitModel("it is a file; name the folder that holds config.json, weights and tokenizer")
-    config = AutoConfig.from_pretrained(location, **_loading_options(recipe))
+    check_model_folder(location, pickled=recipe.pickled_weights)
+    config = AutoConfig.from_pretrained(location, trust_remote_code=recipe.trust_remote_code)
     if reason := unsupported_model_reason(config):
         raise UnfitModel(reason)
     _require_same_categories(config, categories, recipe.model)
@@ -226,21 +240,9 @@ def _read_config_and_tokenizer(
         for name in _DROPOUTS:
             if hasattr(config, name):
                 setattr(config, name, recipe.dropout)
-    tokenizer = load_tokenizer(location, **_loading_options(recipe))
+    tokenizer = load_tokenizer(location, trust_remote_code=recipe.trust_remote_code)
     tokenizer.truncation_side = "right"  # the label stage reads long texts from the start, only as far as needed
     return config, tokenizer
-
-
-def _require_weights(model: PreTrainedModel, missing: Iterable[str], mismatched: list[str]) -> None:
-    """``UnfitModel`` if weights other than the head's are missing: they would be initialized at random."""
-    prefix = f"{model.base_model_prefix}."
-    other = [name for name in mismatched if name.startswith(prefix)]
-    if other:
-        raise UnfitModel(f"its weights do not have the shapes that its config.json states, for example {other[0]}")
-    sizes = {name: tensor.numel() for name, tensor in model.state_dict().items() if name.startswith(prefix)}
-    if sum(sizes.get(name, 0) for name in missing) > _MAX_MISSING_SHARE * sum(sizes.values()):
-        absent = next(name for name in missing if name in sizes)
-        raise UnfitModel(f"it lacks weights of the model that its config.json describes, for example {absent}")
 
 
 def _set_padding_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -269,6 +271,7 @@ def _check_trainable(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
         inputs: Any = input_format.model_inputs(probe_texts(model, tokenizer, input_format))
         model(**inputs).logits.float().logsumexp(dim=-1).sum().backward()
     except MODEL_ERRORS as error:
+        raise_passing(error)
         raise UnfitModel(f"{type(model).__name__} cannot be trained: {described(error)}") from error
     for parameter in model.parameters():
         parameter.requires_grad = parameter.requires_grad and parameter.grad is not None
@@ -277,9 +280,9 @@ def _check_trainable(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
 
 def _check_stored_weights(recipe: ClassifierRecipe, built: PreTrainedModel) -> None:
     """Check the headers of the safetensors files of a model that is too large to load here."""
-    folder = Path(local_copy(recipe.model))
-    if recipe.pickled_weights or not folder.is_dir():
+    if recipe.pickled_weights:
         return
+    folder = Path(_location(recipe))
     names: set[str] = set()
     with _model_errors_as_input_errors(recipe):
         for file in sorted(folder.glob("*.safetensors")):
@@ -289,7 +292,9 @@ def _check_stored_weights(recipe: ClassifierRecipe, built: PreTrainedModel) -> N
             raise OSError(f"no file named model.safetensors in {folder}")
         prefix = f"{built.base_model_prefix}."
         own = {name for name in built.state_dict() if name.startswith(prefix)}
-        _require_weights(built, sorted(name for name in own if not {name, name.removeprefix(prefix)} & names), [])
+        missing = sorted(name for name in own if not {name, name.removeprefix(prefix)} & names)
+        require_encoder_weights(built, missing, [])
+        require_all_layers(built, missing, names)
 
 
 def freeze_encoder(model: PreTrainedModel) -> None:

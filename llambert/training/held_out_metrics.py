@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import precision_recall_fscore_support
 
-from llambert.annotation.calibration import expected_calibration_error, labels_and_confidence, reliability_bins
+from llambert.annotation.calibration import calibration_error, labels_and_confidence
 
 
 def held_out_metrics(
@@ -13,10 +13,12 @@ def held_out_metrics(
 ) -> dict[str, Any]:
     """Figures of ``probabilities`` (records, categories) against the held-out labels, usually silver ones.
 
-    ``loss``: cross-entropy against ``targets``; ``accuracy``, ``macro_f1``, ``calibration_error`` (expected);
-    ``classes``: precision, recall and number of records by category.
+    ``loss``: cross-entropy against ``targets``; ``accuracy``, ``macro_f1``; ``calibration_error`` (expected) and
+    ``calibration_error_if_calibrated``, its value for perfect calibration (``calibration_error`` of
+    annotation/calibration.py); ``classes``: precision, recall and number of records by category.
     """
     predicted, confidence = labels_and_confidence(probabilities)
+    calibration = calibration_error(confidence, predicted == labels)
     codes = np.arange(len(categories))
     precision, recall, f1, support = precision_recall_fscore_support(labels, predicted, labels=codes, zero_division=0)
     return {
@@ -24,7 +26,8 @@ def held_out_metrics(
         "loss": float(-(targets * np.log(np.maximum(probabilities, 1e-12))).sum(axis=1).mean()),
         "accuracy": float((predicted == labels).mean()),
         "macro_f1": float(f1.mean()),
-        "calibration_error": expected_calibration_error(reliability_bins(confidence, predicted == labels)),
+        "calibration_error": calibration.value,
+        "calibration_error_if_calibrated": calibration.if_calibrated,
         "classes": {
             category: {"precision": float(precision[c]), "recall": float(recall[c]), "num_records": int(support[c])}
             for c, category in enumerate(categories)

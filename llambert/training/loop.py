@@ -1,14 +1,14 @@
-"""The training loop: one process, or one rank of a torch.distributed group; the same curve either way.
+"""The training loop: one process, or one rank of a torch.distributed group; the same curve to rounding either way.
 
-All randomness is a function of seed, phase, step and rank, so that a resumed run gives the same result as an
-uninterrupted one. Every rank takes every step: an empty share joins the all-reduce.
+All randomness is a function of seed, phase, step and rank, so that on the same kind of machine a resumed run gives the
+same result as an uninterrupted one. Every rank takes every step: an empty share joins the all-reduce.
 """
 
 import contextlib
 import itertools
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -68,7 +68,7 @@ class History:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for a checkpoint or JSON."""
-        return {"steps": [asdict(step) for step in self.steps], "epochs": self.epochs}
+        return {"steps": [dict(vars(step)) for step in self.steps], "epochs": self.epochs}
 
     def result_epoch(self) -> dict[str, Any]:
         """The figures of the epoch whose weights are the result: the best where training may stop early."""
@@ -90,7 +90,10 @@ class Observer:
         """Called with the held-out figures after an epoch, with ``phase`` and ``epoch``."""
 
     def on_checkpoint(self, state: Callable[[], dict[str, Any]]) -> None:
-        """Called when a checkpoint is due: ``FineTuning.restore`` resumes from what ``state()`` returns."""
+        """Called where training can be resumed: after each look at the losses, and after each phase.
+
+        ``FineTuning.restore`` resumes from what ``state()`` returns, whose tensors training changes afterwards.
+        """
 
 
 @dataclass
@@ -103,8 +106,8 @@ class _Tokenized:
 class FineTuning:
     """An encoder being fine-tuned through one or more phases.
 
-    ``checkpoint_every_steps`` and everything else comes from the recipe. After ``run`` the encoder's model
-    holds the result (averaged or best weights where the recipe asks) and ``history`` the curve.
+    After ``run`` the encoder's model holds the result (averaged or best weights where the recipe asks) and ``history``
+    the curve.
     """
 
     def __init__(
@@ -183,7 +186,7 @@ class FineTuning:
 
     def state_dict(self) -> dict[str, Any]:
         """The state of a checkpoint that does not depend on the phase."""
-        return {"model": _cpu_state_dict(self._model), "members": self._mean_weights, "history": self.history.to_dict()}
+        return {"model": self._model.state_dict(), "members": self._mean_weights, "history": self.history.to_dict()}
 
     def _add_member(self) -> None:
         """Add the weights of a trained member to the mean."""
@@ -264,12 +267,12 @@ class _PhaseRun:
             for batch in plan[self.step % self.steps_per_epoch :]:
                 self._take_step(batch)
                 epoch_ends = self.step % self.steps_per_epoch == 0
-                checkpoint = self.step % self.recipe.checkpoint_every_steps == 0 and self.step < self.num_steps
-                if epoch_ends or checkpoint or self.step % READ_LOSSES_EVERY_STEPS == 0:
-                    self._read_losses()
+                if not epoch_ends and self.step % READ_LOSSES_EVERY_STEPS:
+                    continue
+                self._read_losses()
                 if epoch_ends and self._end_epoch(epoch + 1):
                     self.step = self.num_steps
-                if checkpoint and self.step < self.num_steps:
+                if self.step < self.num_steps:
                     self._require_finite_weights()
                     self.tuning.observer.on_checkpoint(self._state_dict)
         self._require_finite_weights()
@@ -337,8 +340,11 @@ class _PhaseRun:
         self.tuning.observer.on_steps(steps)
 
     def _require_finite_weights(self) -> None:
-        """Check the weights before they are stored: a step's loss is that of the weights before the step."""
-        if not all(torch.isfinite(tensor).all() for tensor in self.model.parameters()):
+        """Check the weights before they are stored: a step's loss is that of the weights before the step.
+
+        Every rank has the same weights, so all raise, whichever of them stores something.
+        """
+        if not torch.isfinite(nn.utils.get_total_norm(self.model.parameters())):
             raise self._not_finite("norm of the weights", self.step)
 
     def _not_finite(self, what: str, step: int) -> InputError:

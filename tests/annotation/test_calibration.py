@@ -6,6 +6,7 @@ from sklearn.metrics import brier_score_loss
 
 from llambert.annotation.calibration import (
     batch_calibration,
+    calibration_error,
     contextual_calibration,
     expected_calibration_error,
     gold_calibration,
@@ -134,3 +135,34 @@ def test_a_calibrated_annotator_has_hardly_any_calibration_error():
     probabilities, gold = biased_annotator(20_000, share=0.5, bias=0.0)
     labels, confidence = labels_and_confidence(probabilities)
     assert expected_calibration_error(reliability_bins(confidence, labels == gold)) < 0.015
+
+
+def test_the_error_of_a_perfectly_calibrated_classifier_is_that_of_chance_and_shrinks_with_the_records():
+    random = np.random.default_rng(1)
+    errors = {}
+    for num in (200, 20_000):
+        confidence = random.uniform(0.5, 1.0, num)
+        observed = [calibration_error(confidence, random.random(num) < confidence) for _ in range(20)]
+        assert np.mean([one.value for one in observed]) == pytest.approx(observed[0].if_calibrated, rel=0.15)
+        assert sum(one.low <= one.value <= one.high for one in observed) >= 17
+        assert {(one.if_calibrated, one.low, one.high) for one in observed} == {
+            (observed[0].if_calibrated, observed[0].low, observed[0].high)
+        }
+        errors[num] = observed[0].if_calibrated
+    assert errors[200] == pytest.approx(10 * errors[20_000], rel=0.15)
+
+
+def test_an_overconfident_classifier_lies_outside_what_chance_makes():
+    random = np.random.default_rng(2)
+    confidence = random.uniform(0.8, 1.0, 2_000)
+    found = calibration_error(confidence, random.random(2_000) < confidence - 0.1)
+    assert found.value > 3 * found.high > 3 * found.if_calibrated > 3 * found.low
+
+
+def test_where_every_probability_is_one_chance_makes_no_error_and_order_no_difference():
+    sure = calibration_error(np.ones(50), np.ones(50, bool))
+    assert (sure.value, sure.if_calibrated, sure.low, sure.high) == (0, 0, 0, 0)
+    confidence = np.repeat([0.6, 0.9, 0.75], 40)
+    is_right = np.arange(120) % 3 > 0
+    order = np.random.default_rng(0).permutation(120)
+    assert calibration_error(confidence, is_right) == calibration_error(confidence[order], is_right[order])

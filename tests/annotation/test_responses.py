@@ -1,80 +1,66 @@
-"""``responses`` as readers see it: answers that came later in place of errors that passed."""
+"""``responses`` as readers see it: the sample joined with its answers."""
 
-from pathlib import Path
-
-import pandas as pd
 import pyarrow as pa
 import pytest
 
 from llambert import schema
-from llambert.annotation.responses import amended_part, amendment_name, answers_version, iter_answers
-from llambert.storage.run_directory import TableDirectory
+from llambert.annotation.responses import answers_version, iter_answers
+from llambert.errors import Damaged
+from tests.fixtures.annotate_runs import open_run
+from tests.fixtures.stored_responses import store_responses
+from tests.fixtures.tiny_encoder import save_tiny_encoder
 
-PART = "part-000000000-000000004.parquet"
-
-
-def rows(**kinds: str | None) -> pa.Table:
-    """Rows by id: an error of the kind given, or an answer that says how often it was asked."""
-    return pa.Table.from_pylist(
-        [
-            {
-                schema.RECORD_ID: record_id,
-                schema.TEXT: "x",
-                schema.PROMPT: "p",
-                schema.RESPONSE: None if kind in ("passing", "refused") else kind,
-                schema.FINISH_REASON: "error" if kind in ("passing", "refused") else "stop",
-                schema.MODEL: "m",
-                schema.ERROR_KIND: kind if kind in ("passing", "refused") else None,
-                **dict.fromkeys((schema.NUM_PROMPT_TOKENS, schema.NUM_RESPONSE_TOKENS, schema.NUM_TRUNCATED_TOKENS), 1),
-            }
-            for record_id, kind in kinds.items()
-        ],
-        schema=schema.RESPONSES,
-    )
+ROWS = [
+    {"record_id": "a", "text": "A", "response": "first"},
+    {"record_id": "b", "text": "B", "finish_reason": "error", "error": "busy", "error_kind": "passing"},
+    {"record_id": "c", "text": "C", "finish_reason": "error", "error": "no", "error_kind": "refused"},
+    {"record_id": "d", "text": "D", "response": "fourth", "num_prompt_tokens": 7},
+    {"record_id": "e", "text": "E", "finish_reason": "error", "error": "busy", "error_kind": "passing"},
+]
 
 
 @pytest.fixture
-def table(tmp_path) -> TableDirectory:
-    directory = TableDirectory(str(tmp_path / "responses" / "f"), schema.RESPONSES)
-    part = directory.commit_part(PART, rows(a="first", b="passing", c="refused", d="passing"))
-    amendments = [
-        directory.commit_part(amendment_name(PART, 0), rows(b="second")),
-        directory.commit_part(amendment_name(PART, 1), rows(d="third", c="must not count")),
+def run(tmp_path):
+    run = open_run(tmp_path, save_tiny_encoder(tmp_path / "model"), num_records=5)
+    store_responses(run, ROWS, ends=[2, 4, 5])
+    return run
+
+
+def test_each_record_has_its_answer_or_the_error_that_may_pass(run):
+    columns = [schema.RECORD_ID, schema.TEXT, schema.RESPONSE, schema.FINISH_REASON, schema.ERROR, schema.ERROR_KIND]
+    parts = list(iter_answers(run.table, columns))
+    assert [ranks for ranks, _ in parts] == [(0, 2), (2, 4), (4, 5)]
+    assert pa.concat_tables([rows for _, rows in parts]).to_pylist() == [
+        {"finish_reason": "stop", "response": None, "error": None, "error_kind": None, **row}
+        for row in map(shown, ROWS)
     ]
-    directory.complete("annotate", [part], amendments=amendments)
-    return directory
 
 
-def test_later_answers_take_the_place_of_errors_that_passed_in_the_order_of_the_part(table):
-    ((part, found),) = iter_answers(table, [schema.RECORD_ID, schema.RESPONSE])
-    assert part.name == PART
-    assert found.to_pylist() == [
-        {"record_id": "a", "response": "first"},
-        {"record_id": "b", "response": "second"},
-        {"record_id": "c", "response": None},
-        {"record_id": "d", "response": "third"},
-    ]
-    ((_, alone),) = iter_answers(table, [schema.RESPONSE])  # whatever columns are asked for
-    assert alone.to_pydict() == {"response": ["first", "second", None, "third"]}
-    ((_, whole),) = iter_answers(table, schema.RESPONSES.names)
-    assert whole.schema == schema.RESPONSES
+def shown(row: dict) -> dict:
+    return {name: value for name, value in row.items() if name != "num_prompt_tokens"}
 
 
-def test_a_reader_of_the_folder_sees_each_record_once(table):
-    (file,) = Path(table.path()).glob("*.parquet")
-    assert pd.read_parquet(file)[schema.RECORD_ID].tolist() == ["a", "b", "c", "d"]
-    assert table.part_names() == [PART]
-    assert table.read([schema.RECORD_ID]).num_rows == 4
+def test_columns_come_as_asked_and_without_the_sample_where_none_is_of_it(run):
+    whole = pa.concat_tables([rows for _, rows in iter_answers(run.table, schema.JOINED_RESPONSES.names)])
+    assert whole.schema.names == schema.JOINED_RESPONSES.names
+    assert [field.type for field in whole.schema] == [field.type for field in schema.JOINED_RESPONSES]
+    run.table("sample").filesystem.rm(run.table("sample").path(), recursive=True)
+    tokens = [rows for _, rows in iter_answers(run.table, [schema.NUM_PROMPT_TOKENS])]
+    assert pa.concat_tables(tokens)[0].to_pylist() == [10, 0, 10, 7, 0]
 
 
-def test_an_amendment_is_known_by_its_name():
-    assert amended_part(amendment_name(PART, 3)) == PART
-    assert amended_part(PART) is None
+def test_an_answer_that_its_part_lacks_is_no_answer(run):
+    table = run.table("answers")
+    _, second = table.part_names()
+    part = table.read_part(second)
+    table.filesystem.rm_file(table.path(second))
+    table.commit_part(second, part.slice(1))
+    with pytest.raises(Damaged, match="lacks answers"):
+        list(iter_answers(run.table, [schema.RESPONSE]))
 
 
-def test_the_version_of_the_answers_changes_with_each_amendment(table):
-    manifest = table.require_manifest()
-    fewer = manifest.model_copy(update={"amendments": manifest.amendments[:1]})
-    none = manifest.model_copy(update={"amendments": []})
-    assert answers_version(none) == answers_version(None) == ""
-    assert len({answers_version(one) for one in (manifest, fewer, none)}) == 3
+def test_the_version_changes_with_the_answers(run):
+    manifest = run.table("responses").require_manifest()
+    assert answers_version(None) == ""
+    fewer = manifest.model_copy(update={"parts": manifest.parts[:1]})
+    assert len({answers_version(one) for one in (None, manifest, fewer)}) == 3

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llambert.annotation.sampling import IdSource, Purpose, Selection, sampling_hashes, select
+from llambert.annotation.sampling import IdSource, Purpose, Selection, sampling_hashes, select, select_stratified
 
 IDS = [f"record-{i}" for i in range(2_000)]
 
@@ -89,3 +89,32 @@ def test_selection_is_uniform():
     drawn = np.array([int(i.split("-")[1]) for i in selected(IDS, 1_000)])
     assert abs(drawn.mean() - 999.5) < 4 * 577 / np.sqrt(1_000)
     assert abs((drawn < 500).sum() - 250) < 60
+
+
+def stratified(ids: dict[str, str], num: int) -> list[str]:
+    """``num`` of these records; id -> stratum."""
+    columns = pa.chunked_array([list(ids)]), pa.chunked_array([list(ids.values())])
+    return select_stratified(lambda: iter([columns]), pa.array([], pa.string()), num, 0).record_ids.to_pylist()
+
+
+@pytest.mark.parametrize("num_new", [1, 200, 2_000])
+def test_new_records_displace_the_last_of_a_sample_and_no_others(num_new):
+    new = [f"new-{i}" for i in range(num_new)]
+    before, after = selected(IDS, 300), selected([*new, *IDS], 300)
+    kept = [name for name in after if name in before]
+    assert kept == before[: len(kept)]
+    assert set(after) - set(before) <= set(new)
+    removed = selected(IDS[::2], 300)  # of files that go
+    assert [name for name in before if name in removed] == removed[: len(set(before) & set(removed))]
+
+
+def test_a_stratified_sample_of_a_grown_corpus_takes_each_stratum_in_the_same_order():
+    old = {name: "fr" if i % 4 else "us" for i, name in enumerate(IDS)}
+    new = {f"new-{i}": ["us", "it"][i % 2] for i in range(400)}
+    before, after = stratified(old, 200), stratified({**old, **new}, 200)
+    for stratum in ("fr", "us"):
+        then = [name for name in before if old[name] == stratum]
+        now = [name for name in after if {**old, **new}[name] == stratum]
+        kept = [name for name in now if name in old]
+        assert kept[: len(then)] == then[: len(kept)]
+    assert len(set(before) & set(after)) > 130  # shares change, and with them how many of each are taken

@@ -6,6 +6,13 @@ from llambert.annotation.sampling import Selection
 from llambert.authoring import trial
 from llambert.cli import app
 from llambert.errors import InputError
+from llambert.execution.in_process import IN_PROCESS
+from llambert.run import open_run
+from llambert.stages.annotate import annotate
+from llambert.stages.ingest import ingest
+from llambert.stages.sample import sample
+from tests.fixtures.stored_responses import joined
+from tests.fixtures.tiny_encoder import save_tiny_encoder
 from tests.fixtures.tiny_llm import save_tiny_llm
 
 RECIPE = """
@@ -14,7 +21,7 @@ task: reviews
 storage: {tmp}/run
 corpus: {{path: {tmp}/films.csv, columns: {{text: body, record_id: id, gold_label: stars}}}}
 annotator: {{model: {tmp}/llm, dtype: float32, prompt: completion, mode: {mode}, num_records: 1000}}
-classifier: {{model: package:llambert/tasks}}
+classifier: {{model: {tmp}/encoder}}
 """
 
 
@@ -22,6 +29,7 @@ classifier: {{model: package:llambert/tasks}}
 def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trial")
     save_tiny_llm(folder / "llm")
+    save_tiny_encoder(folder / "encoder")
     rows = [f"r{number},Film {number} was good.,positive" for number in range(40)]
     (folder / "films.csv").write_text("\n".join(["id,body,stars", "r40,,negative", *rows]) + "\n")
     for mode in ("score", "generate"):
@@ -36,15 +44,30 @@ def run_try(*arguments):
 
 
 @pytest.mark.parametrize("mode", ["score", "generate"])
-def test_prompts_answers_and_labels_of_a_few_records_are_shown_and_nothing_is_written(folder, mode):
-    before = sorted(folder.rglob("*"))
+def test_prompts_answers_and_labels_of_a_few_records_are_shown_and_the_answers_kept(folder, mode, monkeypatch):
     output = run_try(folder / f"{mode}.yaml", "--n", 3)
     assert output.count("  | Sentiment:\n") == 3
     assert output.count("  answer ") == 3
     assert output.count("(gold: positive)") == 3
     assert output.count("on any answer word") == (3 if mode == "score" else 0)
-    assert "1,000 records like these: about " in output
-    assert sorted(folder.rglob("*")) == before
+    assert "At most 1,000 records like these will be annotated (annotator.num_records): about " in output
+    written = {path.relative_to(folder / "run").parts[0] for path in (folder / "run").rglob("*") if path.is_file()}
+    assert written == {"layout.json", "answers"}
+    monkeypatch.setattr(trial, "create_engine", None)  # no model is loaded again
+    assert run_try(folder / f"{mode}.yaml", "--n", 3) == output
+
+
+def test_a_run_finds_the_answers_of_a_trial(folder):
+    chosen = trial.open_trial(str(folder / "generate.yaml"), None, "text", None)
+    records = trial.first_records(chosen, 5)
+    shown = [one.answer for one in trial.run_trial(records, chosen)]
+    run = open_run(str(folder / "generate.yaml"), ["annotator.num_records=40"])
+    ingest(run, IN_PROCESS)
+    sample(run)
+    manifest = annotate(run, IN_PROCESS)
+    assert manifest.counts["num_found"] >= 5
+    rows = {row["record_id"]: row for row in joined(run).to_pylist()}
+    assert [rows[name]["response"] for name in records["record_id"].to_pylist()] == [one.response for one in shown]
 
 
 def test_more_records_are_those_of_fewer_and_then_some(folder):

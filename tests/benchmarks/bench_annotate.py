@@ -28,6 +28,7 @@ from llambert.run import Run, open_run
 from llambert.stages.annotate import annotate
 from llambert.stages.ingest import ingest
 from llambert.stages.sample import sample
+from tests.fixtures.stored_responses import joined
 
 RECIPE = Path(__file__).parents[2] / "jobs" / "recipes" / "reviews.yaml"
 STAGE_FLOOR, GENERATE_FLOOR = 0.95, 5.0
@@ -45,7 +46,7 @@ def main() -> int:
         sample(run)
         manifest = annotate(run)
         ray.shutdown()
-        responses = run.table("responses").read([schema.TEXT, schema.PROMPT]).to_pydict()
+        responses = joined(run).to_pydict()
     stage = manifest.measures["records_per_second"]
     whole = manifest.num_in / manifest.wall_seconds
     bare = bare_loop(run, responses[schema.TEXT])

@@ -111,7 +111,8 @@ async def load(
             first = number * num_texts % (len(texts) - num_texts)
             body = json.dumps({"texts": texts[first : first + num_texts]}).encode()
             sent = time.perf_counter()
-            writer.write(b"POST /v1/label HTTP/1.1\r\nhost: bench\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+            head = b"POST /v1/label HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+            writer.write(head + b"content-length: %d\r\n\r\n" % len(body) + body)
             head = await reader.readuntil(b"\r\n\r\n")
             length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
             answer = await reader.readexactly(length)

@@ -9,13 +9,15 @@ stops the job. Beside it what that part's model took: the rest is machinery. Exi
 
 import argparse
 import os
+import secrets
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-os.environ |= {"HF_HUB_OFFLINE": "1", "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+os.environ |= {"HF_HUB_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 # The job is started with `python`, as from an activated environment.
 os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 
@@ -69,7 +71,7 @@ def measure(dashboard: str, storage: Path, arguments: argparse.Namespace) -> int
     submitted_s = time.monotonic() - began
     seen = {name: wait_for(client, storage, pattern, began) for name, pattern in PATTERNS.items()}
     client.stop_job("bench")
-    part = next(iter(sorted(storage.glob("responses/*/part-*.parquet"))))
+    part = next(iter(sorted(storage.glob("answers/*/part-*.parquet"))))
     counts = parse_footer(part.read_bytes()).counts["counts"]
     print(f"`ray job submit` came back      {submitted_s:6.1f} s")
     for name, seconds in seen.items():
@@ -84,7 +86,7 @@ PATTERNS = {
     "the job's process at work": "recipe.yaml",
     "the corpus is complete": "corpus/*/manifest.json",
     "the sample is complete": "sample/*/manifest.json",
-    "first annotated records": "responses/*/part-*.parquet",
+    "first annotated records": "answers/*/part-*.parquet",
 }
 
 

@@ -42,7 +42,7 @@ def test_weights_cut_short_are_one_line(checkpoint, tmp_path):
     shutil.copytree(checkpoint, folder)
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
-    with pytest.raises(InputError, match=r"^[^\n]*no classifier can be loaded[^\n]*$"):
+    with pytest.raises(InputError, match=r"^[^\n]*its model.safetensors cannot be read[^\n]*$"):
         load_checkpoint(str(folder), torch.float32)
 
 

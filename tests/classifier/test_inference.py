@@ -1,5 +1,6 @@
 """The classifier core against plain transformers, on texts kind and unkind."""
 
+import shutil
 import threading
 
 import numpy as np
@@ -11,6 +12,7 @@ from llambert.classifier import inference as module
 from llambert.classifier.batching import MAX_PADDING_WASTE
 from llambert.classifier.inference import Classifier, windows
 from llambert.errors import InputError
+from tests.fixtures.panicking_tokenizer import PANIC_TEXT, make_tokenizer_panic
 from tests.fixtures.tiny_classifier import MAX_LENGTH, save_tiny_classifier, tiny_texts
 
 
@@ -127,6 +129,17 @@ def test_what_is_no_text_is_reported_alone(classifier):
     assert np.isnan(predictions.scores[[1, 3]]).all()
     assert np.isnan(predictions.probabilities[1]).all()
     np.testing.assert_allclose(predictions.probabilities[[0, 2]], classifier.predict(["good", "bad"]).probabilities)
+
+
+def test_a_text_that_a_regular_expression_panics_on_costs_itself_alone(checkpoint, classifier, tmp_path):
+    shutil.copytree(checkpoint, tmp_path / "checkpoint")
+    make_tokenizer_panic(tmp_path / "checkpoint")
+    texts = ["good film", PANIC_TEXT, "bad film"]
+    predictions = Classifier(str(tmp_path / "checkpoint"), device="cpu").predict(texts)
+    assert predictions.failures == {1: "tokenizer_error"}
+    assert predictions.labels[1] is None
+    expected = classifier.predict(texts[::2])
+    np.testing.assert_allclose(predictions.probabilities[::2], expected.probabilities, atol=1e-6)
 
 
 def test_a_text_the_model_fails_on_costs_itself_alone(checkpoint):

@@ -5,6 +5,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
+from llambert.classifier.batching import pack_batch, plan_sorted_packs
 from llambert.classifier.inference import Classifier
 from llambert.classifier.packing import PACKABLE_FAMILIES
 from tests.fixtures.tiny_classifier import MAX_LENGTH, VOCABULARY, save_tiny_classifier, tiny_texts
@@ -79,3 +80,36 @@ def test_another_kind_of_model_is_padded(bert, tmp_path):
     expected = Classifier(str(tmp_path), device="cpu").predict(texts)
     assert found.labels == expected.labels
     assert found.num_padded_tokens > found.num_tokens
+
+
+def test_a_gpus_packs_have_the_probabilities_of_padded_batches(bert):
+    """Sorted packs, in which neighbours of one length attend together; packs are alike on any device, a CPU too."""
+    classifier = Classifier(str(bert), device="cpu", num_threads=1, few_texts=True)
+    texts = tiny_texts(200, seed=5)
+    ids = [np.array(encoding.ids) for encoding in classifier.tokenizer.encode_batch(texts)]
+    packs = plan_sorted_packs(np.arange(len(ids)), np.array([len(row) for row in ids]), 500)
+    found = np.zeros((len(ids), len(CATEGORIES)))
+    for rows in packs:
+        batch = pack_batch(rows, [ids[row] for row in rows], None)
+        assert len(batch.inputs["text_runs"]) < len(rows) / 2
+        with torch.inference_mode():
+            found[rows] = classifier.model(**batch.inputs).logits.softmax(-1).numpy()
+    assert len(packs) > 1
+    expected = Classifier(str(bert), device="cpu", num_threads=1).predict(texts)
+    np.testing.assert_allclose(found, expected.probabilities, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("few_texts", [True, False])
+def test_a_compiled_model_gives_the_same_labels_and_is_compiled_for_few_shapes(few_texts, bert):
+    """The loop over the lengths of a pack is one operator to the compiler, or each batch would compile anew."""
+    texts = [tiny_texts(num, seed=num) for num in (40, 1, 23, 64, 7, 31)]
+    plain = Classifier(str(bert), device="cpu", num_threads=1, few_texts=few_texts)
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    compiled = Classifier(str(bert), device="cpu", num_threads=1, few_texts=few_texts, compile=True)
+    for part in texts:
+        expected, found = plain.predict(part), compiled.predict(part)
+        assert found.labels == expected.labels
+        np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=1e-5)
+    assert 1 <= torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 6

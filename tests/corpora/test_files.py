@@ -70,7 +70,7 @@ def test_a_file_of_any_name_is_read(tmp_path, name):
     assert made.rejects["reject_reason"].to_pylist() == ["garbled_record_id"]
 
 
-@pytest.mark.parametrize("query", ["", "?token=1&x=[2]"])
+@pytest.mark.parametrize("query", ["", "?page=1&x=[2]"])
 def test_a_file_on_a_web_server_is_read(tmp_path, query):
     (tmp_path / "x.csv").write_text("id,text\na,one\n")
     handler = functools.partial(SimpleHTTPRequestHandler, directory=str(tmp_path))

@@ -1,4 +1,5 @@
 import os
+import resource
 
 import datasets
 import pyarrow as pa
@@ -8,15 +9,16 @@ import pytest
 from llambert.corpora import find_sources, huggingface, read_rows
 from llambert.corpus_recipe import Columns, CorpusRecipe, HuggingFaceDataset
 from llambert.errors import InputError
+from tests.fixtures import hostile_corpora
 
 COLUMNS = ["text", "label", "split"]
 
 
-def read(path, **options):
+def read(path, columns=COLUMNS, **options):
     corpus = CorpusRecipe(path=str(path), format="huggingface", huggingface=HuggingFaceDataset(**options))
     sources = find_sources(corpus).units
     rows = [
-        row for source in sources for table in read_rows(source, corpus, COLUMNS) for row in table.records.to_pylist()
+        row for source in sources for table in read_rows(source, corpus, columns) for row in table.records.to_pylist()
     ]
     return rows, sources
 
@@ -133,3 +135,28 @@ def test_a_folder_is_read_by_its_literal_name_without_what_is_hidden_in_it(tmp_p
 def test_a_file_whose_name_is_not_utf_8_is_read(tmp_path, cache):
     write_folder(tmp_path / "data", b"a.parquet", b"b\xe9.parquet")
     assert sorted(row["text"] for row in read(tmp_path / "data")[0]) == ["a", "b"]
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+@pytest.mark.parametrize("case", ["page_of_two_gigabytes", "dictionary_of_half_a_billion_values"])
+def test_a_file_that_asks_for_gigabytes_is_one_line(tmp_path, cache, streaming, case):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train-00000.parquet").write_bytes(getattr(hostile_corpora, case)())
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(
+        InputError, match=r"split 'train', cannot be read in 2 GiB|opened as a data set in 2 GiB"
+    ) as said:
+        read(tmp_path / "data", columns=["text"], streaming=streaming)
+    assert "\n" not in str(said.value)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 << 10
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_a_damaged_file_is_one_line_that_names_the_data_set(tmp_path, cache, streaming):
+    (tmp_path / "data").mkdir()
+    pq.write_table(pa.table({"text": ["a" * 99], "label": [1]}), tmp_path / "data" / "train-00000.parquet")
+    content = (tmp_path / "data" / "train-00000.parquet").read_bytes()
+    (tmp_path / "data" / "train-00000.parquet").write_bytes(content[:4] + b"\xff" * 40 + content[44:])
+    with pytest.raises(InputError, match=r"corpus\.path: .*data.* cannot be (read|opened as a data set): ") as said:
+        read(tmp_path / "data", streaming=streaming)
+    assert "\n" not in str(said.value)

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llambert.corpora import identity, rrf, umls
+from llambert.corpora import rrf, umls
+from llambert.corpora.contents import generation
 from llambert.errors import InputError
 from tests.fixtures import umls_sample as sample
 from tests.fixtures.umls_sample import relation, semantic_type, term, write
@@ -36,7 +37,7 @@ def test_a_release_is_found_in_a_folder_of_any_name_beside_a_hidden_copy(tmp_pat
     folder = write(tmp_path / "umls [2023AB] #1")
     write(folder / ".backup")
     assert texts(folder) == sample.TEXTS
-    assert identity(sample.corpus(folder))
+    assert generation(sample.corpus(folder))
 
 
 def test_the_sample_gives_the_texts_worked_out_by_hand_in_the_order_of_the_concepts(tmp_path):

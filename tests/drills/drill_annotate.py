@@ -31,6 +31,7 @@ from llambert.stages.ingest import ingest
 from llambert.stages.sample import sample
 from tests.fixtures.annotate_runs import probabilities
 from tests.fixtures.processes import descendants, kill_group, signal_one, title, wait_for_commit
+from tests.fixtures.stored_responses import joined
 from tests.fixtures.tiny_llm import save_tiny_llm
 
 NUM_RECORDS, RECORDS_PER_PART = 3_000, 8
@@ -85,7 +86,7 @@ def annotate_with_kills(
             start_new_session=True,
         )
         num_starts += 1
-        wait_for_commit(driver, lambda: len(list(storage.glob("responses/*/part-*"))))
+        wait_for_commit(driver, lambda: len(list(storage.glob("answers/*/part-*"))))
         while driver.poll() is None:
             try:
                 driver.wait(rng.uniform(0.2, 2.5))
@@ -145,7 +146,7 @@ def write_recipe(folder: Path) -> Path:
 
 def responses(recipe: Path, storage: Path) -> tuple[Run, pa.Table]:
     run = open_run(str(recipe), [f"storage={storage}"])
-    return run, run.table("responses").read()
+    return run, joined(run)
 
 
 def compare(found: tuple[Run, pa.Table], expected: tuple[Run, pa.Table]) -> str:
@@ -156,8 +157,8 @@ def compare(found: tuple[Run, pa.Table], expected: tuple[Run, pa.Table]) -> str:
     if ids != sample:
         lost, twice = set(sample) - set(ids), [i for i, n in Counter(ids).items() if n > 1]
         return f"{len(lost)} records lost, {len(twice)} twice"
-    words = table.drop_columns([schema.LABEL_PROBABILITIES])
-    if words != expected[1].drop_columns([schema.LABEL_PROBABILITIES]):
+    vary = [schema.LABEL_PROBABILITIES, schema.BUSY_SECONDS]
+    if table.drop_columns(vary) != expected[1].drop_columns(vary):
         return "a response differs from the undisturbed run's"
     gap = np.abs(probabilities(table) - probabilities(expected[1])).max()
     if gap > 1e-5:

@@ -14,6 +14,7 @@ Exit status 1 if anything is not as it should be.
 import argparse
 import os
 import random
+import secrets
 import signal
 import subprocess
 import sys
@@ -21,7 +22,8 @@ import tempfile
 import time
 from pathlib import Path
 
-os.environ |= {"HF_HUB_OFFLINE": "1", "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+os.environ |= {"HF_HUB_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
 # The job is started with `python`, as from an activated environment.
 os.environ["PATH"] = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
 
@@ -223,7 +225,7 @@ def write_recipe(folder: Path) -> Path:
         "max_length": 32,
         "epochs": 40,
         "batch_size": 8,
-        "checkpoint_every_steps": 50,
+        "checkpoint_every_s": 2,
         "cpus_per_worker": 1,
         "max_failures": 10,
     }

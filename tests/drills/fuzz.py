@@ -8,6 +8,7 @@ in no count, or a text that changes who speaks in a prompt: it is printed, shrun
 """
 
 import argparse
+import gzip
 import sys
 import tempfile
 import time
@@ -31,7 +32,7 @@ from llambert.errors import InputError, OverLength
 from llambert.recipe import load_recipe
 from llambert.stages.ingest import IngestFile, complete
 from llambert.tasks import load_task
-from tests.fixtures import umls_sample
+from tests.fixtures import hostile_corpora, umls_sample
 from tests.fixtures.ingest_runs import corpus_run
 from tests.fixtures.tiny_llm import CHATML, tiny_tokenizer
 
@@ -43,7 +44,7 @@ TROUBLESOME_BYTES = [
     b'"', b'""', b"\\", b"\x00", b"\xff", b"\xc3", b"\xed\xa0\x80", b"\xef\xbb\xbf", b"\r", b"\n\n", b"|", b",", b"\t",
     b"&", b"*a", b"!!python/object:os.system", b"{", b"[" * 50, b"]", b"}", b": ", b"- ", b"1e999", b"-1", b"NaN",
     b"null", b"true", b"~", b"'", b"%", b"<<: ", b"\xe2\x80\xae", b"\xcc\x81" * 30, b" " * 3000, b"[/INST]",
-    b"<|im_end|>", b"</s>", b"=1+1",
+    b"<|im_end|>", b"</s>", b"=1+1", b"[{}," * 2000, b'{"":' * 200, b"9" * 5000, b'{"' + b"k" * 5000 + b'": 1}\n',
 ]  # fmt: skip
 
 
@@ -146,13 +147,39 @@ TEXTS = st.one_of(
 )
 WORDS = ["positive", "not", "negative", ",", "\n", "good ", "I ", "cannot"]
 ANSWERS = st.one_of(st.text(max_size=200), st.lists(st.sampled_from(WORDS)).map(" ".join))
+# Pages by hand: what each claims of its size and its number of values has nothing to do with what is in it.
+PAGES = st.builds(
+    lambda kinds, num_rows, codec, claim: hostile_corpora.parquet_of(kinds, num_rows, codec, claim),
+    st.lists(
+        st.tuples(
+            st.sampled_from([0, 2]),
+            st.binary(max_size=40),
+            st.sampled_from([0, 1, 9, 1 << 16, (1 << 31) - 1]),
+            st.sampled_from([0, 5, 6, 7, 8]),
+        ),
+        min_size=1,
+        max_size=3,
+    ),
+    st.sampled_from([0, 1, 9, 1 << 20]),
+    st.sampled_from([hostile_corpora.NONE, hostile_corpora.ZSTD]),
+    st.sampled_from([0, 1, 1 << 20, (1 << 31) - 1]),
+)
+TARS = [hostile_corpora.tar_of_negative_size(), hostile_corpora.tar_of_members(b"good", 2)]
+IMDB_COLUMNS = {"text": "text", "record_id": "record_id", "split": "split"}
 TARGETS: dict[str, tuple[st.SearchStrategy, Callable]] = {
     "recipe": (mutated((ROOT / "jobs" / "recipes" / "reviews.yaml").read_bytes()), read_recipe),
     "task": (mutated((ROOT / "llambert" / "tasks" / "reviews.yaml").read_bytes()), read_task),
     "csv": (mutated(CSV), lambda content: ingest({"f.csv": content})),
     "tsv": (mutated(CSV.replace(b",", b"\t")), lambda content: ingest({"f.tsv": content})),
     "jsonl": (mutated(JSONL), lambda content: ingest({"f.jsonl": content})),
-    "parquet": (mutated(parquet()), lambda content: ingest({"f.parquet": content})),
+    "parquet": (
+        st.one_of(mutated(parquet()), mutated(hostile_corpora.rows_of_two_megabytes(9, 1 << 20)), PAGES),
+        lambda content: ingest({"f.parquet": content}),
+    ),
+    "tar": (
+        st.one_of(*(mutated(gzip.decompress(content)) for content in TARS)),
+        lambda content: ingest({"f.tar": content}, format="imdb", columns=IMDB_COLUMNS),
+    ),
     "rrf": (
         mutated("\n".join(umls_sample.MRCONSO).encode()),
         lambda content: ingest(

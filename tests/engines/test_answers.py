@@ -1,10 +1,13 @@
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from llambert.annotation.prompts import Prompt, RenderedPrompt
 from llambert.engines.answers import TokenSampling, failed_answer, scored_answer
 from llambert.errors import OverLength
 from llambert.recipe import AnnotatorRecipe, Decoding
+from llambert.stages.annotate import answers_table
+from llambert.stages.annotate.completion import count_answers
 from llambert.tasks import Category, Task
 
 TASK = Task(
@@ -28,6 +31,20 @@ def test_score_answers_with_the_first_word_of_the_best_category():
     answer = scored_answer(recipe(mode="score"), TASK, "t", PROMPT, np.array([0.1, 0.2]))
     assert (answer.response, answer.label_probabilities) == ("No", {"p": 0.1, "n": 0.2})
     assert (answer.num_prompt_tokens, answer.num_truncated_tokens) == (3, 4)
+
+
+def test_of_equally_probable_categories_one_is_drawn_and_the_tie_is_counted():
+    drawn = [response(recipe(mode="score"), str(n), 0.2, 0.2) for n in range(200)]
+    assert drawn.count("Yes") / 200 == pytest.approx(0.5, abs=0.1)
+    assert drawn == [response(recipe(mode="score"), str(n), 0.2, 0.2) for n in range(200)]
+    tied, none, one = (
+        scored_answer(recipe(mode="score"), TASK, "t", PROMPT, np.array(both))
+        for both in ((0.2, 0.2), (0.0, 0.0), (0.2, 0.1))
+    )
+    assert (tied.is_tied, none.is_tied, one.is_tied) == (True, False, False)
+    keys = pa.array([bytes([n]) * 16 for n in range(3)], pa.binary(16))
+    stored = answers_table(keys, [tied, none, one], TASK.category_names, "m", 3.0)
+    assert count_answers(stored, TASK.category_names)["num_tied"] == 1
 
 
 def test_choice_draws_by_seed_and_text_and_score_never_does():

@@ -6,15 +6,19 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from llambert.annotation.prompts import Prompt, Shot
+from llambert.annotation.verbalizer import Verbalizer
 from llambert.engines import create_engine
+from llambert.engines.float32_head import compute_head_in_float32
 from llambert.engines.scoring import answer_sequences
 from llambert.engines.transformers import TransformersEngine, load_model
 from llambert.errors import InputError
 from llambert.recipe import AnnotatorRecipe, Decoding
 from llambert.storage.reference import resolve
 from llambert.tasks import Category, Task, load_task
+from tests.fixtures.chat_templates import DEEPSEEK_R1, LLAMA3_2, QWEN3
 from tests.fixtures.own_code import add_own_code
-from tests.fixtures.tiny_llm import CHATML, save_tiny_llm, tiny_tokenizer
+from tests.fixtures.panicking_tokenizer import PANIC_TEXT, make_tokenizer_panic
+from tests.fixtures.tiny_llm import CHATML, save_doubtful_llm, save_tiny_llm, tiny_tokenizer
 
 TEXTS = [
     "A dull, lifeless mess.",
@@ -277,3 +281,76 @@ def test_gguf_model_scores_reviews_as_its_plain_forward_pass_does():
         for sequence, category in zip(found.sequences, found.category_of, strict=True):
             expected[category] += float(after[sequence[0]])
         assert list(answer.label_probabilities.values()) == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_text_that_a_regular_expression_panics_on_costs_that_record_alone(tmp_path):
+    save_tiny_llm(tmp_path / "model", CHATML)
+    make_tokenizer_panic(tmp_path / "model")
+    recipe = AnnotatorRecipe(model=str(tmp_path / "model"), dtype="float32", prompt="completion", num_records=1)
+    answers = TransformersEngine(recipe, TASK).annotate(["a film", PANIC_TEXT, "another"])
+    assert [answer.error is None for answer in answers] == [True, False, True]
+    assert "retry-limit" in answers[1].error
+
+
+NUMBERS = Task(
+    name="numbers",
+    question="?",
+    categories=(Category(name="zero", answer_words=("0",)), Category(name="one", answer_words=("1",))),
+    prompts={"completion": Prompt(format="completion", template="{text} =")},
+)
+
+
+def test_in_bfloat16_the_head_computes_in_float32_and_what_tied_does_not(tmp_path):
+    settings = {"model": str(save_doubtful_llm(tmp_path)), "mode": "score", "dtype": "bfloat16", "num_records": 1}
+    engine = TransformersEngine(AnnotatorRecipe(**settings, max_batch_tokens=1), NUMBERS)
+    weight, states = engine.model.lm_head.weight, []
+    assert weight.dtype == torch.bfloat16
+    engine.model.lm_head.register_forward_pre_hook(lambda _, inputs: states.append(inputs[0]) and None)
+    texts = ["film " * n for n in range(1, 60)]
+    answers = engine.annotate(texts)
+    hidden = torch.cat(states)[:, -1]
+    assert len(hidden) == len(texts)
+    both = engine.tokenizer.convert_tokens_to_ids(["0", "1"])
+    of_head = torch.nn.functional.linear(hidden, weight)[:, both]
+    assert of_head.dtype == torch.bfloat16
+    num_tied_before = int((of_head[:, 0] == of_head[:, 1]).sum())
+    assert num_tied_before >= 5
+    assert sum(answer.is_tied for answer in answers) == 0
+    expected = (hidden.float() @ weight.float().T)[:, both].argmax(-1).tolist()
+    assert [int(answer.response) for answer in answers] == expected
+    assert set(expected) == {0, 1}
+    assert engine.notes == []
+
+
+def test_a_model_that_would_think_is_not_scored_until_the_recipe_says_where_the_answer_begins(tmp_path, make_engine):
+    settings = {"model": str(save_tiny_llm(tmp_path, QWEN3)), "prompt": "chat"}
+    with pytest.raises(InputError, match=r"annotator.mode: the model writes .*annotator.answer_prefix: "):
+        make_engine(**settings)
+    without = make_engine(**settings, chat_template_kwargs={"enable_thinking": False}).annotate(TEXTS[:3])
+    closed = make_engine(**settings, answer_prefix="<think>\n\n</think>\n\n").annotate(TEXTS[:3])
+    for answer, other in zip(without, closed, strict=True):
+        assert answer.prompt.endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
+        assert answer.prompt == other.prompt
+        expected = plain_probabilities(tmp_path, answer.prompt, from_bos=False)
+        assert answer.label_probabilities == pytest.approx(expected, abs=1e-5, rel=1e-4)
+
+
+def test_a_response_that_begins_inside_a_thought_says_so_and_the_day_is_noted(tmp_path, make_engine):
+    settings = {"prompt": "chat", "mode": "generate", "decoding": Decoding(max_new_tokens=3)}
+    thinking = make_engine(model=str(save_tiny_llm(tmp_path / "r1", DEEPSEEK_R1)), **settings)
+    (answer,) = thinking.annotate(["Fine."])
+    assert answer.prompt.endswith("<think>\n")
+    assert answer.response.startswith("<think>\n")
+    assert Verbalizer({"positive": ["positive"], "negative": ["negative"]}).read(answer.response).category is None
+    dated = make_engine(model=str(save_tiny_llm(tmp_path / "llama", LLAMA3_2)), **settings)
+    assert any("writes today's date" in note for note in dated.notes)
+    assert "Today Date: 26 Jul 2024" in dated.annotate(["Fine."])[0].prompt
+
+
+def test_a_head_that_is_no_plain_layer_is_said(tmp_path):
+    class OwnHead(torch.nn.Linear):
+        pass
+
+    model, _ = load_model(AnnotatorRecipe(model=str(save_tiny_llm(tmp_path)), num_records=1))
+    model.set_output_embeddings(OwnHead(32, 360, bias=False))
+    assert compute_head_in_float32(model) == "its head is OwnHead, not a plain linear layer"

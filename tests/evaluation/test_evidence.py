@@ -8,7 +8,7 @@ from llambert import schema
 from llambert.evaluation.evidence import read_evidence
 from llambert.evaluation.quality import assess
 from llambert.evaluation.suspects import find_suspects
-from tests.fixtures.synthetic_run import Plan, write_run
+from tests.fixtures.synthetic_run import Plan, give_text, write_run
 
 # Records take turns: 300 is of split train, 301 of test, 302 of extra, 303 of train again.
 SPLITS = ("train", "test", "extra")
@@ -16,9 +16,7 @@ TRAIN, TEST, EXTRA = 300, 301, 302
 
 
 def plan(*copies: tuple[int, int], **fields) -> Plan:
-    return Plan(
-        **{"splits": SPLITS, "num_duplicates": 0, "num_annotated": 50, "num_stored": 50, **fields}, copies=copies
-    )
+    return Plan(**{"splits": SPLITS, "num_duplicates": 0, "num_annotated": 50, **fields}, copies=copies)
 
 
 def complete(run, name: str, table: pa.Table) -> None:
@@ -77,7 +75,7 @@ def test_drawn_gold_shots_and_every_record_with_their_text_were_seen(tmp_path, c
     assert {copy, first} <= alone
     run = write_run(tmp_path / "shown", plan((copy, first), annotator={"gold_shots": {}, "num_shots": 1}))
     text = "A text of this record alone."
-    _give_text(run, copy, text)
+    give_text(run, copy, text)
     complete(run, "shots", pa.table([[f"r{copy:05d}"], [f" {text}\n"], ["positive"]], schema=schema.SHOTS))
     assert set(np.flatnonzero(read_evidence(run).records.is_unseen).tolist()) == alone - {copy, first}
 
@@ -88,15 +86,52 @@ def test_records_that_are_the_prompts_own_shots_were_seen(tmp_path):
     shots = run.task.prompt("completion").shots
     assert shots
     assert TEST in alone
-    _give_text(run, TEST, f"{shots[0].text}\n")
+    give_text(run, TEST, f"{shots[0].text}\n")
     assert set(np.flatnonzero(read_evidence(run).records.is_unseen).tolist()) == alone - {TEST}
 
 
-def _give_text(run, place: int, text: str) -> None:
-    corpus = pa.concat_tables(list(run.table("corpus").iter_tables()))
-    texts = corpus[schema.TEXT].to_pylist()
-    texts[place] = text
-    complete(run, "corpus", corpus.set_column(1, corpus.schema.field(1), pa.chunked_array([texts])))
+def test_an_annotated_record_that_is_a_shot_judges_no_silver_label(tmp_path):
+    run = write_run(tmp_path, plan())
+    evidence = read_evidence(run)
+    place, before = int(evidence.silver.row[0]), assess(evidence)
+    give_text(run, place, f"{run.task.prompt('completion').shots[0].text}\n")
+    evidence = read_evidence(run)
+    after = assess(evidence)
+    assert np.flatnonzero(evidence.records.is_given_away).tolist() == [place]
+    assert evidence.records.is_annotated[place]
+    assert after.silver.accuracy.num == after.prior.raw.num == before.silver.accuracy.num - 1
+    assert sum(one.num for one in after.silver_by_split.values()) == after.silver.accuracy.num
+    assert find_suspects(run, evidence).base_rate.num == after.silver.accuracy.num
+
+
+def test_gold_that_the_prior_correction_was_fitted_to_judges_no_silver_label(tmp_path):
+    alone = assess(read_evidence(write_run(tmp_path / "alone", plan())))
+    row = int(read_evidence(write_run(tmp_path / "row", plan())).silver.row[0])
+    gold = {"gold_labels": {f"r{row:05d}": "positive"}}
+    fitted = assess(read_evidence(write_run(tmp_path / "fitted", plan(parse={"prior_correction": "gold", **gold}))))
+    assert fitted.silver.accuracy.num == alone.silver.accuracy.num - 1
+    unread = assess(read_evidence(write_run(tmp_path / "unread", plan(parse={"prior_correction": "batch", **gold}))))
+    assert unread.silver.accuracy.num == alone.silver.accuracy.num
+
+
+@pytest.mark.parametrize(
+    ("regime", "learned"),
+    [
+        ("silver", {"train"}),
+        ("silver_extra", {"train", "extra"}),
+        ("combined", {"train", "extra"}),
+        ("gold", {"train"}),
+    ],
+)
+def test_the_classifier_learned_from_annotated_texts_of_the_splits_of_its_regime(tmp_path, regime, learned):
+    records = read_evidence(write_run(tmp_path, plan(regime=regime))).records
+    found = {records.splits[code] for code in records.split[records.is_learned]}
+    assert found == learned
+    assert not (records.is_unlearned & (records.is_learned | records.is_trained_on_gold)).any()
+    assert (records.is_unlearned & ~records.is_unseen).any()  # annotated, but of a split that is not learned from
+    in_learned = np.isin(records.split, [records.splits.index(name) for name in learned])
+    if regime.startswith("silver"):
+        assert (records.is_learned == (records.is_annotated & in_learned)).all()
 
 
 def test_suspected_labels_are_judged_by_gold_that_was_not_learned_from(tmp_path):

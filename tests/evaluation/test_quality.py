@@ -35,6 +35,7 @@ def test_gold_that_was_trained_on_judges_no_classifier(tmp_path):
     trained[[*range(1, 10, 2), -1]] = True
     assert (records.is_trained_on_gold == trained).all()
     assert quality.unseen.accuracy.num == int((~trained & ~records.is_annotated & ~records.is_duplicate).sum())
+    assert quality.whole.accuracy.num == int((~trained & ~records.is_duplicate).sum())
     assert set(quality.by_split) == {"test"}
     assert all(share.corrected.num == int((~trained).sum()) for share in quality.shares)
 
@@ -45,3 +46,29 @@ def test_prior_correction_is_measured_on_the_same_records(run):
     assert prior.raw.value < prior.corrected.value
     assert prior.gain.value == pytest.approx(prior.corrected.value - prior.raw.value)
     assert prior.num_changed > 0
+
+
+def test_rejected_answers_are_counted_as_wrong_only_where_gold_can_judge_them(tmp_path):
+    quality = assess(read_evidence(write_run(tmp_path / "some", Plan(gold=0.5, num_rejected=60))))
+    usable, counted = quality.silver.accuracy, quality.silver_rejects_wrong
+    assert usable.num < counted.num < usable.num + 60
+    assert counted.value == pytest.approx(usable.value * usable.num / counted.num)
+    none = assess(read_evidence(write_run(tmp_path / "none", Plan(num_annotated=20, num_rejected=20))))
+    assert none.silver is None
+    assert (none.silver_rejects_wrong.value, none.silver_rejects_wrong.num) == (0, 20)
+
+
+def test_copies_of_a_text_are_one_observation_of_the_corrected_shares(run):
+    evidence = read_evidence(run)
+    records, shares = evidence.records, assess(evidence).shares
+    assert {share.corrected.num for share in shares} == {int((~records.is_duplicate).sum())}
+    assert sum(share.corrected.value for share in shares) == pytest.approx(1)
+    assert sum(share.num_labelled for share in shares) == len(records)
+
+
+def test_a_threshold_keeps_the_stated_records_of_all_that_are_labelled(run):
+    evidence = read_evidence(run)
+    records, found = evidence.records, assess(evidence).thresholds[0.8]
+    assert found.num_kept == int((records.score[records.has_label] >= found.threshold).sum())
+    assert found.num_gold == int((records.score[records.is_unseen] >= found.threshold).sum())
+    assert found.coverage == found.num_kept / int(records.has_label.sum())

@@ -14,7 +14,7 @@ from tests.fixtures.synthetic_run import Plan, write_run
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A fifth of the silver labels is wrong, a tenth of the classifier's."""
-    made = write_run(tmp_path_factory.mktemp("suspects"), Plan(num=3_000, num_annotated=1_500, num_stored=1_500))
+    made = write_run(tmp_path_factory.mktemp("suspects"), Plan(num=3_000, num_annotated=1_500))
     report(made)
     return made
 

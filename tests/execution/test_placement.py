@@ -1,5 +1,6 @@
 """Replicas of four GPUs on a cluster whose GPUs are numbers: two nodes of four each, a scripted worker as engine."""
 
+import contextlib
 import json
 import tempfile
 import threading
@@ -174,3 +175,35 @@ def test_a_replica_that_is_gone_gives_its_group_back_and_its_place_to_the_next(c
         assert ray.get(Replica.options(**replicas.actor_options()).remote().node.remote()) == node.node_id
     assert groups() == []
     cluster.remove_node(node)
+
+
+class OnNodes:
+    """Has no GPU on the node where the first one was made, or, with ``everywhere``, on any."""
+
+    def __init__(self, folder, everywhere=False):
+        node = ray.get_runtime_context().get_node_id()
+        with contextlib.suppress(FileExistsError), open(Path(folder, "bad"), "x") as file:
+            file.write(node)
+        if everywhere or Path(folder, "bad").read_text() == node:
+            raise RuntimeError("No CUDA GPUs are available")
+
+    def __call__(self, unit):
+        node = ray.get_runtime_context().get_node_id()
+        return Outcome([Part(name=str(unit["n"]), num_rows=1, num_bytes=0, sha256="")], replica=node)
+
+
+def test_a_node_whose_gpu_is_broken_is_left_and_its_units_go_to_another(cluster, tmp_path, capsys):
+    nodes = [add_node(cluster), add_node(cluster)]
+    pool, units = Pool(**FOUR_GPUS), [{"n": n} for n in range(3)]
+    try:
+        outcomes = list(RAY.run("label", OnNodes, (str(tmp_path),), units, pool))
+        assert sorted(outcome.parts[0].name for outcome in outcomes) == ["0", "1", "2"]
+        assert (tmp_path / "bad").read_text() not in {outcome.replica for outcome in outcomes}
+        said = capsys.readouterr().err
+        assert said.count("failed twice and is left: RuntimeError: No CUDA GPUs are available") == 1
+        with pytest.raises(InputError, match=r"^label: no worker could start in the same way on 2 nodes \(") as refused:
+            list(RAY.run("label", OnNodes, (str(tmp_path), True), units, pool))
+        assert "No CUDA GPUs are available" in str(refused.value)
+    finally:
+        for node in nodes:
+            cluster.remove_node(node)

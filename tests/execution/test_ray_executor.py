@@ -1,11 +1,13 @@
 import os
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 
-from llambert.errors import InputError
+from llambert.errors import Damaged, InputError
 from llambert.execution import Outcome, Pool
 from llambert.execution.ray_executor import RAY
 from llambert.storage.manifest import Part
@@ -30,7 +32,7 @@ class Worker:
             case "killed always":
                 os.kill(os.getpid(), signal.SIGKILL)
             case "refused":
-                raise InputError(f"unit {unit['n']} is damaged")
+                raise Damaged(f"unit {unit['n']}", "it is missing", "repair it")
         return Outcome([Part(name=str(unit["n"]), num_rows=unit["n"], num_bytes=0, sha256="")], 0.25, {"tokens": 3.0})
 
 
@@ -68,8 +70,9 @@ def test_a_unit_that_kills_every_process_is_given_up_after_max_attempts(tmp_path
 
 
 def test_what_the_user_must_mend_comes_out_as_one_line_and_stops_the_stage(tmp_path):
-    with pytest.raises(InputError, match=r"^unit 1 is damaged$"):
+    with pytest.raises(Damaged, match=r"^unit 1 is damaged: it is missing; repair it$") as damaged:
         list(RAY.run("bad unit", Worker, (str(tmp_path),), [{"n": 0}, {"n": 1, "fault": "refused"}], Pool()))
+    assert damaged.value.fault == "unit 1 is damaged: it is missing"
     with pytest.raises(InputError, match=r"^model x: not there$"):
         list(RAY.run("bad model", Worker, (str(tmp_path), "model"), [{"n": 0}], Pool()))
 
@@ -83,3 +86,42 @@ def test_a_replica_has_as_many_units_in_flight_as_the_pool_says():
 def test_without_units_in_flight_a_replica_does_one_unit_at_a_time():
     with pytest.raises(Exception, match="BrokenBarrierError"):
         list(RAY.run("alone", Meeting, (2, 1.0), [{"n": 0}, {"n": 1}], Pool(max_attempts=1)))
+
+
+def test_a_process_whose_earlier_cluster_had_another_token_starts_one_of_its_own(tmp_path):
+    script = """
+import ray
+from llambert.execution.ray_executor import connect
+ray.init(address="local", num_cpus=1, include_dashboard=False)
+ray.shutdown()
+connect()
+print(ray.get(ray.remote(lambda: "works").remote()))
+"""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    ran = subprocess.run(
+        [sys.executable, "-c", script], env=environment | {"HOME": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert ran.stdout.split() == ["works"], ran.stderr
+
+
+def test_a_local_cluster_asks_every_stranger_for_its_own_token(tmp_path):
+    script = """
+import os, subprocess, sys
+import ray
+from llambert.execution.ray_executor import connect
+connect()
+address = ray.get_runtime_context().gcs_address
+write = "import sys; from ray._raylet import GcsClient; store = GcsClient(address=sys.argv[1])"
+write += "; store.internal_kv_put(b'k', b'v', True, b'n', timeout=5)"
+stranger = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+for more in ({"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * 64}):
+    print(subprocess.run([sys.executable, "-c", write, address], env=stranger | more, capture_output=True).returncode)
+own = {"RAY_AUTH_MODE": "token"}
+print(subprocess.run([sys.executable, "-c", write, address], env=os.environ | own, capture_output=True).returncode)
+"""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    ran = subprocess.run(
+        [sys.executable, "-c", script], env=environment | {"HOME": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert ran.stdout.split() == ["1", "1", "0"], ran.stderr
+    assert list(tmp_path.iterdir()) == []  # Ray would keep its own token in the home folder, for every user to read

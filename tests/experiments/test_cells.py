@@ -25,6 +25,14 @@ def test_a_changed_setting_is_another_cell(folder, change):
     assert create_cell(experiment.classifier.model_copy(update=change), labels).fingerprint != before.fingerprint
 
 
+def test_another_way_to_train_is_another_cell(folder, monkeypatch):
+    experiment = open_experiment(folder, "regimes")
+    labels = read_labels(experiment.data)
+    before = create_cell(experiment.classifier, labels)
+    monkeypatch.setattr("llambert.experiments.cells.TRAINING_VERSION", 1000)
+    assert create_cell(experiment.classifier, labels).fingerprint != before.fingerprint
+
+
 def test_what_cannot_change_a_result_is_the_same_cell(folder):
     experiment = open_experiment(folder, "regimes")
     labels = read_labels(experiment.data)
@@ -32,7 +40,7 @@ def test_what_cannot_change_a_result_is_the_same_cell(folder):
     same = [
         {"num_records": 120},  # all there are
         {"num_records": 5_000},
-        {"checkpoint_every_steps": 7},
+        {"checkpoint_every_s": 7},
         {"gold": experiment.classifier.gold.model_copy(update={"epochs": 9})},  # of a phase that is not there
         {"regime": "silver_extra"},  # there is no split extra
     ]

@@ -100,7 +100,7 @@ def test_an_encoder_that_cannot_be_trained_is_refused_before_a_cell_is_begun(fol
 
 def test_a_killed_job_goes_on_from_its_cells_and_states_to_the_same_table(tmp_path):
     fields = {"seeds": [0, 1], "regimes": ["gold", "silver"], "store_every_s": 0.2}
-    slow = {"data.num_test": 20, "classifier.epochs": 60, "classifier.checkpoint_every_steps": 5}
+    slow = {"data.num_test": 20, "classifier.epochs": 60}
     path = write_experiment(tmp_path, "regimes", **fields)
     settings = [part for key, value in slow.items() for part in ("--set", f"{key}={value}")]
     command = [sys.executable, str(JOB), str(path), *settings]
@@ -143,8 +143,7 @@ def test_a_killed_job_goes_on_from_its_cells_and_states_to_the_same_table(tmp_pa
 
 def test_a_lost_worker_costs_no_cell(tmp_path):
     experiment = open_experiment(tmp_path, "regimes", seeds=[0], regimes=["silver"], store_every_s=0.2)
-    settings = {"epochs": 60, "checkpoint_every_steps": 5}
-    experiment = experiment.model_copy(update={"classifier": experiment.classifier.model_copy(update=settings)})
+    experiment = experiment.model_copy(update={"classifier": experiment.classifier.model_copy(update={"epochs": 60})})
     labels = read_labels(experiment.data)
     killer = subprocess.Popen(
         [sys.executable, "-c", _KILL_ONE, str(tmp_path / "experiments/cells"), str(psutil.Process().pid)]

@@ -11,7 +11,9 @@ from llambert.annotation.sampling import Selection
 from llambert.errors import InputError
 from llambert.experiments.experiment_recipe import LabelledData, Source
 from llambert.experiments.sources import Labels, read_labels
+from llambert.run import record_recipe
 from tests.fixtures.labelled_films import open_experiment, write_films
+from tests.fixtures.synthetic_run import Plan, give_text, write_run
 
 
 def films(tmp_path, **fields):
@@ -45,6 +47,17 @@ def test_a_smaller_test_set_is_drawn_independently_of_what_is_annotated(tmp_path
     annotated = set(Selection.smallest(pa.array(ids), 30, 0).record_ids.to_pylist())
     first = read_labels(data.model_copy(update={"num_test": 30})).test[schema.RECORD_ID].to_pylist()
     assert abs(len(annotated & set(first)) - 15) < 4 * np.sqrt(30 / 4)
+
+
+def test_test_records_have_one_order_whatever_that_of_their_file_so_that_cells_pair(tmp_path):
+    data = films(tmp_path)
+    path = tmp_path / "test.jsonl"
+    rewrite(path, lambda number: {"record_id": "same"})
+    before = read_labels(data)
+    path.write_text("\n".join(reversed(path.read_text().splitlines())))
+    after = read_labels(data)
+    assert after.identities == before.identities
+    assert after.test_records.texts == before.test_records.texts
 
 
 def rewrite(path, change) -> None:
@@ -124,6 +137,15 @@ def test_faults_name_what_is_wrong(tmp_path, change, said):
     with pytest.raises(InputError) as refused:
         read_labels(films(tmp_path, **change))
     assert said in str(refused.value)
+
+
+def test_the_shots_of_the_prompt_judge_no_method(tmp_path):
+    run = record_recipe(write_run(tmp_path, Plan(splits=("train", "test"))))
+    data = LabelledData(folder=str(tmp_path), run=run.recipe.storage)
+    before = set(read_labels(data).test[schema.RECORD_ID].to_pylist())
+    assert {"r00301", "r00303"} <= before
+    give_text(run, 301, f"{run.task.prompt('completion').shots[0].text}\n")
+    assert set(read_labels(data).test[schema.RECORD_ID].to_pylist()) == before - {"r00301"}
 
 
 def test_an_experiment_without_the_labels_it_needs_is_refused(tmp_path):

@@ -8,30 +8,30 @@ import pyarrow.parquet as pq
 import pytest
 
 from llambert import schema
-from llambert.annotation.responses import amendment_name
+from llambert.annotation.answer_store import ASKED, AnswerStore
+from llambert.annotation.part_names import part_name
 from llambert.errors import InputError
 from llambert.execution.in_process import IN_PROCESS
-from llambert.integrity import verify as module
-from llambert.integrity.verify import Finding, FindingKind, verify
+from llambert.integrity import part_checks, record_ids
+from llambert.integrity.finding import Finding, FindingKind
+from llambert.integrity.verify import verify
 from llambert.run import Run, open_run, record_recipe
 from llambert.stages.label import label
 from llambert.storage.run_directory import TableDirectory
 from tests.fixtures.label_runs import filled_run, make_run
+from tests.fixtures.stored_responses import DEFAULTS, key_of, store_responses
 
 FIRST, SECOND = "part-00000-000000.parquet", "part-00000-000001.parquet"
+IDS = [f"r{i:05d}" for i in range(40)]
 
 
 @pytest.fixture
 def run(tmp_path) -> Run:
     """A whole run of 50 records, 40 of them sampled, in parts of 20; one silver answer was no category."""
     run = filled_run(tmp_path, 50, gold=True)
-    ids = [f"r{i:05d}" for i in range(40)]
-    fill_table(run, "sample", [{"record_id": i, "text": "x", "split": "all"} for i in ids])
-    fill_table(run, "silver", [{"record_id": i, "text": "x", "split": "all", "label": "positive"} for i in ids[1:]])
-    fill_table(run, "rejects", [{"record_id": ids[0], "response": "?", "reject_reason": "no_category"}])
-    required = {"text": "x", "prompt": "x", "finish_reason": "stop", "model": "m"}
-    numbers = dict.fromkeys(("num_prompt_tokens", "num_response_tokens", "num_truncated_tokens"), 1)
-    fill_table(run, "responses", [{"record_id": i, **required, **numbers} for i in ids])
+    store_responses(run, [{"record_id": i, "text": "x"} for i in IDS], (20, 40))
+    fill_table(run, "silver", [{"record_id": i, "text": "x", "split": "all", "label": "positive"} for i in IDS[1:]])
+    fill_table(run, "rejects", [{"record_id": IDS[0], "response": "?", "reject_reason": "no_category"}])
     label(run, IN_PROCESS)
     return run
 
@@ -109,8 +109,9 @@ def test_a_missing_part_is_named_and_so_are_its_records(run):
 @pytest.mark.parametrize("name", ["corpus", "sample", "responses", "silver", "labels", "label_rejects"])
 def test_a_missing_part_of_any_table_is_found(run, name):
     table = run.table(name)
-    table.filesystem.rm_file(table.path(FIRST))
-    assert (FindingKind.MISSING_PART, name, FIRST) in kinds(run)
+    first = table.part_names()[0]
+    table.filesystem.rm_file(table.path(first))
+    assert (FindingKind.MISSING_PART, name, first) in kinds(run)
 
 
 @pytest.mark.parametrize("position", [10, 200, -200, -5])
@@ -137,10 +138,11 @@ def test_a_damaged_part_of_a_table_that_is_not_complete_is_found(run, name):
 
 def test_a_flipped_bit_in_a_columns_name_is_found(run):
     responses = run.table("responses")
-    content = bytearray(responses.filesystem.cat_file(responses.path(FIRST)))
+    first = responses.part_names()[0]
+    content = bytearray(responses.filesystem.cat_file(responses.path(first)))
     content[content.rindex(b"record_id")] ^= 0x80  # no UTF-8 any more
-    responses.filesystem.pipe_file(responses.path(FIRST), bytes(content))
-    assert (FindingKind.ALTERED, "responses", FIRST) in kinds(run)
+    responses.filesystem.pipe_file(responses.path(first), bytes(content))
+    assert (FindingKind.ALTERED, "responses", first) in kinds(run)
 
 
 @pytest.mark.parametrize("num_bytes", [0, 4, 500])
@@ -223,7 +225,7 @@ def test_a_record_both_labelled_and_rejected_is_found(run):
 def test_a_sampled_record_that_is_neither_silver_nor_rejected_is_found(run):
     silver = run.table("silver")
     rewrite(silver, FIRST, silver.read_part(FIRST).slice(1))
-    assert f"sample/{FIRST}: 1 record (r00001) in neither silver nor rejects" in findings(run)
+    assert f"sample/{part_name(0, 20)}: 1 record (r00001) in neither silver nor rejects" in findings(run)
 
 
 def test_a_changed_schema_is_found(run):
@@ -285,11 +287,11 @@ def test_a_changed_checkpoint_is_found(run):
     checkpoint = run.table("checkpoint")
     with open(checkpoint.path("model.safetensors"), "ab") as file:
         file.write(b"x")
-    assert kinds(run) == [(FindingKind.OTHER_CHECKPOINT, "checkpoint", None)]
+    assert kinds(run) == [(FindingKind.ALTERED, "checkpoint", "model.safetensors")]
 
 
 def test_two_ids_of_one_hash_are_no_finding(run, monkeypatch):
-    real = module.hash64
+    real = part_checks.hash64
 
     def colliding(record_ids):
         hashes = real(record_ids)
@@ -298,7 +300,8 @@ def test_two_ids_of_one_hash_are_no_finding(run, monkeypatch):
                 hashes[position] = 7
         return hashes
 
-    monkeypatch.setattr(module, "hash64", colliding)
+    for module in (part_checks, record_ids):
+        monkeypatch.setattr(module, "hash64", colliding)
     assert findings(run) == []
 
 
@@ -308,7 +311,7 @@ def test_the_result_does_not_depend_on_the_number_of_buckets(run, monkeypatch):
     rewrite(labels, FIRST, pa.concat_tables([rows.slice(1), rows.slice(5, 1)]))
     expected = findings(run)
     assert len(expected) == 2
-    monkeypatch.setattr(module, "HASHES_PER_BUCKET", 8)
+    monkeypatch.setattr(record_ids, "HASHES_PER_BUCKET", 8)
     assert findings(run) == expected
 
 
@@ -322,31 +325,141 @@ def test_null_ids_are_found(run):
     assert pq.read_schema(labels.path(FIRST)).names == schema.LABELS.names
 
 
-def amend(run: Run, *names_and_ids: tuple[str, str]) -> None:
-    """Give the responses amendments, each of one record."""
-    table = run.table("responses")
-    required = {"text": "x", "prompt": "x", "finish_reason": "stop", "model": "m"}
-    numbers = dict.fromkeys(("num_prompt_tokens", "num_response_tokens", "num_truncated_tokens"), 1)
-    parts = [
-        table.commit_part(name, pa.Table.from_pylist([{"record_id": i, **required, **numbers}], schema=table.schema))
-        for name, i in names_and_ids
-    ]
-    table.write_manifest(table.read_manifest().model_copy(update={"amendments": parts}))
+PASSING = {"response": None, "finish_reason": "error", "error": "busy", "error_kind": "passing"}
 
 
-def test_a_record_and_its_later_answer_are_no_duplicate(run):
-    amend(run, (amendment_name(FIRST, 0), "r00003"), (amendment_name(SECOND, 0), "r00021"))
+def test_responses_that_were_made_again_of_later_answers_leave_nothing_to_find(run):
+    responses = run.table("responses")
+    before = responses.part_names()
+    rows = [{"record_id": i, **(PASSING if i == "r00003" else {})} for i in IDS]
+    store_responses(run, rows, (20, 40))
+    assert findings(run) == []
+    store_responses(run, [{"record_id": i} for i in IDS], (20, 40))
+    assert findings(run) == []
+    # Parts of an earlier start, or of another driver, may lie there.
+    assert set(before) < set(responses.part_names())
+
+
+STORE_DAMAGE = {
+    "lost": (lambda table, name: None, FindingKind.MISSING_PART),
+    "empty": (lambda table, name: table.filesystem.pipe_file(table.path(name), b""), FindingKind.UNREADABLE),
+    "a folder": (lambda table, name: table.filesystem.makedirs(table.path(name)), FindingKind.UNREADABLE),
+    "another part": (
+        lambda table, name: table.commit_part(name, table.read_part(table.part_names()[0])),
+        FindingKind.ALTERED,
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", STORE_DAMAGE)
+def test_a_damaged_part_of_the_answer_store_is_found_with_the_responses_that_refer_to_it(run, damage):
+    answers, responses = run.table("answers"), run.table("responses")
+    plant, kind = STORE_DAMAGE[damage]
+    name = next(part.name for part in responses.require_manifest().answers if key_of("r00030") in keys_in(run, part))
+    answers.filesystem.rm_file(answers.path(name))
+    plant(answers, name)
+    found = verify(run)
+    assert (kind, "answers", name) in kinds(run)
+    assert {(finding.table, finding.part) for finding in found} == {("answers", name)}  # each fault is told once
+    redo = {("answers", name), *(("responses", part) for part in responses.part_names())}
+    assert all(set(finding.redo) == redo for finding in found)
+
+
+def answer_otherwise(table: TableDirectory, name: str) -> None:
+    answers = [{**DEFAULTS, "key": key_of(i), "response": "other"} for i in IDS[20:]]
+    AnswerStore(table).commit(name.split("-")[1], pa.Table.from_pylist(answers, schema=schema.ANSWERS))
+    assert name in table.part_names()
+
+
+def test_a_part_that_another_run_has_made_again_is_whole_and_the_responses_are_made_of_it(run):
+    answers, responses = run.table("answers"), run.table("responses")
+    name = next(part.name for part in responses.require_manifest().answers if key_of("r00030") in keys_in(run, part))
+    answers.filesystem.rm_file(answers.path(name))
+    answer_otherwise(answers, name)
+    [finding] = verify(run)
+    assert (finding.kind, finding.table, finding.part) == (FindingKind.OTHER_COMPANION, "answers", name)
+    assert set(finding.redo) == {("responses", part) for part in responses.part_names()}  # and nothing is asked
+
+
+def keys_in(run: Run, part) -> list[bytes]:
+    return run.table("answers").read_part(part.name)["key"].to_pylist()
+
+
+@pytest.mark.parametrize("position", [10, 200, -200, -5])
+def test_one_flipped_bit_anywhere_in_the_answer_store_is_found(run, position):
+    answers = run.table("answers")
+    name = answers.part_names()[0]
+    content = bytearray(answers.filesystem.cat_file(answers.path(name)))
+    content[position] ^= 1
+    answers.filesystem.pipe_file(answers.path(name), bytes(content))
+    found = verify(run)
+    assert {(finding.table, finding.part) for finding in found} == {("answers", name)}
+
+
+def test_answers_to_the_texts_without_content_are_proven_too(run):
+    store_responses(run, [{"record_id": "content-free-0"}], name="content_free")
+    assert findings(run) == []
+    [part] = run.table("content_free").require_manifest().answers
+    run.table("answers").filesystem.rm_file(run.table("answers").path(part.name))
+    [finding] = verify(run)
+    assert (finding.kind, finding.table, finding.part) == (FindingKind.MISSING_PART, "answers", part.name)
+    assert {table for table, _ in finding.redo} == {"answers", "content_free"}
+
+
+def other_answers(run: Run, asked_for: str = "0" * 12) -> str:
+    """A part of the store that another run has asked for; its name."""
+    table = pa.Table.from_pylist([{**DEFAULTS, "key": key_of("another")}], schema=schema.ANSWERS)
+    return AnswerStore(run.table("answers")).commit(asked_for, table).name
+
+
+def test_answers_of_other_runs_need_only_be_whole(run):
+    answers, name = run.table("answers"), other_answers(run)
+    assert findings(run) == []
+    content = bytearray(answers.filesystem.cat_file(answers.path(name)))
+    content[10] ^= 1
+    answers.filesystem.pipe_file(answers.path(name), bytes(content))
+    found = verify(run)
+    assert {(finding.table, finding.part) for finding in found} == {("answers", name)}
+    assert {location for finding in found for location in finding.redo} == {("answers", name)}
+
+
+def test_a_part_of_the_store_that_cannot_be_its_own_is_found(run):
+    answers = run.table("answers")
+    renamed = f"part-{'0' * 12}-{'1' * 12}.parquet"
+    answers.filesystem.cp_file(answers.path(other_answers(run)), answers.path(renamed))
+    assert kinds(run) == [(FindingKind.UNEXPECTED_PART, "answers", renamed)]
+    answers.filesystem.rm_file(answers.path(renamed))
+    labels = run.table("labels")
+    answers.filesystem.cp_file(labels.path(FIRST), answers.path(FIRST))
+    assert kinds(run) == [(FindingKind.SCHEMA, "answers", FIRST)]
+    answers.filesystem.rm_file(answers.path(FIRST))
+    answers.filesystem.pipe_file(answers.path("notes.txt"), b"x")
+    assert kinds(run) == [(FindingKind.UNEXPECTED_PART, "answers", "notes.txt")]
+
+
+def test_what_the_store_can_do_without_is_no_finding(run):
+    answers = run.table("answers")
+    answers.filesystem.pipe_file(answers.path(ASKED), b"{")
+    answers.filesystem.makedirs(answers.path("_index"))
+    assert findings(run) == []
+    for name in ("_index/part-0123456789ab.parquet", ".part-being-written"):
+        answers.filesystem.pipe_file(answers.path(name), b"junk")
+    assert findings(run) == []
+    answers.filesystem.rm_file(answers.path(ASKED))
     assert findings(run) == []
 
 
-def test_later_answers_are_proven_like_any_part(run):
-    first, second = amendment_name(FIRST, 0), amendment_name(FIRST, 1)
-    amend(run, (first, "r00003"), (second, "r00003"))
-    assert findings(run) == [f"responses/{first}: 1 record (r00003) more than once (also in responses/{second})"]
-    amend(run, (first, "r00003"))
-    assert findings(run) == []  # what another driver committed may lie there
-    stranger = amendment_name(SECOND, 2)
-    amend(run, (stranger, "r99999"))
-    assert findings(run) == [f"responses/{stranger}: 1 record (r99999) that responses does not have"]
-    run.table("responses").filesystem.rm_file(run.table("responses").path(stranger))
-    assert kinds(run) == [(FindingKind.MISSING_PART, "responses", stranger)]
+def test_a_response_whose_answer_is_not_where_it_says_is_found(run):
+    responses = run.table("responses")
+    name = responses.require_manifest().parts[1].name
+    rows = responses.read_part(name)
+    keys = pa.array([key_of("another"), *rows["key"].to_pylist()[1:]], pa.binary(16))
+    rewrite(responses, name, rows.set_column(1, schema.RESPONSES.field("key"), keys))
+    in_part = rows["answered_in"][0].as_py()
+    problem = f"1 record (r00020) without the answer that should be in answers/{in_part}"
+    assert findings(run) == [f"responses/{name}: {problem}"]
+    assert kinds(run) == [(FindingKind.MISSING_RECORD, "responses", name)]
+    nowhere = pa.array(["part-nowhere.parquet"] * 3 + rows["answered_in"].to_pylist()[3:])
+    rewrite(responses, name, rows.set_column(2, schema.RESPONSES.field("answered_in"), nowhere))
+    problem = "3 records (r00020, r00021, r00022) without the answer that should be in answers/part-nowhere.parquet"
+    assert findings(run) == [f"responses/{name}: {problem}"]

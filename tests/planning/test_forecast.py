@@ -48,6 +48,16 @@ def test_a_stage_takes_its_start_and_the_work_that_the_pilot_left():
     assert seconds_of(make_recipe(), pilot) == {"annotate": pytest.approx(70 + 20 + 450)}
 
 
+def test_answers_that_are_stored_take_no_time_and_cost_no_tokens():
+    annotate = {"num": 100, "work_seconds": 50, "fixed_seconds": 20, "num_kept": 100, "spent_seconds": 70}
+    pilot = make_pilot(annotate={**annotate, "num_prompt_tokens": 1000})  # of a thousand records to annotate
+    [rest] = forecast(make_recipe(), pilot, num_stored=400).stages
+    assert (rest.num, rest.seconds.value, rest.num_prompt_tokens) == (600, pytest.approx(20 + 300), 6000)
+    [nothing] = forecast(make_recipe(), pilot, num_stored=1000).stages
+    assert (nothing.num, nothing.seconds.value, nothing.is_measured, nothing.num_prompt_tokens) == (0, 0, True, 0)
+    assert forecast(make_recipe(), pilot, num_stored=1000).llm_on_everything.num_prompt_tokens > 0
+
+
 def test_replicas_share_the_work_unit_by_unit():
     annotate = {"num": 100, "work_seconds": 100}
     recipe = make_recipe(annotator={"max_replicas": 2, "records_per_part": 400})

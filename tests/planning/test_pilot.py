@@ -77,3 +77,29 @@ def test_the_small_corpus_has_every_split_though_some_alone_are_annotated(tmp_pa
     assert len(ids) == len(set(ids)) == 120
     assert set(rows[schema.SPLIT].to_pylist()[:30]) == {"train"}
     assert 25 < rows[schema.SPLIT].to_pylist().count("test") < 65  # half of what is beside the annotated records
+
+
+@pytest.mark.parametrize(
+    ("regime", "learned"),
+    [
+        ("silver", {"train"}),
+        ("silver_extra", {"train", "extra"}),
+        ("combined", {"train", "extra"}),
+        ("gold", {"train", "extra", "test"}),  # from no annotation: nothing to look for
+    ],
+)
+def test_the_pilot_annotates_as_many_records_as_asked_for_of_the_splits_that_are_learned_from(
+    tmp_path, regime, learned
+):
+    run = write_run(tmp_path, Plan(regime=regime, splits=("train", "extra", "test", "test")))
+    num = pilot.num_to_annotate(run, 30)
+    splits = run.table("sample").read()[schema.SPLIT].to_pylist()
+    assert sum(split in learned for split in splits[:num]) == 30
+    assert splits[num - 1] in learned  # and no more
+
+
+def test_a_pilot_looks_for_records_to_learn_from_in_four_times_as_many_at_most(tmp_path):
+    run = write_run(tmp_path, Plan(splits=("train", *["test"] * 19)))
+    assert pilot.num_to_annotate(run, 30) == 120
+    assert pilot.num_to_annotate(run, 90) == 200  # the whole sample
+    assert pilot.num_to_annotate(write_run(tmp_path / "without splits", Plan()), 30) == 30

@@ -6,15 +6,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from llambert.integrity.verify import verify
 from llambert.planning.costs import load_prices
-from llambert.planning.forecast import STAGES, CurvePoint, Pilot, forecast, pilot_table, read_pilot
+from llambert.planning.forecast import STAGES, CurvePoint, Pilot, forecast, read_pilot
 from llambert.planning.plan import Plan, advise_from_pilot, plan_from_rates, render
 from llambert.report.page import report
 from llambert.run import open_run
 from tests.fixtures.recipes import make_recipe
+from tests.fixtures.simulated_classifiers import LAWS, draw_wrong
 from tests.fixtures.tiny_classifier import save_tiny_classifier
 from tests.fixtures.tiny_llm import save_tiny_llm
 
@@ -63,21 +65,25 @@ def test_a_plan_is_made_and_the_run_goes_on_from_its_pilot(planned, monkeypatch)
     assert (pilot.num_corpus, pilot.num_annotated) == (NUM_ROWS, NUM_ANNOTATED)
     assert [stage.stage for stage in forecast(run.recipe, pilot).stages] == list(STAGES)
     assert pilot.num_steps == 2 * -(-round(NUM_ANNOTATED * 0.95) // 16)
+    assert np.shape(pilot.curve[0].wrong) == (2, 2, round(pilot.learned_share * NUM_PILOT) // 2)
     for shown in ("annotate", "LLM on everything", "GPU-hours", "Advised annotations", "list prices of"):
         assert shown in printed
-    assert run.table("responses").require_manifest().num_in == NUM_PILOT
+    answers = run.table("answers")
+    assert sum(answers.committed_part(name).num_rows for name in answers.part_names()) == NUM_PILOT
+    assert f"Of the {NUM_ANNOTATED} answers {NUM_PILOT} are stored by now" in printed
     assert not (folder / "runs/films/pilot").exists()
-    stored = {path: path.stat().st_mtime_ns for path in Path(run.table("responses").path()).glob("*.parquet")}
+    stored = {path: path.stat().st_mtime_ns for path in Path(answers.path()).glob("*.parquet")}
     assert len(stored) == NUM_PILOT // 20
     # A second plan measures nothing again.
-    table = pilot_table(run)
+    table = run.table("plan")
     before = Path(table.path("pilot.json")).stat().st_mtime_ns
     assert "LLM on everything" in job(folder, "plan", "--records", str(NUM_PILOT), "--gain", "2")
     assert Path(table.path("pilot.json")).stat().st_mtime_ns == before
     # The run keeps what the pilot annotated, and its report holds the plan against the fact.
     job(folder, "pipeline")
     assert all(path.stat().st_mtime_ns == when for path, when in stored.items())
-    assert run.table("responses").require_manifest().num_in == NUM_ANNOTATED
+    manifest = run.table("responses").require_manifest()
+    assert (manifest.num_in, manifest.counts["num_found"]) == (NUM_ANNOTATED, NUM_PILOT)
     assert verify(run) == []
     assert "Plan and fact" in Path(run.table("report").path("report.md")).read_text()
     assert report(run).upstream["plan"] == pilot.measured_at
@@ -98,18 +104,23 @@ def test_a_plan_counts_the_records_that_can_be_annotated_and_learned_from(planne
     )  # fmt: skip
     assert refused.returncode == 2
     assert "annotator.splits: classifier.regime silver learns from no record of split test" in refused.stderr
-    assert not list(folder.glob("split/responses/*/*.parquet"))
+    assert not list(folder.glob("split/answers/*/*.parquet"))
     printed = job(folder, "plan", *options, "--set", "annotator.splits=[train,extra]", "--gain", "0.01")
     pilot = read_pilot(open_run("recipe.yaml", [*settings, "annotator.splits=[train,extra]"]))
     assert (pilot.num_corpus, pilot.num_annotated, pilot.num_annotatable) == (NUM_ROWS, 225, 225)
     assert pilot.num_unlearned == 75
     assert f"{pilot.num_unlearned} of the 225 records to annotate are of splits" in printed
+    # Of 225 records, a third of which is not learned from, as many as hold 120 that are.
+    assert (pilot.num_requested, pilot.num_pilot_records) == (120, round(120 / pilot.learned_share))
+    assert f"annotated {pilot.num_pilot_records} records, the first 120 to learn from among them" in printed
     assert 0.5 < pilot.learned_share < 0.8
-    assert len(pilot.curve[0].wrong) == 2 * (round(pilot.learned_share * 120) // 2)
+    assert np.shape(pilot.curve[0].wrong) == (2, 2, 60)
 
 
 def test_advice_is_in_annotations_of_which_a_part_cannot_be_learned_from():
-    points = [CurvePoint(num_labels=num, wrong=[n < 400 / num**0.5 for n in range(400)]) for num in (20, 40, 80)]
+    sizes = np.array([20, 40, 80])
+    wrong = draw_wrong(np.random.default_rng(0), LAWS["steep"], sizes, 0.0, 20_000)
+    points = [CurvePoint(num_labels=num, wrong=of_size.tolist()) for num, of_size in zip(sizes, wrong, strict=True)]
     pilot = {"num_pilot_records": 320, "num_corpus": 10**6, "num_annotated": 5_000, "num_steps": 1, "stages": {}}
 
     def advised(share: float, num_annotatable: int = 10**6) -> str:
@@ -119,6 +130,25 @@ def test_advice_is_in_annotations_of_which_a_part_cannot_be_learned_from():
     whole, half = (int(re.search(r"annotations: ([\d,]+)", advised(s))[1].replace(",", "")) for s in (1.0, 0.5))
     assert half == 2 * whole
     assert "annotations: more than the 50 that are possible" in advised(1.0, 50)
+
+
+def test_a_curve_that_says_nothing_is_said_to_say_nothing():
+    sizes = np.array([20, 40, 80])
+    wrong = draw_wrong(np.random.default_rng(0), LAWS["flat"], sizes, 0.04, 80)
+    points = [CurvePoint(num_labels=num, wrong=of_size.tolist()) for num, of_size in zip(sizes, wrong, strict=True)]
+    numbers = {"num_pilot_records": 160, "num_corpus": 10**6, "num_annotated": 5_000, "num_annotatable": 10**6}
+    lines = list(render(plan_of(Pilot(**numbers, num_steps=1, stages={}, curve=points))))
+    assert any(
+        line.startswith("Each is the mean of 4 trainings; from one to another the figure varies") for line in lines
+    )
+    assert lines[-1].startswith("Advised annotations: none. The 95 % interval 20 to more than the 1,000,000")
+    assert "too wide to say how many" in lines[-1]
+    assert "Raise --records" in lines[-1]
+    wrong = draw_wrong(np.random.default_rng(0), LAWS["slow"], sizes, 0.0, 400)
+    points = [CurvePoint(num_labels=num, wrong=of_size.tolist()) for num, of_size in zip(sizes, wrong, strict=True)]
+    lines = list(render(plan_of(Pilot(**numbers, num_steps=1, stages={}, curve=points))))
+    least = re.search(r"^Advised annotations: at least ([\d,]+)\. The 95 % interval \1 to", lines[-1])[1]
+    assert int(least.replace(",", "")) > 20
 
 
 def plan_of(pilot: Pilot) -> Plan:

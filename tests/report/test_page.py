@@ -5,15 +5,17 @@ import sys
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from llambert import schema
-from llambert.annotation.responses import ANSWERS, amendment_name
+from llambert.annotation.responses import RESPONSES_VERSION
 from llambert.errors import InputError
 from llambert.evaluation.evidence import read_evidence
 from llambert.evaluation.quality import assess
 from llambert.report.page import report, summary
+from tests.fixtures.stored_responses import store_responses
 from tests.fixtures.synthetic_run import HOSTILE, Plan, write_run
 
 
@@ -45,7 +47,10 @@ def test_a_sample_of_some_splits_speaks_for_these_and_is_compared_with_these(tmp
     run = write_run(tmp_path, Plan(splits=("train", "test", "extra"), annotator=settings))
     report(run)
     markdown = _read(run, "report.md")
-    assert "200 records of splits extra, train, drawn uniformly at random (seed 0), were given to" in markdown
+    drawn = (
+        "200 records of splits extra, train, drawn uniformly at random from 393 distinct texts (seed 0), were given to"
+    )
+    assert drawn in markdown
     assert markdown.count("The LLM annotated only records of splits extra, train: ") == 3
     assert "| annotated subset | 95 % interval | splits extra, train |" in markdown
     assert "Of the LLM's own labels, all of splits extra, train," in markdown
@@ -60,7 +65,8 @@ def test_a_sample_of_some_splits_speaks_for_these_and_is_compared_with_these(tmp
 
 def test_a_sample_of_the_whole_corpus_needs_no_such_sentence(full):
     assert "The LLM annotated only records of" not in _read(full[0], "report.md")
-    assert "200 records of the corpus, drawn uniformly at random (seed 0), were given to" in _read(full[0], "report.md")
+    drawn = "200 records of the corpus, drawn uniformly at random from 590 distinct texts (seed 0), were given to"
+    assert drawn in _read(full[0], "report.md")
 
 
 def test_labels_are_joined_by_record_id_not_by_place(full):
@@ -158,6 +164,15 @@ def test_a_record_with_markup_stays_text(full):
     assert f"````text\nMovie review: {visible}\n````" in markdown, "the fence must be longer than any in the text"
 
 
+def test_thresholds_are_printed_with_all_their_digits_and_their_promise(full):
+    run, _ = full
+    found = json.loads(_read(run, "metrics.json"))["quality"]["thresholds"]["0.8"]
+    markdown = _read(run, "report.md")
+    kept = f"{100 * found['coverage']:.1f} %"
+    assert f"| 80 % | {found['threshold']} | {found['num_kept']:,} | {kept} |" in markdown
+    assert "broken with a probability of at most 2.5 %" in markdown
+
+
 def test_figures_are_files_that_the_markdown_links_to(full):
     run, _ = full
     directory = run.table("report")
@@ -202,52 +217,169 @@ def test_a_few_gold_labels_correct_the_shares_with_an_interval(tmp_path, share):
     run = write_run(tmp_path, Plan(num=2_000, gold=share, classifier_accuracy=0.75))
     report(run)
     row = _metrics(run)["share_corrected[positive]"]
-    truth = 0.5
+    truth = (np.random.default_rng(0).integers(0, 2, 2_000) == 0).mean()  # as write_run draws it
     assert row["low"] < truth < row["high"]
     assert row["low"] < row["value"] < row["high"]
     assert "prediction-powered inference" in _read(run, "report.md")
 
 
 def test_gold_on_annotated_records_alone_is_said_to_be_too_rosy(tmp_path):
-    run = write_run(tmp_path, Plan(num=60, num_annotated=50, num_stored=50))
+    run = write_run(tmp_path, Plan(num=60, num_annotated=50))
     markdown = report(run) and _read(run, "report.md")
-    assert "all 50 gold records were annotated too" in markdown
+    top = markdown.split("\n## ")[0]
+    assert "all 50 gold records were annotated too" in top
+    assert "How many of the other labels are right is unknown" in top
+    assert "the classifier may have learned from the LLM's labels of them" in top
+    assert "About" not in top
+    assert "50 records of the corpus, all that could be annotated" in markdown
+    assert "drawn uniformly" not in markdown
+    assert "accuracy unknown" in summary(run)
 
 
-def test_responses_of_a_larger_sample_are_left_out(tmp_path):
-    run = write_run(tmp_path, Plan(num_annotated=100, num_stored=300))
-    evidence = read_evidence(run)
-    assert evidence.answers.num == 100
-    assert int(evidence.records.is_annotated.sum()) == 100
+@pytest.mark.parametrize("regime", ["gold", "combined"])
+def test_where_all_gold_was_trained_on_accuracy_is_unknown_and_no_figure_counts_it(tmp_path, regime):
+    run = write_run(tmp_path, Plan(splits=("train",), regime=regime))
+    report(run)
+    markdown = _read(run, "report.md")
+    top = markdown.split("\n## ")[0]
+    assert "How many of these labels are right is unknown" in top
+    assert f"every record that has one (600; classifier.regime {regime})" in top
+    assert "A few hundred records of another split than train, drawn at random and labelled by a person" in top
+    assert "of 100 labels" not in top
+    assert not any(metric.startswith("classifier_") for metric in _metrics(run))
+    assert not {"silver_wrong", "accuracy_difference"} & _metrics(run).keys()
+    assert "needs gold labels not learned from" in markdown
+    assert "| gold labels that the classifier may have learned from | 600 |" in markdown
+    assert "accuracy unknown" in summary(run)
+    # The LLM never saw these gold labels: its own may be judged by them.
+    assert _metrics(run)["silver_accuracy"]["value"] == pytest.approx(0.8, abs=0.08)
+
+
+def test_annotated_records_that_the_classifier_did_not_learn_from_judge_it(tmp_path):
+    settings = {"splits": ("test",)}
+    run = write_run(
+        tmp_path, Plan(splits=("train", "test"), regime="gold", num_duplicates=0, num_annotated=300, annotator=settings)
+    )
+    report(run)
+    top = _read(run, "report.md").split("\n## ")[0]
+    of = (
+        "300 gold records that the LLM saw, but the classifier did not learn from; of split train none could be checked"
+    )
+    assert of in " ".join(top.split())
+    assert "of 100 labels of split test are right" in top
+
+
+def test_a_headline_of_gold_in_some_splits_speaks_for_these(tmp_path):
+    run = write_run(tmp_path, Plan(splits=("train", "test"), regime="combined"))
+    report(run)
+    top = _read(run, "report.md").split("\n## ")[0]
+    assert re.search(r"About \d\d of 100 labels of split test are right", top)
+    assert "that the LLM never saw and the classifier did not learn from; of split train none could be checked" in top
+
+
+def test_a_handful_of_gold_records_is_said_to_be_too_few(tmp_path):
+    run = write_run(tmp_path, Plan(num=2_000, gold=0.012))
+    num = assess(read_evidence(run)).unseen.accuracy.num
+    assert 0 < num < 30
+    report(run)
+    top = _read(run, "report.md").split("\n## ")[0]
+    assert (
+        f"How many of these labels are right is hardly known: of only {num} gold records that the LLM never saw" in top
+    )
+    assert "of 100 labels" not in top
+
+
+def test_rounding_never_makes_a_headline_of_all(tmp_path):
+    run = write_run(tmp_path, Plan(num=6_000, classifier_accuracy=0.9995, seed=3))
+    accuracy = assess(read_evidence(run)).unseen.accuracy
+    assert 0.995 < accuracy.value < 1
+    report(run)
+    top = _read(run, "report.md").split("\n## ")[0]
+    assert "About 100 of 100" not in top
+    assert f"About {100 * accuracy.value:.2f}".rstrip("0")[:9] in top
+
+
+def test_silver_accuracy_says_how_rejected_answers_are_counted(full):
+    run, _ = full
+    top = _read(run, "report.md").split("\n## ")[0]
+    silver, counted = _metrics(run)["silver_accuracy"], _metrics(run)["silver_accuracy_rejects_wrong"]
+    assert counted["value"] == pytest.approx(silver["value"] * 196 / 200)
+    assert f"rejected answers (4) are left out, and counted as wrong they make it {100 * counted['value']:.1f} %" in top
+    assert "| silver labels, rejects counted as wrong |" in _read(run, "report.md")
+    assert "the same, rejects counted as wrong" in summary(run)
+
+
+def test_calibration_errors_are_printed_beside_those_of_perfect_calibration(full):
+    run, _ = full
+    metrics, markdown = _metrics(run), _read(run, "report.md")
+    for name, title in (("silver_{}", "annotator"), ("classifier_{}_unseen", "classifier")):
+        error, calibrated = metrics[name.format("ece")], metrics[name.format("ece_if_calibrated")]
+        assert calibrated["low"] < calibrated["value"] < calibrated["high"]
+        assert f"| {title} | {100 * error['value']:.1f} % | {100 * calibrated['value']:.1f} % |" in markdown
+
+
+@pytest.mark.parametrize(("column", "how"), [(None, "uniformly at random"), ("split", "with the shares of each split")])
+def test_the_sample_is_described_as_it_was_drawn(tmp_path, column, how):
+    run = write_run(tmp_path, Plan(annotator={"stratify_by": column}))
+    report(run)
+    assert how in _read(run, "report.md")
+    assert ("uniformly" in _read(run, "report.md")) == (column is None)
+
+
+def test_answers_that_were_not_asked_for_again_are_counted_apart(full, tmp_path):
+    run = write_run(tmp_path, Plan(num_found=30))
+    report(run)
+    assert "| answers that were stored already, and not asked for again | 30 |" in _read(run, "report.md")
+    assert "stored already" not in _read(full[0], "report.md")
+
+
+def test_only_an_endpoints_model_is_without_a_content_hash(full, tmp_path):
+    run = write_run(tmp_path, Plan())
+    responses = run.table("responses")
+    named = {"model": "gpt", "model_identity": "gpt"}
+    responses.write_manifest(responses.require_manifest().model_copy(update=named))
+    report(run)
+    assert _read(run, "report.md").count("| gpt (an endpoint's) |") == 1
+    assert _read(run, "report.md").count("an endpoint's)") == 1
+    assert "an endpoint's)" not in _read(full[0], "report.md")
+
+
+def test_provenance_names_the_machines_and_what_a_fingerprint_leaves_out(tmp_path):
+    run = write_run(tmp_path, Plan())
+    labels = run.table("labels")
+    counts = {"computed_on.Chip A (AVX512)": 400, "computed_on.Chip B": 200}
+    labels.write_manifest(labels.require_manifest().model_copy(update={"counts": counts}))
+    report(run)
+    markdown = _read(run, "report.md")
+    assert "| label: chip | Chip A (AVX512): 400 records |" in markdown
+    assert "| label: chip | Chip B: 200 records |" in markdown
+    assert "may change the last digits of a result" in markdown
 
 
 def test_a_report_is_written_again_when_records_were_answered_since(tmp_path):
-    run = write_run(tmp_path, Plan(num=60, num_annotated=20, num_stored=20))
+    run = write_run(tmp_path, Plan(num=60, num_annotated=20))
     first = report(run)
     assert report(run) == first
     silver = run.table("silver")
-    silver.write_manifest(silver.require_manifest().model_copy(update={"upstream": {ANSWERS: "v1"}}))
+    silver.write_manifest(silver.require_manifest().model_copy(update={"upstream": {RESPONSES_VERSION: "v1"}}))
     second = report(run)
     assert second != first
-    assert second.upstream[ANSWERS] == "v1"
+    assert second.upstream[RESPONSES_VERSION] == "v1"
     assert report(run) == second
 
 
 def test_answers_that_came_later_are_evidence(tmp_path):
-    run = write_run(tmp_path, Plan(num=60, num_annotated=20, num_stored=20))
-    table = run.table("responses")
-    listed = table.require_manifest()
-    rows = table.read_part(listed.parts[0].name)
-    failed = rows.set_column(rows.schema.names.index("error_kind"), "error_kind", [["passing"] * rows.num_rows])
-    old = table.commit_part("part-failed.parquet", failed)
-    cut = rows.set_column(rows.schema.names.index("finish_reason"), "finish_reason", [["length"] * len(rows)]).cast(
-        rows.schema
-    )
-    again = table.commit_part(amendment_name(old.name, 0), cut)
-    table.write_manifest(listed.model_copy(update={"parts": [old, listed.parts[1]], "amendments": [again]}))
+    run = write_run(tmp_path, Plan(num=60, num_annotated=20))
+    ids = run.table("sample").read([schema.RECORD_ID])[schema.RECORD_ID].to_pylist()
+    failed = {schema.RESPONSE: None, schema.FINISH_REASON: "error", schema.ERROR: "busy", schema.ERROR_KIND: "passing"}
+    rows = [{schema.RECORD_ID: record_id, schema.RESPONSE: " positive"} for record_id in ids]
+    store_responses(run, [*(row | failed for row in rows[:10]), *rows[10:]], (10, 20))
     answers = read_evidence(run).answers
-    assert answers.num == 20
-    assert answers.finish_reasons == {"length": len(rows), "stop": 20 - len(rows)}
+    assert (answers.num, answers.finish_reasons) == (20, {"error": 10, "stop": 10})
+    assert (answers.response, answers.models) == (None, ["tiny-llm"])
+    store_responses(run, rows, (10, 20))
+    answers = read_evidence(run).answers
+    assert (answers.num, answers.finish_reasons, answers.response) == (20, {"stop": 20}, " positive")
 
 
 def test_an_annotator_without_probabilities_has_no_reliability(tmp_path):
@@ -260,7 +392,7 @@ def test_an_annotator_without_probabilities_has_no_reliability(tmp_path):
 
 
 def test_an_incomplete_stage_is_named(tmp_path):
-    run = write_run(tmp_path, Plan(num=60, num_annotated=20, num_stored=20))
+    run = write_run(tmp_path, Plan(num=60, num_annotated=20))
     labels = run.table("labels")
     labels.filesystem.rm(labels.path("manifest.json"))
     with pytest.raises(InputError, match=r"labels/\w+ is not complete"):

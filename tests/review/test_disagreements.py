@@ -13,7 +13,7 @@ from llambert.annotation.sampling import Selection
 from llambert.errors import InputError
 from llambert.review.disagreements import MIXED, cross_table, draw, render
 from llambert.review.formats import read, write
-from tests.fixtures.synthetic_run import Plan, write_run
+from tests.fixtures.synthetic_run import Plan, give_text, write_run
 
 NUM = 127
 TABLE_3 = json.loads(files("llambert.experiments").joinpath("paper.json").read_text())["imdb"]["error_analysis"]
@@ -63,7 +63,7 @@ def test_a_sample_of_127_comes_back_as_the_papers_table_3(run, sample, tmp_path,
     answers = papers_answers(run, sample, regime)
     assert len(sample.items) == NUM
     (tmp_path / "kim.csv").write_text(answered_csv((tmp_path / "review.csv").read_text("utf-8"), answers))
-    table = cross_table(run, read([str(tmp_path / "kim.csv")]))
+    table = cross_table(run, read([str(tmp_path / "kim.csv")]).given)
     assert table.answers == ["positive", "negative", MIXED]
     assert table.counts == {
         ("negative", "positive"): TABLE_3[regime]["model_positive"],
@@ -133,6 +133,23 @@ def test_records_whose_text_was_learned_from_in_another_split_are_not_reviewed(t
     alone = reviewed(tmp_path / "alone")
     assert len(alone) == 300
     assert reviewed(tmp_path / "twice", copies=copies) == alone - {"r00301", "r00331"}
+
+
+@pytest.mark.parametrize("gold", [1.0, 0.0])
+def test_the_prompts_shots_are_not_reviewed(tmp_path, gold):
+    plan = Plan(num=600, num_annotated=600, gold=gold, classifier_accuracy=0.0)
+    run = write_run(tmp_path / "alone", plan)
+    before = {row["record_id"] for row in key_of(run, draw(run, 10_000)).values()}
+    assert "r00301" in before
+    run = write_run(tmp_path / "shot", plan)
+    shot = f" {run.task.prompt('completion').shots[0].text}\n"
+    give_text(run, 301, shot)
+    silver = run.table("silver")
+    table = silver.read()
+    rows = zip(table["record_id"].to_pylist(), table["text"].to_pylist(), strict=True)
+    texts = pa.array([shot if record_id == "r00301" else text for record_id, text in rows])
+    silver.complete("parse", [silver.commit_part("part-99999.parquet", table.set_column(1, "text", texts))])
+    assert {row["record_id"] for row in key_of(run, draw(run, 10_000)).values()} == before - {"r00301"}
 
 
 @pytest.mark.parametrize("regime", ["silver", "combined"])
@@ -210,7 +227,7 @@ def test_label_studio_and_argilla_answers_come_to_the_same_table(run, sample, tm
     (tmp_path / "argilla.json").write_text(json.dumps(argilla))
     flat = [{"item": item, "answer": given, "annotator": 3} for item, given in answers.items()]
     (tmp_path / "flat.json").write_text(json.dumps(flat))
-    tables = [cross_table(run, read([str(tmp_path / f"{name}.json")])) for name in ("studio", "argilla", "flat")]
+    tables = [cross_table(run, read([str(tmp_path / f"{name}.json")]).given) for name in ("studio", "argilla", "flat")]
     assert tables[0].counts[("negative", "positive")] == TABLE_3["silver"]["model_positive"]
     assert tables[0].counts == tables[1].counts == tables[2].counts
 

@@ -1,5 +1,6 @@
 """`llambert serve` as a process: two replicas of a tiny classifier behind HTTP, asked, overtaxed, killed, stopped."""
 
+import asyncio
 import http.client
 import json
 import os
@@ -10,9 +11,10 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import pandas
@@ -23,11 +25,12 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from llambert.classifier.inference import Classifier
 from llambert.errors import InputError
-from llambert.serving.deployment import app, find_checkpoint, options, serve_until_stopped
+from llambert.serving.deployment import Labeller, app, find_checkpoint, options, serve_until_stopped
 from llambert.serving.endpoint import TOKEN_VARIABLE
 from llambert.stages.label import LabelPart
 from llambert.storage.reference import resolve
 from llambert.storage.run_directory import RunDirectory
+from tests.fixtures.http_client import connect, is_closed, send_for, wait_until
 from tests.fixtures.label_runs import filled_run
 from tests.fixtures.tiny_classifier import tiny_texts
 
@@ -54,7 +57,7 @@ class Server:
     def ask(self, body, token=TOKEN, path="/v1/label", connection=None):
         """Status and answer of one request; ``body`` is sent as JSON unless it is bytes, and None is a GET."""
         made = connection or http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
         content = body if isinstance(body, bytes | None) else json.dumps(body).encode()
         made.request("GET" if body is None else "POST", path, content, headers)
         reply = made.getresponse()
@@ -69,10 +72,13 @@ class Server:
         return [result["label"] for result in answer["results"]]
 
     def labellers(self):
+        return self.replicas("Labeller")
+
+    def replicas(self, name):
         found = []
         for process in psutil.Process(self.process.pid).children(recursive=True):
             try:
-                if "ServeReplica:llambert:Labeller" in " ".join(process.cmdline()):
+                if f"ServeReplica:llambert:{name}" in " ".join(process.cmdline()):
                     found.append(process)
             except psutil.Error:
                 continue
@@ -295,24 +301,28 @@ def test_labels_of_a_real_encoder_are_the_label_stages_under_concurrent_load(enc
     assert [by_text[i] for i in range(400)] == expected
 
 
-THROUGH_PROXIES = """
+ON_A_CLUSTER = """
 import json, sys
 import ray
 from ray import serve
 from llambert.serving.deployment import app
-ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-serve.start(http_options={"port": int(sys.argv[2])})
-serve.run(app({"run": sys.argv[1], "endpoints": 2, "require_token": True}), name="llambert")
+ray.init(address="local", num_cpus=3, include_dashboard=False, log_to_driver=False)
+serve.start(proxy_location="Disabled")
+args = {"run": sys.argv[1], "listen": ["127.0.0.1", int(sys.argv[2])], "require_token": True,
+        "endpoint_resource": "node:__internal_head__"}
+serve.run(app(args), name="llambert", route_prefix=None)
 print("metrics for Prometheus none", flush=True)
-sys.stdin.read()
+for line in sys.stdin:
+    serve.run(app({**args, "limits": {"max_texts": 70}}), name="llambert", route_prefix=None)
+    print("deployed again", flush=True)
 serve.delete("llambert")
 """
 
 
 @pytest.mark.slow
-def test_the_application_of_a_cluster_answers_through_serves_proxies(run):
+def test_the_application_of_a_cluster_listens_by_itself_and_a_new_deployment_answers_what_was_accepted(run):
     port = free_port()
-    command = [sys.executable, "-c", THROUGH_PROXIES, run.recipe.storage, str(port)]
+    command = [sys.executable, "-c", ON_A_CLUSTER, run.recipe.storage, str(port)]
     environment = {**os.environ, TOKEN_VARIABLE: TOKEN, "RAY_BACKEND_LOG_LEVEL": "fatal"}
     with subprocess.Popen(
         command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
@@ -322,12 +332,113 @@ def test_the_application_of_a_cluster_answers_through_serves_proxies(run):
             server = Server(process, port, None)
             texts = tiny_texts(NUM_TEXTS)
             assert server.labels(texts) == stored_labels(run)[0]
-            assert server.ask({"text": "a film"}, "wrong")[0] == 401
             assert server.ask(None, None, "/healthz")[0] == 200
             assert "/v1/label" in server.ask(None, None, "/openapi.json")[1]["paths"]
+
+            def deploy_again(statuses):
+                while len(statuses) < 20:
+                    time.sleep(0.01)
+                process.stdin.write("\n")
+                process.stdin.flush()
+                assert any("deployed again" in line for line in process.stdout)
+
+            statuses, _ = under_load(server, 4, 200, deploy_again)
+            assert set(statuses) == {200}  # connections are refused while one endpoint takes over from the other
+            status, answer = server.ask({"texts": ["a"] * 71})
+            assert (status, "may hold 70" in answer["detail"]) == (413, True)
         finally:
             process.stdin.close()
             process.wait(60)
+
+
+@pytest.mark.slow
+def test_strangers_neither_fill_the_memory_nor_stop_others_from_being_answered(run):
+    limits = ["--limit", "head_timeout_s=3", "--limit", "timeout_s=6", "--limit", "max_connections=300"]
+    with serving(run.recipe.storage, "--cpus", "0.5", *limits) as server:
+        (endpoint,) = server.replicas("Endpoint")
+        assert server.ask({"text": "a film"})[0] == 200
+        before = endpoint.memory_info().rss
+        head = b"POST /v1/label HTTP/1.1\r\nhost: a\r\n"
+        authorized = head + f"authorization: bearer {TOKEN}\r\ncontent-type: application/json\r\n".encode()
+        opened = []
+
+        def flood():
+            for number in range(1500):
+                connection = connect(server.port)
+                opened.append(connection)
+                start = (b"", head + b"x: ", authorized + b"content-length: 8000000\r\n\r\n" + b" " * 3_000_000)
+                connection.settimeout(0.2)
+                with suppress(OSError):
+                    connection.sendall(start[0 if number % 10 else 2])
+
+        def header_flood():
+            for piece in (b"a: b\r\n" * 1000, b"y" * 6000):
+                connection = connect(server.port)
+                connection.sendall(head + b"x: ")
+                send_for(connection, piece, 0, 3)
+
+        threads = [threading.Thread(target=flood), threading.Thread(target=header_flood)]
+        for thread in threads:
+            thread.start()
+        statuses = []
+        while any(thread.is_alive() for thread in threads):
+            statuses.append(server.ask({"text": "a film"})[0])
+        assert set(statuses) == {200}
+        assert endpoint.memory_info().rss - before < 300e6
+        wait_until(lambda: all(map(is_closed, opened)), 30)
+        assert server.ask({"text": "a film"})[0] == 200
+        deadline = time.monotonic() + 40
+        while not server.counters("ray_llambert_serve_dropped_connections_total"):
+            assert time.monotonic() < deadline
+            time.sleep(1)
+
+
+def labeller(run):
+    checkpoint, label = find_checkpoint(run.recipe.storage, [])
+    return Labeller.func_or_class(checkpoint, label)
+
+
+def test_a_replica_whose_model_fails_on_every_text_is_unhealthy(run, monkeypatch):
+    def fail(classifier, texts):
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    replica = labeller(run)
+    replica.check_health()
+    monkeypatch.setattr(Classifier, "predict", fail)
+    with pytest.raises(RuntimeError, match="CUDA error"):
+        asyncio.run(replica(["a film"]))
+    with pytest.raises(RuntimeError, match="fails on every text"):
+        replica.check_health()
+
+
+def test_a_replica_whose_weights_became_nan_is_unhealthy_and_says_so(run, monkeypatch):
+    replica = labeller(run)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.Tensor, "softmax", lambda tensor, dim: torch.full_like(tensor, torch.nan))
+        with pytest.raises(RuntimeError, match="fails on every text: not_finite"):
+            asyncio.run(replica(["a film", "another"]))
+    with pytest.raises(RuntimeError, match="fails on every text"):
+        replica.check_health()
+
+
+def test_a_text_that_no_model_can_label_costs_no_replica(run, monkeypatch):
+    predict = Classifier.predict
+
+    def fail_on_poison(classifier, texts):
+        if "poison" in texts:
+            raise RuntimeError(f"the model failed on: {texts[0]}")
+        return predict(classifier, texts)
+
+    replica = labeller(run)
+    monkeypatch.setattr(Classifier, "predict", fail_on_poison)
+    with pytest.raises(RuntimeError) as caught:
+        asyncio.run(replica(["poison"]))
+    logged = "".join(traceback.format_exception(caught.value))  # by Serve
+    assert "RuntimeError in the classifier" in logged
+    assert "fail_on_poison" in logged
+    assert "failed on: poison" not in logged
+    replica.check_health()
+    assert asyncio.run(replica(["a film"]))[0].label in ("positive", "negative")
 
 
 def test_a_port_in_use_is_said_before_anything_is_started(run):

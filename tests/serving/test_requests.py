@@ -17,7 +17,14 @@ LIMITS = Limits(max_texts=3, max_text_chars=10, max_request_bytes=1000)
         pytest.param(b"", 400, "not JSON", id="empty"),
         pytest.param(b"\xff\xfe\xfa", 400, "not JSON: byte 0 is not UTF-8", id="not UTF-8"),
         pytest.param(b"[" * 100_000, 400, "nested too deeply", id="nested"),
-        pytest.param(b'{"text": ' + b"1" * 10_000 + b"}", 400, "too many digits", id="digits"),
+        pytest.param(
+            b'{"text": ' + b"[" * 100 + b"]" * 100 + b"}", 400, "nested too deeply", id="nested, and complete"
+        ),
+        pytest.param(b'{"text": ' + b"1" * 10_000 + b"}", 400, "a number of 10,000 digits", id="digits"),
+        pytest.param(b'{"text": "a", "probabilities": NaN}', 400, "not JSON: NaN is not", id="NaN"),
+        pytest.param(b'{"text": -Infinity}', 400, "not JSON: -Infinity is not", id="infinity"),
+        pytest.param(b'{"text": "a", "text": "b"}', 422, "a key is given more than once", id="duplicate key"),
+        pytest.param(b'{"text": 1e999999}', 422, "found a number", id="huge number"),
         pytest.param(b"[1]", 422, "expected an object .* found a list", id="list"),
         pytest.param(b"null", 422, "found null", id="null"),
         pytest.param(b"{}", 422, 'either "text"', id="nothing asked"),
@@ -156,14 +163,31 @@ def test_a_text_waits_for_company_no_longer_than_it_may():
     asyncio.run(main())
 
 
-def test_a_call_that_fails_costs_the_requests_in_it_and_no_other():
+def test_a_call_that_fails_costs_the_request_that_caused_it_and_no_other():
     async def main():
         replica = Replica()
         tasks = await begin(batching(replica), ["a"], ["poison"], ["b"])
         replica.may_answer.set()
         outcomes = await asyncio.gather(*tasks, return_exceptions=True)
         assert labels(outcomes[0]) == ["a"]
-        assert [str(outcome) for outcome in outcomes[1:]] == ["the model failed"] * 2
+        assert str(outcomes[1]) == "the model failed"
+        assert labels(outcomes[2]) == ["b"]
+        assert replica.calls == [["a"], ["poison", "b"], ["poison"], ["b"]]
+
+    asyncio.run(main())
+
+
+def test_waiting_characters_are_limited_and_a_single_large_request_is_not():
+    async def main():
+        replica = Replica()
+        batcher = batching(replica, max_held_bytes=10, max_call_chars=1)
+        tasks = await begin(batcher, ["a" * 20], ["b" * 20], ["c" * 20])
+        with pytest.raises(RequestError, match="20 characters are waiting") as caught:
+            await batcher.label(["d"])
+        assert caught.value.status == 503
+        replica.may_answer.set()
+        assert [labels(await task) for task in tasks] == [["a" * 20], ["b" * 20], ["c" * 20]]
+        assert labels(await batcher.label(["d"])) == ["d"]
 
     asyncio.run(main())
 

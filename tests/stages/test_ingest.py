@@ -176,10 +176,10 @@ def test_the_gold_label_changes_neither_what_is_sampled_nor_what_is_asked(tmp_pa
     assert [with_gold[name] for name in same] == [without[name] for name in same]
 
 
-def test_more_records_keep_the_responses_and_change_what_comes_after(tmp_path):
+def test_more_records_keep_the_answers_and_change_what_is_made_of_them(tmp_path):
     few, many = make_run(tmp_path), make_run(tmp_path, settings=["annotator.num_records=3"])
-    assert few.fingerprints["responses"] == many.fingerprints["responses"]
-    for name in ["sample", "silver", "checkpoint", "labels"]:
+    assert few.fingerprints["answers"] == many.fingerprints["answers"]
+    for name in ["sample", "responses", "silver", "checkpoint", "labels"]:
         assert few.fingerprints[name] != many.fingerprints[name]
 
 

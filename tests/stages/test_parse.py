@@ -1,20 +1,20 @@
 """The parse stage on stored responses: what becomes silver, what a reject, and from which of them."""
 
-from itertools import pairwise
-
 import numpy as np
 import pyarrow as pa
 import pytest
 from fsspec.implementations.local import LocalFileSystem
 
 from llambert import schema
-from llambert.annotation.responses import amendment_name
+from llambert.annotation.answer_store import AnswerStore
+from llambert.annotation.part_names import rank_range
 from llambert.corpus_recipe import CorpusRecipe
-from llambert.errors import InputError
+from llambert.errors import Damaged, InputError
 from llambert.recipe import AnnotatorRecipe, ClassifierRecipe, ParseRecipe, Recipe
 from llambert.run import Run
 from llambert.stages.parse import parse
 from llambert.tasks import Category, Task
+from tests.fixtures.stored_responses import DEFAULTS, key_of, store_responses
 
 TASK = Task(
     name="films",
@@ -44,7 +44,7 @@ PROBABILITIES = [(0.6, 0.2), (0.5, 0.3), (0.3, 0.3), (0.45, 0.35), (0.0, 0.0), (
 def make_run(tmp_path):
     """A run whose responses are complete: of words, or of (positive, negative) probabilities."""
 
-    def make(rows, parse_recipe=None, *, num_records=None, split_at=(4,), sample=None) -> Run:
+    def make(rows, parse_recipe=None, *, split_at=(4,)) -> Run:
         mode = "generate" if rows and len(rows[0] or ()) == 3 else "score"
         (tmp_path / "corpus.csv").write_text("text\n")
         (tmp_path / "model").mkdir(exist_ok=True)
@@ -53,18 +53,13 @@ def make_run(tmp_path):
             name="test",
             task="films",
             corpus=CorpusRecipe(path=str(tmp_path / "corpus.csv")),
-            annotator=AnnotatorRecipe(
-                model=str(tmp_path / "model"), mode=mode, num_records=num_records or max(len(rows), 1)
-            ),
+            annotator=AnnotatorRecipe(model=str(tmp_path / "model"), mode=mode, num_records=max(len(rows), 1)),
             parse=ParseRecipe(**parse_recipe or {}),
             classifier=ClassifierRecipe(model=str(tmp_path / "model")),
             storage=str(tmp_path / "run"),
         )
         run = Run(recipe, TASK)
-        if run.table("responses").read_manifest() is None:
-            store_responses(run, [response_row(n, row) for n, row in enumerate(rows)], split_at)
-        if sample is not None:
-            run.table("sample").complete("sample", [], num_kept=sample)
+        answer(run, rows, split_at)
         return run
 
     return make
@@ -76,32 +71,22 @@ def response_row(number: int, row) -> dict:
         schema.RECORD_ID: f"r{number}",
         schema.TEXT: f"text {number}",
         schema.SPLIT: "extra" if number % 3 else "train",
-        schema.PROMPT: "",
         schema.RESPONSE: words[0],
         schema.FINISH_REASON: words[1],
         schema.ERROR: words[2] and "Refused: OverLength: whatever the words say",
         schema.ERROR_KIND: words[2],
-        schema.LABEL_PROBABILITIES: schema.encode_probabilities(TASK.category_names, np.array([row]))[0].as_py()
-        if row and len(row) == 2
-        else None,
-        schema.NUM_PROMPT_TOKENS: 1,
-        schema.NUM_RESPONSE_TOKENS: 1,
-        schema.NUM_TRUNCATED_TOKENS: 0,
-        schema.MODEL: "m",
+        schema.LABEL_PROBABILITIES: probabilities_of(row) if row and len(row) == 2 else None,
     }
 
 
-def store_responses(run: Run, rows: list[dict], split_at) -> None:
-    table = run.table("responses")
-    edges = [0, *[at for at in split_at if at < len(rows)], len(rows)]
-    parts = [
-        table.commit_part(f"part-{a:09d}-{b:09d}.parquet", pa.Table.from_pylist(rows[a:b], schema=schema.RESPONSES))
-        for a, b in pairwise(edges)
-        if a < b
-    ]
-    # A part that the manifest does not list, as two drivers with different samples leave it, counts for nothing.
-    table.commit_part("part-000000000-000000001.parquet", pa.Table.from_pylist(rows[:1], schema=schema.RESPONSES))
-    table.complete("annotate", parts)
+def probabilities_of(row: tuple[float, float]) -> list:
+    return schema.encode_probabilities(TASK.category_names, np.array([row]))[0].as_py()
+
+
+def answer(run: Run, rows, split_at) -> None:
+    """Complete the responses as annotate does, or make them again of what is answered by now."""
+    ends = [*(at for at in split_at if at < len(rows)), len(rows)]
+    store_responses(run, [response_row(number, row) for number, row in enumerate(rows)], ends)
 
 
 def read(run: Run, table: str, *columns: str) -> list[tuple]:
@@ -161,13 +146,22 @@ def test_probabilities_are_normalised_and_the_uncertain_rejected(make_run):
     assert parsed.num_in == parsed.num_kept + sum(parsed.num_rejected.values()) == 7
 
 
+def test_two_equally_probable_categories_are_ambiguous_and_neither_is_given(make_run):
+    run = make_run([(0.3, 0.3), (0.3, 0.2)])
+    assert parse(run).num_rejected == {"ambiguous": 1}
+    assert read(run, "rejects", schema.RECORD_ID, schema.REJECT_REASON) == [("r0", "ambiguous")]
+
+
 def test_no_answer_mass_at_all_is_no_category_whatever_the_recipe_says(make_run):
     assert parse(make_run([(0.0, 0.0)])).num_rejected == {"no_category": 1}
 
 
 def test_batch_calibration_divides_by_the_mean_probability_of_the_sample_alone(make_run):
-    rows = [(0.75, 0.25), (0.65, 0.35), (0.55, 0.45)]  # of mean 0.65 : 0.35; what follows is of no concern
-    run = make_run([*rows, (0.01, 0.99), (0.01, 0.99)], {"prior_correction": "batch"}, num_records=3, split_at=(2, 4))
+    rows = [(0.75, 0.25), (0.65, 0.35), (0.55, 0.45)]  # of mean 0.65 : 0.35
+    run = make_run(rows, {"prior_correction": "batch"}, split_at=(2,))
+    other = DEFAULTS | {schema.KEY: key_of("other"), schema.LABEL_PROBABILITIES: probabilities_of((0.01, 0.99))}
+    others = pa.Table.from_pylist([other], schema=schema.ANSWERS)  # what another sample asked is of no concern
+    AnswerStore(run.table("answers")).commit("0" * 12, others)
     parsed = parse(run)
     (_, first), (_, second), (_, third) = read(run, "silver", schema.LABEL, schema.CONFIDENCE)
     assert [label for (label,) in read(run, "silver", schema.LABEL)] == ["positive", "positive", "negative"]
@@ -197,20 +191,33 @@ def test_gold_labels_of_the_recipe_move_the_boundary(make_run):
     assert wrong <= 4
 
 
-def test_only_the_first_num_records_responses_count_even_mid_part(make_run):
-    run = make_run([("negative", "stop", None)] * 10, num_records=6, split_at=(4, 8))
-    assert parse(run).num_in == 6
-    assert [i for (i,) in read(run, "silver", schema.RECORD_ID)] == [f"r{n}" for n in range(6)]
+def test_silver_and_rejects_have_the_parts_of_the_responses(make_run):
+    run = make_run([("negative", "stop", None)] * 10, split_at=(4, 8))
+    parse(run)
+    for table in ("silver", "rejects"):
+        parts = run.table(table).require_manifest().parts
+        assert [rank_range(part.name) for part in parts] == [(0, 4), (4, 8), (8, 10)]
 
 
-def test_a_corpus_smaller_than_the_sample_asked_for_is_parsed_whole(make_run):
-    run = make_run([("negative", "stop", None)] * 3, num_records=10, sample=3)
-    assert parse(run).num_in == 3
+def test_responses_that_are_not_complete_are_not_parsed(make_run):
+    run = make_run([("negative", "stop", None)] * 3)
+    responses = run.table("responses")
+    responses.filesystem.rm_file(responses.path("manifest.json"))
+    with pytest.raises(InputError, match=r"responses/\w+ is not complete"):
+        parse(run)
+    assert run.table("silver").read_manifest() is None
 
 
-def test_responses_that_are_not_all_there_are_no_sample(make_run):
-    run = make_run([("negative", "stop", None)] * 3, num_records=10, sample=8)
-    with pytest.raises(InputError, match="3 of 8 responses"):
+@pytest.mark.parametrize("what", ["lost", "of other questions"])
+def test_answers_that_are_not_where_the_responses_say_are_named_with_what_to_do(make_run, what):
+    run = make_run([("negative", "stop", None)] * 6)
+    answers = run.table("answers")
+    first, second = answers.part_names()
+    answers.filesystem.rm_file(answers.path(first))
+    if what == "of other questions":
+        answers.commit_part(first, answers.read_part(second))
+    why = {"lost": "it is missing", "of other questions": "it lacks answers that it had"}[what]
+    with pytest.raises(Damaged, match=f"{first} is damaged: {why}; `llambert repair`"):
         parse(run)
     assert run.table("silver").read_manifest() is None
 
@@ -251,16 +258,6 @@ def test_a_recipe_that_cannot_be_followed_is_refused_in_one_line(make_run, rows,
         parse(run)
 
 
-def amend(run: Run, rows: dict[int, tuple]) -> None:
-    """Answer records of the first part again, as a later start of annotate does."""
-    table = run.table("responses")
-    listed = table.require_manifest()
-    name = amendment_name(listed.parts[0].name, len(listed.amendments))
-    answers = [response_row(number, row) for number, row in rows.items()]
-    part = table.commit_part(name, pa.Table.from_pylist(answers, schema=schema.RESPONSES))
-    table.write_manifest(listed.model_copy(update={"amendments": [*listed.amendments, part]}))
-
-
 FAILED = [
     ("Positive", "stop", None),
     (None, "error", "passing"),
@@ -269,10 +266,16 @@ FAILED = [
 ]
 
 
+def with_answers(rows, answers: dict[int, tuple]) -> list:
+    """``rows`` as they are when some that had failed are answered by a later start of annotate."""
+    return [answers.get(number, row) for number, row in enumerate(rows)]
+
+
 def test_silver_is_made_again_when_records_were_answered_since(make_run):
     run = make_run(FAILED, split_at=(3,))
     assert parse(run).num_rejected == {"engine_error": 2}
-    amend(run, {1: ("Negative", "stop", None)})
+    later = with_answers(FAILED, {1: ("Negative", "stop", None)})
+    answer(run, later, (3,))
     parsed = parse(run)
     assert (parsed.num_kept, parsed.num_rejected) == (3, {"engine_error": 1})
     assert read(run, "silver", schema.RECORD_ID, schema.LABEL) == [
@@ -280,7 +283,7 @@ def test_silver_is_made_again_when_records_were_answered_since(make_run):
         ("r1", "negative"),
         ("r3", "negative"),
     ]
-    amend(run, {2: ("Positive", "stop", None)})
+    answer(run, with_answers(later, {2: ("Positive", "stop", None)}), (3,))
     assert parse(run).num_rejected == {}
     assert read(run, "rejects", schema.RECORD_ID) == []
     for table in ("silver", "rejects"):  # nothing of the versions before is left
@@ -288,10 +291,41 @@ def test_silver_is_made_again_when_records_were_answered_since(make_run):
     assert parse(run) == run.table("silver").require_manifest()
 
 
+def test_silver_is_made_again_of_answers_that_were_lost_and_asked_again(make_run):
+    run = make_run([("Positive", "stop", None)] * 3, split_at=())
+    parse(run)
+    answers = run.table("answers")
+    [name] = answers.part_names()
+    answers.filesystem.rm_file(answers.path(name))
+    answer(run, [("Negative", "stop", None)] * 3, ())
+    assert answers.part_names() == [name]  # so the rows of the responses are what they were
+    assert parse(run).labels == {"negative": 3}
+    assert len(run.table("silver").part_names()) == 1
+
+
+def test_silver_that_was_read_while_more_was_answered_is_of_the_answers_that_came_last(make_run, monkeypatch):
+    run = make_run(FAILED, split_at=(3,))
+    commit, directory = type(run.table("silver")).commit_part, type(run.table("silver"))
+    answered = []
+
+    def answers_meanwhile(self, name, *arguments, **counts):
+        if "/silver/" in self.uri and not answered:  # the first part was read before, the second is not yet
+            answered.append(name)
+            answer(run, with_answers(FAILED, {1: ("Negative", "stop", None)}), (3,))
+        return commit(self, name, *arguments, **counts)
+
+    monkeypatch.setattr(directory, "commit_part", answers_meanwhile)
+    assert parse(run).num_rejected == {"engine_error": 1}
+    assert [row[0] for row in read(run, "silver", schema.RECORD_ID)] == ["r0", "r1", "r3"]
+    for table in ("silver", "rejects"):
+        assert run.table(table).part_names() == [part.name for part in run.table(table).require_manifest().parts]
+
+
 def test_probabilities_are_corrected_anew_by_the_answers_that_came_later(make_run):
-    run = make_run([(0.6, 0.2), (None, "error", "passing"), (0.5, 0.3)], {"prior_correction": "batch"}, split_at=())
+    rows = [(0.6, 0.2), (None, "error", "passing"), (0.5, 0.3)]
+    run = make_run(rows, {"prior_correction": "batch"}, split_at=())
     before = parse(run).measures
-    amend(run, {1: (0.1, 0.9)})
+    answer(run, with_answers(rows, {1: (0.1, 0.9)}), ())
     assert parse(run).measures["bias.positive"] != before["bias.positive"]
 
 
@@ -299,7 +333,7 @@ def test_probabilities_are_corrected_anew_by_the_answers_that_came_later(make_ru
 def test_silver_that_was_being_made_again_when_it_was_killed_is_made_again_whole(make_run, monkeypatch, place):
     run = make_run(FAILED, split_at=(3,))
     parse(run)
-    amend(run, {1: ("Negative", "stop", None)})
+    answer(run, with_answers(FAILED, {1: ("Negative", "stop", None)}), (3,))
     calls, directory = [], type(run.table("silver"))
     name = {"a part": "commit_part", "the old parts": "rm_file"}.get(place, "write_manifest")
     if name == "rm_file":

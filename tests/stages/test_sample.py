@@ -214,8 +214,8 @@ def test_gold_shots_are_balanced_nested_from_train_and_never_annotated(make_run)
 def test_gold_shots_stand_in_the_prompt(make_run):
     run = make_run(gold=True, num_records=9, gold_shots={}, num_shots=2)
     sample(run)
-    (part,) = AnnotatePart(run)({"start": 0, "end": 2}).parts
-    prompt = run.table("responses").read_part(part.name)[schema.PROMPT][0].as_py()
+    (part,) = AnnotatePart(run)({"ranks": [[0, 2]]}).parts
+    prompt = run.table("answers").read_part(part.name)[schema.PROMPT][0].as_py()
     words = {category.name: category.answer_words[0] for category in run.task.categories}
     for row in run.table("shots").read().to_pylist():
         before, _, after = prompt.partition(row[schema.TEXT])

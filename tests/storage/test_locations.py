@@ -79,3 +79,13 @@ def test_removing_a_folder_of_an_object_store_leaves_nothing_of_it_and_its_neigh
     assert filesystem.find(path) == []
     assert not filesystem.exists(path)
     assert filesystem.find("llambert-test/remove a") == ["llambert-test/remove a/one"]
+
+
+@pytest.mark.parametrize("put", ["file", "link"])
+def test_what_is_in_the_place_of_a_folder_is_removed_with_it(tmp_path, put):
+    (tmp_path / "kept").mkdir()
+    place = tmp_path / "training"
+    place.touch() if put == "file" else place.symlink_to("kept")
+    filesystem, path = open_filesystem(str(place))
+    remove_folder(filesystem, path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kept"]

@@ -1,5 +1,6 @@
 """A part that was altered where it is stored is refused by whoever reads it, not read as other rows."""
 
+import os
 import random
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from llambert import schema
 from llambert.classifier.labelling import read_windows
-from llambert.errors import InputError
+from llambert.errors import Damaged, InputError
 from llambert.storage.part_file import is_unaltered
 from llambert.storage.run_directory import TableDirectory
 
@@ -57,7 +58,7 @@ def test_no_altered_byte_of_a_page_is_read_as_other_rows(table, read):
         except InputError as error:
             refusals.append(str(error))
     assert len(refusals) > len(pages(path)[::7]) / 2
-    assert all(f"{NAME} is damaged" in line and "llambert repair" in line for line in refusals)
+    assert all(f"{NAME} is damaged" in line and "delete it and start" in line for line in refusals)
 
 
 def flip(path: Path, position: int, content: bytes) -> None:
@@ -148,10 +149,23 @@ def test_a_part_cut_short_is_refused_in_one_line(table, num_bytes):
             read(NAME)
 
 
-def test_a_part_that_is_not_there_stays_a_missing_file(table):
+@pytest.mark.parametrize(
+    ("put", "why"),
+    [
+        (lambda path: None, "it is missing"),
+        (lambda path: path.mkdir(), "a folder is in its place"),
+        (lambda path: path.symlink_to("nowhere"), "it is missing"),
+        (lambda path: path.symlink_to(path), "a link that leads to itself is in its place"),
+        (os.mkfifo, "a pipe, a socket or a device is in its place"),
+        (lambda path: path.symlink_to("/dev/zero"), "a pipe, a socket or a device is in its place"),
+    ],
+)
+def test_a_part_that_is_not_there_is_one_line(table, put, why):
+    name = "part-00001.parquet"
+    put(Path(table.path(name)))
     for read in (table.read_part, table.committed_part, table.check_part):
-        with pytest.raises(FileNotFoundError):
-            read("part-00001.parquet")
+        with pytest.raises(Damaged, match=f"{name} is damaged: {why}; delete it and start the same command again$"):
+            read(name)
 
 
 def test_parts_that_were_written_without_checksums_are_still_read(table):

@@ -252,3 +252,40 @@ def test_what_is_neither_a_file_nor_a_folder_is_refused(tmp_path):
     os.mkfifo(tmp_path / "b.csv")
     with pytest.raises(InputError, match=r"b\.csv is neither a file nor a folder"):
         find_files(str(tmp_path))
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """An installed package that leaves a mark when it is imported, and a file beside it."""
+    folder = tmp_path / "site" / "strange_models"
+    (folder / "model").mkdir(parents=True)
+    (folder / "__init__.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    (folder / "model" / "config.json").write_text("{}")
+    (tmp_path / "site" / "secret.txt").write_text("x")
+    (tmp_path / "site" / "folder_alone").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "inside", ["../secret.txt", "model/../../secret.txt", "/etc/passwd", "..", "model/..", "model\\..\\x", "a\0b"]
+)
+def test_a_package_reference_stays_in_its_package(package, inside):
+    assert resolve("package:strange_models/model").location == str(package / "model")
+    with pytest.raises(InputError, match="leaves the package 'strange_models'"):
+        resolve(f"package:strange_models/{inside}")
+    assert not (package.parent.parent / "ran").exists()
+
+
+@pytest.mark.parametrize("link", ["link", "model/link"])
+def test_a_link_that_leaves_its_package_is_refused(package, link):
+    (package / link).symlink_to(package.parent / "secret.txt")
+    for inside in {link, link.partition("/")[0]}:
+        with pytest.raises(InputError, match="is a link that leaves the package"):
+            resolve(f"package:strange_models/{inside}")
+
+
+@pytest.mark.parametrize("name", ["folder_alone", "strange_models.model", "__main__", "json/../..", "a b", ""])
+def test_what_is_no_installed_package_is_refused(package, name):
+    with pytest.raises(InputError, match=r"is not installed here|leaves the package"):
+        resolve(f"package:{name}/config.json")

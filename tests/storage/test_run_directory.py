@@ -236,3 +236,14 @@ def test_storage_whose_path_is_not_utf_8_is_one_line(tmp_path, monkeypatch):
     monkeypatch.chdir(os.fsdecode(folder))
     with pytest.raises(InputError, match=r"caf\\xE9/runs/x is not UTF-8; choose another folder"):
         RunDirectory("runs/x").write("recipe.yaml", "")
+
+
+def test_a_new_run_directory_is_its_owners_alone_and_one_that_exists_keeps_its_permissions(tmp_path):
+    directory = RunDirectory(str(tmp_path / "runs" / "mine"))
+    directory.claim()
+    assert (tmp_path / "runs" / "mine").stat().st_mode & 0o777 == 0o700
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o755)
+    RunDirectory(str(shared)).claim()
+    assert shared.stat().st_mode & 0o777 == 0o755

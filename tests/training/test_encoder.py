@@ -33,6 +33,7 @@ from llambert.training.loop import FineTuning, Phase
 from llambert.training.training_set import TrainingSet
 from tests.fixtures.encoder_families import configuration, save_family, save_tokenizer
 from tests.fixtures.own_code import add_own_code
+from tests.fixtures.panicking_tokenizer import PANIC_TEXT, make_tokenizer_panic
 from tests.fixtures.tiny_encoder import NEGATIVE, POSITIVE, save_tiny_encoder
 
 CATEGORIES = ["negative", "positive"]
@@ -105,6 +106,14 @@ def test_a_frozen_encoder_of_each_family_trains_its_head_alone(family):
     assert not any(part in name for name in changed for part in ("embeddings", "encoder.layer", "transformer.layer"))
 
 
+def test_a_text_that_a_regular_expression_panics_on_is_one_line(tmp_path):
+    folder = save_tiny_encoder(tmp_path)
+    make_tokenizer_panic(tmp_path)
+    encoder = load_encoder(recipe(folder), CATEGORIES)
+    with pytest.raises(InputError, match="its tokenizer fails on one of 2 texts to train on: a fault"):
+        encoder.tokenize(["a film", PANIC_TEXT])
+
+
 def test_texts_are_cut_where_each_familys_positions_end(family):
     encoder = load_encoder(recipe(family), CATEGORIES)
     assert encoder.max_length == 40
@@ -152,7 +161,7 @@ def test_a_classifier_that_does_not_match_the_task_is_refused_in_one_line(tmp_pa
 
 def test_a_missing_encoder_is_one_line(tmp_path):
     for model in (str(tmp_path), "no-such/encoder"):
-        with pytest.raises(InputError, match="cannot be loaded") as refusal:
+        with pytest.raises(InputError, match=r"cannot be (loaded|found out)") as refusal:
             load_encoder(recipe(model), CATEGORIES)
         assert "\n" not in str(refusal.value)
 
@@ -253,7 +262,7 @@ def test_big_bird_attends_to_everything_so_that_no_text_depends_on_those_before_
     ("fault", "says"),
     [
         ("no weights", "cannot be loaded: .*no file named model.safetensors"),
-        ("weights cut short", "cannot be loaded"),
+        ("weights cut short", "its model.safetensors cannot be read"),
         ("weights of another model", "it lacks weights of the model that its config.json describes"),
         ("other shapes", "its weights do not have the shapes that its config.json states"),
         ("no tokenizer", "its tokenizer knows no token"),
@@ -390,7 +399,7 @@ def test_a_label_stage_that_could_not_compute_is_refused_before_training(family,
     settings = recipe(save_family(tmp_path, family))
     check_encoder(settings, CATEGORIES, LabelRecipe())
     with pytest.raises(InputError, match=says):
-        check_encoder(settings, CATEGORIES, LabelRecipe(dtype=dtype))
+        check_encoder(settings, CATEGORIES, LabelRecipe(dtype=dtype, gpus_per_actor=0))
 
 
 def test_an_encoder_whose_decoder_would_be_drawn_at_random_is_refused(tmp_path):

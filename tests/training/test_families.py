@@ -101,7 +101,7 @@ def family(request):
 def trained(family, tmp_path_factory):
     """A checkpoint that was trained without an interruption, its encoder, and the first state on the way."""
     folder = tmp_path_factory.mktemp(family)
-    settings = recipe(save_family(folder / "encoder", family), checkpoint_every_steps=5)
+    settings = recipe(save_family(folder / "encoder", family))
     check_encoder(settings, CATEGORIES)
     keeper = Keeper()
     whole = tuning(settings, keeper)

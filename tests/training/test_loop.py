@@ -107,7 +107,7 @@ def test_same_seed_same_weights_and_another_seed_others(recipe):
     ],
 )
 def test_a_resumed_run_equals_the_uninterrupted_one(recipe, fields):
-    recipe = recipe.model_copy(update={"checkpoint_every_steps": 9, **fields})
+    recipe = recipe.model_copy(update=fields)
     recorder = Recorder()
     whole = fine_tuning(recipe, recorder)
     whole.run()
@@ -148,20 +148,34 @@ def test_a_frozen_encoder_stays_as_it_was_and_the_head_learns(recipe):
 
 
 @pytest.mark.parametrize(
-    ("every", "message"), [(4, "the loss is not finite at step 11 of"), (5, "the weights is not finite at step 10 of")]
+    ("when", "message", "last"),
+    [
+        ("before it is stored", "the weights is not finite at step 20 of", 12),
+        ("after it is stored", "the loss is not finite at step 21 of", 20),
+    ],
 )
-def test_loss_or_weights_that_are_not_finite_stop_at_their_step_with_the_last_good_checkpoint(recipe, every, message):
+def test_loss_or_weights_that_are_not_finite_stop_at_their_step_with_the_last_good_checkpoint(
+    recipe, when, message, last
+):
     class Poison(Recorder):
         def on_steps(self, steps):
-            if steps[-1].step == 10:
+            if when == "before it is stored":
+                self.poison()
+
+        def on_checkpoint(self, state):
+            super().on_checkpoint(state)
+            self.poison()
+
+        def poison(self):
+            if tuning.num_steps_done == 20:
                 with torch.no_grad():
                     next(tuning.encoder.model.parameters()).fill_(float("nan"))
 
     poison = Poison()
-    tuning = fine_tuning(recipe.model_copy(update={"checkpoint_every_steps": every}), poison)
+    tuning = fine_tuning(recipe, poison)
     with pytest.raises(InputError, match=message):
         tuning.run()
-    assert poison.states[-1]["step"] == {4: 8, 5: 5}[every]
+    assert poison.states[-1]["step"] == last
     for state in poison.states:
         assert all(torch.isfinite(value).all() for value in state["model"].values())
 
@@ -179,13 +193,14 @@ def test_early_stop_ends_before_the_last_epoch_and_keeps_the_best(recipe):
 
 
 def test_a_soup_is_the_mean_of_its_members_which_start_alike_and_differ_in_order(recipe):
-    recipe = recipe.model_copy(update={"soup_members": 3, "epochs": 1, "checkpoint_every_steps": 1_000})
+    recipe = recipe.model_copy(update={"soup_members": 3, "epochs": 1})
     recorder = Recorder()
     soup = fine_tuning(recipe, recorder)
     history = soup.run()
     assert [figures["phase"] for figures in history.epochs] == ["silver", "silver 2", "silver 3", SOUP_PHASE]
     assert history.result_epoch()["phase"] == SOUP_PHASE
-    members = [torch.cat([v.flatten().float() for v in state["model"].values()]) for state in recorder.states]
+    ends = [state for state in recorder.states if "optimizer" not in state]
+    members = [torch.cat([v.flatten().float() for v in state["model"].values()]) for state in ends]
     assert torch.allclose(weights(soup), torch.stack(members).mean(0), atol=1e-6)
     first = fine_tuning(recipe.model_copy(update={"soup_members": 1}))
     first.run()
@@ -214,7 +229,7 @@ def test_the_gold_phase_goes_on_from_the_silver_weights_with_its_own_rate(recipe
         Phase("gold", selected.train.take(np.arange(40)), selected.held_out, 2, 1e-5),
     ]
     recorder = Recorder()
-    history = fine_tuning(recipe.model_copy(update={"checkpoint_every_steps": 4}), recorder, phases).run()
+    history = fine_tuning(recipe, recorder, phases).run()
     assert [step.phase for step in history.steps] == ["silver"] * 60 + ["gold"] * 6
     assert max(step.learning_rate for step in history.steps[60:]) <= 1e-5
     assert history.steps[60].loss < 0.8 * history.steps[0].loss

@@ -40,6 +40,9 @@ _FINAL_MESSAGE = re.compile(
     r"(?:\A|<\|channel\|>)\s*final\b(?:(?!<\|message\|>).){0,200}<\|message\|>(.*?)(?=<\|(?:end|return|start|call|channel)\|>|\Z)",
     re.DOTALL,
 )
+_OPEN_CHANNEL = re.compile(r"<\|channel\|>\s*(?:analysis|commentary)")
+_CLOSED_CHANNEL = re.compile(r"<\|channel\|>\s*final|<\|end\|>")
+_TOKEN = re.compile(r"<\|\w+\|>")
 _FINAL_GLUED = re.compile(
     r"assistant\s*(?:channel\s*)?final(?:\s*message)?\s*:?\s*(?:json(?=\s*[\[{]))?", re.IGNORECASE
 )
@@ -82,6 +85,25 @@ def strip_reasoning(response: str) -> str | None:
         rest = "\n".join(_answers(_between_thoughts(final)))
     rest = _EXPLANATION.sub("\n", rest)
     return "\n".join(_answers(rest)) or _without_headed_reasoning(rest)
+
+
+def open_thought(prompt: str) -> str:
+    """The thought that a prompt ends inside, from its opening mark on; empty where it ends outside of any.
+
+    A channel is named without its tokens, as in a response whose special tokens are skipped.
+    """
+    opened = [*_OPEN.finditer(prompt), *_OPEN_CHANNEL.finditer(prompt)]
+    if not opened:
+        return ""
+    last = max(opened, key=lambda mark: mark.start())
+    if _CLOSE.search(prompt, last.end()) or _CLOSED_CHANNEL.search(prompt, last.end()):
+        return ""
+    return _TOKEN.sub("", prompt[last.start() :]) if last[0].startswith("<|channel|>") else prompt[last.start() :]
+
+
+def ends_thought(prompt: str) -> bool:
+    """Whether a thought ends in a prompt."""
+    return bool(_CLOSE.search(prompt))
 
 
 def _has_trace(text: str) -> bool:

@@ -5,12 +5,13 @@ Gemini, Mistral, Groq, Together, Cohere, Fireworks, Cerebras, xAI, Bedrock, Dash
 their users report them. Only an error's own messages are read, never what it repeats of the request.
 """
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
+
+from llambert.untrusted import parse_json
 
 
 class FaultKind(Enum):
@@ -172,8 +173,8 @@ _AT_LEAST = re.compile(r"at least \d")  # a lower bound of the length, by which 
 def read_fault(name: str, status: int | None, content: str) -> Fault:
     """The error in the body of a reply; ``status`` None: that of a reply of status 200."""
     try:
-        body = json.loads(content)
-    except (ValueError, RecursionError):
+        body = parse_json(content)
+    except ValueError:
         body = None
     if not isinstance(body, dict | list):
         title = _TITLE.search(content)

@@ -24,7 +24,7 @@ from llambert.annotation.prompts import chat_messages, completion_text, truncate
 from llambert.engines import Answer, StoppedEarly
 from llambert.engines.limits import Budget, RateLimiter
 from llambert.engines.openai.faults import EndpointError, Fault, FaultKind, classify, num_excess_chars, read_fault
-from llambert.engines.openai.parameters import Parameters
+from llambert.engines.openai.parameters import OF_SERVERS, Parameters
 from llambert.engines.openai.replies import Reply, read_reply
 from llambert.engines.openai.request_prompt import Prompt, as_stored, num_bytes, num_chars
 from llambert.engines.openai.retry_after import retry_after
@@ -54,11 +54,8 @@ _ERROR_KINDS: dict[FaultKind, ErrorKind] = {
     FaultKind.OVER_LENGTH: ErrorKind.OVER_LENGTH,
     FaultKind.TRANSIENT: ErrorKind.PASSING,
 }
-_PARAMETER_FAULTS = (
-    FaultKind.FAILED,
-    FaultKind.NO_MODEL,
-    FaultKind.NO_ADDRESS,
-)  # an error about one is taken for these
+# What an error about a parameter is taken for.
+_PARAMETER_FAULTS = (FaultKind.FAILED, FaultKind.NO_MODEL, FaultKind.NO_ADDRESS)
 _ERROR_NAMES = {ErrorKind.REFUSED: "Refused", ErrorKind.OVER_LENGTH: "OverLength"}  # else the kind of the failure
 
 logger = logging.getLogger(__name__)
@@ -83,7 +80,7 @@ class OpenAIEngine:
     def __init__(self, annotator: AnnotatorRecipe, task: Task, num_tokens_before: tuple[int, int] = (0, 0)) -> None:
         self._recipe, self._limits = annotator, annotator.limits
         self._prompt = task.prompt(annotator.prompt)
-        self._answers = {category.name: category.answer_words[0] for category in task.categories}
+        self._answers = task.shot_answers
         self._prompt.first_shots(annotator.num_shots)
         self._url = annotator.base_url or _OPENAI_URL
         self._api_key = os.environ.get(_API_KEY_VARIABLE, "")
@@ -97,7 +94,9 @@ class OpenAIEngine:
         # OpenAI's newer models know the new name alone, other servers often the old one.
         limit_name = "max_completion_tokens" if annotator.base_url is None and not is_completion else "max_tokens"
         stop = self._prompt.separator if is_completion else None
-        self._parameters = Parameters(annotator.decoding, stop or None, self._url, limit_name)
+        self._parameters = Parameters(
+            annotator.decoding, stop or None, self._url, limit_name, annotator.chat_template_kwargs
+        )
         self.notes = self._parameters.notes
         self._rate, self._budget = RateLimiter(self._limits), Budget(self._limits, num_tokens_before)
         self._threads = ThreadPoolExecutor(self._limits.concurrency, thread_name_prefix="endpoint")
@@ -230,8 +229,8 @@ class OpenAIEngine:
 
     def _send(self, prompt: Prompt, parameters: dict[str, Any]) -> Reply:
         sent: dict[str, Any] = {"model": self._recipe.model, **parameters}
-        if "top_k" in sent:
-            sent["extra_body"] = {"top_k": sent.pop("top_k")}
+        if own := {name: sent.pop(name) for name in OF_SERVERS if name in sent}:
+            sent["extra_body"] = own
         try:
             if isinstance(prompt, str):
                 if "max_completion_tokens" in sent:
@@ -254,8 +253,9 @@ class OpenAIEngine:
             self._stop(f"annotator.base_url: {self._url} redirects; set it to {url}")
 
     def _render(self, text: str) -> Prompt:
-        render = completion_text if self._prompt.format == "completion" else chat_messages
-        return render(self._prompt, self._answers, self._recipe.num_shots, text)
+        asked = (self._prompt, self._answers, self._recipe.num_shots, text)
+        is_completion = self._prompt.format == "completion"
+        return completion_text(*asked) + self._recipe.answer_prefix if is_completion else chat_messages(*asked)
 
     def _answer(self, prompt: Prompt, reply: Reply, num_truncated: int) -> Answer:
         if reply.refusal:

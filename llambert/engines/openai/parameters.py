@@ -15,7 +15,9 @@ from llambert.recipe import Decoding
 
 _LIMITS = ("max_completion_tokens", "max_tokens")
 # In the order in which they are given up where an endpoint takes only one of several.
-_OPTIONAL = ("top_k", "top_p", "seed", "stop", "temperature")
+_OPTIONAL = ("chat_template_kwargs", "top_k", "top_p", "seed", "stop", "temperature")
+OF_SERVERS = ("top_k", "chat_template_kwargs")
+"""Those that OpenAI's client has no name for: servers of open models take them."""
 _REFUSING_CODES = frozenset({
     "unsupported_parameter", "unsupported_value", "extra_forbidden", "unknown_parameter",
     "unrecognized_parameter", "unexpected_keyword_argument",
@@ -35,7 +37,14 @@ _REFUSING_STATUS = (400, 404, 422, 501)
 class Parameters:
     """What is sent with each request; shared by threads. ``notes``: what was left out, a line each."""
 
-    def __init__(self, decoding: Decoding, stop: str | None, url: str, limit_name: str) -> None:
+    def __init__(
+        self,
+        decoding: Decoding,
+        stop: str | None,
+        url: str,
+        limit_name: str,
+        chat_template_kwargs: dict[str, Any] | None = None,
+    ) -> None:
         self._decoding, self._url = decoding, url
         self._limit_name, self._limits_left = limit_name, [name for name in _LIMITS if name != limit_name]
         values = {
@@ -44,6 +53,7 @@ class Parameters:
             "seed": decoding.seed,
             "top_k": decoding.top_k or None,
             "stop": [stop] if stop else None,
+            "chat_template_kwargs": chat_template_kwargs or None,
         }
         self._values = {name: value for name, value in values.items() if value is not None}
         self._accepted: set[str] = set()
@@ -88,6 +98,11 @@ class Parameters:
 
     def _leave_out(self, name: str, fault: Fault) -> bool:
         value = self._values[name]
+        if name == "chat_template_kwargs":
+            if name in self._accepted:
+                return False
+            where = "annotator.chat_template_kwargs"
+            raise InputError(f"{where}: {self._url} does not take them: {fault.message[:200]}; leave them out")
         if name == "stop":
             self.notes.append(f"{self._url} takes no stop sequence; it is left out, responses may continue after it")
         elif value != Decoding.model_fields[name].default:

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from llambert.engines.openai.faults import EndpointError, Fault, read_fault
 from llambert.printable import SURROGATE
+from llambert.untrusted import parse_json
 
 # Words of finish reasons: OpenAI's, Azure's, Gemini's ("content_filter: PROHIBITED_CONTENT"), Anthropic's, Cohere's.
 _REFUSALS = (
@@ -70,8 +71,8 @@ def _decode(content: str) -> Any:
     if content.lstrip().startswith(("data:", "event:", ":")):
         return _join_events(content)
     try:
-        return json.loads(content)
-    except (ValueError, RecursionError):
+        return parse_json(content)
+    except ValueError:
         raise _malformed(content, "no JSON") from None
 
 
@@ -83,7 +84,7 @@ def _join_events(content: str) -> dict[str, Any]:
         if line == "[DONE]":
             continue
         try:
-            event = json.loads(line)
+            event = parse_json(line)
         except ValueError:
             raise _malformed(content, "an event that is no JSON") from None
         if not isinstance(event, dict):

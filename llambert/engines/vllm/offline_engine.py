@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from jinja2 import TemplateError
 from transformers import AutoTokenizer
 from vllm import RequestOutput, SamplingParams
@@ -13,12 +14,22 @@ from vllm.inputs.engine import tokens_input
 from vllm.sampling_params import MAX_LOGPROB_TOKEN_IDS, RequestOutputKind
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from llambert.annotation.prompts import RenderedPrompt, Renderer
+from llambert.annotation.prompts import RenderedPrompt
+from llambert.classifier.architecture import require_bounded_tokenizer
+from llambert.classifier.loading import loading
 from llambert.engines import Answer
-from llambert.engines.answers import TokenSampling, failed_answer, max_prompt_tokens, record_key, scored_answer
+from llambert.engines.answers import (
+    TokenSampling,
+    failed_answer,
+    half_head_note,
+    make_renderer,
+    max_prompt_tokens,
+    record_key,
+    scored_answer,
+)
 from llambert.engines.scoring import TokenSequence, answer_sequences
 from llambert.engines.vllm.start import engine_args, last_error, model_location, new_log, start_engine
-from llambert.errors import InputError, described, loading_fault
+from llambert.errors import InputError, described, panics_as_errors
 from llambert.recipe import AnnotatorRecipe
 from llambert.tasks import Task
 
@@ -60,15 +71,11 @@ class VllmEngine:
         self.notes: list[str] = []
         location = model_location(annotator)
         self._args = engine_args(annotator, location)
-        try:
-            revision = {"revision": annotator.revision} if annotator.revision else {}
-            trust = annotator.trust_remote_code
-            tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=trust, **revision)
-        except (OSError, ValueError, KeyError, ImportError) as error:
-            reason = loading_fault(error, "annotator")
-            raise InputError(f"annotator.model: {annotator.model} cannot be loaded: {reason}") from error
-        first_words = {category.name: category.answer_words[0] for category in task.categories}
-        self._renderer = Renderer(task.prompt(annotator.prompt), first_words, annotator.num_shots, tokenizer)
+        with loading(f"annotator.model: {annotator.model}", "annotator"), panics_as_errors():
+            tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=annotator.trust_remote_code)
+            require_bounded_tokenizer(tokenizer)
+        self._renderer = make_renderer(annotator, task, tokenizer)
+        self.notes += self._renderer.notes
         self._sequences = answer_sequences(tokenizer, task) if annotator.mode != "generate" else None
         self._next_tokens = _next_tokens(self._sequences.sequences) if self._sequences else {}
         self._request_ids = itertools.count()
@@ -76,7 +83,10 @@ class VllmEngine:
         self._log = new_log()
         self._engine = start_engine(annotator, self._args, self._log)
         try:
-            context = self._engine.model_config.max_model_len
+            config = self._engine.model_config
+            if annotator.scores_in_half_precision and config.head_dtype != torch.float32:
+                self.notes.append(half_head_note(annotator, f"its head computes in {config.head_dtype}"))
+            context = config.max_model_len
             self._max_prompt_tokens = max_prompt_tokens(annotator, self._renderer, self._sequences, context)
         except InputError:
             self.close()
@@ -187,7 +197,7 @@ class VllmEngine:
         completion = record.outputs[()].outputs[0]
         return Answer(
             prompt=record.prompt.text,
-            response=completion.text,
+            response=self._renderer.open_thought + completion.text,
             finish_reason="stop" if completion.finish_reason == "stop" else "length",
             num_prompt_tokens=len(record.prompt.token_ids),
             num_response_tokens=len(completion.token_ids),

@@ -6,6 +6,7 @@ import difflib
 import multiprocessing.connection
 import os
 import re
+import shutil
 import sys
 import tempfile
 import threading
@@ -16,15 +17,25 @@ from typing import Any
 # Before vLLM is imported: an engine reports to nobody.
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 from vllm.engine.arg_utils import EngineArgs
+from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.llm_engine import LLMEngine
 
+from llambert.classifier.loading import loading
+from llambert.classifier.weights import build_without_memory
 from llambert.engines.answers import TokenSampling
 from llambert.engines.transformers import load_model
+from llambert.engines.vllm.head_precision import config_overrides
 from llambert.errors import InputError, loading_fault
+from llambert.passing_faults import PassingFault, is_passing, is_passing_line
 from llambert.recipe import AnnotatorRecipe
 from llambert.storage.file_hashes import cache_folder
+from llambert.storage.model_folder import check_model_folder
 from llambert.storage.reference import content_identity, local_copy, path_without_wildcards
 
 # Arguments that decide how fast an engine is and what it holds, never what it answers.
@@ -71,6 +82,11 @@ _DEFAULTS: dict[str, Any] = {
 # On a CPU vLLM takes 92 % of the memory for keys and values, or does not start; VLLM_CPU_KVCACHE_SPACE (GiB)
 # and the recipe's kv_cache_memory_bytes go before this. With SmolLM2-135M in float32: 11,000 tokens.
 _CPU_CACHE_BYTES = 1 << 30
+_QUANTIZED_VALUES_PER_BYTE = 8  # a weight takes a bit at least
+# What vLLM 0.32 compiles with nvcc when it starts or first answers, without asking whether there is one: FlashInfer's
+# sampler (every draw of ours is seeded, so it is not used) and its all-reduce (Hopper's multicast), DeepGEMM (FP8 on
+# Hopper and newer). The rest of FlashInfer turns itself off (has_flashinfer in vllm/utils/flashinfer.py).
+_COMPILED_WITH_NVCC = ("VLLM_USE_FLASHINFER_SAMPLER", "VLLM_ALLREDUCE_USE_FLASHINFER", "VLLM_USE_DEEP_GEMM")
 _START_FAULTS = (OSError, ValueError, RuntimeError, KeyError, ImportError, TypeError, AssertionError)
 _ERROR_LINE = re.compile(r"(?:^|\s)((?:\w+\.)*\w+(?:Error|Exception): .+)$")
 _SECONDARY_ERROR = re.compile(r"Engine core initialization failed|WorkerProc initialization failed|root cause")
@@ -103,9 +119,8 @@ def engine_args(annotator: AnnotatorRecipe, location: str) -> dict[str, Any]:
         **on_cpu,
         **annotator.engine_args,
         **annotator.model_args,
+        "hf_overrides": config_overrides(annotator, location),
         "model": location,
-        "revision": annotator.revision,
-        "tokenizer_revision": annotator.revision,
         "dtype": annotator.dtype,
         "trust_remote_code": annotator.trust_remote_code,
         "max_model_len": annotator.max_model_len,
@@ -132,20 +147,31 @@ def _check(section: str, name: str, known: set[str]) -> None:
         raise InputError(f"{where}: cannot change a response; write it under annotator.engine_args")
 
 
+def compile_nothing_without_nvcc() -> None:
+    """Let vLLM do without what it would compile, where CUDA's compiler is not installed."""
+    home = os.environ.get("CUDA_HOME", "/usr/local/cuda")
+    if shutil.which("nvcc") is None and not os.path.exists(f"{home}/bin/nvcc"):
+        for variable in _COMPILED_WITH_NVCC:
+            os.environ.setdefault(variable, "0")
+
+
 def start_engine(annotator: AnnotatorRecipe, args: dict[str, Any], log: Path) -> LLMEngine:
-    """A running engine; ``InputError`` with the cause in one line if it does not start.
+    """A running engine; ``InputError`` with the cause in one line if it does not start, ``PassingFault`` of a device.
 
     What the engine's own process prints, now and later, goes to the file ``log``: its first failure is
     reported there alone.
     """
+    compile_nothing_without_nvcc()
     try:
         with _output_to(log):
-            engine = LLMEngine.from_engine_args(EngineArgs(**args))
+            # By context vLLM chooses how many tokens and sequences a batch holds where the recipe does not say: that
+            # of LLMEngine itself has no entry in its table (EngineArgs.get_batch_defaults) and gets 2,048 and 128.
+            engine = LLMEngine.from_engine_args(EngineArgs(**args), usage_context=UsageContext.LLM_CLASS)
     except _START_FAULTS as error:
-        reason = last_error(log) or loading_fault(error, "annotator")
-        raise InputError(
-            f"annotator.model: vLLM cannot start {annotator.model}: {reason} (all of it: {log})"
-        ) from error
+        printed = last_error(log)  # by the engine's own process, whose exception is known by this line alone
+        kind = PassingFault if is_passing(error) or (printed and is_passing_line(printed)) else InputError
+        reason = printed or loading_fault(error, "annotator")
+        raise kind(f"annotator.model: vLLM cannot start {annotator.model}: {reason} (all of it: {log})") from error
     _raise_on_death(engine)
     return engine
 
@@ -201,6 +227,23 @@ def _output_to(log: Path) -> Iterator[None]:
         os.close(file)
 
 
+def _require_plausible_size(location: str) -> None:
+    """``UnfitModel`` if config.json describes a larger model than its weights, for which vLLM would take the memory.
+
+    A family that transformers cannot build without code of the folder's own is left to vLLM.
+    """
+    values, _ = PreTrainedConfig.get_config_dict(location)
+    if values.get("model_type") not in CONFIG_MAPPING:
+        return
+    config = AutoConfig.from_pretrained(location)
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return
+    values_per_byte = _QUANTIZED_VALUES_PER_BYTE if getattr(config, "quantization_config", None) else 1
+    build_without_memory(
+        lambda: AutoModelForCausalLM.from_config(config, dtype=torch.float32), location, values_per_byte
+    )
+
+
 def model_location(annotator: AnnotatorRecipe) -> str:
     """Where vLLM finds the recipe's model; a ``.gguf`` file is turned into safetensors once.
 
@@ -208,8 +251,11 @@ def model_location(annotator: AnnotatorRecipe) -> str:
     (default ``~/.cache/llambert``) under the file's content identity, whole before they get their name. vLLM looks
     for a folder's weights by a pattern, so its path must not hold wildcards.
     """
-    location = local_copy(annotator.model)
+    location = local_copy(annotator.model, annotator.revision)
     if not location.endswith(".gguf"):
+        with loading(f"annotator.model: {annotator.model}", "annotator"):
+            check_model_folder(location, quantized=True)
+            _require_plausible_size(location)
         return path_without_wildcards(location)
     cache = cache_folder()
     target = cache / f"{content_identity(annotator.model)}-{annotator.dtype}"

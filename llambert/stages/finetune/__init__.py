@@ -6,17 +6,20 @@ worker waits for another's last batch.
 """
 
 import contextlib
+from functools import partial
 
-from llambert.errors import last_line
+from llambert import stopping
 from llambert.execution import Executor, TrainingProgress
 from llambert.execution.progress import Progress
 from llambert.execution.ray_executor import RAY
 from llambert.execution.stage_progress import ProgressFile
 from llambert.run import Run
+from llambert.stages.finetune.refresh import choose_checkpoint, decision_note
 from llambert.stages.finetune.selection import (
     NUM_SILVER,
     counts,
     drop_outdated_training,
+    learned_texts,
     num_left_out,
     select,
     untrained_note,
@@ -24,19 +27,26 @@ from llambert.stages.finetune.selection import (
 from llambert.stages.finetune.worker import Trained, train
 from llambert.storage.locations import remove_folder
 from llambert.storage.manifest import Manifest
+from llambert.storage.reference import provide_model
 from llambert.storage.run_directory import TableDirectory
 from llambert.training.encoder import require_encoder
 from llambert.training.training_set import Selection
 
+_LEARNED_PART = "part-0.parquet"
+
 
 def finetune(run: Run, executor: Executor = RAY) -> Manifest:
-    """Train the classifier of the recipe; skipped when its checkpoint is complete.
+    """Train the classifier of the recipe; skipped when its checkpoint is complete, or that of an earlier generation of
+    the corpus stays (``refresh.py``).
 
     A killed worker resumes from the last training checkpoint, at most ``classifier.max_failures`` times; a
     killed driver does when it is started again. ``InputError``: labels that cannot be learned from, an encoder
     that cannot be used, a loss that is no longer finite. ``RuntimeError``: the workers failed too often, or of a
     fault that would recur.
     """
+    run = choose_checkpoint(run, executor)
+    if decided := decision_note(run):
+        print(decided, flush=True)
     checkpoint = run.table("checkpoint")
     if manifest := checkpoint.read_manifest():
         if note := untrained_note(run, manifest):
@@ -47,10 +57,10 @@ def finetune(run: Run, executor: Executor = RAY) -> Manifest:
         require_encoder(run)
         selected = select(run)
         drop_outdated_training(run)
-        with report:
-            trained = executor.train(run, train, report.report_progress)
-    except Exception as error:
-        report.write_progress(failure=last_line(error))
+        with stopping.recorded(lambda: report.write_progress(SystemExit())), report:
+            trained = executor.train(run, partial(train, model=_provide_model(run, executor)), report.report_progress)
+    except BaseException as error:
+        report.write_progress(error)
         raise
     manifest = _complete(run, selected, trained, report.seconds)
     training = run.table("training")  # its states (weights, optimizer) have no use once the result is complete
@@ -58,7 +68,15 @@ def finetune(run: Run, executor: Executor = RAY) -> Manifest:
     return manifest
 
 
+def _provide_model(run: Run, executor: Executor) -> str:
+    """What every worker opens as the encoder, fetched once before there is one."""
+    recipe, storage = run.recipe.classifier, f"{run.directory.uri}/models"
+    placed = {"spans_machines": executor.spans_machines, "pickled": recipe.pickled_weights}
+    return provide_model(recipe.model, recipe.revision, storage, **placed)
+
+
 def _complete(run: Run, selected: dict[str, Selection], trained: Trained, seconds: dict[str, float]) -> Manifest:
+    run.complete("learned", [run.table("learned").commit_part(_LEARNED_PART, learned_texts(selected))])
     num_silver = {NUM_SILVER: selected["silver"].num_in} if "silver" in selected else {}
     num_trained = {"num_steps": trained.num_steps, "num_workers": trained.num_workers}
     return run.complete(
@@ -105,6 +123,6 @@ class _TrainingReport(contextlib.ExitStack):
         if progress.line:
             print(progress.line, flush=True)
 
-    def write_progress(self, failure: str | None = None) -> None:
-        """What ``llambert status`` reads."""
-        self._file.write(self._done, self._total, self.seconds, failure)
+    def write_progress(self, error: BaseException) -> None:
+        """What ``llambert status`` reads of a start that ``error`` ended."""
+        self._file.write(self._done, self._total, self.seconds, error)

@@ -11,13 +11,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llambert import schema
-from llambert.annotation.responses import ANSWERS
+from llambert.annotation.responses import RESPONSES_VERSION
 from llambert.annotation.sampling import Exclusion
 from llambert.annotation.splits import format_splits, is_training_gold, unused_splits
 from llambert.corpora.duplicates import first_occurrences
-from llambert.errors import InputError
+from llambert.errors import Damaged, InputError
+from llambert.hashing import hash64
 from llambert.run import Run
-from llambert.storage.atomic import write_atomically
 from llambert.storage.locations import remove_folder
 from llambert.storage.manifest import Manifest
 from llambert.training.loop import Phase
@@ -91,6 +91,19 @@ def _gold_rows(run: Run) -> tuple[pa.Table, int]:
     return rows.take(pa.array(first_of_each)), rows.num_rows - len(first_of_each)
 
 
+def learned_texts(selected: dict[str, Selection]) -> pa.Table:
+    """``schema.LEARNED`` of the selected records."""
+    tables = [
+        pa.table(
+            [hash64(records.texts), [name] * len(records), [is_held_out] * len(records)], names=schema.LEARNED.names
+        ).cast(schema.LEARNED)
+        for name, phase in selected.items()
+        for records, is_held_out in ((phase.train, False), (phase.held_out, True))
+        if len(records)
+    ]
+    return pa.concat_tables([schema.LEARNED.empty_table(), *tables])
+
+
 def phases(run: Run, selected: dict[str, Selection]) -> list[Phase]:
     """What is trained on, with the epochs and the learning rate of each phase."""
     recipe = run.recipe.classifier
@@ -113,23 +126,30 @@ def counts(selected: dict[str, Selection]) -> dict[str, int]:
     return found
 
 
+def count_annotated(run: Run) -> dict[str, int]:
+    """How many records the LLM was asked about, if the regime learns from its labels: the recipe may ask for more."""
+    if not run.recipe.classifier.learns_silver:
+        return {}
+    return {"num_annotated": run.table("silver").require_manifest().num_in}
+
+
 def drop_outdated_training(run: Run) -> None:
     """Remove training checkpoints of a silver table that was made again since: resumed, they would mix two sets."""
     if "silver" not in run.tables.upstream("checkpoint", run.recipe):
         return
     training, silver = run.table("training"), run.table("silver").read_manifest()
-    version = silver.upstream.get(ANSWERS, "") if silver else ""
-    path = training.path(_ANSWERS_FILE)
-    earlier = ""
-    with contextlib.suppress(FileNotFoundError):
-        earlier = training.filesystem.cat_file(path).decode()
-    if earlier != version:
+    version = silver.upstream.get(RESPONSES_VERSION, "") if silver else ""
+    earlier = b""
+    with contextlib.suppress(Damaged):  # or missing
+        earlier = training.read_file(_ANSWERS_FILE)
+    if earlier != version.encode():
         remove_folder(training.filesystem, training.path())
-        write_atomically(training.filesystem, path, version.encode())
+        training.write_file(_ANSWERS_FILE, version.encode())
 
 
 def untrained_note(run: Run, checkpoint: Manifest) -> str:
-    """A line on records that were answered since the checkpoint was trained; empty if there are none."""
+    """A line on records of its sample that were answered since the checkpoint was trained; empty if there are none."""
+    run = run.as_trained
     silver = run.table("silver").read_manifest()
     trained = checkpoint.counts.get(NUM_SILVER)
     num_new = silver.num_kept - trained if silver and trained is not None else 0

@@ -1,6 +1,5 @@
 """What a worker of fine-tuning does: train its share, report progress, and, on rank 0, store the result."""
 
-import hashlib
 import tempfile
 import time
 from collections.abc import Callable
@@ -11,16 +10,19 @@ from typing import Any
 import torch
 import transformers
 
+from llambert.classifier.chip import chip_name
 from llambert.errors import InputError
 from llambert.execution import TrainingContext, TrainingProgress
+from llambert.passing_faults import PassingFault
 from llambert.run import Run
-from llambert.stages.finetune.selection import counts, phases, select
-from llambert.storage.atomic import create_atomically, write_atomically
+from llambert.stages.finetune.selection import count_annotated, counts, phases, select
+from llambert.storage.atomic import create_atomically
 from llambert.storage.manifest import Part
 from llambert.storage.run_directory import TableDirectory
 from llambert.training.card import TENSORBOARD_FILE, TensorBoardLog, write_descriptions
 from llambert.training.encoder import load_encoder
 from llambert.training.loop import FineTuning, History, Observer, Step
+from llambert.training.optimization import use_bfloat16
 
 
 @dataclass(frozen=True)
@@ -33,21 +35,25 @@ class Trained:
     measures: dict[str, float]
 
 
-def train(run: Run, context: TrainingContext) -> Trained:
+def train(run: Run, context: TrainingContext, model: str | None = None) -> Trained:
     """Train the recipe's classifier; rank 0 has uploaded the result by the time it returns.
 
+    ``model``: where the encoder is opened (``provide_model``), by default by its own name.
     ``InputError``: what a user must fix, the same on every worker.
     """
     recipe = run.recipe.classifier
+    opened = recipe.model_copy(update={"model": model or recipe.model})
     torch.set_num_threads(max(1, int(recipe.cpus_per_worker)))
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     tuning, message = None, ""
     try:
         selected = select(run)
-        encoder = load_encoder(recipe, run.task.category_names)
-        observer = _Reporter(run, context)
+        encoder = load_encoder(opened, run.task.category_names)
+        observer = _Reporter(context)
         tuning = FineTuning(encoder, phases(run, selected), recipe, run.task.category_names, context.device, observer)
+    except PassingFault:
+        raise  # of this worker's machine alone
     except InputError as error:
         message = str(error)
     if message := context.first_error(message):
@@ -57,7 +63,7 @@ def train(run: Run, context: TrainingContext) -> Trained:
         tuning.restore(state)
     observer.on_start(tuning)
     history = tuning.run()  # InputError: losses are summed, and weights equal, before they are checked
-    parts = _upload(run, tuning, counts(selected), observer.curves()) if tuning.rank == 0 else []
+    parts = _upload(run, tuning, counts(selected) | count_annotated(run), observer.curves()) if tuning.rank == 0 else []
     observer.report()
     return Trained(parts, len(history.steps), tuning.num_workers, _measures(history) | observer.seconds_per_step())
 
@@ -70,8 +76,8 @@ class _Reporter(Observer):
     may have completed the ``checkpoint`` table meanwhile.
     """
 
-    def __init__(self, run: Run, context: TrainingContext) -> None:
-        self.run, self.context, self.started = run, context, time.monotonic()
+    def __init__(self, context: TrainingContext) -> None:
+        self.context, self.started = context, time.monotonic()
         self.tuning: FineTuning
         self._step_times: list[tuple[int, float]] = []  # steps done, and when
         self._curves = TensorBoardLog() if context.rank == 0 else None
@@ -115,18 +121,18 @@ class _Reporter(Observer):
         if "accuracy" in figures:
             held_out = {f"held_out_{name}": figures[name] for name in ("accuracy", "macro_f1", "loss")}
             line += f", held-out labels: accuracy {figures['accuracy']:.2%}, "
-            line += f"macro F1 {figures['macro_f1']:.3f}, calibration error {figures['calibration_error']:.3f}"
+            line += f"macro F1 {figures['macro_f1']:.3f}, calibration error {figures['calibration_error']:.3f} "
+            line += f"({figures['calibration_error_if_calibrated']:.3f} if perfectly calibrated)"
         self.report(line, held_out)
         self._store_curves()
 
     def on_checkpoint(self, state: Callable[[], dict[str, Any]]) -> None:
-        self.context.save_state(state)
-        self._store_curves()
+        if self.context.save_state(state):
+            self._store_curves()
 
     def _store_curves(self) -> None:
         if self._curves is not None:
-            table = self.run.table("training")
-            write_atomically(table.filesystem, table.path(TENSORBOARD_FILE), self.curves())
+            self.context.save_file(TENSORBOARD_FILE, self.curves())
 
 
 def _upload(run: Run, tuning: FineTuning, num_by_phase: dict[str, int], curves: bytes) -> list[Part]:
@@ -135,7 +141,7 @@ def _upload(run: Run, tuning: FineTuning, num_by_phase: dict[str, int], curves: 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         tuning.encoder.save(folder)
-        write_descriptions(folder, run.recipe, run.task, tuning.history, num_by_phase)
+        write_descriptions(folder, run.recipe, run.task, tuning.history, num_by_phase, _computed_on(run, tuning))
         files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
         return [
             store_file(table, inside, curves if inside == TENSORBOARD_FILE else files[inside].read_bytes())
@@ -143,23 +149,31 @@ def _upload(run: Run, tuning: FineTuning, num_by_phase: dict[str, int], curves: 
         ]
 
 
+def _computed_on(run: Run, tuning: FineTuning) -> dict[str, Any]:
+    """What, besides the recipe, the last digits of the weights depend on; the chip is that of the first worker."""
+    is_bfloat16 = use_bfloat16(run.recipe.classifier.dtype, tuning.device)
+    return {
+        "chip": chip_name(tuning.device),
+        "threads per worker": torch.get_num_threads(),
+        "workers": tuning.num_workers,
+        "precision": "bfloat16 autocast" if is_bfloat16 else "float32",
+    }
+
+
 def store_file(table: TableDirectory, inside: str, content: bytes) -> Part:
     """Write one file of the result; what is stored under its name then, as a part.
 
-    Every training writes the same bytes, but for the times of day in the curves: of those the first stay, lest a driver
-    alter them below the manifest of another.
+    On the same kind of machine every training writes the same bytes, but for the times of day in the curves: of those
+    the first stay, lest a driver alter them below the manifest of another.
     """
-    path = table.path(inside)
-    if inside != TENSORBOARD_FILE:
-        write_atomically(table.filesystem, path, content)
-    elif not create_atomically(table.filesystem, path, content):
-        content = table.filesystem.cat_file(path)
-    return Part(name=inside, num_rows=0, num_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+    if inside == TENSORBOARD_FILE and not create_atomically(table.filesystem, table.path(inside), content):
+        return Part.of_file(inside, table.read_file(inside))
+    return table.write_file(inside, content)
 
 
 def _measures(history: History) -> dict[str, float]:
     """The figures of the result's epoch, for manifest and report."""
     result = history.result_epoch()
-    names = ("training_loss", "loss", "accuracy", "macro_f1", "calibration_error")
+    names = ("training_loss", "loss", "accuracy", "macro_f1", "calibration_error", "calibration_error_if_calibrated")
     held_out = {f"held_out_{name}": result[name] for name in names[1:] if name in result}
     return {"training_loss": result["training_loss"], **held_out}

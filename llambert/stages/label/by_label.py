@@ -15,7 +15,8 @@ from llambert.execution import Executor, Outcome, Pool
 from llambert.execution.ray_executor import RAY
 from llambert.execution.stage_progress import StageProgress
 from llambert.run import Run
-from llambert.storage.manifest import Manifest
+from llambert.storage.manifest import Manifest, Part
+from llambert.storage.part_file import is_part
 
 _MAX_NAME_BYTES = 255
 _FOLDER = "data"  # of nothing but Parquet: the manifest stands beside it
@@ -41,12 +42,21 @@ def publish_by_label(run: Run, executor: Executor = RAY) -> Manifest:
     """Copy the complete ``labels`` table; skipped when that is done."""
     published, labels = run.table("labels_by_label"), run.table("labels").require_manifest()
     if manifest := published.read_manifest():
+        run.remove_replaced("labels_by_label")
         return manifest
+    stored = {name for name in published.file_names() if is_part(name)}
+    done = [part.name for part in labels.parts if stored.issuperset(_files(part))]
+    units = [{"name": part.name} for part in labels.parts if part.name not in done]
+    known = {name for part in labels.parts if part.name in done for name in _files(part)}
     progress = StageProgress("by label", published, unit="parts")
-    units = [{"name": part.name} for part in labels.parts]
     progress.run(executor, PublishPart, (run,), units, Pool(max_actors=run.recipe.label.max_actors))
-    parts = sorted(progress.parts, key=lambda part: part.name)
+    parts = sorted([*published.committed_parts(known, stored), *progress.parts], key=lambda part: part.name)
     return run.complete("labels_by_label", parts, num_in=labels.num_kept, **progress.seconds)
+
+
+def _files(part: Part) -> list[str]:
+    """The files that a part of ``labels`` becomes."""
+    return [f"{_FOLDER}/{_folder(label)}/{part.name}" for label, num in sorted(part.labels.items()) if num]
 
 
 class PublishPart:

@@ -7,9 +7,12 @@ import time
 import pytest
 
 from llambert.engines import StoppedEarly, check
+from llambert.engines.answers import make_renderer
 from llambert.errors import InputError
 from llambert.recipe import AnnotatorRecipe
+from tests.fixtures.chat_templates import QWEN3
 from tests.fixtures.openai_endpoint import KEY, TASK, chat, error, only_for
+from tests.fixtures.tiny_llm import tiny_tokenizer
 
 pytest.importorskip("openai", reason="needs the openai extra")
 PRICES = {"usd_per_million_prompt_tokens": 10.0, "usd_per_million_response_tokens": 30.0}
@@ -40,6 +43,35 @@ def test_a_completion_prompt_goes_to_the_completions_endpoint(endpoint, make_eng
     assert endpoint.requests[0]["prompt"] == answer.prompt == "Review: Fine.\nSentiment:"
     assert endpoint.requests[0]["stop"] == ["\n\n"]
     assert (answer.response, answer.finish_reason) == (" positive", "length")
+
+
+def test_a_server_renders_the_same_prompt_from_what_it_is_sent_as_the_local_engines_do(endpoint, make_engine):
+    settings = {"enable_thinking": False}
+    (answer,) = make_engine(chat_template_kwargs=settings).annotate(["A fine film."])
+    request, tokenizer = endpoint.requests[0], tiny_tokenizer(QWEN3)
+    assert request["chat_template_kwargs"] == settings
+    served = tokenizer.apply_chat_template(
+        request["messages"], tokenize=False, add_generation_prompt=True, **request["chat_template_kwargs"]
+    )
+    local = AnnotatorRecipe(model="m", num_records=1, prompt="chat", mode="score", chat_template_kwargs=settings)
+    assert served == make_renderer(local, TASK, tokenizer).render("A fine film.")
+    assert served.endswith("<think>\n\n</think>\n\n")
+    assert json.loads(answer.prompt) == request["messages"]
+
+
+def test_an_endpoint_that_takes_no_template_settings_stops_the_run_with_one_line(endpoint, make_engine):
+    message = "Unrecognized request argument supplied: chat_template_kwargs"
+    endpoint.otherwise = error(400, None, message)
+    with pytest.raises(
+        StoppedEarly, match=r"^annotator.chat_template_kwargs: .* does not take them: .*; leave them out$"
+    ):
+        make_engine(chat_template_kwargs={"enable_thinking": False}).annotate(["x"])
+
+
+def test_a_completion_ends_in_the_answers_prefix(endpoint, make_engine):
+    endpoint.otherwise = {"choices": [{"text": " positive", "index": 0, "finish_reason": "stop"}]}
+    make_engine(prompt="completion", answer_prefix=" I say").annotate(["Fine."])
+    assert endpoint.requests[0]["prompt"] == "Review: Fine.\nSentiment: I say"
 
 
 def test_answers_keep_the_order_of_the_texts_and_the_limit_of_concurrency(endpoint, make_engine):
@@ -337,6 +369,13 @@ def test_the_key_goes_into_requests_and_nowhere_else(endpoint, make_engine, capl
         ({"max_model_len": 4096}, "annotator.max_model_len"),
         ({"max_replicas": 2}, "annotator.max_replicas"),
         ({"decoding": {"top_k": 50}}, "annotator.decoding.top_k"),
+        (
+            {"chat_template_kwargs": {"enable_thinking": False}},
+            "annotator.chat_template_kwargs: OpenAI's API takes none",
+        ),
+        ({"chat_template_kwargs": {"tools": []}}, "annotator.chat_template_kwargs.tools: is set by llambert"),
+        ({"chat_template_kwargs": {"x": 1}, "prompt": "completion"}, "annotator.chat_template_kwargs: only prompts of"),
+        ({"answer_prefix": "Answer:"}, "annotator.answer_prefix: an endpoint begins the answer to a chat itself"),
         ({"base_url": "http://user:secret@host/v1"}, "annotator.base_url: expected .* without user or password"),
     ],
 )

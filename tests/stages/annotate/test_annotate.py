@@ -1,6 +1,7 @@
 """The annotate stage on small tables: responses, continuing, calibration texts, metrics."""
 
 import hashlib
+import shutil
 
 import numpy as np
 import pytest
@@ -14,53 +15,59 @@ from llambert.execution.in_process import IN_PROCESS
 from llambert.run import Run
 from llambert.stages.annotate import AnnotatePart
 from llambert.stages.annotate import annotate as annotate_alone
-from llambert.stages.annotate.stored_answers import select_parts
+from llambert.stages.annotate.sampled_questions import questions_of
 from llambert.stages.parse import parse
 from llambert.stages.sample import sample
 from llambert.storage.reference import resolve
 from tests.fixtures.annotate_runs import eligible_in_hash_order, probabilities
 from tests.fixtures.annotate_runs import sample_and_annotate as annotate
 from tests.fixtures.ray_metrics import scrape_when
+from tests.fixtures.stored_responses import joined
 
 
-@pytest.mark.parametrize(
-    ("committed", "num", "used", "missing"),
-    [
-        ([], 20, [], [(0, 8), (8, 16), (16, 20)]),
-        ([(0, 8), (16, 20)], 20, [(0, 8), (16, 20)], [(8, 16)]),
-        ([(0, 8), (8, 13)], 30, [(0, 8), (8, 13)], [(13, 16), (16, 24), (24, 30)]),
-        # Two drivers with different num_records: what overlaps counts once.
-        ([(0, 8), (8, 13), (8, 16)], 16, [(0, 8), (8, 16)], []),
-        ([(0, 8), (8, 13), (13, 16), (8, 16)], 16, [(0, 8), (8, 16)], []),
-        ([(0, 10), (8, 16)], 16, [(0, 10)], [(10, 16)]),
-        ([(0, 8), (8, 16)], 12, [(0, 8), (8, 16)], []),
-    ],
-)
-def test_each_rank_is_covered_once(committed, num, used, missing):
-    def name(ranks):
-        return "part-{:09d}-{:09d}.parquet".format(*ranks)
-
-    assert select_parts([name(ranks) for ranks in committed], num, 8) == ([name(ranks) for ranks in used], missing)
+def stored(run: Run) -> dict[str, str]:
+    """Part of the answer store -> its content."""
+    table = run.table("answers")
+    read = table.filesystem.cat_file
+    return {name: hashlib.sha256(read(table.path(name))).hexdigest() for name in table.part_names()}
 
 
-def test_worker_commits_the_responses_of_its_ranks_with_counts(make_run):
+def num_asked(run: Run, before: dict[str, str]) -> int:
+    """How many answers the store has got since ``before``."""
+    table = run.table("answers")
+    return sum(table.committed_part(name).num_rows for name in stored(run) if name not in before)
+
+
+def test_worker_commits_the_answers_about_its_ranks_with_counts(make_run):
     run = make_run(num_records=21, gold=True)
     sample(run)
-    outcome = AnnotatePart(run)({"start": 13, "end": 21})  # across two parts of the sample
+    outcome = AnnotatePart(run)({"ranks": [[3, 4], [13, 21]]})  # across two parts of the sample
     (part,) = outcome.parts
-    table = run.table("responses").read_part(part.name)
-    assert part.name == "part-000000013-000000021.parquet"
-    assert table.schema == schema.RESPONSES
-    assert table[schema.RECORD_ID].to_pylist() == eligible_in_hash_order()[13:21]
-    assert table.select(schema.SAMPLE.names).to_pylist() == run.table("sample").read().slice(13).to_pylist()
+    table = run.table("answers").read_part(part.name)
+    assert table.schema == schema.ANSWERS
+    assert outcome.measures["num_done"] == table.num_rows == 9
     assert {key: part.counts[key] for key in ("num_records", "num_errors", "num_truncated")} == {
-        "num_records": 8,
+        "num_records": 9,
         "num_errors": 0,
         "num_truncated": 0,
     }
     assert part.counts["num_prompt_tokens"] == sum(table[schema.NUM_PROMPT_TOKENS].to_pylist()) > 0
-    for text, prompt in zip(table[schema.TEXT].to_pylist(), table[schema.PROMPT].to_pylist(), strict=True):
+    texts = run.table("sample").read()[schema.TEXT].to_pylist()
+    for text, prompt in zip([texts[3], *texts[13:21]], table[schema.PROMPT].to_pylist(), strict=True):
         assert text in prompt
+    assert table[schema.KEY].to_pylist() == questions_of(run).keys([texts[3], *texts[13:21]]).to_pylist()
+
+
+def test_worker_leaves_out_what_was_asked_since_its_unit_was_made(make_run):
+    run = make_run(num_records=16)
+    sample(run)
+    early, late = AnnotatePart(run), AnnotatePart(run)
+    early({"ranks": [[0, 8]]})
+    before = stored(run)
+    outcome = late({"ranks": [[4, 12]]})
+    assert (outcome.parts[0].num_rows, outcome.measures["num_done"]) == (4, 8)
+    assert num_asked(run, before) == 4
+    assert late({"ranks": [[0, 12]]}).parts == []
 
 
 def test_engine_that_stops_early_leaves_the_answers_it_gave(make_run, monkeypatch):
@@ -82,58 +89,83 @@ def test_engine_that_stops_early_leaves_the_answers_it_gave(make_run, monkeypatc
 
     monkeypatch.setattr("llambert.stages.annotate.create_engine", create)
     with pytest.raises(StoppedEarly, match="budget used up"):
-        AnnotatePart(run, (70, 7))({"start": 8, "end": 16})
+        AnnotatePart(run, (70, 7))({"ranks": [[8, 16]]})
     assert paid_before == [(70, 7)]
-    assert run.table("responses").part_names() == ["part-000000008-000000011.parquet"]
-    ids = run.table("responses").read_part("part-000000008-000000011.parquet")[schema.RECORD_ID].to_pylist()
-    assert ids == eligible_in_hash_order()[8:11]
+    (name,) = run.table("answers").part_names()
+    texts = run.table("sample").read()[schema.TEXT].to_pylist()
+    keys = run.table("answers").read_part(name)[schema.KEY].to_pylist()
+    assert keys == questions_of(run).keys(texts[8:11]).to_pylist()
 
 
-def test_stage_answers_every_sampled_record_and_a_larger_sample_keeps_the_parts(make_run):
+def test_stage_answers_every_sampled_record_and_other_samples_ask_what_is_new(make_run):
     run = make_run(num_records=13)
     first = annotate(run, IN_PROCESS)
     assert (first.num_in, first.num_kept, first.num_rejected) == (13, 13, {})
-    assert first.counts["num_records"] == 13
+    assert (first.counts["num_records"], first.counts["num_found"]) == (13, 0)
     assert first.busy_seconds > 0
-    stored = contents(run)
+    before = stored(run)
 
     larger = make_run(num_records=30)
     second = annotate(larger, IN_PROCESS)
-    assert [part.name for part in second.parts] == [
-        "part-000000000-000000008.parquet",
-        "part-000000008-000000013.parquet",
-        "part-000000013-000000016.parquet",
-        "part-000000016-000000024.parquet",
-        "part-000000024-000000030.parquet",
-    ]
-    assert stored.items() <= contents(larger).items()  # nothing asked again
-    responses = larger.table("responses").read()
-    assert responses[schema.RECORD_ID].to_pylist() == eligible_in_hash_order()[:30]
+    assert (second.num_in, second.counts["num_found"]) == (30, 13)
+    assert before.items() <= stored(larger).items()  # nothing asked again
+    assert num_asked(larger, before) == 17
+    assert joined(larger)[schema.RECORD_ID].to_pylist() == eligible_in_hash_order()[:30]
     assert second.model_identity == larger.model_identities["annotator"]
+    assert joined(run).slice(0, 13).to_pylist() == joined(larger).slice(0, 13).to_pylist()
 
-    # Smaller or equal: complete, whoever asks; Ray is not needed to find that out.
-    assert annotate(make_run(num_records=13), IN_PROCESS) == second
+    before = stored(run)
+    assert annotate(make_run(num_records=20), IN_PROCESS).counts["num_found"] == 20
     assert annotate(larger, IN_PROCESS) == second
+    assert stored(run) == before
 
 
-def test_stage_goes_on_after_a_part_is_lost_with_the_same_answers(make_run):
+def test_where_every_answer_is_stored_no_engine_is_made_and_ray_is_not_started(make_run, monkeypatch):
+    annotate(make_run(num_records=30), IN_PROCESS)
+    monkeypatch.setattr("llambert.stages.annotate.create_engine", None)
+    ray.shutdown()
+    assert annotate(make_run(num_records=20)).num_in == 20
+    other = make_run(num_records=20, parse={"min_confidence": 0.6}, records_per_part=5)
+    assert annotate(other).counts["num_found"] == 20
+    assert not ray.is_initialized()
+
+
+def test_two_runs_that_share_a_store_ask_each_question_once(make_run, tmp_path):
+    first = make_run(num_records=20, answer_store=str(tmp_path / "store"))
+    annotate(first, IN_PROCESS)
+    before = stored(first)
+    moved = first.recipe.model_copy(update={"storage": str(tmp_path / "other")})
+    second = Run(moved, first.task)
+    for name in ("corpus", "duplicates"):
+        shutil.copytree(tmp_path / "run" / name, tmp_path / "other" / name)
+    assert annotate(second, IN_PROCESS).num_in == 20
+    assert stored(second) == before
+    assert (tmp_path / "store" / first.table("answers").fingerprint / "asked.json").exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"mode": "choice"}, {"decoding": {"seed": 1}}, {"max_model_len": 100}, {"dtype": "bfloat16"}],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_another_way_of_asking_has_answers_of_its_own(make_run, changes):
+    run, other = make_run(num_records=8), make_run(num_records=8, **changes)
+    assert run.table("answers").uri != other.table("answers").uri
+
+
+def test_stage_goes_on_after_answers_are_lost_with_the_same_answers(make_run):
     run = make_run(num_records=20)
     annotate(run, IN_PROCESS)
-    before = run.table("responses").read()
-    responses = run.table("responses")
-    responses.filesystem.rm(responses.path("manifest.json"))
-    responses.filesystem.rm(responses.path("part-000000008-000000016.parquet"))
+    before = joined(run)
+    answers, responses = run.table("answers"), run.table("responses")
+    answers.filesystem.rm(answers.path(answers.part_names()[1]))
+    responses.filesystem.rm(responses.path(), recursive=True)
     again = annotate(run, IN_PROCESS)
-    after = run.table("responses").read()
+    after = joined(run)
     assert again.num_in == 20
-    assert after.drop_columns([schema.LABEL_PROBABILITIES]) == before.drop_columns([schema.LABEL_PROBABILITIES])
+    vary = [schema.LABEL_PROBABILITIES, schema.BUSY_SECONDS]
+    assert after.drop_columns(vary) == before.drop_columns(vary)
     np.testing.assert_allclose(probabilities(after), probabilities(before), atol=1e-4)
-
-
-def contents(run: Run) -> dict[str, str]:
-    table = run.table("responses")
-    read = table.filesystem.cat_file
-    return {name: hashlib.sha256(read(table.path(name))).hexdigest() for name in table.part_names()}
 
 
 def test_missing_model_is_one_line_before_anything_is_written(make_run):
@@ -146,25 +178,23 @@ def test_missing_model_is_one_line_before_anything_is_written(make_run):
         resolve("package:llambert/no-such.gguf")
 
 
-def test_the_sample_must_be_there_unless_every_answer_is(make_run):
+def test_the_sample_must_be_there_unless_the_table_is(make_run):
     with pytest.raises(InputError, match=r"sample/\w+ is not complete"):
         annotate_alone(make_run(num_records=8), IN_PROCESS)
     complete = make_run(num_records=30)
     manifest = complete.table("responses").complete("annotate", [], num_kept=30)
-    smaller = make_run(num_records=20)  # never sampled
-    assert annotate_alone(smaller, IN_PROCESS) == manifest
-    assert smaller.table("sample").read_manifest() is None
+    assert annotate_alone(complete, IN_PROCESS) == manifest
 
 
 def test_texts_without_content_are_asked_about_once_and_correct_the_prior(make_run):
     plain = make_run(num_records=16)
     annotate(plain, IN_PROCESS)
-    stored = contents(plain)
+    before = stored(plain)
     run = make_run(num_records=16, parse={"prior_correction": "contextual"})
     manifest = annotate(run, IN_PROCESS)  # the responses are there: three questions more
-    assert contents(run) == stored
-    table = run.table("content_free").read()
-    assert tuple(table[schema.TEXT].to_pylist()) == CONTENT_FREE_TEXTS
+    assert before.items() <= stored(run).items()
+    assert num_asked(run, before) == len(CONTENT_FREE_TEXTS)
+    table = joined(run, "content_free")
     assert run.table("content_free").require_manifest().num_in == len(CONTENT_FREE_TEXTS)
     ray.shutdown()
     assert annotate(run) == manifest
@@ -172,7 +202,7 @@ def test_texts_without_content_are_asked_about_once_and_correct_the_prior(make_r
 
     silver = parse(run)
     correction = contextual_calibration(probabilities(table))
-    expected = correction.apply(normalise(probabilities(run.table("responses").read())))
+    expected = correction.apply(normalise(probabilities(joined(run))))
     np.testing.assert_allclose(probabilities(run.table("silver").read()), expected, atol=1e-12)
     assert silver.measures["bias.positive"] == pytest.approx(correction.bias[0])
 

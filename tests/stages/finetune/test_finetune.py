@@ -177,6 +177,16 @@ def test_a_killed_worker_goes_on_from_the_last_checkpoint_to_the_same_weights(tm
     assert_equal_runs(run, undisturbed)
 
 
+@pytest.mark.slow
+def test_one_of_two_workers_killed_between_checkpoints_leaves_the_other_waiting_for_nothing(
+    tmp_path, encoder, local_ray
+):
+    undisturbed, run = (make_run(tmp_path / name, encoder, num_workers=2, **LONG) for name in ("undisturbed", "run"))
+    finetune(undisturbed)
+    kill_a_worker_after_its_first_checkpoint(run)
+    assert_equal_runs(run, undisturbed)
+
+
 def kill_a_worker_after_its_first_checkpoint(run: Run) -> None:
     """Train; returns when training has ended nevertheless."""
     with ThreadPoolExecutor(1) as thread:
@@ -248,9 +258,8 @@ def test_two_workers_give_the_curve_of_one(tmp_path, encoder, local_ray):
 def test_a_loss_that_is_not_finite_stops_the_stage_in_one_line_and_keeps_the_last_good_checkpoint(
     tmp_path, encoder, local_ray
 ):
-    # The first step leaves weights of 1e37, which are finite, and whose loss is not.
-    run = make_run(tmp_path, encoder, learning_rate=1e38, epochs=2, checkpoint_every_steps=1)
-    with pytest.raises(InputError, match=r"not finite at step \d+ of 24 .*lower classifier.learning_rate") as refusal:
+    run = make_run(tmp_path, encoder, regime="combined", gold={"learning_rate": 1e38}, checkpoint_every_s=0)
+    with pytest.raises(InputError, match=r"not finite at step \d+ of 60 .*lower classifier.learning_rate") as refusal:
         finetune(run)
     assert "\n" not in str(refusal.value)
     checkpoint = run.table("checkpoint")
@@ -273,20 +282,16 @@ def test_more_workers_than_this_machine_can_hold_are_refused_instead_of_waited_f
 @pytest.mark.slow
 def test_workers_that_always_fail_end_the_stage_with_what_to_do(tmp_path, encoder, local_ray):
     run = make_run(tmp_path, encoder, max_failures=0)
-    part = next(Path(run.table("silver").path()).glob("*.parquet"))
-    content = part.read_bytes()
 
-    class LosesSilver(RayExecutor):
-        """Once the driver has read its records, before the workers do."""
-
+    class LosesWorkers(RayExecutor):
         def train(self, run, function, on_progress):
-            part.unlink(missing_ok=True)
-            return super().train(run, function, on_progress)
+            return super().train(run, lambda run, context: os.kill(os.getpid(), signal.SIGKILL), on_progress)
 
-    with pytest.raises(RuntimeError, match=r"workers failed more than 0 times .*run the job again") as failure:
-        finetune(run, LosesSilver())
+    with pytest.raises(
+        RuntimeError, match=r"workers failed more than 0 times .*start the same command again"
+    ) as failure:
+        finetune(run, LosesWorkers())
     assert "\n" not in str(failure.value)
-    part.write_bytes(content)
     assert finetune(run).num_in == NUM_RECORDS
     assert run.table("checkpoint").read_progress()["num_failures"] == 1
 

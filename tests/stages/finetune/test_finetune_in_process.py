@@ -65,8 +65,8 @@ def test_there_is_one_worker_whatever_the_recipe_says_and_the_manifest_says_so(t
 
 
 def test_a_loss_that_is_not_finite_stops_the_stage_in_one_line_and_keeps_the_last_good_state(tmp_path, encoder):
-    run = make_run(tmp_path, encoder, learning_rate=1e38, epochs=2, checkpoint_every_steps=1)
-    with pytest.raises(InputError, match=r"not finite at step \d+ of 24 .*lower classifier.learning_rate") as refusal:
+    run = make_run(tmp_path, encoder, regime="combined", gold={"learning_rate": 1e38}, checkpoint_every_s=0)
+    with pytest.raises(InputError, match=r"not finite at step \d+ of 60 .*lower classifier.learning_rate") as refusal:
         finetune(run, IN_PROCESS)
     assert "\n" not in str(refusal.value)
     checkpoint = run.table("checkpoint")

@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from llambert import schema
-from llambert.annotation.responses import ANSWERS
+from llambert.annotation.responses import RESPONSES_VERSION
 from llambert.errors import InputError
 from llambert.stages.finetune import finetune
 from llambert.stages.finetune.selection import drop_outdated_training, select, silver_rows
@@ -62,7 +62,7 @@ def test_records_answered_after_the_training_are_said_with_how_to_train_on_them(
     checkpoint = write(run, "checkpoint", 8, counts={"num_silver": 8})
     assert finetune(run) == checkpoint
     assert capsys.readouterr().out == ""
-    write(run, "silver", 11, upstream={ANSWERS: "v1"})
+    write(run, "silver", 11, upstream={RESPONSES_VERSION: "v1"})
     assert finetune(run) == checkpoint  # which stays
     (line,) = capsys.readouterr().out.splitlines()
     assert "older than some silver labels and has not learned from them (3 of 11)" in line
@@ -73,22 +73,9 @@ def test_records_answered_after_the_training_are_said_with_how_to_train_on_them(
 def test_training_that_was_interrupted_is_not_resumed_on_other_records(make_run, later, is_kept):
     run = make_run(num_records=8)
     training = run.table("training")
-    write(run, "silver", 8, upstream={ANSWERS: "v1"})
+    write(run, "silver", 8, upstream={RESPONSES_VERSION: "v1"})
     drop_outdated_training(run)
     write_atomically(training.filesystem, training.path("state"), b"half way")
-    write(run, "silver", 9, upstream={ANSWERS: later})
+    write(run, "silver", 9, upstream={RESPONSES_VERSION: later})
     drop_outdated_training(run)
     assert training.filesystem.exists(training.path("state")) == is_kept
-
-
-def test_training_from_before_any_answer_came_later_is_dropped_then(make_run):
-    run = make_run(num_records=8)
-    training = run.table("training")
-    write(run, "silver", 8)
-    drop_outdated_training(run)
-    write_atomically(training.filesystem, training.path("state"), b"half way")
-    drop_outdated_training(run)
-    assert training.filesystem.exists(training.path("state"))
-    write(run, "silver", 9, upstream={ANSWERS: "v1"})
-    drop_outdated_training(run)
-    assert not training.filesystem.exists(training.path("state"))

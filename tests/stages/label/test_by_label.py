@@ -21,7 +21,11 @@ from tests.fixtures.tiny_classifier import save_tiny_classifier, tiny_texts
 @pytest.fixture
 def run(tmp_path):
     save_tiny_classifier(tmp_path / "encoder", ("positive", "not so/positive"))
-    return fill(make_run(tmp_path, by_label=True, keep=("year",)), tiny_texts(70), tmp_path / "encoder", gold=True)
+    run = make_run(tmp_path, by_label=True, keep=("year",))
+    positive, negative = run.task.categories
+    categories = (positive, negative.model_copy(update={"name": "not so/positive"}))
+    run = replace(run, task=run.task.model_copy(update={"categories": categories}))
+    return fill(run, tiny_texts(70), tmp_path / "encoder", gold=True)
 
 
 def published(run):
@@ -63,7 +67,7 @@ def test_a_label_whose_folder_no_filesystem_takes_is_refused_before_anything_is_
 
 
 def test_a_complete_run_is_published_when_the_recipe_asks_for_it_later(tmp_path, run):
-    plain = make_run(tmp_path, keep=("year",))
+    plain = replace(make_run(tmp_path, keep=("year",)), task=run.task)
     label(plain, IN_PROCESS)
     assert plain.table("labels_by_label").read_manifest() is None
     made = plain.table("labels").require_manifest()

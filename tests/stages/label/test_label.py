@@ -1,6 +1,7 @@
 """The label stage: one part in, one part out, every record once, whatever was killed before."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +11,7 @@ import ray
 
 from llambert import schema
 from llambert.classifier.inference import Classifier
-from llambert.errors import InputError
+from llambert.errors import Damaged, InputError
 from llambert.execution import stage_progress
 from llambert.integrity.verify import verify
 from llambert.run import Run
@@ -176,7 +177,9 @@ def test_a_part_that_cannot_be_labelled_is_named_and_the_others_are_kept(tmp_pat
     lost = corpus.path("part-00000-000001.parquet")
     content = corpus.filesystem.cat_file(lost)
     corpus.filesystem.rm_file(lost)
-    with pytest.raises(RuntimeError, match=r"2 of 3 parts are not done \(part-00000-000001.parquet, part-00000-000002"):
+    with pytest.raises(
+        Damaged, match=r"part-00000-000001.parquet is damaged: it is missing; `llambert repair` makes it"
+    ):
         label(run, executor)
     assert run.table("labels").read_progress()["num_failures"] == 1
     assert run.table("labels").read_progress()["failure"]
@@ -197,6 +200,15 @@ def test_a_damaged_part_ends_the_stage_in_one_line_and_those_before_it_are_kept(
     assert "is damaged" in run.table("labels").read_progress()["failure"]
 
 
+def test_an_altered_checkpoint_labels_nothing(tmp_path, executor):
+    run = filled_run(tmp_path, 5)
+    config = Path(run.table("checkpoint").path("config.json"))
+    config.write_text(config.read_text().replace("positive", "negative_").replace('"negative"', '"positive"'))
+    with pytest.raises(InputError, match=r"config.json is damaged: its content was altered.*`llambert repair`"):
+        label(run, executor)
+    assert run.table("labels").part_names() == []
+
+
 def test_missing_checkpoint_and_missing_columns_are_one_line(tmp_path, executor):
     run = make_run(tmp_path)
     with pytest.raises(InputError, match=r"checkpoint.* is not complete"):
@@ -214,7 +226,7 @@ def test_the_dataset_card_states_schema_provenance_and_counts(tmp_path, executor
     for expected in (
         "30 of 30 records",
         "`score` (float32)",
-        "`year`",
+        "- year: the corpus' own",
         run.recipe.corpus.path,
         manifest.model_identity,
     ):

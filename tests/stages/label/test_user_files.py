@@ -8,7 +8,7 @@ import pytest
 from llambert.classifier.inference import Classifier
 from llambert.corpus_recipe import Columns, CorpusRecipe
 from llambert.errors import InputError
-from llambert.execution.in_process import IN_PROCESS
+from llambert.execution.in_process import IN_PROCESS, InProcessExecutor
 from llambert.recipe import LabelRecipe
 from llambert.stages.label import user_files as stage
 from llambert.storage.manifest import Manifest
@@ -179,3 +179,24 @@ def test_through_ray_the_labels_are_the_same(tmp_path, checkpoint):
     manifest = stage.label_files(checkpoint, corpus, str(tmp_path / "ray"), recipe)
     assert (manifest.num_kept, len(manifest.parts)) == (75, 9)
     assert [part.sha256 for part in manifest.parts] == [part.sha256 for part in alone.parts]
+
+
+def test_files_begun_in_one_dtype_are_completed_in_it_and_on_a_gpu_they_begin_in_half_precision(tmp_path, checkpoint):
+    corpus = CorpusRecipe(path=write_csv(tmp_path / "in.csv", tiny_texts(5)))
+    begun = label_files(checkpoint, corpus, str(tmp_path / "out"), LabelRecipe(dtype="bfloat16", gpus_per_actor=0))
+    assert label_files(checkpoint, corpus, str(tmp_path / "out")) == begun
+    on_cpu = label_files(checkpoint, corpus, str(tmp_path / "cpu"))
+    assert (on_cpu.recipe["dtype"], on_cpu.recipe["gpus_per_actor"]) == ("float32", 0)
+    asked: list[tuple] = []
+
+    class OnGpus(InProcessExecutor):
+        def half_precision(self, _=None):
+            return "bfloat16"
+
+        def run(self, stage, worker, arguments, units, pool):
+            asked.append((arguments[0].dtype, pool.num_gpus))
+            yield from super().run(stage, worker, arguments, units, pool)
+
+    with pytest.raises(InputError, match="PyTorch finds no GPU here"):
+        stage.label_files(checkpoint, corpus, str(tmp_path / "gpu"), None, OnGpus())
+    assert asked == [("bfloat16", 1)]

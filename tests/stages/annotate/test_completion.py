@@ -7,21 +7,26 @@ import threading
 import time
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import ray
 
 from llambert import schema
-from llambert.annotation.responses import AMENDMENTS, iter_answers
+from llambert.annotation.part_names import part_name
+from llambert.annotation.responses import answers_version
 from llambert.engines import StoppedEarly
 from llambert.execution.in_process import IN_PROCESS
 from llambert.integrity.repair import set_aside
 from llambert.integrity.verify import verify
 from llambert.stages import annotate as annotate_stage
 from llambert.stages.annotate import AnnotatePart
+from llambert.stages.annotate import annotate as annotate_alone
 from llambert.stages.parse import parse
+from llambert.stages.sample import sample
 from tests.fixtures.annotate_runs import NUM_RECORDS, open_run
 from tests.fixtures.annotate_runs import sample_and_annotate as annotate
 from tests.fixtures.openai_endpoint import Endpoint, chat, error, only_for
+from tests.fixtures.stored_responses import joined
 from tests.fixtures.tiny_encoder import save_tiny_encoder
 
 pytest.importorskip("openai", reason="needs the openai extra")
@@ -64,13 +69,16 @@ def make_run(tmp_path, endpoint):
 
 def answers(run) -> dict[str, str | None]:
     """Number of each record -> its response, or the kind of its error."""
-    columns = [schema.TEXT, schema.RESPONSE, schema.ERROR_KIND]
-    rows = [row for _, part in iter_answers(run.table("responses"), columns) for row in part.to_pylist()]
+    rows = joined(run).to_pylist()
     return {row["text"].split("Number ")[1].strip("."): row["response"] or row["error_kind"] for row in rows}
 
 
 def responses_findings(run) -> list[str]:
-    return [str(finding) for finding in verify(run) if finding.table in ("responses", "silver", "rejects", "sample")]
+    return [
+        str(finding)
+        for finding in verify(run)
+        if finding.table in ("answers", "responses", "silver", "rejects", "sample")
+    ]
 
 
 def test_exactly_the_records_whose_failure_may_pass_are_asked_again(make_run, endpoint, capsys):
@@ -89,7 +97,7 @@ def test_exactly_the_records_whose_failure_may_pass_are_asked_again(make_run, en
     assert asked(endpoint) == ["26", "7", "8"]
     assert (second.num_in, second.num_rejected, second.counts["num_passing"]) == (first.num_in, {"refused": 1}, 0)
     assert second.counts["num_prompt_tokens"] == first.counts["num_prompt_tokens"] + 3 * 20
-    assert [part.name for part in second.parts] == [part.name for part in first.parts]
+    assert answers_version(second) != answers_version(first)
     assert list(answers(run)) == order
     assert set(answers(run).values()) == {"Positive", "refused"}
     assert responses_findings(run) == []
@@ -145,29 +153,13 @@ def test_a_complete_table_stays_complete_where_nothing_can_be_asked_again(
     assert annotate(make_run(), IN_PROCESS).counts["num_passing"] == (3 if fault != "budget" else 0)
 
 
-def test_the_first_answers_complete_the_table_where_the_rest_cannot_be_asked_again(make_run, endpoint, capsys):
-    endpoint.otherwise = flaky
-    run = make_run()
-    whole = next(part.name for part in annotate(run, IN_PROCESS).parts if not part.counts["num_passing"])
-    responses = run.table("responses")
-    for name in ("manifest.json", whole):  # as a kill before them leaves the table
-        responses.filesystem.rm_file(responses.path(name))
-
-    def denied(request):
-        return error(401) if any(text in str(request["messages"]) for text in FAILED_TEXTS) else chat()
-
-    endpoint.otherwise = denied
-    assert annotate(run, IN_PROCESS).num_in == len(answers(run))
-    assert "could be asked again" in capsys.readouterr().out
-
-
 def no_engine():
     from llambert.errors import InputError
 
     raise InputError("no key")
 
 
-def test_an_incomplete_table_is_completed_and_asked_again_in_one_start(make_run, endpoint):
+def test_a_larger_sample_asks_what_is_new_and_what_had_failed(make_run, endpoint):
     endpoint.otherwise = flaky
     small = make_run(num_records=NUM_SAMPLED)
     num_failed = annotate(small, IN_PROCESS).counts["num_passing"]
@@ -175,34 +167,36 @@ def test_an_incomplete_table_is_completed_and_asked_again_in_one_start(make_run,
     endpoint.requests.clear()
     run = make_run()
     manifest = annotate(run, IN_PROCESS)
-    assert manifest.counts["num_passing"] == 0
+    assert (manifest.counts["num_passing"], manifest.counts["num_found"]) == (0, NUM_SAMPLED - num_failed)
     assert len(endpoint.requests) == manifest.num_in - NUM_SAMPLED + num_failed
     parse(run)
     assert responses_findings(run) == []
 
 
-def test_records_beyond_the_recipes_sample_are_not_asked_again(make_run, endpoint):
+def test_a_smaller_sample_has_the_failures_inside_it_alone(make_run, endpoint):
     endpoint.otherwise = flaky
     annotate(make_run(), IN_PROCESS)
     endpoint.otherwise = chat()
     endpoint.requests.clear()
     small = make_run(num_records=NUM_SAMPLED)
-    inside = [number for number, answer in list(answers(small).items())[:NUM_SAMPLED] if answer == "passing"]
     annotate(small, IN_PROCESS)
+    inside = [number for number in answers(small) if f"Number {number}." in FAILED_TEXTS]
     assert asked(endpoint) == sorted(inside)
     annotate(make_run(), IN_PROCESS)
     assert asked(endpoint) == ["26", "7", "8"]
-
-
-def test_a_smaller_sample_whose_records_are_all_answered_has_its_table(make_run, endpoint):
-    endpoint.otherwise = chat()
-    annotate(make_run(), IN_PROCESS)
-    endpoint.requests.clear()
-    small = make_run(num_records=NUM_SAMPLED)
-    annotate(small, IN_PROCESS)
     parse(small)
-    assert endpoint.requests == []
     assert responses_findings(small) == []
+
+
+def test_a_question_that_two_records_put_is_asked_once(make_run, endpoint):
+    run = make_run(num_records=NUM_SAMPLED)
+    table = run.table("sample")
+    rows = pa.table({"record_id": ["a", "b", "c"], "text": ["same", "other", "same"], "split": ["all"] * 3})
+    table.complete("sample", [table.commit_part(part_name(0, 3), rows.cast(schema.SAMPLE))])
+    endpoint.otherwise = chat()
+    manifest = annotate_alone(run, IN_PROCESS)
+    assert (len(endpoint.requests), manifest.num_in) == (2, 3)
+    assert joined(run)[schema.RESPONSE].to_pylist() == ["Positive"] * 3
 
 
 def test_answers_that_were_committed_before_a_kill_are_not_asked_for_again(make_run, endpoint, monkeypatch):
@@ -226,71 +220,63 @@ def test_answers_that_were_committed_before_a_kill_are_not_asked_for_again(make_
     assert set(answers(run).values()) == {"Positive", "refused"}
 
 
-def test_of_two_drivers_that_ask_again_the_first_writer_wins_each_record_once(make_run, endpoint):
+def test_of_two_drivers_that_ask_the_same_the_first_writer_wins(make_run, endpoint):
     run = make_run()
-    endpoint.otherwise = flaky
-    annotate(run, IN_PROCESS)
-    names = [part.name for part in run.table("responses").require_manifest().parts]
-    unit = {"again": names, "end": NUM_RECORDS}
-    endpoint.requests.clear()
+    sample(run)
+    unit = {"ranks": [[0, 8]]}
     overtaking: list[threading.Thread] = []
 
     def overtaken(request):
-        """Answer once the late driver has asked for all three, and another driver has asked and stored as many."""
-        while len(endpoint.requests) < len(FAILED_TEXTS):
-            time.sleep(0.01)
+        """Answer once another driver has asked and stored as many."""
         with endpoint.lock:
             if not overtaking:
-                endpoint.otherwise = only_for("Number 26.", error(500), chat("Positive"))
+                endpoint.otherwise = chat("Positive")
                 overtaking.append(threading.Thread(target=AnnotatePart(run), args=(unit,)))
                 overtaking[0].start()
         overtaking[0].join()
         return chat("Negative")
 
+    late = AnnotatePart(run)
     endpoint.otherwise = overtaken
-    AnnotatePart(run)(unit)
-    manifest = annotate(run, IN_PROCESS)
+    late(unit)
+    assert len(run.table("answers").part_names()) == 1
+    annotate(run, IN_PROCESS)
+    assert set(joined(run).slice(0, 8)[schema.RESPONSE].to_pylist()) == {"Positive"}
     parse(run)
     assert responses_findings(run) == []
-    kinds = answers(run)
-    assert (kinds["7"], kinds["8"]) == ("Positive", "Positive")  # the first writer's
-    assert manifest.counts["num_passing"] == sum(kind == "passing" for kind in kinds.values())
 
 
 def test_the_answers_so_far_are_kept_where_the_engine_stops_early(make_run, endpoint):
     run = make_run(limits={"concurrency": 1})
-    endpoint.otherwise = flaky
-    annotate(run, IN_PROCESS)
+    sample(run)
     endpoint.script += [chat(), error(401)]
-    names = [part.name for part in run.table("responses").require_manifest().parts]
     with pytest.raises(StoppedEarly):
-        AnnotatePart(run)({"again": names, "end": NUM_RECORDS})
+        annotate(run, IN_PROCESS)
     endpoint.requests.clear()
     endpoint.otherwise = chat()
-    annotate(run, IN_PROCESS)
-    assert len(endpoint.requests) == 2
+    manifest = annotate(run, IN_PROCESS)
+    assert len(endpoint.requests) == manifest.num_in - 1
 
 
 @pytest.mark.parametrize("damage", ["flipped", "deleted"])
 def test_damaged_answers_are_set_aside_and_asked_for_again(make_run, endpoint, damage):
     run = make_run()
-    endpoint.otherwise = flaky
-    annotate(run, IN_PROCESS)
     endpoint.otherwise = chat()
-    annotate(run, IN_PROCESS)
+    manifest = annotate(run, IN_PROCESS)
     parse(run)
-    table = run.table("responses")
-    name = table.part_names(AMENDMENTS)[0]
+    table = run.table("answers")
+    name = table.part_names()[1]
+    num_lost = table.committed_part(name).num_rows
     path = Path(table.path(name))
     content = bytearray(path.read_bytes())
     content[len(content) // 3] ^= 255
     path.unlink() if damage == "deleted" else path.write_bytes(bytes(content))
-    found = [finding for finding in verify(run) if finding.table == "responses"]
-    assert {finding.part for finding in found} == {name}
+    found = verify(run)
+    assert {(finding.table, finding.part) for finding in found if finding.table == "answers"} == {("answers", name)}
     set_aside(run, found)
     endpoint.requests.clear()
-    annotate(run, IN_PROCESS)
-    assert 1 <= len(endpoint.requests) <= 2
+    assert annotate(run, IN_PROCESS).num_in == manifest.num_in
+    assert 1 <= len(endpoint.requests) == num_lost < manifest.num_in
     parse(run)
     assert responses_findings(run) == []
 
