@@ -298,12 +298,15 @@ def test_workers_that_always_fail_end_the_stage_with_what_to_do(tmp_path, encode
 
 @pytest.mark.slow
 @pytest.mark.s3
-def test_a_killed_worker_goes_on_from_object_storage_to_the_same_weights(tmp_path, encoder, undisturbed):
+def test_a_killed_worker_goes_on_from_object_storage_to_the_same_weights(tmp_path, encoder, local_ray):
+    # Long enough that the process which uploads the first state has started before training is over.
+    lasting = {**LONG, "epochs": 40}
+    finetune(undisturbed := make_run(tmp_path / "undisturbed", encoder, **lasting))
     ray.shutdown()  # workers of the cluster above do not have this server's settings
     with running_server(tmp_path / "s3"):
         neighbour = TableDirectory(f"s3://llambert-test/runs a/training/{'0' * 12}")
         neighbour.write_progress({"done": 1})
-        run = make_run(tmp_path, encoder, storage="s3://llambert-test/runs [a-z]", **LONG)
+        run = make_run(tmp_path, encoder, storage="s3://llambert-test/runs [a-z]", **lasting)
         ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
         kill_a_worker_after_its_first_checkpoint(run)
         checkpoint = run.table("checkpoint")
