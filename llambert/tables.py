@@ -38,8 +38,9 @@ class TableSpec:
     ``is_required``: a run is not finished without it, if anything is made from it. ``is_made_whole``: it is made again
     whole, not part by part. ``is_files``: its parts are files of any kind, not Parquet. ``has_ids``: each of its
     records has an ID, once. ``holds_rejected``: records that count as rejected are rows of it too. ``may_hold_more``:
-    its folder may hold parts that it was made of before. ``refers_to``: the store in whose parts the rest of its rows
-    is; its manifest lists these parts. ``copy_of``: the table whose parts are copied into it. ``is_asked_for``: a
+    its folder may hold parts that it was made of before. ``texts``: the table whose texts the annotator was
+    asked about, of which it has a row for each. ``refers_to``: the store in whose parts the rest of its rows is; its
+    manifest lists these parts. ``copy_of``: the table whose parts are copied into it. ``is_asked_for``: a
     recipe's run is not finished without it either. ``is_description``: it says something of all others, and is made
     again whenever one of them is. ``is_checked``: it has a manifest and ``verify`` reads it. ``is_store``: it has none:
     its parts are kept, whatever becomes of the tables that refer to them. ``is_shown``: ``status`` shows it.
@@ -63,6 +64,7 @@ class TableSpec:
     is_required: bool = False
     is_made_whole: bool = False
     is_files: bool = False
+    texts: str = ""
     has_ids: bool = True
     holds_rejected: bool = False
     may_hold_more: bool = False
@@ -196,6 +198,7 @@ TABLES = TableGraph(
         model="annotator",
         is_required=True,
         is_made_whole=True,
+        texts="sample",
         holds_rejected=True,
         may_hold_more=True,
         refers_to="answers",

@@ -24,23 +24,24 @@ _OWN = (schema.ERROR, schema.ERROR_KIND)
 
 
 def iter_answers(
-    table: Callable[[str], TableDirectory], columns: list[str], name: str = "responses"
+    table: Callable[[str], TableDirectory], columns: list[str], name: str = "responses", texts: str = "sample"
 ) -> Iterator[tuple[tuple[int, int], pa.Table]]:
     """The ranks and the rows of each part of a complete table of responses, in sampling order.
 
-    ``table``: the run's tables by name. Without columns of ``schema.SAMPLE`` the sample is not read.
+    ``table``: the run's tables by name; ``texts``: the one that ``name`` was asked about. Without columns of
+    ``schema.SAMPLE`` it is not read.
     """
     responses, reader = table(name), AnswerReader(table("answers"), [n for n in columns if n in schema.ANSWERS.names])
     joined = pa.schema([schema.JOINED_RESPONSES.field(column) for column in columns])
     of_sample = [column for column in columns if column in schema.SAMPLE.names and column != schema.RECORD_ID]
-    sample = table("sample") if of_sample else None
-    sampled = {rank_range(part.name): part.name for part in sample.require_manifest().parts} if sample else {}
+    asked_about = table(texts) if of_sample else None
+    parts = {rank_range(part.name): part.name for part in asked_about.require_manifest().parts} if asked_about else {}
     for part in responses.require_manifest().parts:
         ranks = rank_range(part.name)
         found = join(responses.read_part(part.name), reader)
-        if sample:
-            texts = sample.read_part(sampled[ranks], of_sample)
-            found |= {column: texts[column] for column in of_sample}
+        if asked_about:
+            rows = asked_about.read_part(parts[ranks], of_sample)
+            found |= {column: rows[column] for column in of_sample}
         yield ranks, pa.table({column: found[column] for column in columns}).cast(joined)
 
 

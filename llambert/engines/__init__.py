@@ -49,6 +49,10 @@ class StoppedEarly(InputError):
         self.answers = answers
 
 
+class BudgetSpent(StoppedEarly):
+    """The budget of the recipe does not pay for more."""
+
+
 class Engine(Protocol):
     """An LLM that is loaded and answers. Created once per replica, in the process that uses it."""
 

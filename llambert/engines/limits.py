@@ -91,10 +91,10 @@ class Budget:
             self._spent = _add(self._spent, spent)
             self._changed.notify_all()
 
-    def describe(self) -> str:
-        """For example ``4,993 of 5,000 tokens are spent``."""
+    def describe_end(self) -> str:
+        """For example ``the budget ends here: 4,993 of 5,000 tokens are spent``."""
         prompt, response = self._spent
-        return "; ".join(
+        return "the budget ends here: " + "; ".join(
             f"{prompt * a + response * b:,.{0 if unit == 'tokens' else 2}f} of {cap:,} {unit} are spent"
             for cap, a, b, unit in self._caps
         )

@@ -54,9 +54,9 @@ def plan(run: Run, num_records: int, wanted_gain: float, prices: Prices, with_cu
 
 def _num_stored(run: Run) -> int:
     """How many records of the whole sample have an answer in the store."""
-    from llambert.stages.annotate.sampled_questions import SampledQuestions
+    from llambert.stages.asking.ordered_questions import OrderedQuestions
 
-    keys = SampledQuestions.of(run, with_content_free=False).keys
+    keys = OrderedQuestions.of(run, run.table("sample")).keys
     return len(keys) - AnswerStore(run.table("answers")).find(keys).null_count
 
 

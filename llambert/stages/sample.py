@@ -5,32 +5,24 @@ gold shots alone.
 """
 
 import logging
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from llambert import schema
-from llambert.annotation.part_names import part_name
 from llambert.annotation.sampling import Exclusion, IdSource, Selection, select, select_stratified
 from llambert.annotation.splits import check_regime_and_splits, is_sampled
 from llambert.errors import InputError
 from llambert.hashing import hash64
 from llambert.run import Run
+from llambert.stages.rank_order import in_rank_order
 from llambert.stages.shots import draw_shots
 from llambert.storage.manifest import Manifest, Part
 from llambert.storage.run_directory import TableDirectory
-
-# While the sample is put in order at most this many windows of it are files on the driver's disk, and one is in
-# its memory: a 64th of the sample's texts, or 16 parts where that is more.
-_MAX_WINDOWS = 64
-MIN_PARTS_PER_WINDOW = 16
 
 logger = logging.getLogger(__name__)
 _ALWAYS_REPORTED = (Exclusion.DUPLICATE, Exclusion.NOT_SAMPLED)
@@ -42,7 +34,7 @@ def sample(run: Run) -> Manifest:
     Duplicates, gold shots and records of other splits than ``annotator.splits`` are left out. Where fewer records are
     eligible than ``annotator.num_records``, all are taken and the manifest's counts have the difference as
     ``num_short``. ``split.<name>`` counts the sampled records of each split, if the corpus has splits. Driver memory:
-    the sample's ids and hashes, one part of the corpus, a window of texts (``_MAX_WINDOWS``); the ids of all
+    the sample's ids and hashes, one part of the corpus, a window of texts (``rank_order.py``); the ids of all
     duplicates if the sample is stratified, eight bytes a duplicate if it is of some splits. Two passes over the
     corpus, the first of which reads ids alone, at about a million a second; one more if the sample is of some splits.
     """
@@ -191,49 +183,11 @@ def _ids(*tables: TableDirectory) -> IdSource:
 
 
 def _write_sample(run: Run, selection: Selection) -> tuple[list[Part], dict[str, int]]:
-    """Commit the sample's parts: one pass over the texts into windows of ranks on disk, then window by window.
-
-    Returns them, and of a corpus with splits ``split.<name>`` -> its sampled records.
-    """
-    size, num = run.recipe.annotator.records_per_part, len(selection)
-    per_window = max(-(-num // (_MAX_WINDOWS * size)), MIN_PARTS_PER_WINDOW) * size
-    parts = []
-    with tempfile.TemporaryDirectory(prefix="llambert-sample-") as folder:
-        per_split = _spill(run.table("corpus"), selection, per_window, Path(folder))
-        for first in range(0, num, per_window):
-            with pa.OSFile(str(_window_path(folder, first // per_window))) as file:
-                window = pa.ipc.open_stream(file).read_all().sort_by("rank").select(schema.SAMPLE.names)
-            assert window.num_rows == min(per_window, num - first), "a sampled record is missing from the corpus"
-            for start in range(first, min(first + per_window, num), size):
-                rows = window.slice(start - first, size).cast(schema.SAMPLE)
-                parts.append(run.table("sample").commit_part(part_name(start, start + rows.num_rows), rows))
+    """Commit the sample's parts; them, and of a corpus with splits ``split.<name>`` -> its sampled records."""
+    table, parts, per_split = run.table("sample"), [], Counter[str]()
+    corpus = run.table("corpus").iter_tables(schema.SAMPLE.names)
+    for name, rows in in_rank_order(corpus, selection.record_ids, schema.SAMPLE, run.recipe.annotator.records_per_part):
+        parts.append(table.commit_part(name, rows))
+        per_split.update(rows[schema.SPLIT].to_pylist())
     has_splits = run.recipe.corpus.columns.split is not None
     return parts, {f"split.{name}": num for name, num in sorted(per_split.items())} if has_splits else {}
-
-
-def _spill(corpus: TableDirectory, selection: Selection, per_window: int, folder: Path) -> Counter[str]:
-    """Write the selected records, as the corpus is read, to one Arrow file per window of ``per_window`` ranks.
-
-    Returns how many there are of each split.
-    """
-    per_split: Counter[str] = Counter()
-    spilled = pa.schema([pa.field("rank", pa.int64()), *schema.SAMPLE])
-    num_windows = -(-len(selection) // per_window)
-    writers = [pa.ipc.new_stream(_window_path(folder, window), spilled) for window in range(num_windows)]
-    try:
-        for table in corpus.iter_tables([schema.RECORD_ID, schema.TEXT, schema.SPLIT]):
-            ranks = pc.index_in(table[schema.RECORD_ID], value_set=selection.record_ids).cast(pa.int64())
-            chosen = table.append_column("rank", ranks).filter(pc.is_valid(ranks))
-            per_split.update(chosen[schema.SPLIT].to_pylist())
-            chosen = chosen.select(spilled.names)
-            windows = pc.divide(chosen["rank"], per_window)
-            for window in pc.unique(windows).to_pylist():
-                writers[window].write_table(chosen.filter(pc.equal(windows, window)).cast(spilled))
-    finally:
-        for writer in writers:
-            writer.close()
-    return per_split
-
-
-def _window_path(folder: str | Path, window: int) -> str:
-    return str(Path(folder) / f"window-{window:03d}.arrow")

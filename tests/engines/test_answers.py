@@ -3,11 +3,10 @@ import pyarrow as pa
 import pytest
 
 from llambert.annotation.prompts import Prompt, RenderedPrompt
-from llambert.engines.answers import TokenSampling, failed_answer, scored_answer
+from llambert.engines.answers import TokenSampling, answers_table, failed_answer, scored_answer
 from llambert.errors import OverLength
 from llambert.recipe import AnnotatorRecipe, Decoding
-from llambert.stages.annotate import answers_table
-from llambert.stages.annotate.completion import count_answers
+from llambert.stages.asking.completion import count_answers
 from llambert.tasks import Category, Task
 
 TASK = Task(

@@ -34,7 +34,7 @@ def test_what_is_set_aside_counts_until_it_is_settled():
     budget.settle((50, 10), (20, 5))
     assert budget.reserve((50, 5))
     budget.settle((50, 5), (50, 5))
-    assert budget.describe() == "100 of 100 tokens are spent"
+    assert budget.describe_end() == "the budget ends here: 100 of 100 tokens are spent"
     assert not budget.reserve((1, 0))
 
 
@@ -44,7 +44,10 @@ def test_dollars_and_tokens_are_both_kept():
     assert not budget.reserve((50_001, 0))
     assert budget.reserve((20_000, 10_000))
     budget.settle((20_000, 10_000), (20_000, 10_000))
-    assert budget.describe() == "30,000 of 1,000,000 tokens are spent; 0.50 of 0.5 dollars are spent"
+    assert (
+        budget.describe_end()
+        == "the budget ends here: 30,000 of 1,000,000 tokens are spent; 0.50 of 0.5 dollars are spent"
+    )
 
 
 def test_the_first_to_ask_gets_the_rest_of_the_budget():

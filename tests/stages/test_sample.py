@@ -17,7 +17,7 @@ from llambert.annotation.splits import warn_of_unused_annotations
 from llambert.errors import InputError
 from llambert.recipe import dump_recipe
 from llambert.run import Run
-from llambert.stages.annotate import AnnotatePart
+from llambert.stages.asking.worker import AskPart
 from llambert.stages.sample import sample
 from llambert.stages.shots import draw_shots, prompted_task
 from tests.fixtures.annotate_runs import DUPLICATES, IDS, NUM_RECORDS, eligible_in_hash_order
@@ -50,7 +50,7 @@ def test_sample_larger_than_the_corpus_takes_all_and_says_how_many_are_missing(m
 
 
 def test_sample_of_many_windows_is_the_same(make_run, monkeypatch):
-    monkeypatch.setattr("llambert.stages.sample.MIN_PARTS_PER_WINDOW", 1)
+    monkeypatch.setattr("llambert.stages.rank_order.MIN_PARTS_PER_WINDOW", 1)
     run = make_run(num_records=50)
     sample(run)
     assert run.table("sample").read([schema.RECORD_ID])[0].to_pylist() == eligible_in_hash_order()[:50]
@@ -214,7 +214,7 @@ def test_gold_shots_are_balanced_nested_from_train_and_never_annotated(make_run)
 def test_gold_shots_stand_in_the_prompt(make_run):
     run = make_run(gold=True, num_records=9, gold_shots={}, num_shots=2)
     sample(run)
-    (part,) = AnnotatePart(run)({"ranks": [[0, 2]]}).parts
+    (part,) = AskPart(run)({"ranks": [[0, 2]]}).parts
     prompt = run.table("answers").read_part(part.name)[schema.PROMPT][0].as_py()
     words = {category.name: category.answer_words[0] for category in run.task.categories}
     for row in run.table("shots").read().to_pylist():

@@ -21,7 +21,7 @@ except ImportError as error:
     raise InputError("annotator.engine: 'openai' needs a package: pip install 'llambert[openai]'") from error
 
 from llambert.annotation.prompts import chat_messages, completion_text, truncate
-from llambert.engines import Answer, StoppedEarly
+from llambert.engines import Answer, BudgetSpent, StoppedEarly
 from llambert.engines.limits import Budget, RateLimiter
 from llambert.engines.openai.faults import EndpointError, Fault, FaultKind, classify, num_excess_chars, read_fault
 from llambert.engines.openai.parameters import OF_SERVERS, Parameters
@@ -101,7 +101,7 @@ class OpenAIEngine:
         self._rate, self._budget = RateLimiter(self._limits), Budget(self._limits, num_tokens_before)
         self._threads = ThreadPoolExecutor(self._limits.concurrency, thread_name_prefix="endpoint")
         self._stopped = threading.Event()
-        self._reason = ""
+        self._reason, self._stop_kind = "", StoppedEarly
         self._lock, self._probe_lock = threading.Lock(), threading.Lock()
         self._num_answered = self._num_failures_in_a_row = 0
         self._check_connection()
@@ -115,7 +115,7 @@ class OpenAIEngine:
         # The failures that made it stop are the endpoint's: those records are asked about again next time.
         while answers and answers[-1].finish_reason == "error":
             answers.pop()
-        raise StoppedEarly(self._reason, answers)
+        raise self._stop_kind(self._reason, answers)
 
     def close(self) -> None:
         """End all threads and connections."""
@@ -209,7 +209,7 @@ class OpenAIEngine:
         if self._stopped.is_set():
             raise _Stopped(self._reason)
         if not self._budget.reserve(reserved):
-            self._stop(f"annotator.limits: the budget ends here: {self._budget.describe()}; raise it to go on")
+            self._stop(f"annotator.limits: {self._budget.describe_end()}; raise it to go on", BudgetSpent)
         spent, num_expected = (0, 0), size // _BYTES_PER_TOKEN + num_around + reserved[1]
         try:
             self._wait(self._rate.take(num_expected))
@@ -365,11 +365,11 @@ class OpenAIEngine:
         text = " ".join(SURROGATE.sub("\ufffd", message).split())
         return (text.replace(self._api_key, "[key]") if self._api_key else text)[:length]
 
-    def _stop(self, reason: str) -> NoReturn:
+    def _stop(self, reason: str, kind: type[StoppedEarly] = StoppedEarly) -> NoReturn:
         """End this and every other thread's asking."""
         with self._lock:
             if not self._stopped.is_set():
-                self._reason = reason
+                self._reason, self._stop_kind = reason, kind
                 self._stopped.set()
         raise _Stopped(self._reason)
 

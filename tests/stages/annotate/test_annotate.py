@@ -13,9 +13,9 @@ from llambert.engines import Answer, StoppedEarly
 from llambert.errors import InputError
 from llambert.execution.in_process import IN_PROCESS
 from llambert.run import Run
-from llambert.stages.annotate import AnnotatePart
 from llambert.stages.annotate import annotate as annotate_alone
-from llambert.stages.annotate.sampled_questions import questions_of
+from llambert.stages.asking.ordered_questions import questions_of
+from llambert.stages.asking.worker import AskPart
 from llambert.stages.parse import parse
 from llambert.stages.sample import sample
 from llambert.storage.reference import resolve
@@ -41,7 +41,7 @@ def num_asked(run: Run, before: dict[str, str]) -> int:
 def test_worker_commits_the_answers_about_its_ranks_with_counts(make_run):
     run = make_run(num_records=21, gold=True)
     sample(run)
-    outcome = AnnotatePart(run)({"ranks": [[3, 4], [13, 21]]})  # across two parts of the sample
+    outcome = AskPart(run)({"ranks": [[3, 4], [13, 21]]})  # across two parts of the sample
     (part,) = outcome.parts
     table = run.table("answers").read_part(part.name)
     assert table.schema == schema.ANSWERS
@@ -61,7 +61,7 @@ def test_worker_commits_the_answers_about_its_ranks_with_counts(make_run):
 def test_worker_leaves_out_what_was_asked_since_its_unit_was_made(make_run):
     run = make_run(num_records=16)
     sample(run)
-    early, late = AnnotatePart(run), AnnotatePart(run)
+    early, late = AskPart(run), AskPart(run)
     early({"ranks": [[0, 8]]})
     before = stored(run)
     outcome = late({"ranks": [[4, 12]]})
@@ -87,9 +87,9 @@ def test_engine_that_stops_early_leaves_the_answers_it_gave(make_run, monkeypatc
         paid_before.append(num_tokens_before)
         return Budgeted()
 
-    monkeypatch.setattr("llambert.stages.annotate.create_engine", create)
+    monkeypatch.setattr("llambert.stages.asking.worker.create_engine", create)
     with pytest.raises(StoppedEarly, match="budget used up"):
-        AnnotatePart(run, (70, 7))({"ranks": [[8, 16]]})
+        AskPart(run, num_tokens_before=(70, 7))({"ranks": [[8, 16]]})
     assert paid_before == [(70, 7)]
     (name,) = run.table("answers").part_names()
     texts = run.table("sample").read()[schema.TEXT].to_pylist()
@@ -122,7 +122,7 @@ def test_stage_answers_every_sampled_record_and_other_samples_ask_what_is_new(ma
 
 def test_where_every_answer_is_stored_no_engine_is_made_and_ray_is_not_started(make_run, monkeypatch):
     annotate(make_run(num_records=30), IN_PROCESS)
-    monkeypatch.setattr("llambert.stages.annotate.create_engine", None)
+    monkeypatch.setattr("llambert.stages.asking.worker.create_engine", None)
     ray.shutdown()
     assert annotate(make_run(num_records=20)).num_in == 20
     other = make_run(num_records=20, parse={"min_confidence": 0.6}, records_per_part=5)

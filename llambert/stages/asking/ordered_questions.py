@@ -1,4 +1,4 @@
-"""The questions about the sampled records, where their answers are, and what is still to be asked."""
+"""The questions about the texts of a table in rank order, where their answers are, and what is still to be asked."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from llambert.annotation.part_names import rank_range
 from llambert.annotation.questions import Questions
 from llambert.run import Run
 from llambert.stages.shots import prompted_task
+from llambert.storage.run_directory import TableDirectory
 
 NUM_CONTENT_FREE = len(CONTENT_FREE_TEXTS)
 
@@ -25,10 +26,10 @@ def questions_of(run: Run) -> Questions:
 
 
 @dataclass(frozen=True)
-class SampledQuestions:
-    """Of each rank of the sample, in order, its record and the key of its question.
+class OrderedQuestions:
+    """Of each rank of a table of texts, in order, its record and the key of its question.
 
-    ``ends``: where the parts of the sample end. After the sample come ``num_content_free`` texts without content.
+    ``ends``: where the parts of that table end. After its texts come ``num_content_free`` texts without content.
     """
 
     record_ids: pa.Array
@@ -37,12 +38,12 @@ class SampledQuestions:
     num_content_free: int = 0
 
     @classmethod
-    def of(cls, run: Run, with_content_free: bool) -> "SampledQuestions":
-        """Those of a run whose sample is complete; reads each of its texts once, and holds ids and keys alone."""
-        questions, sample = questions_of(run), run.table("sample")
+    def of(cls, run: Run, texts: TableDirectory, with_content_free: bool = False) -> "OrderedQuestions":
+        """Those of a complete table ``texts``; reads each text once, and holds ids and keys alone."""
+        questions = questions_of(run)
         ids, keys, ends = [pa.array([], pa.string())], [questions.keys([])], []
-        for part in sample.require_manifest().parts:
-            rows = sample.read_part(part.name, [schema.RECORD_ID, schema.TEXT])
+        for part in texts.require_manifest().parts:
+            rows = texts.read_part(part.name, [schema.RECORD_ID, schema.TEXT])
             ids.append(rows[schema.RECORD_ID].combine_chunks())
             keys.append(questions.keys(rows[schema.TEXT].to_pylist()))
             ends.append(rank_range(part.name)[1])
@@ -54,7 +55,7 @@ class SampledQuestions:
 
     @property
     def num_records(self) -> int:
-        """Sampled records."""
+        """Records of the table."""
         return self.ends[-1] if self.ends else 0
 
     def units(self, answered_in: pa.Array, size: int) -> list[dict[str, Any]]:

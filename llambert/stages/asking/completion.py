@@ -16,8 +16,9 @@ from llambert.errors import ErrorKind
 from llambert.execution.stage_progress import StageProgress
 from llambert.recipe import digest
 from llambert.run import Run
-from llambert.stages.annotate.sampled_questions import SampledQuestions
+from llambert.stages.asking.ordered_questions import OrderedQuestions
 from llambert.storage.manifest import Manifest, Part, total
+from llambert.storage.run_directory import TableDirectory
 
 NUM_PASSING = f"num_{ErrorKind.PASSING}"
 _BUSY_MILLISECONDS = "busy_milliseconds"
@@ -35,19 +36,20 @@ _COUNTED = [
 
 def write_responses(
     run: Run,
-    questions: SampledQuestions,
+    name: str,
+    questions: OrderedQuestions,
     answered_in: pa.Array,
     failures: Mapping[str, tuple[str, str]],
     progress: StageProgress,
 ) -> Manifest:
-    """Write the manifest of ``responses`` over the answers that are stored by now, whoever asked, unless it says so.
+    """Write the manifest of responses ``name`` over the answers that are stored by now, unless it says the same.
 
     ``failures``: hexadecimal key -> error and its kind, of questions without an answer; those of earlier starts are in
     the table that they left.
     """
-    table, annotator = run.table("responses"), run.recipe.annotator
+    table, annotator, stage = run.table(name), run.recipe.annotator, run.tables[name].stage
     latest = table.read_manifest()
-    rows = _rows(questions, answered_in, {**_earlier_failures(run, latest), **failures})
+    rows = _rows(questions, answered_in, {**_earlier_failures(table, latest), **failures})
     reader = AnswerReader(run.table("answers"), _COUNTED)
     parts = []
     for start, end in zip([0, *questions.ends], questions.ends, strict=False):
@@ -57,18 +59,18 @@ def write_responses(
     if questions.num_content_free:
         _write_content_free(run, rows.slice(questions.num_records))
     is_listed = latest is not None and [part.name for part in parts] == [part.name for part in latest.parts]
-    if latest and is_listed and latest.belongs_with == run.companions("responses"):
+    if latest and is_listed and latest.belongs_with == run.companions(name):
         return latest  # complete already, or by another driver on the same run
     counts = total(parts)
     busy_seconds = counts.pop(_BUSY_MILLISECONDS, 0) / 1000
-    _print_what_is_missing(counts, len(rows))
+    _print_what_is_missing(stage, counts, len(rows))
     rejected = {
         RejectReason.of_error(kind): counts[f"num_{kind}"] for kind in (ErrorKind.REFUSED, ErrorKind.OVER_LENGTH)
     }
     rejected[RejectReason.ENGINE_ERROR] = counts["num_errors"] - sum(rejected.values())
     times = {"busy_seconds": busy_seconds, "accelerator_seconds": busy_seconds * annotator.gpus_per_replica}
     return run.complete(
-        "responses",
+        name,
         parts,
         {reason: num for reason, num in rejected.items() if num},
         counts=dict(counts),
@@ -80,16 +82,16 @@ def write_responses(
     )
 
 
-def _print_what_is_missing(counts: Mapping[str, int], num_records: int) -> None:
+def _print_what_is_missing(stage: str, counts: Mapping[str, int], num_records: int) -> None:
     if num_failing := counts[NUM_PASSING]:
         print(
-            f"annotate: of {num_records:,} records {num_failing:,} failed for a reason that may pass; the next start "
+            f"{stage}: of {num_records:,} records {num_failing:,} failed for a reason that may pass; the next start "
             "asks again",
             flush=True,
         )
 
 
-def _rows(questions: SampledQuestions, answered_in: pa.Array, failures: Mapping[str, tuple[str, str]]) -> pa.Table:
+def _rows(questions: OrderedQuestions, answered_in: pa.Array, failures: Mapping[str, tuple[str, str]]) -> pa.Table:
     """``schema.RESPONSES`` of every rank, and of the texts without content after them."""
     errors: list[tuple[str | None, str | None]] = [(None, None)] * len(answered_in)
     for rank in np.flatnonzero(np.asarray(answered_in.is_null())).tolist():
@@ -104,17 +106,17 @@ def _rows(questions: SampledQuestions, answered_in: pa.Array, failures: Mapping[
     return pa.table(dict(zip(schema.RESPONSES.names, columns, strict=True)), schema=schema.RESPONSES)
 
 
-def have_failed(run: Run, complete: Manifest, keys: pa.Array) -> bool:
+def have_failed(run: Run, name: str, complete: Manifest, keys: pa.Array) -> bool:
     """Whether the complete table says of each of these questions why it has no answer; not of one that was lost."""
-    return {key.hex() for key in keys.to_pylist()} <= _earlier_failures(run, complete).keys()
+    return {key.hex() for key in keys.to_pylist()} <= _earlier_failures(run.table(name), complete).keys()
 
 
-def _earlier_failures(run: Run, latest: Manifest | None) -> dict[str, tuple[str, str]]:
+def _earlier_failures(table: TableDirectory, latest: Manifest | None) -> dict[str, tuple[str, str]]:
     if latest is None or not latest.counts.get(NUM_PASSING):
         return {}
     columns = [schema.KEY, schema.ANSWERED_IN, schema.ERROR, schema.ERROR_KIND]
-    tables = (run.table("responses").read_part(part.name, columns) for part in latest.parts)
-    open_rows = (row for table in tables for row in table.filter(pc.is_null(table[schema.ANSWERED_IN])).to_pylist())
+    tables = (table.read_part(part.name, columns) for part in latest.parts)
+    open_rows = (row for rows in tables for row in rows.filter(pc.is_null(rows[schema.ANSWERED_IN])).to_pylist())
     return {row[schema.KEY].hex(): (row[schema.ERROR], row[schema.ERROR_KIND]) for row in open_rows}
 
 

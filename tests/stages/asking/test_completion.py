@@ -18,9 +18,8 @@ from llambert.engines import StoppedEarly
 from llambert.execution.in_process import IN_PROCESS
 from llambert.integrity.repair import set_aside
 from llambert.integrity.verify import verify
-from llambert.stages import annotate as annotate_stage
-from llambert.stages.annotate import AnnotatePart
 from llambert.stages.annotate import annotate as annotate_alone
+from llambert.stages.asking.worker import AskPart
 from llambert.stages.parse import parse
 from llambert.stages.sample import sample
 from tests.fixtures.annotate_runs import NUM_RECORDS, open_run
@@ -144,7 +143,7 @@ def test_a_complete_table_stays_complete_where_nothing_can_be_asked_again(
     if fault == "server off":
         endpoint.models_status = 401
     elif fault == "no key":
-        monkeypatch.setattr(annotate_stage, "create_engine", lambda *_: no_engine())
+        monkeypatch.setattr("llambert.stages.asking.worker.create_engine", lambda *_: no_engine())
     else:
         run = make_run(limits={"budget_tokens": 1})
     endpoint.otherwise = chat()
@@ -231,12 +230,12 @@ def test_of_two_drivers_that_ask_the_same_the_first_writer_wins(make_run, endpoi
         with endpoint.lock:
             if not overtaking:
                 endpoint.otherwise = chat("Positive")
-                overtaking.append(threading.Thread(target=AnnotatePart(run), args=(unit,)))
+                overtaking.append(threading.Thread(target=AskPart(run), args=(unit,)))
                 overtaking[0].start()
         overtaking[0].join()
         return chat("Negative")
 
-    late = AnnotatePart(run)
+    late = AskPart(run)
     endpoint.otherwise = overtaken
     late(unit)
     assert len(run.table("answers").part_names()) == 1
