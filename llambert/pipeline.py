@@ -6,6 +6,8 @@ from llambert.execution.ray_executor import RAY
 from llambert.report.page import report
 from llambert.run import Run
 from llambert.stages.annotate import annotate
+from llambert.stages.certify import certify
+from llambert.stages.escalate import escalate
 from llambert.stages.finetune import finetune
 from llambert.stages.finetune.refresh import choose_checkpoint
 from llambert.stages.ingest import ingest
@@ -26,4 +28,6 @@ def pipeline(run: Run, executor: Executor = RAY) -> None:
     run = choose_checkpoint(run, executor)  # of a corpus that has grown the one that is there may stay
     finetune(run, executor)  #  (iv)  a small encoder is fine-tuned on these silver labels
     label(run, executor)  #     (v)   and labels the whole corpus
+    certify(run, executor)  #   from which score on its labels may be kept, if the recipe wants a guarantee
+    escalate(run, executor)  #  and the others go back to the LLM
     report(run)  #    how good, how fast, at what cost

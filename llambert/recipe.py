@@ -15,6 +15,7 @@ import yaml
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from llambert.corpus_recipe import CorpusRecipe
+from llambert.guarantee_recipe import GuaranteeRecipe
 from llambert.section import (
     Section,
     Share,
@@ -311,6 +312,8 @@ class Recipe(Section):
     parse: ParseRecipe = ParseRecipe()
     classifier: ClassifierRecipe
     label: LabelRecipe = LabelRecipe()
+    guarantee: GuaranteeRecipe | None = None
+    """Null: the classifier's labels are the run's result."""
     storage: str = placement_field(...)
     """URI of the run directory; ``runs/<name>`` where the recipe file names none."""
 

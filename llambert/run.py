@@ -219,9 +219,10 @@ class Run:
         made_of_labels = digest(labels, self.generation)
         placed = (recipe.annotator, recipe.classifier, recipe.label)
         named = {"model", "revision", "splits", "dtype", "refresh"}  # what the other fingerprints cover
+        guarantee = [result_fields(recipe.guarantee)] if recipe.guarantee else []
         found |= {
             "labels": made_of_labels,
-            "report": digest(corpus, labels, REPORT_VERSION),
+            "report": digest(corpus, labels, REPORT_VERSION, *guarantee),
             # What a pilot measures depends on placement too; the models are in `labels`, whatever they are called.
             "plan": digest(
                 made_of_labels, PILOT_VERSION, *(each.model_dump(mode="json", exclude=named) for each in placed)
@@ -230,7 +231,8 @@ class Run:
         for table in self.tables:  # those that need no rule of their own
             if table.fingerprint == table.name and table.name not in found:
                 seen = found if table.reads_gold(recipe) else {**found, "corpus": records}
-                section = result_fields(getattr(recipe, table.section)) if table.section else {}
+                of_recipe = getattr(recipe, table.section) if table.section else None
+                section = result_fields(of_recipe) if of_recipe else {}
                 found[table.name] = digest(
                     table.name, section, [seen[name] for name in self.tables.upstream(table.name, recipe)]
                 )
@@ -242,8 +244,11 @@ class Run:
         is_companion = spec.written_with is not None
         remedy = REPAIR if spec.is_checked or spec.is_store else DELETE
         if spec.is_store:  # which needs neither corpus nor classifier
-            store = self.recipe.annotator.answer_store or f"{self.directory.uri.rstrip('/')}/{name}"
-            fingerprint = digest(self.asking)
+            own = f"{self.directory.uri.rstrip('/')}/{name}"
+            is_annotators = name == "answers"
+            store = (self.recipe.annotator.answer_store or own) if is_annotators else own
+            asked = self.asking if is_annotators else [self.task.question, self.task.category_names]
+            fingerprint = digest(asked)
             return TableDirectory(f"{store.rstrip('/')}/{fingerprint}", spec.schema, fingerprint, remedy)
         fingerprint = self.fingerprints[spec.fingerprint]
         grows = self.tables.grows(name)

@@ -38,6 +38,12 @@ ANSWERED_IN = "answered_in"
 BUSY_SECONDS = "busy_seconds"
 RECORD_ID_HASH = "record_id_hash"
 TEXT_HASH = "text_hash"
+ORACLE_LABEL = "oracle_label"
+CLASSIFIER_LABEL = "classifier_label"
+DECIDED_BY = "decided_by"
+PERSON = "person"
+ANSWER = "answer"
+ANSWERED_AT = "answered_at"
 LABELS_OF = "labels_of"
 IS_HELD_OUT = "is_held_out"
 
@@ -136,6 +142,49 @@ given the ``silver`` or the ``gold`` label. Written by finetune; the corpus may 
 LABELS = pa.schema([_RECORD_ID, _LABEL, _SCORE])
 """Written by label. ``score`` is the classifier's probability of ``label``; ``label_probabilities`` and
 corpus columns follow when the recipe asks for them."""
+
+LABELLED_SAMPLE = pa.schema([*SAMPLE, _LABEL, _SCORE])
+"""Labelled records that the oracle is to decide, in order: ``certification`` by sampling hash, written by certify, and
+``deferred`` from the lowest score up, one record a text, written by escalate. Label and score are the classifier's."""
+
+CERTIFICATE = pa.schema(
+    [
+        _RECORD_ID,
+        _LABEL,
+        _SCORE,
+        pa.field(ORACLE_LABEL, pa.string()),
+        pa.field(REJECT_REASON, pa.string()),
+        pa.field(GOLD_LABEL, pa.string()),
+    ]
+)
+"""Written by certify, for each record of ``certification``: the classifier's label and score, the oracle's label or why
+it has none, and the gold label, if the corpus has one."""
+
+DECISIONS = pa.schema(
+    [
+        _RECORD_ID,
+        _LABEL,
+        _SCORE,
+        pa.field(DECIDED_BY, pa.string(), nullable=False),
+        pa.field(CLASSIFIER_LABEL, pa.string(), nullable=False),
+    ]
+)
+"""Written by escalate, row for row with ``labels``: the final label, and who decided it: ``classifier``, ``annotator``
+or ``person``. ``score`` is the classifier's probability of its own label, ``classifier_label``; the other columns of
+``labels`` follow."""
+
+PEOPLES_ANSWERS = pa.schema(
+    [
+        pa.field(TEXT_HASH, pa.uint64(), nullable=False),
+        _RECORD_ID,
+        pa.field(ANSWER, pa.string(), nullable=False),
+        pa.field(PERSON, pa.string(), nullable=False),
+        pa.field(ANSWERED_AT, pa.timestamp("s", tz="UTC"), nullable=False),
+    ]
+)
+"""What people said of a text, a row an answer; saved by ``llambert review import --save``. ``text_hash``: the 64-bit
+hash of the text, so that an answer holds for all its copies. ``answer`` is a category, or the word for texts that fit
+no single one."""
 
 SUSPECTS = pa.schema([_RECORD_ID, _TEXT, _LABEL, pa.field("suggested_label", pa.string(), nullable=False), _SCORE])
 """Silver labels that are probably wrong, most suspicious first; written by evaluation. ``suggested_label`` is the

@@ -155,6 +155,19 @@ def _is_by_label(recipe: Recipe) -> bool:
     return recipe.label.by_label
 
 
+def _has_guarantee(recipe: Recipe) -> bool:
+    return recipe.guarantee is not None
+
+
+def _annotator_is_oracle(recipe: Recipe) -> bool:
+    return recipe.guarantee is not None and recipe.guarantee.oracle == "annotator"
+
+
+def _is_oracles(upstream: str, recipe: Recipe) -> bool:
+    """People's answers are in a store, whose content no fingerprint covers."""
+    return upstream != "certification_responses" or _annotator_is_oracle(recipe)
+
+
 TABLES = TableGraph(
     TableSpec(
         "corpus",
@@ -257,6 +270,76 @@ TABLES = TableGraph(
         is_made_whole=True,
         copy_of="labels",
         is_asked_for=_is_by_label,
+    ),
+    TableSpec("people", "review", schema.PEOPLES_ANSWERS, has_ids=False, is_checked=False, is_store=True),
+    TableSpec(
+        "certification",
+        "certify",
+        schema.LABELLED_SAMPLE,
+        upstream=("labels", "sample"),
+        section="guarantee",
+        is_made_whole=True,
+        is_asked_for=_has_guarantee,
+    ),
+    TableSpec(
+        "certification_responses",
+        "certify",
+        schema.RESPONSES,
+        upstream=("certification", "responses"),
+        section="annotator",
+        model="annotator",
+        texts="certification",
+        is_made_whole=True,
+        holds_rejected=True,
+        may_hold_more=True,
+        refers_to="answers",
+    ),
+    TableSpec(
+        "certificate",
+        "certify",
+        schema.CERTIFICATE,
+        upstream=("certification", "certification_responses", "silver", "corpus"),
+        is_upstream=_is_oracles,
+        reads_gold=_always,
+        section="guarantee",
+        is_made_whole=True,
+        may_hold_more=True,
+        is_asked_for=_annotator_is_oracle,
+        is_shown=True,
+    ),
+    TableSpec(
+        "deferred",
+        "escalate",
+        schema.LABELLED_SAMPLE,
+        upstream=("labels", "certificate"),
+        section="guarantee",
+        is_made_whole=True,
+        may_hold_more=True,
+    ),
+    TableSpec(
+        "escalated",
+        "escalate",
+        schema.RESPONSES,
+        upstream=("deferred", "certification_responses", "responses"),
+        is_upstream=_is_oracles,
+        section="annotator",
+        model="annotator",
+        texts="deferred",
+        is_made_whole=True,
+        holds_rejected=True,
+        may_hold_more=True,
+        refers_to="answers",
+    ),
+    TableSpec(
+        "decisions",
+        "escalate",
+        schema.DECISIONS,
+        upstream=("labels", "certificate"),
+        section="guarantee",
+        covers="labels",
+        may_hold_more=True,
+        is_asked_for=_annotator_is_oracle,
+        is_shown=True,
     ),
     TableSpec("plan", "plan", is_made_whole=True, is_files=True, has_ids=False),
     TableSpec(

@@ -50,6 +50,7 @@ class Purpose(StrEnum):
     TEST = "test"
     REVIEW = "review"
     TRIAL = "trial"
+    CERTIFICATION = "certification"
 
 
 def sampling_hashes(

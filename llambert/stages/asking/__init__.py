@@ -19,7 +19,7 @@ from llambert.execution import Executor, Outcome, Pool
 from llambert.execution.stage_progress import StageProgress
 from llambert.recipe import EndpointLimits
 from llambert.run import Run
-from llambert.stages.asking.completion import NUM_PASSING, have_failed, write_responses
+from llambert.stages.asking.completion import NUM_PASSING, TEXTS, have_failed, write_responses
 from llambert.stages.asking.ordered_questions import OrderedQuestions
 from llambert.stages.asking.worker import NUM_DONE, AskPart
 from llambert.storage.manifest import Manifest
@@ -40,11 +40,12 @@ def ask(
     """
     annotator = run.recipe.annotator
     check(annotator, run.task)
-    responses = run.table(name)
+    responses, stage, texts = run.table(name), run.tables[name].stage, run.table(run.tables[name].texts)
     complete = responses.read_manifest()
+    if complete and complete.upstream[TEXTS] != texts.require_manifest().content:
+        complete = None
     if not with_content_free and is_final(complete):
         return complete
-    stage, texts = run.tables[name].stage, run.table(run.tables[name].texts)
     questions, store = OrderedQuestions.of(run, texts, with_content_free), AnswerStore(run.table("answers"))
     found = store.find(questions.keys)
     units = questions.units(found, annotator.records_per_part)

@@ -21,6 +21,8 @@ from llambert.storage.manifest import Manifest, Part, total
 from llambert.storage.run_directory import TableDirectory
 
 NUM_PASSING = f"num_{ErrorKind.PASSING}"
+TEXTS = "texts"
+"""In the upstream of a table of responses: the content of the table whose texts were asked about."""
 _BUSY_MILLISECONDS = "busy_milliseconds"
 _COUNTED = [
     schema.NUM_PROMPT_TOKENS,
@@ -73,6 +75,7 @@ def write_responses(
         name,
         parts,
         {reason: num for reason, num in rejected.items() if num},
+        {TEXTS: run.table(run.tables[name].texts).require_manifest().content},
         counts=dict(counts),
         answers=_answer_parts(run, rows.slice(0, questions.num_records)),
         # The rates of a start that asked a few records again say nothing of the run.

@@ -1,0 +1,180 @@
+"""Certify: from which score on the classifier's labels may be kept, so that the recipe's guarantee holds.
+
+A uniform sample of the records that the oracle has not decided (``draw.py``) is decided by it: by the annotator, asked
+as in annotate, or by people, whose answers ``llambert review import --save`` has stored. What follows from the answers
+is computed in ``evaluation/guarantee.py``. No record that training has seen is in the sample, and no sample that failed
+is enlarged and tested again, since both would break the promise.
+"""
+
+import time
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from llambert import schema
+from llambert.annotation.peoples_answers import PeoplesAnswers
+from llambert.annotation.responses import RESPONSES_VERSION, answers_version, iter_answers
+from llambert.errors import InputError
+from llambert.evaluation.certified import ALL, ESCALATES, Certified
+from llambert.evaluation.guarantee import Population, certify_categories
+from llambert.evaluation.guarantee import certify as certify_all
+from llambert.evaluation.judges import Judges
+from llambert.execution import Executor
+from llambert.execution.ray_executor import RAY
+from llambert.hashing import hash64
+from llambert.recipe import digest
+from llambert.run import Run
+from llambert.stages.asking import ask
+from llambert.stages.certify.draw import NUM_RECORDS, NUM_UNDECIDED, draw, populations_of, promise_of, read_sample
+from llambert.stages.response_parser import RESPONSE_COLUMNS, ResponseParser
+from llambert.stages.undecided import codes_of
+from llambert.storage.manifest import Manifest
+from llambert.storage.versioned_parts import remove_other_versions, versioned
+
+NUM_UNUSABLE = "num_unusable"
+
+
+def check(run: Run) -> None:
+    """Refuse a guarantee that cannot be given with this recipe."""
+    if run.recipe.guarantee is not None and run.recipe.annotator.stratify_by is not None:
+        raise InputError(
+            "annotator.stratify_by: a guarantee needs uniform samples, and this one is stratified; remove stratify_by, "
+            "or the section guarantee"
+        )
+
+
+def certify(run: Run, executor: Executor = RAY) -> Manifest | None:
+    """Write the table ``certificate``; skipped when it is complete and no answer has changed since.
+
+    None if the recipe has no ``guarantee``, or while people have not answered the whole sample; a line says how many
+    answers are missing.
+    """
+    recipe = run.recipe.guarantee
+    if recipe is None:
+        return None
+    check(run)
+    drawn = draw(run)
+    people = PeoplesAnswers.read(run.table("people"), run.task.category_names)
+    started = time.monotonic()
+    if recipe.oracle == "annotator":
+        ask(run, "certification_responses", executor)
+    elif missing := _num_unanswered(run, people):
+        print(
+            f"certify: people are to decide {missing:,} of {drawn.num_kept:,} records of the certification sample: "
+            "`llambert review export --certify`, then `llambert review import --save`, then start again",
+            flush=True,
+        )
+        return None
+    version = _version(run, people)
+    table = run.table("certificate")
+    complete = table.read_manifest()
+    if complete and complete.upstream.get(RESPONSES_VERSION) == version:
+        remove_other_versions(table, version)
+        return complete
+    sample = read_sample(run)
+    labels, reasons = _oracles_labels(run, sample, people)
+    gold = _gold_of(run, sample[schema.RECORD_ID])
+    rows = pa.table([*(sample[name] for name in schema.LABELS.names), labels, reasons, gold], schema=schema.CERTIFICATE)
+    certified = _certify(run, drawn, rows)
+    counts, measures = certified.figures()
+    judges = _compare(run, executor, certified, rows, labels)
+    counts |= {ESCALATES: int(judges.escalates(recipe.escalate, recipe.oracle)), **judges.counts}
+    counts[NUM_UNUSABLE] = labels.count(None)
+    made = run.complete(
+        "certificate",
+        [table.commit_part(versioned("part-0.parquet", version), rows)],
+        upstream={RESPONSES_VERSION: version},
+        counts=counts,
+        measures={**measures, **judges.measures},
+        wall_seconds=time.monotonic() - started,
+    )
+    remove_other_versions(table, version)
+    print(f"certify: {describe(certified, judges)}", flush=True)
+    return made
+
+
+def describe(certified: Certified, judges: Judges) -> str:
+    """What was found, in a line."""
+    kept = sum(each.num_kept for each in certified.certificates.values())
+    return f"{kept:,} of {certified.num_sampled:,} sampled records may keep their label; {judges.sentence}"
+
+
+def _num_unanswered(run: Run, people: PeoplesAnswers) -> int:
+    texts = np.unique(hash64(run.table("certification").read([schema.TEXT])[schema.TEXT]))
+    return sum(text not in people for text in texts.tolist())
+
+
+def _version(run: Run, people: PeoplesAnswers) -> str:
+    """Stands for all the answers that the certificate rests on."""
+    assert run.recipe.guarantee is not None
+    asked = [answers_version(run.table(name).read_manifest()) for name in ("certification_responses", "responses")]
+    return digest(people.version, *(asked if run.recipe.guarantee.oracle == "annotator" else []))
+
+
+def _oracles_labels(run: Run, sample: pa.Table, people: PeoplesAnswers) -> tuple[list[str | None], list[str | None]]:
+    """Of each sampled record the oracle's label, or None and why it has none."""
+    assert run.recipe.guarantee is not None
+    if run.recipe.guarantee.oracle == "people":
+        return people.find(hash64(sample[schema.TEXT]))
+    return annotators_labels(run, "certification_responses")
+
+
+def annotators_labels(run: Run, name: str) -> tuple[list[str | None], list[str | None]]:
+    """The labels that the responses ``name`` are read as, in their order, or None and why."""
+    parser = ResponseParser(run)
+    labels: list[str | None] = []
+    reasons: list[str | None] = []
+    for _, responses in iter_answers(run.table, RESPONSE_COLUMNS, name):
+        found, why = parser.labels(responses)
+        labels += found
+        reasons += why
+    return labels, reasons
+
+
+def _gold_of(run: Run, record_ids: pa.ChunkedArray) -> pa.Array:
+    """The gold label of each record; null where the corpus has none."""
+    found: dict[str, Any] = {}
+    for rows in run.table("corpus").iter_tables([schema.RECORD_ID, schema.GOLD_LABEL]):
+        chosen = rows.filter(pc.is_in(rows[schema.RECORD_ID], value_set=record_ids.combine_chunks()))
+        found |= dict(zip(*(column.to_pylist() for column in chosen.columns), strict=True))
+    return pa.array([found.get(record_id) for record_id in record_ids.to_pylist()], pa.string())
+
+
+def _certify(run: Run, drawn: Manifest, rows: pa.Table) -> Certified:
+    assert run.recipe.guarantee is not None
+    promise, categories = promise_of(run), run.task.category_names
+    score = rows[schema.SCORE].to_numpy().astype(np.float32)
+    is_wrong = np.asarray(pc.fill_null(pc.not_equal(rows[schema.LABEL], rows[schema.ORACLE_LABEL]), True))
+    if not run.recipe.guarantee.per_category:
+        population = Population(drawn.counts[NUM_RECORDS], drawn.counts[NUM_UNDECIDED])
+        return Certified(promise, {ALL: population}, {ALL: certify_all(population, score, is_wrong, promise)})
+    populations = populations_of(drawn, categories)
+    codes = codes_of(rows[schema.LABEL], categories)
+    certificates = certify_categories(populations, codes, score, is_wrong, promise)
+    return Certified(
+        promise, dict(zip(categories, populations, strict=True)), dict(zip(categories, certificates, strict=True))
+    )
+
+
+def _compare(run: Run, executor: Executor, certified: Certified, rows: pa.Table, oracle: list[str | None]) -> Judges:
+    """Annotator and classifier on the sampled records below the threshold whose gold label is known."""
+    recipe, categories = run.recipe.guarantee, run.task.category_names
+    assert recipe is not None
+    score = rows[schema.SCORE].to_numpy().astype(np.float32)
+    is_below = ~certified.is_kept(codes_of(rows[schema.LABEL], categories), score, categories)
+    annotator, gold = oracle, rows[schema.GOLD_LABEL].to_pylist()
+    if recipe.oracle == "people":
+        gold = oracle
+        if recipe.escalate != "auto" or not is_below.any():
+            return Judges.unknown()
+        ask(run, "certification_responses", executor)
+        annotator, _ = annotators_labels(run, "certification_responses")
+    known = np.array([label is not None for label in gold], bool) & is_below
+    places = np.flatnonzero(known).tolist()
+    classifier = rows[schema.LABEL].to_pylist()
+    return Judges.compare(
+        np.array([annotator[row] == gold[row] for row in places], bool),
+        np.array([classifier[row] == gold[row] for row in places], bool),
+    )

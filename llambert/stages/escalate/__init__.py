@@ -1,0 +1,30 @@
+"""Escalate: what the classifier is not sure of enough goes to the annotator, and ``decisions`` says who decided what.
+
+The records below the certificate's threshold are asked as in annotate, the least sure first (``deferred.py``); then
+each labelled record gets its final label (``decide.py``), and the manifest of ``decisions`` says what is guaranteed.
+"""
+
+from llambert.evaluation.certified import Certified
+from llambert.execution import Executor
+from llambert.execution.ray_executor import RAY
+from llambert.run import Run
+from llambert.stages.asking import ask
+from llambert.stages.escalate.decide import decide, is_escalated
+from llambert.stages.escalate.deferred import defer
+from llambert.storage.manifest import Manifest
+
+
+def escalate(run: Run, executor: Executor = RAY) -> Manifest | None:
+    """Write the table ``decisions``; skipped when it is complete and no answer has changed since.
+
+    None if the recipe has no ``guarantee``, or while there is no certificate. Where the budget ends before all deferred
+    records are asked, those with the lowest scores were asked first, and the guarantee says what was reached.
+    """
+    certificate = run.table("certificate").read_manifest() if run.recipe.guarantee else None
+    if certificate is None:
+        return None
+    certified = Certified.of(certificate)
+    deferred = defer(run, certificate, certified)
+    if is_escalated(certificate, deferred):
+        ask(run, "escalated", executor, may_end_early=True)
+    return decide(run, executor, certificate, certified, deferred)

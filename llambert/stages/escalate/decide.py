@@ -1,0 +1,231 @@
+"""The final label of each record, who decided it, and what is guaranteed of them all."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from llambert import schema
+from llambert.annotation.peoples_answers import PeoplesAnswers
+from llambert.annotation.responses import answers_version, iter_answers
+from llambert.evaluation.certified import ALL, ESCALATES, Certified
+from llambert.evaluation.evidence import learned_texts
+from llambert.evaluation.guarantee import achieved_share
+from llambert.execution import Executor, Outcome, Pool
+from llambert.execution.stage_progress import PartByPartProgress
+from llambert.hashing import hash64
+from llambert.recipe import digest
+from llambert.run import Run
+from llambert.stages.escalate.deferred import LOWEST_LEFT_OUT
+from llambert.stages.response_parser import RESPONSE_COLUMNS, ResponseParser
+from llambert.stages.undecided import Hashes, codes_of, contains, labelled_part
+from llambert.storage.manifest import Manifest, total
+from llambert.storage.versioned_parts import remove_other_versions, unversioned, versioned
+
+ANSWERS_MADE_OF = "decisions_made_of"
+NUM_UNUSABLE = "num_unusable"
+By = Literal["classifier", "annotator", "person"]
+
+
+@dataclass(frozen=True)
+class Answered:
+    """Texts that an oracle was asked about, by ascending hash; picklable, it travels to every worker."""
+
+    texts: Hashes
+    codes: NDArray[np.int16]
+    """Of each text its category."""
+    by_person: NDArray[np.bool_]
+    """Whether a person has decided it; otherwise the annotator has."""
+    unusable: Hashes
+    """Texts whose answer names no category, ascending: their records keep the classifier's label."""
+
+    @classmethod
+    def of(cls, said: Mapping[By, Mapping[int, str]], unusable: set[int], categories: list[str]) -> "Answered":
+        """``said``: who -> hash of a text -> category; a person's answer counts before the annotator's."""
+        merged = {**said.get("annotator", {}), **said.get("person", {})}
+        texts = np.array(sorted(merged), np.uint64)
+        codes = np.array([categories.index(merged[text]) for text in texts.tolist()], np.int16)
+        by_person = np.array([text in said.get("person", {}) for text in texts.tolist()], bool)
+        return cls(texts, codes, by_person, np.array(sorted(unusable - merged.keys()), np.uint64))
+
+
+def decide(run: Run, executor: Executor, certificate: Manifest, certified: Certified, deferred: Manifest) -> Manifest:
+    """Write ``decisions``, a part for each part of ``labels``, and say in its manifest what is guaranteed.
+
+    Its counts: ``by_<who>``, ``num_unusable`` answers, and ``num_undecided`` records below the threshold that nobody
+    was asked about. Its measure ``share_bound`` is the share of records that have the oracle's label, at least, with
+    the guarantee's confidence; answers without a category count against it.
+    """
+    table, labels = run.table("decisions"), run.table("labels").require_manifest()
+    is_asked = is_escalated(certificate, deferred)
+    people = PeoplesAnswers.read(run.table("people"), run.task.category_names)
+    version = _version(run, certificate, deferred, people, is_asked)
+    complete = table.read_manifest()
+    if complete and complete.upstream.get(ANSWERS_MADE_OF) == version:
+        remove_other_versions(table, version)
+        return complete
+    answered = _answered(run, people, is_asked)
+    upstream = [part.model_copy(update={"name": versioned(part.name, version)}) for part in labels.parts]
+    progress = PartByPartProgress("escalate", table, upstream)
+    recipe = run.recipe.label
+    pool = Pool(recipe.min_actors, recipe.max_actors, recipe.cpus_per_actor)
+    parts = progress.run_parts(executor, DecidePart, (run, certified, answered), pool)
+    counts = total(parts)
+    made = run.complete(
+        "decisions",
+        parts,
+        upstream={ANSWERS_MADE_OF: version},
+        counts=dict(counts),
+        measures=_reached(run, certified, deferred, is_asked, counts),
+        **progress.seconds,
+    )
+    remove_other_versions(table, version)
+    return made
+
+
+def is_escalated(certificate: Manifest, deferred: Manifest) -> bool:
+    """Whether deferred records are asked of the annotator."""
+    return bool(certificate.counts[ESCALATES] and deferred.num_kept)
+
+
+def _version(run: Run, certificate: Manifest, deferred: Manifest, people: PeoplesAnswers, is_asked: bool) -> str:
+    names = ["responses", *(["escalated"] if is_asked else [])]
+    asked = [answers_version(run.table(name).read_manifest()) for name in names]
+    return digest(certificate.content, deferred.content, people.version, *asked)
+
+
+def _answered(run: Run, people: PeoplesAnswers, is_asked: bool) -> Answered:
+    assert run.recipe.guarantee is not None
+    said: dict[By, dict[int, str]] = {"annotator": {}, "person": {}}
+    unusable: set[int] = set()
+
+    def add(by: By, texts: NDArray[np.uint64], labels: list[str | None]) -> None:
+        for text, label in zip(texts.tolist(), labels, strict=True):
+            if label is None:
+                unusable.add(text)
+            else:
+                said[by][text] = label
+
+    parser = ResponseParser(run)
+    is_annotator = run.recipe.guarantee.oracle == "annotator"
+    tables = ["sample", "certification"] if is_annotator else []
+    if is_asked:
+        tables.append("deferred")
+    of = {"sample": "responses", "certification": "certification_responses", "deferred": "escalated"}
+    for texts in tables:
+        for _, rows in iter_answers(run.table, [schema.TEXT, *RESPONSE_COLUMNS], of[texts], texts):
+            add("annotator", hash64(rows[schema.TEXT]), parser.labels(rows)[0])
+    if not is_annotator:
+        hashes = np.array(sorted(people.said), np.uint64)
+        add("person", hashes, people.find(hashes)[0])
+        said["person"] = {**_gold_of_training(run), **said["person"]}
+    return Answered.of(said, unusable, run.task.category_names)
+
+
+def _gold_of_training(run: Run) -> dict[int, str]:
+    """The gold labels that the classifier was trained on, by text."""
+    _, trained = learned_texts(run)
+    wanted = np.unique(trained)
+    found: dict[int, str] = {}
+    if len(wanted):
+        for rows in run.table("corpus").iter_tables([schema.TEXT, schema.GOLD_LABEL]):
+            rows = rows.filter(pc.is_valid(rows[schema.GOLD_LABEL]))
+            texts = hash64(rows[schema.TEXT])
+            chosen = rows.filter(pa.array(contains(wanted, texts)))
+            pairs = zip(texts[contains(wanted, texts)].tolist(), chosen[schema.GOLD_LABEL].to_pylist(), strict=True)
+            found |= dict(pairs)
+    return found
+
+
+class DecidePart:
+    """Called with one part of ``labels`` at a time."""
+
+    def __init__(self, run: Run, certified: Certified, answered: Answered) -> None:
+        self._run, self._certified, self._answered = run, certified, answered
+        self._decisions, self._categories = run.table("decisions"), run.task.category_names
+
+    def __call__(self, unit: dict[str, Any]) -> Outcome:
+        """Commit the decisions of one part, row for row with its labels."""
+        part = unversioned(unit["name"])
+        stored = self._run.table("labels").read_part(part)
+        rows = labelled_part(self._run, part, stored.column_names)
+        texts, score = (rows[name].to_numpy() for name in (schema.TEXT_HASH, schema.SCORE))
+        codes, answered = codes_of(rows[schema.LABEL], self._categories), self._answered
+        is_answered = contains(answered.texts, texts)
+        place = np.minimum(np.searchsorted(answered.texts, texts), max(len(answered.texts) - 1, 0))
+        final, by = codes.copy(), np.zeros(len(codes), np.int64)
+        final[is_answered] = answered.codes[place[is_answered]]
+        by[is_answered] = np.where(answered.by_person[place[is_answered]], 2, 1)
+        names = pa.array(self._categories, pa.string())
+        who = pa.array(["classifier", "annotator", "person"]).take(pa.array(by))
+        columns = {
+            schema.RECORD_ID: rows[schema.RECORD_ID],
+            schema.LABEL: names.take(pa.array(final)),
+            schema.SCORE: rows[schema.SCORE],
+            schema.DECIDED_BY: who,
+            schema.CLASSIFIER_LABEL: rows[schema.LABEL],
+        }
+        columns |= {name: rows[name] for name in stored.column_names if name not in columns}
+        is_unusable = contains(answered.unusable, texts)
+        is_below = ~self._certified.is_kept(codes, score, self._categories)
+        counts = Counter({f"by_{name}": 0 for name in ("classifier", "annotator", "person")})
+        counts.update(f"by_{name}" for name in who.to_pylist())
+        counts["num_undecided"] = int((is_below & ~is_answered & ~is_unusable).sum())
+        counts[NUM_UNUSABLE] = int(is_unusable.sum())
+        if ALL not in self._certified.certificates:
+            for code, name in enumerate(self._categories):
+                counts[f"{NUM_UNUSABLE}.{name}"] = int((is_unusable & (codes == code)).sum())
+        table = pa.table(columns)
+        labels = Counter(table[schema.LABEL].to_pylist())
+        return Outcome([self._decisions.commit_part(unit["name"], table, counts=counts, labels=labels)])
+
+
+def _reached(
+    run: Run, certified: Certified, deferred: Manifest, is_asked: bool, counts: Counter[str]
+) -> dict[str, float]:
+    """``share_bound`` of all records, or ``share_bound.<category>`` of each; see ``decide``."""
+    lowest = _lowest_undecided(run, deferred, is_asked)
+    rows = run.table("certificate").read([schema.LABEL, schema.SCORE, schema.ORACLE_LABEL])
+    score = rows[schema.SCORE].to_numpy().astype(np.float32)
+    is_wrong = np.asarray(pc.fill_null(pc.not_equal(rows[schema.LABEL], rows[schema.ORACLE_LABEL]), True))
+    labels = np.array(rows[schema.LABEL].to_pylist())
+    reached: dict[str, float] = {}
+    for name, certificate in certified.certificates.items():
+        population = certified.populations[name]
+        scores = [each for label, each in lowest.items() if name in (ALL, label)]
+        chosen = np.ones(len(labels), bool) if name == ALL else labels == name
+        bound = certificate.share_bound
+        if scores:
+            bound = achieved_share(
+                population,
+                score[chosen],
+                is_wrong[chosen],
+                certified.promise,
+                min(scores),
+                num_thresholds=len(certified.certificates),
+            )
+        suffix = f".{name}" if name else ""
+        num_unusable = counts[f"{NUM_UNUSABLE}{suffix}"]
+        share_unusable = num_unusable / population.num_records if population.num_records else 0.0
+        reached[f"share_bound{suffix}"] = max(bound - share_unusable, 0.0)
+    return reached
+
+
+def _lowest_undecided(run: Run, deferred: Manifest, is_asked: bool) -> dict[str, float]:
+    """For each category that the classifier gives, the lowest score of a deferred record without an answer."""
+    prefix = f"{LOWEST_LEFT_OUT}."
+    lowest = {key.removeprefix(prefix): value for key, value in deferred.measures.items() if key.startswith(prefix)}
+    open_rows = list(run.table("deferred").iter_tables([schema.LABEL, schema.SCORE]))
+    if is_asked:
+        answered_in = run.table("escalated").iter_tables([schema.ANSWERED_IN])
+        pairs = zip(open_rows, answered_in, strict=True)
+        open_rows = [rows.filter(pc.is_null(found[schema.ANSWERED_IN])) for rows, found in pairs]
+    for rows in open_rows:
+        for label, score in zip(rows[schema.LABEL].to_pylist(), rows[schema.SCORE].to_pylist(), strict=True):
+            lowest[label] = min(score, lowest.get(label, np.inf))
+    return lowest
