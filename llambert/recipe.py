@@ -45,7 +45,7 @@ class Decoding(Section):
 
 
 class EndpointLimits(Section):
-    """What an HTTP endpoint may be asked and may cost in one run of the annotate stage."""
+    """What an HTTP endpoint may be asked and may cost in one run: to annotate, to certify and to escalate together."""
 
     concurrency: PositiveInt = 8
     requests_per_minute: PositiveInt | None = None

@@ -1,9 +1,9 @@
 """The final label of each record, who decided it, and what is guaranteed of them all."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -29,7 +29,7 @@ from llambert.storage.versioned_parts import remove_other_versions, unversioned,
 
 ANSWERS_MADE_OF = "decisions_made_of"
 NUM_UNUSABLE = "num_unusable"
-By = Literal["classifier", "annotator", "person"]
+Labels = Sequence[str | None]
 
 
 @dataclass(frozen=True)
@@ -45,13 +45,15 @@ class Answered:
     """Texts whose answer names no category, ascending: their records keep the classifier's label."""
 
     @classmethod
-    def of(cls, said: Mapping[By, Mapping[int, str]], unusable: set[int], categories: list[str]) -> "Answered":
-        """``said``: who -> hash of a text -> category; a person's answer counts before the annotator's."""
-        merged = {**said.get("annotator", {}), **said.get("person", {})}
-        texts = np.array(sorted(merged), np.uint64)
-        codes = np.array([categories.index(merged[text]) for text in texts.tolist()], np.int16)
-        by_person = np.array([text in said.get("person", {}) for text in texts.tolist()], bool)
-        return cls(texts, codes, by_person, np.array(sorted(unusable - merged.keys()), np.uint64))
+    def of(cls, found: Sequence[tuple[Hashes, Labels, bool]], categories: list[str]) -> "Answered":
+        """``found``: texts, their labels or None, and whether people gave them; of two labels the first one counts."""
+        texts = np.concatenate([np.zeros(0, np.uint64), *(each[0] for each in found)])
+        labels = pa.chunked_array([pa.array(each[1], pa.string()) for each in found], pa.string())
+        by_person = np.concatenate([np.zeros(0, bool), *(np.full(len(each[0]), each[2]) for each in found)])
+        is_usable = np.asarray(pc.is_valid(labels))
+        usable, first = np.unique(texts[is_usable], return_index=True)
+        codes = codes_of(labels.drop_null(), categories)[first].astype(np.int16)
+        return cls(usable, codes, by_person[is_usable][first], np.setdiff1d(texts[~is_usable], usable))
 
 
 def decide(run: Run, executor: Executor, certificate: Manifest, certified: Certified, deferred: Manifest) -> Manifest:
@@ -59,7 +61,8 @@ def decide(run: Run, executor: Executor, certificate: Manifest, certified: Certi
 
     Its counts: ``by_<who>``, ``num_unusable`` answers, and ``num_undecided`` records below the threshold that nobody
     was asked about. Its measure ``share_bound`` is the share of records that have the oracle's label, at least, with
-    the guarantee's confidence; answers without a category count against it.
+    the guarantee's confidence. Answers without a category count against it, and where people are the oracle all
+    labels of the annotator do, however good they are.
     """
     table, labels = run.table("decisions"), run.table("labels").require_manifest()
     is_asked = is_escalated(certificate, deferred)
@@ -101,45 +104,33 @@ def _version(run: Run, certificate: Manifest, deferred: Manifest, people: People
 
 def _answered(run: Run, people: PeoplesAnswers, is_asked: bool) -> Answered:
     assert run.recipe.guarantee is not None
-    said: dict[By, dict[int, str]] = {"annotator": {}, "person": {}}
-    unusable: set[int] = set()
-
-    def add(by: By, texts: NDArray[np.uint64], labels: list[str | None]) -> None:
-        for text, label in zip(texts.tolist(), labels, strict=True):
-            if label is None:
-                unusable.add(text)
-            else:
-                said[by][text] = label
-
-    parser = ResponseParser(run)
+    found: list[tuple[Hashes, Labels, bool]] = []
     is_annotator = run.recipe.guarantee.oracle == "annotator"
-    tables = ["sample", "certification"] if is_annotator else []
-    if is_asked:
-        tables.append("deferred")
-    of = {"sample": "responses", "certification": "certification_responses", "deferred": "escalated"}
-    for texts in tables:
-        for _, rows in iter_answers(run.table, [schema.TEXT, *RESPONSE_COLUMNS], of[texts], texts):
-            add("annotator", hash64(rows[schema.TEXT]), parser.labels(rows)[0])
     if not is_annotator:
         hashes = np.array(sorted(people.said), np.uint64)
-        add("person", hashes, people.find(hashes)[0])
-        said["person"] = {**_gold_of_training(run), **said["person"]}
-    return Answered.of(said, unusable, run.task.category_names)
+        found.append((hashes, people.find(hashes)[0], True))
+        found += [(*gold, True) for gold in _gold_of_training(run)]
+    parser = ResponseParser(run)
+    for responses in [
+        *(["responses", "certification_responses"] if is_annotator else []),
+        *(["escalated"] if is_asked else []),
+    ]:
+        texts = run.tables[responses].texts
+        for _, rows in iter_answers(run.table, [schema.TEXT, *RESPONSE_COLUMNS], responses, texts):
+            found.append((hash64(rows[schema.TEXT]), parser.labels(rows)[0], False))
+    return Answered.of(found, run.task.category_names)
 
 
-def _gold_of_training(run: Run) -> dict[int, str]:
-    """The gold labels that the classifier was trained on, by text."""
+def _gold_of_training(run: Run) -> Iterator[tuple[Hashes, Labels]]:
+    """The texts that the classifier was trained on with gold labels, and these, part by part of the corpus."""
     _, trained = learned_texts(run)
     wanted = np.unique(trained)
-    found: dict[int, str] = {}
     if len(wanted):
         for rows in run.table("corpus").iter_tables([schema.TEXT, schema.GOLD_LABEL]):
-            rows = rows.filter(pc.is_valid(rows[schema.GOLD_LABEL]))
-            texts = hash64(rows[schema.TEXT])
-            chosen = rows.filter(pa.array(contains(wanted, texts)))
-            pairs = zip(texts[contains(wanted, texts)].tolist(), chosen[schema.GOLD_LABEL].to_pylist(), strict=True)
-            found |= dict(pairs)
-    return found
+            known = rows.filter(pc.is_valid(rows[schema.GOLD_LABEL]))
+            texts = hash64(known[schema.TEXT])
+            is_wanted = contains(wanted, texts)
+            yield texts[is_wanted], known[schema.GOLD_LABEL].filter(pa.array(is_wanted)).to_pylist()
 
 
 class DecidePart:
@@ -180,6 +171,7 @@ class DecidePart:
         if ALL not in self._certified.certificates:
             for code, name in enumerate(self._categories):
                 counts[f"{NUM_UNUSABLE}.{name}"] = int((is_unusable & (codes == code)).sum())
+                counts[f"by_annotator.{name}"] = int(((by == 1) & (codes == code)).sum())
         table = pa.table(columns)
         labels = Counter(table[schema.LABEL].to_pylist())
         return Outcome([self._decisions.commit_part(unit["name"], table, counts=counts, labels=labels)])
@@ -189,6 +181,7 @@ def _reached(
     run: Run, certified: Certified, deferred: Manifest, is_asked: bool, counts: Counter[str]
 ) -> dict[str, float]:
     """``share_bound`` of all records, or ``share_bound.<category>`` of each; see ``decide``."""
+    assert run.recipe.guarantee is not None
     lowest = _lowest_undecided(run, deferred, is_asked)
     rows = run.table("certificate").read([schema.LABEL, schema.SCORE, schema.ORACLE_LABEL])
     score = rows[schema.SCORE].to_numpy().astype(np.float32)
@@ -210,9 +203,11 @@ def _reached(
                 num_thresholds=len(certified.certificates),
             )
         suffix = f".{name}" if name else ""
-        num_unusable = counts[f"{NUM_UNUSABLE}{suffix}"]
-        share_unusable = num_unusable / population.num_records if population.num_records else 0.0
-        reached[f"share_bound{suffix}"] = max(bound - share_unusable, 0.0)
+        num_open = counts[f"{NUM_UNUSABLE}{suffix}"]
+        if run.recipe.guarantee.oracle == "people":  # whom the annotator's labels may contradict
+            num_open += counts[f"by_annotator{suffix}"]
+        share_open = num_open / population.num_records if population.num_records else 0.0
+        reached[f"share_bound{suffix}"] = max(bound - share_open, 0.0)
     return reached
 
 
