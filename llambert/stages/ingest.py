@@ -243,12 +243,11 @@ class IngestFile:
         """Commit the parts of the source file that ``unit`` describes."""
         started = began = time.monotonic()
         source = SourceFile(**unit)
-        committed = set(self.corpus.part_names())
         parts = []
         for number, chunk in enumerate(read_chunks(source, self.recipe, self.columns)):
             name = source.part_name(number)
-            if name in committed:
-                parts.append(self.corpus.committed_part(name))
+            if (committed := self.corpus.find_part(name)) is not None:
+                parts.append(committed)
                 continue
             made = separate(source, chunk, self.recipe, self.categories)
             # The corpus part comes last: where it is, its rejects and keys are too.

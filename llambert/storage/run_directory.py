@@ -165,6 +165,10 @@ class TableDirectory:
             size = self.filesystem.size(self.path(name))
             return Part.from_footer(name, read_footer(self.filesystem, self.path(name), size), size)
 
+    def find_part(self, name: str) -> Part | None:
+        """``committed_part``, None if it is not there; asks about that one part, whatever else the table holds."""
+        return self.committed_part(name) if self.filesystem.exists(self.path(name)) else None
+
     def check_part(self, name: str) -> None:
         """Read a whole part; ``InputError`` if it is not as it was written."""
         content = self.read_file(name)

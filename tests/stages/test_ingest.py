@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 
 from llambert import schema
 from llambert.corpora import find_sources
@@ -121,6 +122,24 @@ def test_a_second_start_keeps_committed_parts_and_makes_the_missing_ones(tmp_pat
     assert worker(unit).parts == first
     assert lost.exists()
     assert kept.stat().st_mtime_ns == written
+
+
+def test_the_number_of_listings_does_not_grow_with_the_number_of_files(tmp_path, monkeypatch):
+    listed = []
+    ls = LocalFileSystem.ls
+    monkeypatch.setattr(LocalFileSystem, "ls", lambda self, path, **how: listed.append(path) or ls(self, path, **how))
+
+    def num_listings(num_files):
+        folder = tmp_path / str(num_files)
+        (folder / "films").mkdir(parents=True)
+        run = make_run(folder, settings=[f"corpus.path={folder}/films"])
+        for number in range(num_files):
+            (folder / "films" / f"{number}.csv").write_text(f"key,body,stars,kind\nk{number},Film {number}.,fresh,x\n")
+        listed.clear()
+        assert ingest(run, IN_PROCESS).num_kept == num_files
+        return len([path for path in listed if "/run/corpus" in path])  # of its tables
+
+    assert num_listings(40) == num_listings(4)
 
 
 def test_ids_are_made_of_file_row_and_content_where_the_corpus_has_none(tmp_path):

@@ -99,12 +99,11 @@ class LabelFile:
     def __call__(self, unit: dict[str, Any]) -> Outcome:
         """Commit the parts of one source file; those committed already are left as they are."""
         source, labels = SourceFile(**unit), self.labeller.labels
-        committed = set(labels.part_names())
         parts, busy_seconds = [], 0.0
         for number, chunk in enumerate(read_chunks(source, self.corpus, self.columns)):
             name = source.part_name(number)
-            if name in committed:
-                parts.append(labels.committed_part(name))
+            if (committed := labels.find_part(name)) is not None:
+                parts.append(committed)
                 continue
             records = self._records(source, chunk)
             starts = range(0, max(records.num_rows, 1), WINDOW_RECORDS)
