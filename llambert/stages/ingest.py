@@ -10,6 +10,7 @@ it holds, and the file is not opened.
 import re
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict
 from itertools import islice
@@ -37,6 +38,7 @@ from llambert.storage.manifest import Growth, Manifest, Part, SourceUnit, total
 from llambert.storage.run_directory import TableDirectory
 
 _COUNTS = ("num_truncated", gold.NUM_UNKNOWN_GOLD, "num_malformed", ENCODING_FAULTS, HIDDEN_FILES)
+_MAX_COMPARED = 1_000  # repeated hashes of IDs whose IDs are compared: more of them are no coincidence
 _NUM_EXAMPLES = 3
 _LAST_OF_UNIT = "last_of_unit"  # in the counts of a unit's last part: where it is, the unit is whole
 _NUMBER = re.compile(r"\d+\.parquet$")
@@ -275,9 +277,13 @@ def _find_duplicates(run: Run, names: list[str]) -> Part:
     tables = [keys.read_part(name) for name in names]
     starts = np.cumsum([0, *(table.num_rows for table in tables)])
     both = pa.concat_tables(tables)
-    again, _ = _repeated(both[schema.RECORD_ID_HASH].to_numpy())
-    if len(again):
-        examples = ", ".join(f"{value!r:.100}" for value in _ids_at(corpus, names, starts, again[:_NUM_EXAMPLES]))
+    hashes = both[schema.RECORD_ID_HASH].to_numpy()
+    again, _ = _repeated(hashes)
+    # Of four billion IDs two that differ may well share a hash: the IDs themselves decide.
+    alike = np.flatnonzero(np.isin(hashes, hashes[again[:_MAX_COMPARED]]))
+    occurrences = Counter(_ids_at(corpus, names, starts, alike))
+    if repeated := [record_id for record_id, num in occurrences.items() if num > 1]:
+        examples = ", ".join(f"{value!r:.100}" for value in repeated[:_NUM_EXAMPLES])
         raise InputError(f"corpus.columns.record_id: {len(again)} record IDs are not unique, for example {examples}")
     later, first = _repeated(both[schema.TEXT_HASH].to_numpy())
     table = pa.table(

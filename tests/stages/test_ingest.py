@@ -1,6 +1,7 @@
 from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from fsspec.implementations.local import LocalFileSystem
@@ -11,6 +12,7 @@ from llambert.errors import InputError
 from llambert.execution.in_process import IN_PROCESS
 from llambert.recipe import load_recipe
 from llambert.run import Run
+from llambert.stages import ingest as stage
 from llambert.stages.ingest import IngestFile, complete, ingest
 from llambert.tasks import load_task
 
@@ -99,6 +101,19 @@ def test_a_record_id_that_stands_twice_is_refused_with_examples(tmp_path):
     with pytest.raises(InputError, match="1 record IDs are not unique, for example 'a'"):
         ingest(run, IN_PROCESS)
     assert run.table("corpus").read_manifest() is None
+
+
+def test_ids_that_share_a_hash_and_differ_are_no_fault(tmp_path, monkeypatch):
+    # As among billions of IDs: here all of one length share their hash.
+    monkeypatch.setattr(stage, "hash64", lambda values: np.array([len(v) for v in values.to_pylist()], np.uint64))
+    run = make_run(tmp_path, "key,body,stars,kind\na,One,fresh,x\nb,Two two,rotten,x\nc,Three films,fresh,x\n")
+    assert ingest(run, IN_PROCESS).num_kept == 3
+    (tmp_path / "again").mkdir()
+    run = make_run(
+        tmp_path / "again", "key,body,stars,kind\na,One,fresh,x\nb,Two two,rotten,x\nb,Three films,fresh,x\n"
+    )
+    with pytest.raises(InputError, match="are not unique, for example 'b'"):
+        ingest(run, IN_PROCESS)
 
 
 def test_a_corpus_without_a_record_is_refused(tmp_path):
