@@ -218,14 +218,15 @@ class Run:
         # What is made of labels is made of those of a generation.
         made_of_labels = digest(labels, self.generation)
         placed = (recipe.annotator, recipe.classifier, recipe.label)
-        named = {"model", "revision", "splits", "dtype", "refresh"}  # what the other fingerprints cover
         guarantee = [result_fields(recipe.guarantee)] if recipe.guarantee else []
+        # What the other fingerprints cover, and where answers are kept: those found count with the time they took.
+        left_out = {"model", "revision", "splits", "dtype", "refresh", "answer_store"}
         found |= {
             "labels": made_of_labels,
             "report": digest(corpus, labels, REPORT_VERSION, *guarantee),
             # What a pilot measures depends on placement too; the models are in `labels`, whatever they are called.
             "plan": digest(
-                made_of_labels, PILOT_VERSION, *(each.model_dump(mode="json", exclude=named) for each in placed)
+                made_of_labels, PILOT_VERSION, *(each.model_dump(mode="json", exclude=left_out) for each in placed)
             ),
         }
         for table in self.tables:  # those that need no rule of their own

@@ -23,8 +23,8 @@ from llambert.storage.generations import Superseded
 from tests.fixtures.growing_corpora import (
     GROWING,
     ROWS_PER_FILE,
-    ScriptedAnnotator,
     contents,
+    finished_run,
     key_of,
     open_growing,
     rows,
@@ -33,36 +33,21 @@ from tests.fixtures.growing_corpora import (
     write_recipe,
 )
 from tests.fixtures.killed_growth import start
-from tests.fixtures.openai_endpoint import KEY, serve
 
 NUM_KILLS = 6
 
 
 @pytest.fixture(scope="module")
-def annotator():
-    with serve(ScriptedAnnotator()) as endpoint:
-        yield endpoint
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, annotator):
-    """A folder whose run over five files is finished."""
-    folder = tmp_path_factory.mktemp("finished")
-    write_recipe(folder, annotator.base_url)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OPENAI_API_KEY", KEY)
-        patch.chdir(folder)
-        pipeline(open_growing(), IN_PROCESS)
-    return folder
+def finished(tmp_path_factory):
+    """A run over five files that is finished."""
+    with finished_run(tmp_path_factory.mktemp("finished")) as run:
+        yield run
 
 
 @pytest.fixture
-def corpus(tmp_path, finished, monkeypatch):
-    """The corpus of a copy of that folder, in which the test is."""
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    shutil.copytree(finished, tmp_path / "films")
-    monkeypatch.chdir(tmp_path / "films")
-    return Path("corpus")
+def corpus(finished, tmp_path, monkeypatch):
+    """The corpus of a copy of that run, in whose folder the test is."""
+    return finished.enter_copy(tmp_path, monkeypatch)
 
 
 @pytest.fixture
@@ -145,18 +130,18 @@ def test_what_did_not_change_stays_byte_for_byte_and_the_rest_is_new(corpus, mon
 files_open = files.open_text
 
 
-def test_a_corpus_that_is_as_before_again_finds_its_tables(corpus, annotator):
+def test_a_corpus_that_is_as_before_again_finds_its_tables(corpus, finished):
     first = open_growing()
     whole = {name: contents(first, name) for name in (*GROWING, "sample", "silver")}
     write(corpus, "b", rows("b", 10))
     pipeline(open_growing(), IN_PROCESS)
-    num_calls = len(annotator.calls)
+    num_calls = len(finished.annotator.calls)
     write(corpus, "b")
     again = open_growing()
     pipeline(again, IN_PROCESS)
     assert again.generation == first.generation
     assert {name: contents(again, name) for name in whole} == whole
-    assert len(annotator.calls) == num_calls
+    assert len(finished.annotator.calls) == num_calls
     assert verify(again) == []
 
 
@@ -280,6 +265,34 @@ def test_verify_status_and_repair_of_a_finished_run_whose_source_has_grown(corpu
     shutil.rmtree(corpus)
     assert verify(now) == []
     assert "the source cannot be read now" in render(status(now))
+
+
+@pytest.mark.parametrize("name", ["corpus", "labels"])
+def test_the_report_of_a_repaired_run_says_what_was_new_last_time(corpus, name):
+    write(corpus, "f")
+    (corpus / "a.csv").unlink()
+    pipeline(open_growing(), IN_PROCESS)
+    run = open_growing()
+    before, table = run.table(name).require_manifest(), run.table(name)
+    section = section_on_growth(run)
+    assert "labels | 60 | 0 | 60 | 240" in section
+    damaged = Path(table.path(next(part for part in table.part_names() if key_of(run, "c") in part)))
+    damaged.write_bytes(damaged.read_bytes()[:-9])
+    assert list(repair(run, IN_PROCESS)) != []
+    run = open_growing()
+    assert run.table(name).require_manifest().growth == before.growth
+    assert section_on_growth(run) == section
+    assert verify(run) == []
+    write(corpus, "g", rows("g", 5))  # and the next time it is what is new since then
+    pipeline(open_growing(), IN_PROCESS)
+    grown = open_growing().table(name).require_manifest().growth
+    assert (grown.since, grown.num_records_new, grown.num_records_same) == (before.generation, 5, 300)
+
+
+def section_on_growth(run) -> str:
+    """The report's section on what is new since last time."""
+    page = run.table("report").read_file("report.md").decode()
+    return page.partition("## What is new since last time")[2].partition("\n## ")[0]
 
 
 @pytest.mark.slow

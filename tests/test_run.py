@@ -35,6 +35,12 @@ def test_the_version_of_the_report_is_part_of_its_fingerprint_alone(tmp_path, mo
     assert changed(before, open_films(tmp_path)) == {"report"}
 
 
+def test_where_answers_are_kept_changes_no_fingerprint(tmp_path):
+    plain, other = open_films(tmp_path), open_films(tmp_path, f"annotator.answer_store={tmp_path / 'store'}")
+    assert changed(plain, other) == set()
+    assert changed(plain, open_films(tmp_path, "annotator.max_replicas=3")) == {"plan"}
+
+
 def test_the_version_of_training_leaves_annotations_as_they_are(tmp_path, monkeypatch):
     before = open_films(tmp_path)
     before.fingerprints  # noqa: B018  looked up before the change

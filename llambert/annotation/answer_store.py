@@ -28,7 +28,7 @@ import pyarrow.compute as pc
 from llambert import schema
 from llambert.errors import Damaged, InputError
 from llambert.recipe import digest
-from llambert.storage.atomic import create_atomically
+from llambert.storage.atomic import create_atomically, remove_temporaries
 from llambert.storage.locations import remove_folder
 from llambert.storage.manifest import Part
 from llambert.storage.part_file import PartCounts
@@ -40,6 +40,8 @@ _INDEX_SCHEMA = pa.schema([schema.ANSWERS.field(schema.KEY), pa.field(schema.ANS
 # A lookup reads so many parts one by one before their keys are put into a new index.
 _MAX_NOT_INDEXED = 64
 _NUM_READERS = 8
+# A write takes seconds, or minutes on a disk that hangs; clocks of machines that share one differ by less than this.
+_ABANDONED_AFTER_S = 24 * 3600.0
 _NO_KEYS = pa.array([], schema.ANSWERS.field(schema.KEY).type)
 
 
@@ -102,7 +104,11 @@ class AnswerStore:
         create_atomically(self._table.filesystem, self._table.path(ASKED), content)
 
     def save_index(self) -> None:
-        """Write the keys of all parts into one file if many of them are in none, and remove the files before it."""
+        """Write the keys of all parts into one file if many of them are in none, and remove the files before it.
+
+        Temporary files of writers that were killed are swept: those of a day ago, since other runs may be writing.
+        """
+        remove_temporaries(self._table.filesystem, self._table.path(), older_than_s=_ABANDONED_AFTER_S)
         self._refresh()
         if len(self._keys.keys() - self._indexed) < max(_MAX_NOT_INDEXED, len(self._indexed) // 8):
             return

@@ -3,7 +3,8 @@
 Nothing is deleted: damaged files go to ``RUN/set_aside/<time>/<table>/<fingerprint>/``, those of an answer store to a
 folder ``set_aside`` beside it. How much is made again depends on the table: a part of ``corpus``, ``labels`` or the
 answers by itself; ``sample``, ``responses`` and ``silver``, which take seconds, whole; a checkpoint whole, since
-weights cannot be repaired; nothing for a file that does not belong there.
+weights cannot be repaired; nothing for a file that does not belong there. What the manifest of a corpus that has
+grown, or of its labels, said is new since last time is said again by the one that is made in its place.
 """
 
 import os
@@ -23,6 +24,7 @@ from llambert.storage.locations import is_local, move_file, open_filesystem
 from llambert.storage.manifest import MANIFEST
 from llambert.storage.part_file import is_part
 from llambert.storage.run_directory import PROGRESS, TableDirectory
+from llambert.storage.set_aside import SET_ASIDE
 from llambert.tables import TableSpec
 
 
@@ -112,7 +114,7 @@ def set_aside(run: Run, findings: Iterable[Finding]) -> list[str]:
 
 
 def _set_aside_folder(run: Run) -> str:
-    return f"{run.recipe.storage.rstrip('/')}/set_aside"
+    return f"{run.recipe.storage.rstrip('/')}/{SET_ASIDE}"
 
 
 def _beside_store(table: TableDirectory) -> str:
@@ -120,7 +122,7 @@ def _beside_store(table: TableDirectory) -> str:
     above, _, _ = table.path().rpartition("/")
     if is_local(table.filesystem) and os.path.lexists(above) and not os.path.isdir(above):  # in the place of the store
         store, _, _ = store.rpartition("/")
-    return f"{store}/set_aside"
+    return f"{store}/{SET_ASIDE}"
 
 
 def _to_move(table: TableDirectory, spec: TableSpec, parts: set[str], whole: bool) -> list[str]:

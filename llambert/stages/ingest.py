@@ -36,6 +36,7 @@ from llambert.recipe import digest
 from llambert.run import Run
 from llambert.storage.manifest import Growth, Manifest, Part, SourceUnit, total
 from llambert.storage.run_directory import TableDirectory
+from llambert.storage.set_aside import set_aside_manifest
 
 _COUNTS = ("num_truncated", gold.NUM_UNKNOWN_GOLD, "num_malformed", ENCODING_FAULTS, HIDDEN_FILES)
 _MAX_COMPARED = 1_000  # repeated hashes of IDs whose IDs are compared: more of them are no coincidence
@@ -148,7 +149,7 @@ def complete(run: Run, sources: Sources, parts: list[Part], **seconds: Any) -> M
         why = rejected or hidden_files_skipped(counts[HIDDEN_FILES]) or "it is empty"
         raise InputError(f"corpus.path: {corpus.path} has no record: {why}")
     checks.require_gold(counts, corpus, run.task.category_names)
-    last = corpus_table.last_manifest()
+    last = corpus_table.last_manifest() or set_aside_manifest(corpus_table)
     growth = _growth(run, last, sources, parts) if last and last.sources else None
     duplicates = run.complete("duplicates", [_find_duplicates(run, [part.name for part in parts])])
     counted = {
@@ -177,7 +178,10 @@ def _described(sources: Sources, parts: list[Part]) -> list[SourceUnit]:
 
 
 def _growth(run: Run, last: Manifest, sources: Sources, parts: list[Part]) -> Growth | None:
-    """What is new since the manifest ``last``; None if it is of this generation. Reads the keys of what changed."""
+    """What is new since the manifest ``last``; what that one says if it is of this generation.
+
+    Reads the keys of what changed.
+    """
     if last.generation == run.generation:
         return last.growth
     files = compared_files(

@@ -6,6 +6,7 @@ normalised and, if the recipe asks, corrected for the annotator's preference amo
 ``ambiguous``. Gold labels of the corpus are never read here.
 """
 
+import contextlib
 import time
 from collections import Counter
 
@@ -14,11 +15,10 @@ import pyarrow as pa
 from llambert import schema
 from llambert.annotation.part_names import part_name, version_of
 from llambert.annotation.responses import RESPONSES_VERSION, answers_version, iter_answers
-from llambert.errors import InputError
+from llambert.errors import Damaged, InputError
 from llambert.run import Run
 from llambert.stages.response_parser import RESPONSE_COLUMNS, ResponseParser
 from llambert.storage.manifest import Manifest, Part, total
-from llambert.storage.run_directory import TableDirectory
 
 
 def parse(run: Run) -> Manifest:
@@ -35,8 +35,7 @@ def parse(run: Run) -> Manifest:
     silver, rejects = run.table("silver"), run.table("rejects")
     version, complete = answers_version(run.table("responses").read_manifest()), silver.read_manifest()
     if complete and complete.upstream.get(RESPONSES_VERSION) == version:
-        _remove_replaced(version, silver, rejects)
-        return complete
+        return complete if _remove_replaced(run, version) else parse(run)
     started = time.monotonic()
     check(run)
     parser = ResponseParser(run)
@@ -47,29 +46,51 @@ def parse(run: Run) -> Manifest:
         kept, rejected = parser.separate(responses)
         reject_parts.append(rejects.commit_part(name, rejected, counts=_count_values(rejected, schema.REJECT_REASON)))
         silver_parts.append(silver.commit_part(name, kept, labels=_count_values(kept, schema.LABEL)))
-    if answers_version(run.table("responses").read_manifest()) != version:
-        return parse(run)  # more was answered meanwhile, and read in part
+    if _has_more_answers(run, version):
+        return parse(run)  # and a part of them was read
     num_rejected, per_label = total(reject_parts), total(silver_parts, "labels")
     num_kept = max(sum(per_label.values()), 1)
     shares = {f"share.{name}": per_label.get(name, 0) / num_kept for name in run.task.category_names}
-    made = run.complete(
-        "silver",
-        silver_parts,
-        num_rejected,
-        {RESPONSES_VERSION: version},
-        measures={**parser.measures, **shares},
-        wall_seconds=time.monotonic() - started,
-    )
-    _remove_replaced(version, silver, rejects)
-    return made
+    try:
+        made = run.complete(
+            "silver",
+            silver_parts,
+            num_rejected,
+            {RESPONSES_VERSION: version},
+            measures={**parser.measures, **shares},
+            wall_seconds=time.monotonic() - started,
+        )
+    except Damaged:  # another driver has removed these parts as those of earlier answers
+        if not _has_more_answers(run, version):
+            raise
+        return parse(run)
+    return made if _remove_replaced(run, version) else parse(run)
 
 
-def _remove_replaced(version: str, *tables: TableDirectory) -> None:
-    """Remove the parts that were made of other answers than those of ``version``."""
-    for table in tables:
-        for name in table.part_names():
-            if version_of(name) not in ("", version):
-                table.filesystem.rm_file(table.path(name))
+def _has_more_answers(run: Run, version: str) -> bool:
+    """Whether the responses are not of ``version`` any more: another driver has asked again meanwhile."""
+    return answers_version(run.table("responses").read_manifest()) != version
+
+
+def _remove_replaced(run: Run, version: str) -> bool:
+    """Remove the parts that were made of other answers than those of ``version``.
+
+    Nothing is removed, and False returned, if more was answered since: another driver may be making silver of that.
+    Its parts are not in the listing either: they are made after the responses have changed, and the listing was made
+    before these were seen to be of ``version``.
+    """
+    replaced = [
+        (table, name)
+        for table in (run.table("silver"), run.table("rejects"))
+        for name in table.part_names()
+        if version_of(name) not in ("", version)
+    ]
+    if _has_more_answers(run, version):
+        return False
+    for table, name in replaced:
+        with contextlib.suppress(FileNotFoundError):  # another driver was faster
+            table.filesystem.rm_file(table.path(name))
+    return True
 
 
 def check(run: Run) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,12 +78,19 @@ def written_atomically(filesystem: fsspec.AbstractFileSystem, path: str) -> Iter
     stream.close()
 
 
-def remove_temporaries(filesystem: fsspec.AbstractFileSystem, folder: str, of: str = "") -> None:
-    """Remove what killed writers left in ``folder`` of files whose names begin with ``of``."""
+def remove_temporaries(
+    filesystem: fsspec.AbstractFileSystem, folder: str, of: str = "", older_than_s: float = 0.0
+) -> None:
+    """Remove what killed writers left in ``folder`` of files whose names begin with ``of``.
+
+    ``older_than_s``: seconds since the last write into a file, for a folder in which others may be writing now.
+    """
     if not is_local(filesystem):
         return  # object stores make objects visible whole; nothing temporary is left behind
     for leftover in Path(folder).rglob(f".{of}*.tmp"):
-        leftover.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # its writer has finished
+            if not older_than_s or leftover.stat().st_mtime < time.time() - older_than_s:
+                leftover.unlink()
 
 
 def _write_temporary(path: str, content: bytes) -> Path:

@@ -33,7 +33,8 @@ class StoredFiles(LocalFileSystem):
 def open_location(uri: str, **options: Any) -> tuple[fsspec.AbstractFileSystem, str]:
     """The filesystem of a URI, made with ``options`` unless it is local, and the path on it.
 
-    What has no ``://`` is a local path, whatever characters it holds: fsspec would take ``a::b`` for two URIs
+    It keeps no listing: that would hide what another process has written since, from listings and reads alike. What has
+    no ``://`` is a local path, whatever characters it holds: fsspec would take ``a::b`` for two URIs
     and drop ``file:`` from the start of a name. ``InputError`` for a URI that holds a secret.
     """
     if uri.startswith(_LOCAL_SCHEME) or "://" not in uri:
@@ -43,7 +44,7 @@ def open_location(uri: str, **options: Any) -> tuple[fsspec.AbstractFileSystem, 
         return LocalFileSystem(), os.path.abspath(path)
     if holds_secret(uri):
         raise InputError(f"{uri}: {URL_SECRET}")
-    filesystem, path = fsspec.core.url_to_fs(uri, **options)
+    filesystem, path = fsspec.core.url_to_fs(uri, use_listings_cache=False, **options)
     return filesystem, path
 
 
@@ -52,8 +53,7 @@ def open_filesystem(uri: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
     Requests to S3 are tried for about a minute (or ``AWS_MAX_ATTEMPTS``): a busy server costs time, not the run.
     """
-    # A listing that was kept would hide what another process has written since, from reads too.
-    options: dict[str, Any] = {"use_listings_cache": False}
+    options: dict[str, Any] = {}
     if uri.startswith("s3://") and "AWS_MAX_ATTEMPTS" not in os.environ:
         options["config_kwargs"] = {"retries": {"mode": "standard", "max_attempts": _S3_ATTEMPTS}}
     try:

@@ -1,6 +1,8 @@
 """The answer store: what was asked is found, whoever asked, whatever is lost of the index."""
 
+import os
 import threading
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -103,6 +105,32 @@ def test_a_damaged_index_or_one_of_removed_parts_changes_nothing(table, damage):
     assert store.find(keys("3 a", "4 a")).to_pylist() == [None, names[4]]
     store.save_index()
     assert AnswerStore(table).find(keys("3 a", "4 a", "129 b")).to_pylist() == [None, names[4], names[129]]
+
+
+def test_temporary_files_of_killed_writers_are_swept_and_those_of_live_ones_are_not(table, monkeypatch):
+    import llambert.storage.atomic as module
+
+    fill(table, 2)
+    abandoned = Path(table.path(".part-000000000000-0123456789ab.parquet.0.tmp"))
+    abandoned.write_bytes(b"PAR1")
+    os.utime(abandoned, (time.time() - 2 * 86_400,) * 2)
+    link, is_written, is_swept = os.link, threading.Event(), threading.Event()
+
+    def waiting(*arguments):
+        is_written.set()
+        assert is_swept.wait(60)
+        link(*arguments)
+
+    monkeypatch.setattr(module.os, "link", waiting)
+    writer = threading.Thread(target=lambda: AnswerStore(table).commit("0" * 12, rows("live")))
+    writer.start()
+    assert is_written.wait(60)
+    AnswerStore(table).save_index()
+    assert not abandoned.exists()
+    assert len(list(Path(table.path()).glob(".*.tmp"))) == 1
+    is_swept.set()
+    writer.join()
+    assert AnswerStore(table).find(keys("live")).null_count == 0
 
 
 def test_writers_and_readers_at_once_lose_nothing(table):

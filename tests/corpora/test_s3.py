@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from llambert.corpora import find_sources, read_rows
+from llambert.corpora.contents import generation
 from llambert.corpus_recipe import CorpusRecipe
 from llambert.errors import InputError
 from tests.fixtures.s3_server import running_server
@@ -57,3 +58,19 @@ def test_every_format_is_read_from_an_object_store(tmp_path):
         for nowhere in ["nothing", "nothing/*.csv"]:
             with pytest.raises(InputError, match="no file is there"):
                 texts(f"{BUCKET}/{nowhere}")
+
+
+@pytest.mark.s3
+@pytest.mark.parametrize("path", [f"{BUCKET}/growing", f"{BUCKET}/growing/*.csv", f"{BUCKET}/*/a.csv"])
+def test_what_another_program_has_written_since_is_seen_and_read(s3, path):
+    another = fsspec.filesystem("s3", skip_instance_cache=True, use_listings_cache=False)
+    another.pipe_file("llambert-test/growing/a.csv", b"text\nfirst\n")
+    corpus = CorpusRecipe(path=path)
+    before = generation(corpus)
+    assert texts(path) == ["first"]
+    another.pipe_file("llambert-test/growing/a.csv", b"text\nfirst\nand another\n")
+    another.pipe_file("llambert-test/growing/b.csv", b"text\nsecond\n")
+    assert texts(path) == ["first", "and another", *(["second"] if "a.csv" not in path else [])]
+    assert generation(corpus) != before
+    another.rm_file("llambert-test/growing/b.csv")
+    assert texts(path) == ["first", "and another"]

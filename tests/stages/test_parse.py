@@ -1,5 +1,7 @@
 """The parse stage on stored responses: what becomes silver, what a reject, and from which of them."""
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -13,6 +15,7 @@ from llambert.errors import Damaged, InputError
 from llambert.recipe import AnnotatorRecipe, ClassifierRecipe, ParseRecipe, Recipe
 from llambert.run import Run
 from llambert.stages.parse import parse
+from llambert.storage.run_directory import TableDirectory
 from llambert.tasks import Category, Task
 from tests.fixtures.stored_responses import DEFAULTS, key_of, store_responses
 
@@ -317,6 +320,64 @@ def test_silver_that_was_read_while_more_was_answered_is_of_the_answers_that_cam
     monkeypatch.setattr(directory, "commit_part", answers_meanwhile)
     assert parse(run).num_rejected == {"engine_error": 1}
     assert [row[0] for row in read(run, "silver", schema.RECORD_ID)] == ["r0", "r1", "r3"]
+    for table in ("silver", "rejects"):
+        assert run.table(table).part_names() == [part.name for part in run.table(table).require_manifest().parts]
+
+
+@pytest.mark.parametrize("when", ["before its manifest", "after its manifest"])
+def test_two_drivers_at_answers_of_different_times_leave_the_silver_of_the_later_ones(make_run, monkeypatch, when):
+    run = make_run(FAILED, split_at=(3,))
+    complete = Run.complete
+    made = []
+
+    def another_driver_meanwhile(self, name, *arguments, **fields):
+        def answer_and_parse():
+            if name == "silver" and not made:  # else it is the other driver itself
+                made.append(name)
+                answer(run, with_answers(FAILED, {1: ("Negative", "stop", None)}), (3,))
+                made.append(parse(run))
+
+        if when == "before its manifest":
+            answer_and_parse()
+        manifest = complete(self, name, *arguments, **fields)
+        if when == "after its manifest":
+            answer_and_parse()
+        return manifest
+
+    monkeypatch.setattr(Run, "complete", another_driver_meanwhile)
+    parsed = parse(run)
+    assert len(made) == 2
+    assert parsed.parts == made[1].parts == run.table("silver").require_manifest().parts
+    for table in ("silver", "rejects"):
+        assert run.table(table).part_names() == [part.name for part in run.table(table).require_manifest().parts]
+    assert [row[0] for row in read(run, "silver", schema.RECORD_ID)] == ["r0", "r1", "r3"]
+
+
+def test_parts_of_later_answers_are_left_to_the_driver_that_is_at_work_on_them(make_run, monkeypatch):
+    run = make_run(FAILED, split_at=(3,))
+    complete, commit, directory = Run.complete, TableDirectory.commit_part, run.table("silver").path()
+    begun: dict[Path, int] = {}
+
+    def killed_after_a_part(self, name, *arguments, **counts):
+        part = commit(self, name, *arguments, **counts)
+        if self.path() == directory:
+            begun[Path(self.path(name))] = Path(self.path(name)).stat().st_ino
+            raise KeyboardInterrupt
+        return part
+
+    def another_driver_meanwhile(self, name, *arguments, **fields):
+        manifest = complete(self, name, *arguments, **fields)
+        if name == "silver" and not begun:
+            answer(run, with_answers(FAILED, {1: ("Negative", "stop", None)}), (3,))
+            with monkeypatch.context() as patch:
+                patch.setattr(TableDirectory, "commit_part", killed_after_a_part)
+                with pytest.raises(KeyboardInterrupt):
+                    parse(run)
+        return manifest
+
+    monkeypatch.setattr(Run, "complete", another_driver_meanwhile)
+    parse(run)
+    assert {path: path.stat().st_ino for path in begun} == begun != {}
     for table in ("silver", "rejects"):
         assert run.table(table).part_names() == [part.name for part in run.table(table).require_manifest().parts]
 

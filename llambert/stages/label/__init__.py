@@ -21,6 +21,7 @@ from llambert.run import Run
 from llambert.stages.label.by_label import check, publish_by_label
 from llambert.stages.label.dataset_card import dataset_card
 from llambert.storage.manifest import Growth, Manifest, Part, total
+from llambert.storage.set_aside import set_aside_manifest
 from llambert.storage.table_files import require_whole
 
 
@@ -46,7 +47,7 @@ def _label(run: Run, executor: Executor) -> Manifest:
     checkpoint = require_whole(run.table("checkpoint"))
     corpus_parts = run.table("corpus").require_manifest().parts
     _check_columns(run)
-    last = run.table("labels").last_manifest()
+    last = run.table("labels").last_manifest() or set_aside_manifest(run.table("labels"))
     progress = PartByPartProgress("label", run.table("labels"), corpus_parts)
     if progress.remaining:
         run = placed(run, executor)
@@ -61,15 +62,21 @@ def _label(run: Run, executor: Executor) -> Manifest:
         parts,
         num_in=sum(part.num_rows for part in corpus_parts),
         counts=counts,
-        growth=_growth(last, parts) if last else None,
+        growth=_growth(last, parts, run.generation, checkpoint.content) if last else None,
         measures={"padding_waste": 1 - counts["num_tokens"] / padded if padded else 0.0, **progress.measures()},
         card=lambda labels: dataset_card(run, labels, checkpoint),
         **progress.seconds,
     )
 
 
-def _growth(last: Manifest, parts: list[Part]) -> Growth:
-    """Labels of new parts, of parts that are gone, and those that are as before."""
+def _growth(last: Manifest, parts: list[Part], generation: str, checkpoint: str) -> Growth | None:
+    """Labels of new parts, of parts that are gone, and those that are as before, since the manifest ``last``.
+
+    What that one says if it is of this generation, and so was set aside; None if another checkpoint had made its
+    labels, whose content ``checkpoint`` is now: all are new.
+    """
+    if last.generation == generation:
+        return last.growth if last.model_identity == checkpoint else None
     names, before = {part.name for part in parts}, {part.name for part in last.parts}
     return Growth(
         since=last.generation,

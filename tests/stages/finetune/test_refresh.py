@@ -1,6 +1,5 @@
 """Which checkpoint labels a corpus that has grown, and what the report counts as learned then."""
 
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,37 +14,24 @@ from llambert.integrity.verify import verify
 from llambert.pipeline import pipeline
 from llambert.storage.locations import remove_folder
 from llambert.storage.refresh_decisions import store_decision
-from tests.fixtures.growing_corpora import ScriptedAnnotator, contents, open_growing, rows, write, write_recipe
-from tests.fixtures.openai_endpoint import KEY, serve
+from tests.fixtures.growing_corpora import contents, finished_run, open_growing, rows, write
 
 
 @pytest.fixture(scope="module")
-def asked():
-    with serve(ScriptedAnnotator()) as endpoint:
-        yield endpoint
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory, asked):
-    """A folder whose run over three files is finished: 120 records are annotated, 30 of them held out."""
-    folder = tmp_path_factory.mktemp("finished")
+def finished(tmp_path_factory):
+    """A run over three files that is finished: 120 records are annotated, 30 of them held out."""
     classifier = {"epochs": 12, "batch_size": 16}
-    write_recipe(folder, asked.base_url, 3, classifier=classifier, annotator={"num_records": 120})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OPENAI_API_KEY", KEY)
-        patch.chdir(folder)
-        pipeline(open_growing(), IN_PROCESS)
-    return folder
+    folder = tmp_path_factory.mktemp("finished")
+    with finished_run(folder, 3, classifier=classifier, annotator={"num_records": 120}) as run:
+        yield run
 
 
 @pytest.fixture(autouse=True)
-def annotator(tmp_path, finished, asked, monkeypatch):
-    """Whoever is asked in a copy of that folder, in which the test is."""
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    shutil.copytree(finished, tmp_path / "films")
-    monkeypatch.chdir(tmp_path / "films")
-    yield asked
-    asked.is_contrary = False
+def annotator(finished, tmp_path, monkeypatch):
+    """Whoever is asked in a copy of that run, in whose folder the test is."""
+    finished.enter_copy(tmp_path, monkeypatch)
+    yield finished.annotator
+    finished.annotator.is_contrary = False
 
 
 def grow(*settings, num=180):
