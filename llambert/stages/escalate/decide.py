@@ -64,7 +64,7 @@ def decide(run: Run, executor: Executor, certificate: Manifest, certified: Certi
     table, labels = run.table("decisions"), run.table("labels").require_manifest()
     is_asked = is_escalated(certificate, deferred)
     people = PeoplesAnswers.read(run.table("people"), run.task.category_names)
-    version = _version(run, certificate, deferred, people, is_asked)
+    version = _version(run, [labels, certificate, deferred], people, is_asked)
     complete = table.read_manifest()
     if complete and complete.upstream.get(ANSWERS_MADE_OF) == version:
         remove_other_versions(table, version)
@@ -79,7 +79,7 @@ def decide(run: Run, executor: Executor, certificate: Manifest, certified: Certi
     made = run.complete(
         "decisions",
         parts,
-        upstream={ANSWERS_MADE_OF: version},
+        upstream={ANSWERS_MADE_OF: version, **_deferred_upstream(run, is_asked)},
         counts=dict(counts),
         measures=_reached(run, certified, deferred, is_asked, counts),
         **progress.seconds,
@@ -93,10 +93,15 @@ def is_escalated(certificate: Manifest, deferred: Manifest) -> bool:
     return bool(certificate.counts[ESCALATES] and deferred.num_kept)
 
 
-def _version(run: Run, certificate: Manifest, deferred: Manifest, people: PeoplesAnswers, is_asked: bool) -> str:
+def _version(run: Run, made_of: list[Manifest], people: PeoplesAnswers, is_asked: bool) -> str:
     names = ["responses", *(["escalated"] if is_asked else [])]
     asked = [answers_version(run.table(name).read_manifest()) for name in names]
-    return digest(certificate.content, deferred.content, people.version, *asked)
+    return digest(*(manifest.content for manifest in made_of), people.version, *asked)
+
+
+def _deferred_upstream(run: Run, is_asked: bool) -> dict[str, str]:
+    """The tables that the decisions rest on because of what the certificate says -> their fingerprints."""
+    return {name: run.fingerprints[name] for name in ("deferred", *(["escalated"] if is_asked else []))}
 
 
 def _answered(run: Run, people: PeoplesAnswers, is_asked: bool) -> Answered:
