@@ -166,7 +166,7 @@ def plan(
 
 @app.command()
 def run(recipe: RecipePath, settings: Settings = None, in_process: InProcess = False) -> None:
-    """Ingest, annotate, parse, fine-tune, label (certify, escalate), report; skips what is complete, resumes the rest."""
+    """Ingest, annotate, parse, fine-tune, label (certify, escalate), report. Complete stages are skipped."""
     opened = _open_checked(recipe, settings)
     from llambert.pipeline import pipeline
 

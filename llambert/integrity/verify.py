@@ -85,7 +85,7 @@ def _check_upstream(run: Run, manifests: dict[str, Manifest], named: set[str]) -
     """Tables that no recipe needs by itself and that a complete one was made from; ``named`` have a finding already."""
     for name, manifest in manifests.items():
         for other in sorted(manifest.upstream.keys() - manifests.keys() - named):
-            if other in run.tables and not run.tables[other].is_required:
+            if other in run.tables and run.tables[other].is_checked and not run.tables[other].is_required:
                 named.add(other)
                 yield Finding(FindingKind.INCOMPLETE, other, None, f"it has no {MANIFEST}, and {name} was made from it")
 

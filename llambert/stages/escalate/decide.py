@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from llambert import schema
 from llambert.annotation.peoples_answers import PeoplesAnswers
-from llambert.annotation.responses import answers_version, iter_answers
+from llambert.annotation.responses import answers_version, is_transient, iter_answers
 from llambert.evaluation.certified import ALL, ESCALATES, Certified
 from llambert.evaluation.evidence import learned_texts
 from llambert.evaluation.guarantee import achieved_share
@@ -21,7 +21,7 @@ from llambert.execution.stage_progress import PartByPartProgress
 from llambert.hashing import hash64
 from llambert.recipe import digest
 from llambert.run import Run
-from llambert.stages.escalate.deferred import LOWEST_LEFT_OUT
+from llambert.stages.escalate.deferred import LOWEST_LEFT_OUT, forgotten_texts
 from llambert.stages.response_parser import RESPONSE_COLUMNS, ResponseParser
 from llambert.stages.undecided import Hashes, codes_of, contains, labelled_part
 from llambert.storage.manifest import Manifest, total
@@ -42,7 +42,8 @@ class Answered:
     by_person: NDArray[np.bool_]
     """Whether a person has decided it; otherwise the annotator has."""
     unusable: Hashes
-    """Texts whose answer names no category, ascending: their records keep the classifier's label."""
+    """Texts that count as decided and have no answer that names a category, ascending: their records keep the
+    classifier's label."""
 
     @classmethod
     def of(cls, said: Mapping[By, Mapping[int, str]], unusable: set[int], categories: list[str]) -> "Answered":
@@ -57,9 +58,9 @@ class Answered:
 def decide(run: Run, executor: Executor, certificate: Manifest, certified: Certified, deferred: Manifest) -> Manifest:
     """Write ``decisions``, a part for each part of ``labels``, and say in its manifest what is guaranteed.
 
-    Its counts: ``by_<who>``, ``num_unusable`` answers, and ``num_undecided`` records below the threshold that nobody
-    was asked about. Its measure ``share_bound`` is the share of records that have the oracle's label, at least, with
-    the guarantee's confidence; answers without a category count against it.
+    Its counts: ``by_<who>``, ``num_unusable`` records whose answer names no category, and ``num_undecided`` records
+    below the threshold without an answer. Its measure ``share_bound`` is the share of records that have the oracle's
+    label, at least, with the guarantee's confidence; unusable answers count against it.
     """
     table, labels = run.table("decisions"), run.table("labels").require_manifest()
     is_asked = is_escalated(certificate, deferred)
@@ -124,7 +125,11 @@ def _answered(run: Run, people: PeoplesAnswers, is_asked: bool) -> Answered:
     of = {"sample": "responses", "certification": "certification_responses", "deferred": "escalated"}
     for texts in tables:
         for _, rows in iter_answers(run.table, [schema.TEXT, *RESPONSE_COLUMNS], of[texts], texts):
+            if texts == "deferred":  # without an answer so far they are undecided, which the bound takes into account
+                rows = rows.filter(pc.invert(is_transient(rows)))
             add("annotator", hash64(rows[schema.TEXT]), parser.labels(rows)[0])
+    # The population takes them for decided: where they are not asked about, they are not.
+    unusable |= set(forgotten_texts(run).tolist())
     if not is_annotator:
         hashes = np.array(sorted(people.said), np.uint64)
         add("person", hashes, people.find(hashes)[0])

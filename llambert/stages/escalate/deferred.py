@@ -40,7 +40,7 @@ def defer(run: Run, certificate: Manifest, certified: Certified) -> Manifest:
         remove_other_versions(table, version)
         return complete
     started = time.monotonic()
-    rows, num_deferred = _below_threshold(run, certified, _answered_texts(run, people), _forgotten_texts(run))
+    rows, num_deferred = _below_threshold(run, certified, _answered_texts(run, people), forgotten_texts(run))
     order = np.lexsort((rows[schema.TEXT_HASH].to_numpy(), rows[schema.SCORE].to_numpy()))
     _, first = np.unique(rows[schema.TEXT_HASH].to_numpy()[order], return_index=True)
     rows = rows.take(pa.array(order[np.sort(first)]))
@@ -75,7 +75,7 @@ def _answered_texts(run: Run, people: PeoplesAnswers) -> Hashes:
     return np.unique(np.concatenate(found))
 
 
-def _forgotten_texts(run: Run) -> Hashes:
+def forgotten_texts(run: Run) -> Hashes:
     """Texts that the classifier learned from the annotator and that are not in the sample; ascending."""
     assert run.recipe.guarantee is not None
     if run.recipe.guarantee.oracle != "annotator":
