@@ -1,4 +1,4 @@
-"""The whole method in one job: ingest, sample, annotate, parse, finetune, label, report.
+"""The whole method in one job: ingest, sample, annotate, parse, finetune, label (certify, escalate), report.
 
 On this machine:      python jobs/pipeline.py jobs/recipes/reviews.yaml
 On a Ray cluster:     ray job submit --runtime-env runtime_env.yaml --working-dir . -- \

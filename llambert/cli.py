@@ -166,7 +166,7 @@ def plan(
 
 @app.command()
 def run(recipe: RecipePath, settings: Settings = None, in_process: InProcess = False) -> None:
-    """Ingest, annotate, parse, fine-tune, label, report. Skips what is complete and resumes an interrupted run."""
+    """Ingest, annotate, parse, fine-tune, label (certify, escalate), report. Complete stages are skipped."""
     opened = _open_checked(recipe, settings)
     from llambert.pipeline import pipeline
 
@@ -345,13 +345,14 @@ def _prompt_for(flag: str, question: str) -> str:
 def _open_checked(recipe: str, settings: list[str] | None) -> Run:
     """The run, after every check that reads no record."""
     from llambert.corpora import gold
-    from llambert.stages import parse
+    from llambert.stages import certify, parse
     from llambert.stages.label import by_label
 
     opened = open_run(recipe, settings)
     gold.check(opened.recipe.corpus, opened.task.category_names)
     engines.check(opened.recipe.annotator, opened.task)
     parse.check(opened)
+    certify.check(opened)
     by_label.check(opened)
     opened.fingerprints  # noqa: B018  looks up every file and model
     return opened

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 
 from llambert.section import Section
 
@@ -15,7 +15,7 @@ class GuaranteeRecipe(Section):
     LLM, which is worth something only where the LLM is the better judge.
     """
 
-    target: float = Field(gt=0, lt=1)
+    target: float = Field(gt=0)
     """Below 1: only a corpus of which every record is decided by the oracle keeps a promise for all of them."""
     confidence: float = Field(0.95, ge=0.5, lt=1)
     oracle: Literal["annotator", "people"] = "annotator"
@@ -33,3 +33,13 @@ class GuaranteeRecipe(Section):
     it is the better one."""
     seed: int = 0
     """Of the draw of ``certify_records``, which is independent of all other draws."""
+
+    @field_validator("target")
+    @classmethod
+    def _is_below_one(cls, target: float) -> float:
+        if target >= 1:
+            raise ValueError(
+                "must be below 1, since no sample can show that every label is right: choose 0.99, for example, or "
+                "have annotator.num_records cover the corpus"
+            )
+        return target

@@ -6,7 +6,7 @@ from llambert.execution.ray_executor import RAY
 from llambert.report.page import report
 from llambert.run import Run
 from llambert.stages.annotate import annotate
-from llambert.stages.certify import certify
+from llambert.stages.certify import certify, check_before_annotation
 from llambert.stages.escalate import escalate
 from llambert.stages.finetune import finetune
 from llambert.stages.finetune.refresh import choose_checkpoint
@@ -23,6 +23,7 @@ def pipeline(run: Run, executor: Executor = RAY) -> None:
     run = with_label_dtype(run, executor)  # which the device decides where the recipe does not
     ingest(run, executor)  #    the corpus as records
     sample(run)  #    a random subset of them
+    check_before_annotation(run)  # a guarantee that no answers can give is refused before any is paid for
     annotate(run, executor)  #  (i)   an LLM annotates it from a plain-language prompt
     parse(run)  #     (ii)  its responses become categories; (iii) what does not is discarded, with a reason
     run = choose_checkpoint(run, executor)  # of a corpus that has grown the one that is there may stay

@@ -92,6 +92,9 @@ class TableGraph:
     def __getitem__(self, name: str) -> TableSpec:
         return self._tables[name]
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._tables
+
     def __iter__(self) -> Iterator[TableSpec]:
         return iter(self._tables.values())
 
@@ -279,6 +282,7 @@ TABLES = TableGraph(
         upstream=("labels", "sample"),
         section="guarantee",
         is_made_whole=True,
+        may_hold_more=True,
         is_asked_for=_has_guarantee,
     ),
     TableSpec(
@@ -293,6 +297,7 @@ TABLES = TableGraph(
         holds_rejected=True,
         may_hold_more=True,
         refers_to="answers",
+        is_asked_for=_annotator_is_oracle,
     ),
     TableSpec(
         "certificate",
@@ -302,6 +307,7 @@ TABLES = TableGraph(
         is_upstream=_is_oracles,
         reads_gold=_always,
         section="guarantee",
+        covers="certification",
         is_made_whole=True,
         may_hold_more=True,
         is_asked_for=_annotator_is_oracle,

@@ -77,6 +77,12 @@ def test_what_is_made_from_a_table_is_downstream_of_it():
         "checkpoint",
         "labels",
         "labels_by_label",
+        "certification",
+        "certification_responses",
+        "certificate",
+        "deferred",
+        "escalated",
+        "decisions",
         "report",
     ]
     assert [table.name for table in TABLES.downstream("sample")][:3] == ["sample", "responses", "silver"]

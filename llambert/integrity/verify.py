@@ -31,7 +31,8 @@ def verify(run: Run) -> list[Finding]:
     those; each of its parts and other files is there, has the bytes, rows, counts, schema and values that it must have,
     and no other file is there; record IDs are unique. The parts of an incomplete table can be read, and so can those of
     the answer store, which hold the answers that the responses refer to. Across tables: labels and their rejects cover
-    the corpus, silver labels and theirs the sample, and the checkpoint is the one that made the labels.
+    the corpus, silver labels and theirs the sample, a certificate its sample and decisions the labels; what these were
+    made from is there; and the checkpoint is the one that made the labels.
 
     They are the tables of the generation of the corpus that was read last: that the source has changed since is no
     fault (``source_changes.py``).
@@ -77,7 +78,16 @@ def _read_manifests(run: Run) -> tuple[dict[str, Manifest], list[Finding]]:
         elif name in needed or (table.written_with is None and directory.file_names()):
             findings.append(Finding(FindingKind.INCOMPLETE, name, None, f"not complete: it has no {MANIFEST}"))
             findings += _check_unfinished(run, table)
-    return manifests, findings
+    return manifests, [*findings, *_check_upstream(run, manifests, {finding.table for finding in findings})]
+
+
+def _check_upstream(run: Run, manifests: dict[str, Manifest], named: set[str]) -> Iterator[Finding]:
+    """Tables that no recipe needs by itself and that a complete one was made from; ``named`` have a finding already."""
+    for name, manifest in manifests.items():
+        for other in sorted(manifest.upstream.keys() - manifests.keys() - named):
+            if other in run.tables and run.tables[other].is_checked and not run.tables[other].is_required:
+                named.add(other)
+                yield Finding(FindingKind.INCOMPLETE, other, None, f"it has no {MANIFEST}, and {name} was made from it")
 
 
 def _check_unfinished(run: Run, spec: TableSpec) -> Iterator[Finding]:

@@ -12,7 +12,7 @@ import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import fsspec
 import ray
@@ -27,9 +27,11 @@ from llambert.execution.ray_executor import RAY
 from llambert.recipe import LabelRecipe
 from llambert.run import open_run
 from llambert.section import Section, parse_value, parse_yaml, validate
+from llambert.serving import review_thresholds
 from llambert.serving.connections import allow_open_files, listen
 from llambert.serving.endpoint import PROBE_TEXT, TOKEN_VARIABLE, Endpoint
 from llambert.serving.requests import Limits, Prediction
+from llambert.serving.review_thresholds import ReviewThresholds
 from llambert.storage.locations import open_filesystem
 from llambert.storage.manifest import MANIFEST
 from llambert.storage.run_directory import RunDirectory
@@ -65,6 +67,14 @@ class ServeOptions(Section):
     limits: Limits = Limits()
 
 
+class Served(NamedTuple):
+    """A checkpoint that is served, its label settings, and, of a run with a certificate, which labels need review."""
+
+    checkpoint: str
+    label: LabelRecipe
+    review_thresholds: ReviewThresholds | None = None
+
+
 def options(run: str, settings: list[str] | None, limits: list[str] | None, **placed: Any) -> ServeOptions:
     """Options from a command line; ``limits`` are ``key=value``. A token in the environment becomes required."""
     values: dict[str, Any] = {"run": run, "settings": settings or [], "limits": {}, **placed}
@@ -84,7 +94,7 @@ def app(args: dict[str, Any]) -> serve.Application:
 
 def build(options: ServeOptions, on_this_machine: bool = False) -> serve.Application:
     """The Serve application; ``InputError`` if its checkpoint cannot label."""
-    checkpoint, label = check(options)
+    checkpoint, label, thresholds = check(options)
     replicas = options.min_replicas, max(options.min_replicas, options.max_replicas)
     gpus = label.gpus_per_actor if options.gpus_per_replica is None else options.gpus_per_replica
     if gpus is None:
@@ -124,15 +134,15 @@ def build(options: ServeOptions, on_this_machine: bool = False) -> serve.Applica
         graceful_shutdown_wait_loop_s=_DRAIN_POLL_S,
     )
     return endpoint.bind(
-        labeller.bind(checkpoint, label), options.limits, options.require_token, replicas, options.listen
+        labeller.bind(checkpoint, label), options.limits, options.require_token, replicas, options.listen, thresholds
     )
 
 
-def check(options: ServeOptions) -> tuple[str, LabelRecipe]:
-    """The checkpoint and its label settings; ``InputError`` if it cannot label. Needs no Ray."""
-    checkpoint, label = find_checkpoint(options.run, list(options.settings))
-    validate_checkpoint(checkpoint, label.trust_remote_code)
-    return checkpoint, label
+def check(options: ServeOptions) -> Served:
+    """What is served; ``InputError`` if it cannot label, or the run's certificate is of another. Needs no Ray."""
+    served = find_checkpoint(options.run, list(options.settings))
+    validate_checkpoint(served.checkpoint, served.label.trust_remote_code)
+    return served
 
 
 def _gpus_per_replica(node_resource: str | None, num_replicas: int, on_this_machine: bool) -> float:
@@ -152,17 +162,17 @@ def _cpus_per_replica(num_replicas: int) -> float:
     return float(max(1, num_cpus // num_replicas))
 
 
-def find_checkpoint(run: str, settings: list[str]) -> tuple[str, LabelRecipe]:
-    """The checkpoint that ``run`` refers to, and its label settings; ``InputError`` if there is none."""
+def find_checkpoint(run: str, settings: list[str]) -> Served:
+    """What ``run`` refers to; ``InputError`` if there is no checkpoint. The folder of one has no certificate."""
     if Path(run).is_file():
         opened = open_run(run, settings).last_read()
-        opened.table("checkpoint").require_manifest()
-        return _absolute(opened.table("checkpoint").uri), opened.recipe.label
+        thresholds = review_thresholds.of_run(opened, opened.table("checkpoint").require_manifest())
+        return Served(_absolute(opened.table("checkpoint").uri), opened.recipe.label, thresholds)
     if settings:
         raise InputError(f"--set requires a recipe file, and {run} is not one")
     filesystem, path = open_filesystem(run)
     if filesystem.exists(f"{path}/config.json"):
-        return _absolute(run), LabelRecipe()
+        return Served(_absolute(run), LabelRecipe())
     directory = RunDirectory(run)
     directory.check_layout()
     text = directory.read("recipe.yaml")
@@ -170,9 +180,11 @@ def find_checkpoint(run: str, settings: list[str]) -> tuple[str, LabelRecipe]:
     if len(complete) != 1:
         found = f"{len(complete)} ({', '.join(complete)}): name the folder of one" if complete else "none"
         raise InputError(f"{run}: expected one complete checkpoint in checkpoint/, found {found}")
-    section = parse_yaml(text, f"{run}/recipe.yaml").get("label", {})
-    recipe = validate(LabelRecipe, section, "", f"{run}/recipe.yaml: label")
-    return _absolute(f"{run.rstrip('/')}/checkpoint/{complete[0]}"), recipe
+    recipe = parse_yaml(text, f"{run}/recipe.yaml")
+    label = validate(LabelRecipe, recipe.get("label", {}), "", f"{run}/recipe.yaml: label")
+    checkpoint = directory.table("checkpoint", complete[0])
+    thresholds = review_thresholds.of_directory(directory, recipe, checkpoint.require_manifest())
+    return Served(_absolute(checkpoint.uri), label, thresholds)
 
 
 def _complete_checkpoints(filesystem: fsspec.AbstractFileSystem, folder: str) -> list[str]:

@@ -44,6 +44,7 @@ from llambert.serving.requests import (
     render,
     request_schema,
 )
+from llambert.serving.review_thresholds import ReviewThresholds
 
 TOKEN_VARIABLE = "LLAMBERT_SERVE_TOKEN"
 """Environment variable of the required bearer token. Not an argument: Serve shows those in the dashboard."""
@@ -73,7 +74,10 @@ _ERRORS = {
 
 
 class Endpoint:
-    """The Labellers' handle behind HTTP at ``address`` of this node. ``replicas``: their minimum and maximum number."""
+    """The Labellers' handle behind HTTP at ``address`` of this node. ``replicas``: their minimum and maximum number.
+
+    ``thresholds``: those of the run's certificate, with which each answer says whether its label needs review.
+    """
 
     def __init__(
         self,
@@ -82,7 +86,9 @@ class Endpoint:
         require_token: bool,
         replicas: tuple[int, int],
         address: tuple[str, int],
+        thresholds: ReviewThresholds | None = None,
     ) -> None:
+        self._thresholds = thresholds
         self._token = os.environ.get(TOKEN_VARIABLE, "").strip().encode()  # secrets made from files end with a newline
         if require_token and not self._token:
             raise InputError(f"{TOKEN_VARIABLE} is not set on this node, and a token is required")
@@ -141,7 +147,7 @@ class Endpoint:
             predictions = await self._batcher.label(asked.texts)
             if not self._categories:
                 await self._fetch_categories()
-            body = render(asked, predictions, self._categories)
+            body = render(asked, predictions, self._categories, self._thresholds)
         except RequestError as error:
             if error.status == 504:
                 self._failed_at = time.monotonic()

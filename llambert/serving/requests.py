@@ -12,6 +12,7 @@ from pydantic import Field, PositiveInt
 
 from llambert.errors import LabelFault
 from llambert.section import Section
+from llambert.serving.review_thresholds import ReviewThresholds, needs_review
 from llambert.untrusted import parse_json
 
 
@@ -92,6 +93,12 @@ _RESULT: dict[str, Any] = {
         "label": {"type": ["string", "null"], "description": "null: see error"},
         "score": {"type": "number", "description": "The probability of the label."},
         "probabilities": {"type": "object", "additionalProperties": {"type": "number"}},
+        "needs_review": {
+            "type": "boolean",
+            "description": "Only of a run with a certificate: true if the score is below the lowest one with which the "
+            "certificate keeps a label (where it has one for each category, of this label). The run's guarantee is "
+            "about its own records, not about other texts.",
+        },
         "error": {"type": "string", "description": "Why the text has no label, such as empty_text."},
     },
     "required": ["label"],
@@ -147,7 +154,12 @@ def parse_request(body: bytes, limits: Limits) -> LabelRequest:
     return LabelRequest(texts, is_single, probabilities)
 
 
-def render(request: LabelRequest, predictions: list[Prediction], categories: list[str]) -> dict[str, Any]:
+def render(
+    request: LabelRequest,
+    predictions: list[Prediction],
+    categories: list[str],
+    thresholds: ReviewThresholds | None = None,
+) -> dict[str, Any]:
     """The answer's body."""
     results = []
     for prediction in predictions:
@@ -156,6 +168,8 @@ def render(request: LabelRequest, predictions: list[Prediction], categories: lis
             result["error"] = prediction.error
         else:
             result["score"] = prediction.score
+            if thresholds is not None and prediction.label is not None:
+                result["needs_review"] = needs_review(thresholds, prediction.label, prediction.score)
             if request.probabilities:
                 result["probabilities"] = dict(zip(categories, prediction.probabilities, strict=True))
         results.append(result)

@@ -394,7 +394,7 @@ def test_strangers_neither_fill_the_memory_nor_stop_others_from_being_answered(r
 
 
 def labeller(run):
-    checkpoint, label = find_checkpoint(run.recipe.storage, [])
+    checkpoint, label, _ = find_checkpoint(run.recipe.storage, [])
     return Labeller.func_or_class(checkpoint, label)
 
 
@@ -464,4 +464,4 @@ def test_what_cannot_be_served_is_one_line(run, tmp_path):
 def test_a_run_a_recipe_and_a_checkpoint_folder_name_the_same_checkpoint(run):
     checkpoint = run.table("checkpoint").uri
     assert find_checkpoint(run.recipe.storage, [])[0] == checkpoint
-    assert find_checkpoint(checkpoint, []) == (checkpoint, run.recipe.label)
+    assert find_checkpoint(checkpoint, []) == (checkpoint, run.recipe.label, None)

@@ -4,6 +4,7 @@ import asyncio
 import http.client
 import json
 import logging
+import math
 import socket
 import threading
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ import pytest
 from llambert.errors import InputError
 from llambert.serving import endpoint as endpoint_module
 from llambert.serving.endpoint import TOKEN_VARIABLE, Endpoint
-from llambert.serving.requests import Limits, Prediction
+from llambert.serving.requests import ANSWER_SCHEMA, Limits, Prediction
 from tests.fixtures.http_client import connect, read_answer, wait_until
 
 TOKEN = "s3cret-of-a-test"
@@ -63,7 +64,7 @@ class Server:
 
 
 @contextmanager
-def running(token=TOKEN, listens_at="127.0.0.1", **limits):
+def running(token=TOKEN, listens_at="127.0.0.1", thresholds=None, **limits):
     with pytest.MonkeyPatch.context() as patch, socket.socket() as free:
         patch.setenv(TOKEN_VARIABLE, token)
         free.bind(("127.0.0.1", 0))
@@ -72,7 +73,7 @@ def running(token=TOKEN, listens_at="127.0.0.1", **limits):
         classifier, loop = Classifier(), asyncio.new_event_loop()
 
         async def make():
-            return Endpoint(classifier, Limits(**limits), False, (1, 1), (listens_at, port))
+            return Endpoint(classifier, Limits(**limits), False, (1, 1), (listens_at, port), thresholds)
 
         thread = threading.Thread(target=loop.run_forever)
         thread.start()
@@ -348,3 +349,25 @@ def test_with_a_token_any_name_is_answered(server):
 def test_an_endpoint_of_every_address_is_reached_by_any_name():
     with running(token="", listens_at="0.0.0.0") as server:
         assert server.ask(token=None, Host="labels.example")[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "needs_review"),
+    [
+        (None, None),
+        ({"": 0.75}, False),
+        ({"": 0.7500001}, True),
+        ({"no": 0.0, "yes": 0.9}, True),
+        ({"no": 0.9, "yes": 0.0}, False),
+        ({"": math.inf}, True),
+    ],
+)
+def test_an_answer_says_whether_the_certificate_would_keep_its_label(thresholds, needs_review):
+    with running(thresholds=thresholds) as server:
+        status, answer = server.ask(b'{"texts": ["a", "b"], "probabilities": true}')
+        _, description = server.ask(None, "GET", "/openapi.json", None)
+    assert status == 200
+    for result in answer["results"]:
+        assert result.get("needs_review") is needs_review
+        assert (result["label"], result["score"]) == ("yes", 0.75)
+    assert json.dumps(ANSWER_SCHEMA["oneOf"][0]["properties"]["needs_review"]) in json.dumps(description)

@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from llambert import schema
 from llambert.annotation.peoples_answers import PeoplesAnswers
 from llambert.annotation.responses import RESPONSES_VERSION, answers_version, iter_answers
 from llambert.errors import InputError
 from llambert.evaluation.certified import ALL, ESCALATES, Certified
+from llambert.evaluation.evidence import learned_texts
 from llambert.evaluation.guarantee import Population, certify_categories
 from llambert.evaluation.guarantee import certify as certify_all
 from llambert.evaluation.judges import Judges
@@ -27,13 +29,22 @@ from llambert.hashing import hash64
 from llambert.recipe import digest
 from llambert.run import Run
 from llambert.stages.asking import ask
-from llambert.stages.certify.draw import NUM_RECORDS, NUM_UNDECIDED, draw, populations_of, promise_of, read_sample
+from llambert.stages.certify.draw import (
+    NUM_RECORDS,
+    NUM_UNDECIDED,
+    check_before_annotation,
+    draw,
+    populations_of,
+    promise_of,
+    read_sample,
+)
 from llambert.stages.response_parser import RESPONSE_COLUMNS, ResponseParser
-from llambert.stages.undecided import codes_of
+from llambert.stages.undecided import Hashes, codes_of, contains
 from llambert.storage.manifest import Manifest
 from llambert.storage.versioned_parts import remove_other_versions, versioned
 
 NUM_UNUSABLE = "num_unusable"
+__all__ = ["annotators_labels", "certify", "check", "check_before_annotation", "describe"]
 
 
 def check(run: Run) -> None:
@@ -67,7 +78,7 @@ def certify(run: Run, executor: Executor = RAY) -> Manifest | None:
             flush=True,
         )
         return None
-    version = _version(run, people)
+    version = _version(run, drawn, people)
     table = run.table("certificate")
     complete = table.read_manifest()
     if complete and complete.upstream.get(RESPONSES_VERSION) == version:
@@ -79,7 +90,7 @@ def certify(run: Run, executor: Executor = RAY) -> Manifest | None:
     rows = pa.table([*(sample[name] for name in schema.LABELS.names), labels, reasons, gold], schema=schema.CERTIFICATE)
     certified = _certify(run, drawn, rows)
     counts, measures = certified.figures()
-    judges = _compare(run, executor, certified, rows, labels)
+    judges = _compare(run, executor, certified, rows, hash64(sample[schema.TEXT]))
     counts |= {ESCALATES: int(judges.escalates(recipe.escalate, recipe.oracle)), **judges.counts}
     counts[NUM_UNUSABLE] = labels.count(None)
     made = run.complete(
@@ -106,11 +117,11 @@ def _num_unanswered(run: Run, people: PeoplesAnswers) -> int:
     return sum(text not in people for text in texts.tolist())
 
 
-def _version(run: Run, people: PeoplesAnswers) -> str:
-    """Stands for all the answers that the certificate rests on."""
+def _version(run: Run, drawn: Manifest, people: PeoplesAnswers) -> str:
+    """Stands for the sample, with the classifier's labels, and all the answers that the certificate rests on."""
     assert run.recipe.guarantee is not None
     asked = [answers_version(run.table(name).read_manifest()) for name in ("certification_responses", "responses")]
-    return digest(people.version, *(asked if run.recipe.guarantee.oracle == "annotator" else []))
+    return digest(drawn.content, people.version, *(asked if run.recipe.guarantee.oracle == "annotator" else []))
 
 
 def _oracles_labels(run: Run, sample: pa.Table, people: PeoplesAnswers) -> tuple[list[str | None], list[str | None]]:
@@ -158,23 +169,34 @@ def _certify(run: Run, drawn: Manifest, rows: pa.Table) -> Certified:
     )
 
 
-def _compare(run: Run, executor: Executor, certified: Certified, rows: pa.Table, oracle: list[str | None]) -> Judges:
-    """Annotator and classifier on the sampled records below the threshold whose gold label is known."""
+def _compare(run: Run, executor: Executor, certified: Certified, rows: pa.Table, texts: NDArray[np.uint64]) -> Judges:
+    """Annotator and classifier on the sampled records below the threshold whose gold label is known.
+
+    ``texts``: the hashes of their texts. Those whose gold label one of the two was given tell nothing.
+    """
     recipe, categories = run.recipe.guarantee, run.task.category_names
     assert recipe is not None
     score = rows[schema.SCORE].to_numpy().astype(np.float32)
     is_below = ~certified.is_kept(codes_of(rows[schema.LABEL], categories), score, categories)
-    annotator, gold = oracle, rows[schema.GOLD_LABEL].to_pylist()
+    oracle, gold = (rows[name].to_pylist() for name in (schema.ORACLE_LABEL, schema.GOLD_LABEL))
+    annotator = oracle
     if recipe.oracle == "people":
         gold = oracle
         if recipe.escalate != "auto" or not is_below.any():
             return Judges.unknown()
         ask(run, "certification_responses", executor)
         annotator, _ = annotators_labels(run, "certification_responses")
-    known = np.array([label is not None for label in gold], bool) & is_below
+    known = np.array([label is not None for label in gold], bool) & is_below & ~contains(_given_away(run), texts)
     places = np.flatnonzero(known).tolist()
     classifier = rows[schema.LABEL].to_pylist()
     return Judges.compare(
         np.array([annotator[row] == gold[row] for row in places], bool),
         np.array([classifier[row] == gold[row] for row in places], bool),
     )
+
+
+def _given_away(run: Run) -> Hashes:
+    """Texts whose gold label the classifier was trained on or the annotator was shown; ascending."""
+    _, trained = learned_texts(run)
+    shown = run.table("shots").read([schema.TEXT])[schema.TEXT] if run.recipe.annotator.gold_shots else []
+    return np.unique(np.concatenate([trained, hash64(shown)]))

@@ -7,15 +7,19 @@ import numpy as np
 import pyarrow as pa
 
 from llambert import schema
+from llambert.annotation.part_names import part_name, rank_range
 from llambert.annotation.sampling import Purpose, Selection
 from llambert.errors import InputError
 from llambert.evaluation.guarantee import Population, Promise, max_wrong
 from llambert.evaluation.sample_sizes import smallest_sample
+from llambert.hashing import hash64
 from llambert.run import Run
 from llambert.stages.rank_order import in_rank_order
 from llambert.stages.undecided import contains, decided_texts, iter_labelled, iter_texts
 from llambert.storage.manifest import Manifest
+from llambert.storage.versioned_parts import remove_other_versions
 
+MADE_OF = "labels_content"
 NUM_RECORDS, NUM_UNDECIDED = "num_records", "num_undecided"
 
 
@@ -26,7 +30,7 @@ def promise_of(run: Run) -> Promise:
 
 
 def draw(run: Run) -> Manifest:
-    """Write the table ``certification`` in the order of the sampling hashes; skipped when complete.
+    """Write the table ``certification`` in the order of the sampling hashes; skipped when it is of the same labels.
 
     Copies of a text are records like any other, so that the sample is uniform over what the promise counts. Its counts:
     ``num_records`` and ``num_undecided``, of all categories that the classifier gives and of each (``.<category>``).
@@ -35,8 +39,10 @@ def draw(run: Run) -> Manifest:
     """
     table, recipe = run.table("certification"), run.recipe.guarantee
     assert recipe is not None
-    if manifest := table.read_manifest():
-        return manifest
+    version, complete = run.table("labels").require_manifest().content, table.read_manifest()
+    if complete and complete.upstream.get(MADE_OF) == version:
+        remove_other_versions(table, version)
+        return complete
     started = time.monotonic()
     decided, selection = decided_texts(run), Selection.empty()
     num_records: Counter[str] = Counter()
@@ -52,7 +58,7 @@ def draw(run: Run) -> Manifest:
     population = Population(num_records.total(), num_undecided.total())
     check_size(population, len(selection), promise_of(run))
     parts = [
-        table.commit_part(name, rows)
+        table.commit_part(part_name(*rank_range(name), version), rows)
         for name, rows in in_rank_order(
             iter_texts(run, selection.record_ids),
             selection.record_ids,
@@ -63,14 +69,41 @@ def draw(run: Run) -> Manifest:
     counts = {NUM_RECORDS: population.num_records, NUM_UNDECIDED: population.num_undecided}
     for name in run.task.category_names:
         counts |= {f"{NUM_RECORDS}.{name}": num_records[name], f"{NUM_UNDECIDED}.{name}": num_undecided[name]}
-    return run.complete(
+    made = run.complete(
         "certification",
         parts,
         {"not_sampled": population.num_records - len(selection)},
+        {MADE_OF: version},
         num_in=population.num_records,
         counts=counts,
         wall_seconds=time.monotonic() - started,
     )
+    remove_other_versions(table, version)
+    return made
+
+
+def check_before_annotation(run: Run) -> None:
+    """``InputError`` if no answers to ``certify_records`` could keep the promise; called before any is paid for.
+
+    Needs the complete ``sample``. What a checkpoint of an earlier generation of the corpus learned is not known yet, so
+    that a sample which is a few records too small may pass here, or one that is just large enough be refused. ``draw``
+    checks too; it alone where the gold labels that training learns decide, for people. One pass over the keys of the
+    corpus.
+    """
+    recipe = run.recipe.guarantee
+    if recipe is None or run.table("responses").read_manifest() is not None:
+        return
+    decided = np.zeros(0, np.uint64)
+    if recipe.oracle == "annotator":
+        texts = run.table("sample").iter_tables([schema.TEXT])
+        decided = np.unique(np.concatenate([decided, *(hash64(rows[schema.TEXT]) for rows in texts)]))
+    elif run.recipe.classifier.learns_gold:
+        return
+    num_records = num_undecided = 0
+    for rows in run.table("corpus_keys").iter_tables([schema.TEXT_HASH]):
+        num_records += rows.num_rows
+        num_undecided += int((~contains(decided, rows[schema.TEXT_HASH].to_numpy())).sum())
+    check_size(Population(num_records, num_undecided), recipe.certify_records, promise_of(run))
 
 
 def check_size(population: Population, num_sampled: int, promise: Promise) -> None:

@@ -17,10 +17,14 @@ from llambert.storage.manifest import Manifest
 def escalate(run: Run, executor: Executor = RAY) -> Manifest | None:
     """Write the table ``decisions``; skipped when it is complete and no answer has changed since.
 
-    None if the recipe has no ``guarantee``, or while there is no certificate. Where the budget ends before all deferred
-    records are asked, those with the lowest scores were asked first, and the guarantee says what was reached.
+    None if the recipe has no ``guarantee``, or while people have not decided what its certificate needs. Where the
+    budget ends before all deferred records are asked, those with the lowest scores were asked first, and the guarantee
+    says what was reached.
     """
-    certificate = run.table("certificate").read_manifest() if run.recipe.guarantee else None
+    if run.recipe.guarantee is None:
+        return None
+    table = run.table("certificate")
+    certificate = table.require_manifest() if run.recipe.guarantee.oracle == "annotator" else table.read_manifest()
     if certificate is None:
         return None
     certified = Certified.of(certificate)

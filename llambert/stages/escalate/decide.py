@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from llambert import schema
 from llambert.annotation.peoples_answers import PeoplesAnswers
-from llambert.annotation.responses import answers_version, iter_answers
+from llambert.annotation.responses import answers_version, is_transient, iter_answers
 from llambert.evaluation.certified import ALL, ESCALATES, Certified
 from llambert.evaluation.evidence import learned_texts
 from llambert.evaluation.guarantee import achieved_share
@@ -21,7 +21,7 @@ from llambert.execution.stage_progress import PartByPartProgress
 from llambert.hashing import hash64
 from llambert.recipe import digest
 from llambert.run import Run
-from llambert.stages.escalate.deferred import LOWEST_LEFT_OUT
+from llambert.stages.escalate.deferred import LOWEST_LEFT_OUT, forgotten_texts
 from llambert.stages.response_parser import RESPONSE_COLUMNS, ResponseParser
 from llambert.stages.undecided import Hashes, codes_of, contains, labelled_part
 from llambert.storage.manifest import Manifest, total
@@ -42,7 +42,8 @@ class Answered:
     by_person: NDArray[np.bool_]
     """Whether a person has decided it; otherwise the annotator has."""
     unusable: Hashes
-    """Texts whose answer names no category, ascending: their records keep the classifier's label."""
+    """Texts that count as decided and have no answer that names a category, ascending: their records keep the
+    classifier's label."""
 
     @classmethod
     def of(cls, found: Sequence[tuple[Hashes, Labels, bool]], categories: list[str]) -> "Answered":
@@ -59,15 +60,15 @@ class Answered:
 def decide(run: Run, executor: Executor, certificate: Manifest, certified: Certified, deferred: Manifest) -> Manifest:
     """Write ``decisions``, a part for each part of ``labels``, and say in its manifest what is guaranteed.
 
-    Its counts: ``by_<who>``, ``num_unusable`` answers, and ``num_undecided`` records below the threshold that nobody
-    was asked about. Its measure ``share_bound`` is the share of records that have the oracle's label, at least, with
-    the guarantee's confidence. Answers without a category count against it, and where people are the oracle all
-    labels of the annotator do, however good they are.
+    Its counts: ``by_<who>``, ``num_unusable`` records whose answer names no category, and ``num_undecided`` records
+    below the threshold without an answer. Its measure ``share_bound`` is the share of records that have the oracle's
+    label, at least, with the guarantee's confidence. Unusable answers count against it, and where people are the oracle
+    all labels of the annotator do, however good they are.
     """
     table, labels = run.table("decisions"), run.table("labels").require_manifest()
     is_asked = is_escalated(certificate, deferred)
     people = PeoplesAnswers.read(run.table("people"), run.task.category_names)
-    version = _version(run, certificate, deferred, people, is_asked)
+    version = _version(run, [labels, certificate, deferred], people, is_asked)
     complete = table.read_manifest()
     if complete and complete.upstream.get(ANSWERS_MADE_OF) == version:
         remove_other_versions(table, version)
@@ -82,7 +83,7 @@ def decide(run: Run, executor: Executor, certificate: Manifest, certified: Certi
     made = run.complete(
         "decisions",
         parts,
-        upstream={ANSWERS_MADE_OF: version},
+        upstream={ANSWERS_MADE_OF: version, **_deferred_upstream(run, is_asked)},
         counts=dict(counts),
         measures=_reached(run, certified, deferred, is_asked, counts),
         **progress.seconds,
@@ -96,10 +97,15 @@ def is_escalated(certificate: Manifest, deferred: Manifest) -> bool:
     return bool(certificate.counts[ESCALATES] and deferred.num_kept)
 
 
-def _version(run: Run, certificate: Manifest, deferred: Manifest, people: PeoplesAnswers, is_asked: bool) -> str:
+def _version(run: Run, made_of: list[Manifest], people: PeoplesAnswers, is_asked: bool) -> str:
     names = ["responses", *(["escalated"] if is_asked else [])]
     asked = [answers_version(run.table(name).read_manifest()) for name in names]
-    return digest(certificate.content, deferred.content, people.version, *asked)
+    return digest(*(manifest.content for manifest in made_of), people.version, *asked)
+
+
+def _deferred_upstream(run: Run, is_asked: bool) -> dict[str, str]:
+    """The tables that the decisions rest on because of what the certificate says -> their fingerprints."""
+    return {name: run.fingerprints[name] for name in ("deferred", *(["escalated"] if is_asked else []))}
 
 
 def _answered(run: Run, people: PeoplesAnswers, is_asked: bool) -> Answered:
@@ -111,13 +117,15 @@ def _answered(run: Run, people: PeoplesAnswers, is_asked: bool) -> Answered:
         found.append((hashes, people.find(hashes)[0], True))
         found += [(*gold, True) for gold in _gold_of_training(run)]
     parser = ResponseParser(run)
-    for responses in [
-        *(["responses", "certification_responses"] if is_annotator else []),
-        *(["escalated"] if is_asked else []),
-    ]:
+    asked = ["responses", "certification_responses"] if is_annotator else []
+    for responses in [*asked, *(["escalated"] if is_asked else [])]:
         texts = run.tables[responses].texts
         for _, rows in iter_answers(run.table, [schema.TEXT, *RESPONSE_COLUMNS], responses, texts):
+            if responses == "escalated":  # without an answer they are undecided, which the bound takes into account
+                rows = rows.filter(pc.invert(is_transient(rows)))
             found.append((hash64(rows[schema.TEXT]), parser.labels(rows)[0], False))
+    forgotten = forgotten_texts(run)  # the population takes them for decided: where they are not asked, they are not
+    found.append((forgotten, [None] * len(forgotten), False))
     return Answered.of(found, run.task.category_names)
 
 

@@ -17,29 +17,30 @@ from llambert.stages.undecided import Hashes, codes_of, contains, decided_texts,
 from llambert.storage.manifest import Manifest
 from llambert.storage.versioned_parts import remove_other_versions
 
-MADE_OF = "certificate_content"
+MADE_OF = "deferred_made_of"
 NUM_DEFERRED, NUM_LEFT_OUT, LOWEST_LEFT_OUT = "num_deferred", "num_left_out", "lowest_left_out"
 
 
 def defer(run: Run, certificate: Manifest, certified: Certified) -> Manifest:
     """Write the table ``deferred``: one record of each text whose label may not be kept, from the lowest score up.
 
-    At most ``guarantee.max_records`` of them. Skipped when it is complete and the certificate is the same. Its counts:
-    ``num_deferred`` records, copies included, and ``num_left_out`` texts beyond ``max_records``, whose lowest score of
-    each category is the measure ``lowest_left_out.<category>``. A text that the classifier was trained on and that is
-    not in the sample any more, since the corpus has grown, is deferred too: its answer is stored. Driver memory: about
-    60 bytes a deferred record.
+    At most ``guarantee.max_records`` of them. Skipped when it is complete, and labels and certificate are the same. Its
+    counts: ``num_deferred`` records, copies included, and ``num_left_out`` texts beyond ``max_records``, whose lowest
+    score of each category is the measure ``lowest_left_out.<category>``. A text that the classifier was trained on and
+    that is not in the sample any more, since the corpus has grown, is deferred too: its answer is stored. Driver
+    memory: about 60 bytes a deferred record.
     """
     table, recipe = run.table("deferred"), run.recipe.guarantee
     assert recipe is not None
     people = PeoplesAnswers.read(run.table("people"), run.task.category_names)
-    version = digest(certificate.content, people.version if recipe.oracle == "people" else "")
+    labels = run.table("labels").require_manifest()
+    version = digest(labels.content, certificate.content, people.version if recipe.oracle == "people" else "")
     complete = table.read_manifest()
     if complete and complete.upstream.get(MADE_OF) == version:
         remove_other_versions(table, version)
         return complete
     started = time.monotonic()
-    rows, num_deferred = _below_threshold(run, certified, _answered_texts(run, people), _forgotten_texts(run))
+    rows, num_deferred = _below_threshold(run, certified, _answered_texts(run, people), forgotten_texts(run))
     order = np.lexsort((rows[schema.TEXT_HASH].to_numpy(), rows[schema.SCORE].to_numpy()))
     _, first = np.unique(rows[schema.TEXT_HASH].to_numpy()[order], return_index=True)
     rows = rows.take(pa.array(order[np.sort(first)]))
@@ -74,7 +75,7 @@ def _answered_texts(run: Run, people: PeoplesAnswers) -> Hashes:
     return np.unique(np.concatenate(found))
 
 
-def _forgotten_texts(run: Run) -> Hashes:
+def forgotten_texts(run: Run) -> Hashes:
     """Texts that the classifier learned from the annotator and that are not in the sample; ascending."""
     assert run.recipe.guarantee is not None
     if run.recipe.guarantee.oracle != "annotator":
