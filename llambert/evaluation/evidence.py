@@ -18,6 +18,7 @@ from llambert import schema
 from llambert.annotation.responses import iter_answers
 from llambert.annotation.splits import is_sampled
 from llambert.errors import InputError
+from llambert.evaluation.guaranteed import Guaranteed
 from llambert.hashing import hash64
 from llambert.run import Run
 from llambert.storage.manifest import Manifest
@@ -27,6 +28,8 @@ from llambert.untrusted import parse_json
 Mask = NDArray[np.bool_]
 Codes = NDArray[np.int16]
 TRAINING_RECORD = "training_record.json"
+DECIDERS = ("classifier", "annotator", "person")
+"""Whose label a final one may be."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,13 @@ class Records:
     num_gold: int
     """Records that have a gold label themselves."""
     label: Codes
+    """The classifier's."""
     has_label: Mask
     score: NDArray[np.float32]
+    final: Codes
+    """The label that users take: what certify and escalate decided, or else the classifier's."""
+    decided_by: Codes
+    """Whose label that is, by its place in ``DECIDERS``."""
     num_chars: NDArray[np.int32]
     split: NDArray[np.int16]
     splits: list[str]
@@ -75,6 +83,11 @@ class Records:
     def judges_classifier(self) -> Mask:
         """Evaluated, and no gold label of this text was trained on."""
         return self.is_evaluated & ~self.is_trained_on_gold
+
+    @property
+    def judges_final(self) -> Mask:
+        """Evaluated, and its gold label reached neither the classifier nor the annotator."""
+        return self.judges_classifier & ~self.is_given_away
 
     @property
     def is_unlearned(self) -> Mask:
@@ -134,10 +147,15 @@ class Evidence:
     rejects: Rejects
     answers: Answers
     training_record: dict[str, Any]
+    guaranteed: Guaranteed | None
+    """None if the recipe wants no guarantee."""
 
 
 def read_evidence(run: Run) -> Evidence:
-    """Read a run whose stages are all complete; ``InputError`` naming the table that is not."""
+    """Read a run whose stages are all complete; ``InputError`` naming the table that is not.
+
+    Certify and escalate may wait for people's answers.
+    """
     manifests = {name: run.table(name).require_manifest() for name in run.tables.upstream("report", run.recipe)}
     categories = run.task.category_names
     answers, annotated, raw_labels = _read_answers(run, categories)
@@ -151,6 +169,7 @@ def read_evidence(run: Run) -> Evidence:
         rejects=_read_rejects(run, rows),
         answers=answers,
         training_record=_read_training_record(run),
+        guaranteed=Guaranteed.read(run),
     )
 
 
@@ -188,7 +207,7 @@ def _read_records(run: Run, categories: list[str], annotated: _HashIndex) -> tup
     for table in run.table("corpus").iter_tables(wanted):
         hashes = hash64(table[schema.RECORD_ID])
         gold, has_gold = _codes(table[schema.GOLD_LABEL], categories)
-        has_label, (label, score) = labels.find(hashes)
+        has_label, (label, score, final, decided_by) = labels.find(hashes)
         is_annotated, _ = annotated.find(hashes)
         is_duplicate, (first_copy,) = duplicates.find(hashes)
         texts = hash64(table[schema.TEXT])
@@ -200,6 +219,8 @@ def _read_records(run: Run, categories: list[str], annotated: _HashIndex) -> tup
             "label": label,
             "has_label": has_label,
             "score": score,
+            "final": final,
+            "decided_by": decided_by,
             "num_chars": pc.utf8_length(table[schema.TEXT]).to_numpy().astype(np.int32),
             "split": _split_codes(table[schema.SPLIT], splits),
             "is_sampled": np.asarray(is_sampled(run.recipe, table[schema.SPLIT])),
@@ -256,12 +277,21 @@ def _share_gold_among_copies(whole: dict[str, NDArray], first_copy: NDArray[np.u
 
 
 def _read_labels(run: Run, categories: list[str]) -> _HashIndex:
-    """Each record's label and score."""
-    labels = run.table("labels")
-    tables = labels.iter_tables([schema.RECORD_ID, schema.LABEL, schema.SCORE])
-    codes = ((table, _known_codes(table[schema.LABEL], categories, labels)) for table in tables)
-    parts = ((hash64(table[schema.RECORD_ID]), label, table[schema.SCORE].to_numpy()) for table, label in codes)
-    return _HashIndex(parts, np.int16, np.float32)
+    """Each record's label and score by the classifier, its final label, and who decided that."""
+    decisions = run.table("decisions") if run.recipe.guarantee else None
+    is_decided = decisions is not None and decisions.read_manifest() is not None
+    stored = decisions if decisions is not None and is_decided else run.table("labels")
+    names = schema.DECISIONS.names if is_decided else schema.LABELS.names
+
+    def columns(rows: pa.Table) -> tuple[NDArray, ...]:
+        final = _known_codes(rows[schema.LABEL], categories, stored)
+        label, by = final, np.zeros(len(final), np.int16)
+        if is_decided:
+            label = _known_codes(rows[schema.CLASSIFIER_LABEL], categories, stored)
+            by, _ = _codes(rows[schema.DECIDED_BY], list(DECIDERS))
+        return hash64(rows[schema.RECORD_ID]), label, rows[schema.SCORE].to_numpy(), final, by
+
+    return _HashIndex(map(columns, stored.iter_tables(names)), np.int16, np.float32, np.int16, np.int16)
 
 
 def _read_answers(run: Run, categories: list[str]) -> tuple[Answers, NDArray[np.uint64], _HashIndex]:
