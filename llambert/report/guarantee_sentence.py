@@ -17,12 +17,13 @@ def guarantee_sentences(guaranteed: Guaranteed) -> list[str]:
     recipe = guaranteed.recipe
     probability = f"with probability {of_100(recipe.confidence)} %"
     if not guaranteed.is_certified:
-        num = guaranteed.manifests["certification"].num_kept
-        return [
-            f"Nothing is guaranteed yet: people are to decide {guaranteed.num_unanswered:,} more texts of the "
-            f"{num:,} records that were drawn to certify the labels ({_CERTIFY}). Until then the labels are the "
-            "classifier's alone."
-        ]
+        num, missing = guaranteed.manifests["certification"].num_kept, guaranteed.num_unanswered
+        needed = f"people are to decide {missing:,} more texts of the {num:,} records that were drawn ({_CERTIFY})"
+        if not missing:
+            needed = (
+                f"people have decided the {num:,} records that were drawn; start the run again to certify the labels"
+            )
+        return [f"Nothing is guaranteed yet: {needed}. Until then the labels are the classifier's alone."]
     if guaranteed.num_others:
         return [
             f"At least {at_least(guaranteed.bound_of_covered)} of the {guaranteed.num_covered:,} labels that people "
