@@ -18,6 +18,7 @@ from llambert import schema
 from llambert.annotation.responses import iter_answers
 from llambert.annotation.splits import is_sampled
 from llambert.errors import InputError
+from llambert.evaluation.final_table import final_table
 from llambert.evaluation.guaranteed import Guaranteed
 from llambert.hashing import hash64
 from llambert.run import Run
@@ -278,9 +279,8 @@ def _share_gold_among_copies(whole: dict[str, NDArray], first_copy: NDArray[np.u
 
 def _read_labels(run: Run, categories: list[str]) -> _HashIndex:
     """Each record's label and score by the classifier, its final label, and who decided that."""
-    decisions = run.table("decisions") if run.recipe.guarantee else None
-    is_decided = decisions is not None and decisions.read_manifest() is not None
-    stored = decisions if decisions is not None and is_decided else run.table("labels")
+    name = final_table(run)
+    is_decided, stored = name == "decisions", run.table(name)
     names = schema.DECISIONS.names if is_decided else schema.LABELS.names
 
     def columns(rows: pa.Table) -> tuple[NDArray, ...]:

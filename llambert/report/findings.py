@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from llambert.annotation.splits import format_splits
 from llambert.corpora.checks import unmatched_gold
 from llambert.evaluation.evidence import Evidence
+from llambert.evaluation.guarantee_sentence import guarantee_sentences
 from llambert.evaluation.guaranteed import TABLES
 from llambert.evaluation.metrics import Estimate
 from llambert.evaluation.quality import Quality
@@ -12,7 +13,6 @@ from llambert.evaluation.suspects import Suspects
 from llambert.planning.costs import Comparison, Prices, StageCost, format_duration
 from llambert.planning.forecast import Pilot
 from llambert.report.estimates import interval, of_100, percent
-from llambert.report.guarantee_sentence import guarantee_sentences
 from llambert.run import Run
 from llambert.storage.manifest import Manifest
 

@@ -5,6 +5,7 @@ import numpy as np
 from llambert.annotation.responses import NUM_FOUND
 from llambert.evaluation.certified import ALL
 from llambert.evaluation.frontier import FrontierPoint
+from llambert.evaluation.guarantee_sentence import at_least, guarantee_sentences
 from llambert.evaluation.guaranteed import ASKED, Guaranteed
 from llambert.evaluation.metrics import Estimate
 from llambert.planning.costs import format_duration, format_usd
@@ -13,7 +14,6 @@ from llambert.report import plots
 from llambert.report.document import Block, Figure, Section, Table
 from llambert.report.estimates import estimate_row, interval, percent, points
 from llambert.report.findings import Findings
-from llambert.report.guarantee_sentence import at_least, guarantee_sentences
 
 _TITLE = "Guarantee"
 _NUM_LISTED = 11

@@ -1,10 +1,9 @@
-"""What is guaranteed of a run's final labels, in words that need no statistics: the first sentence of its report."""
+"""What is guaranteed of a run's final labels, in words that need no statistics: what its report and its card begin with."""
 
 import math
 
 from llambert.evaluation.certified import ALL
 from llambert.evaluation.guaranteed import Guaranteed
-from llambert.report.estimates import of_100
 
 _ROUNDING = 1e-9
 _THEN = "then `llambert review import --save`, then start the run again"
@@ -15,7 +14,7 @@ _ESCALATE = f"`llambert review export --escalate`, {_THEN}"
 def guarantee_sentences(guaranteed: Guaranteed) -> list[str]:
     """What holds of how many labels with which probability; where that is less than was wanted, why and what to do."""
     recipe = guaranteed.recipe
-    probability = f"with probability {of_100(recipe.confidence)} %"
+    probability = f"with probability {100 * recipe.confidence:g} %"
     if not guaranteed.is_certified:
         num, missing = guaranteed.manifests["certification"].num_kept, guaranteed.num_unanswered
         needed = f"people are to decide {missing:,} more texts of the {num:,} records that were drawn ({_CERTIFY})"
