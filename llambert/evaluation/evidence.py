@@ -5,21 +5,21 @@ Texts are read for their length and dropped; a record takes about 50 bytes, and 
 """
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from llambert import schema
 from llambert.annotation.responses import iter_answers
 from llambert.annotation.splits import is_sampled
 from llambert.errors import InputError
-from llambert.evaluation.final_table import final_table
+from llambert.evaluation.final_table import DECIDERS, final_table, iter_decided
 from llambert.evaluation.guaranteed import Guaranteed
+from llambert.evaluation.hash_index import HashIndex
 from llambert.hashing import hash64
 from llambert.run import Run
 from llambert.storage.manifest import Manifest
@@ -29,8 +29,6 @@ from llambert.untrusted import parse_json
 Mask = NDArray[np.bool_]
 Codes = NDArray[np.int16]
 TRAINING_RECORD = "training_record.json"
-DECIDERS = ("classifier", "annotator", "person")
-"""Whose label a final one may be."""
 
 
 @dataclass(frozen=True)
@@ -84,11 +82,6 @@ class Records:
     def judges_classifier(self) -> Mask:
         """Evaluated, and no gold label of this text was trained on."""
         return self.is_evaluated & ~self.is_trained_on_gold
-
-    @property
-    def judges_final(self) -> Mask:
-        """Evaluated, and its gold label reached neither the classifier nor the annotator."""
-        return self.judges_classifier & ~self.is_given_away
 
     @property
     def is_unlearned(self) -> Mask:
@@ -160,8 +153,8 @@ def read_evidence(run: Run) -> Evidence:
     manifests = {name: run.table(name).require_manifest() for name in run.tables.upstream("report", run.recipe)}
     categories = run.task.category_names
     answers, annotated, raw_labels = _read_answers(run, categories)
-    records, annotated_in_order = _read_records(run, categories, _HashIndex([(annotated,)]))
-    rows = _HashIndex([(annotated_in_order, np.flatnonzero(records.is_annotated))], np.int64)
+    records, annotated_in_order = _read_records(run, categories, HashIndex([(annotated,)]))
+    rows = HashIndex([(annotated_in_order, np.flatnonzero(records.is_annotated))], np.int64)
     return Evidence(
         categories=categories,
         manifests=manifests,
@@ -174,28 +167,7 @@ def read_evidence(run: Run) -> Evidence:
     )
 
 
-class _HashIndex:
-    """Columns of a table, looked up by the 64-bit hash of a record's id."""
-
-    def __init__(self, parts: Iterable[tuple[NDArray, ...]], *dtypes: DTypeLike) -> None:
-        """``parts``: hashes and columns of each part of the table. ``dtypes``: of the columns."""
-        empty = (np.empty(0, np.uint64), *(np.empty(0, dtype) for dtype in dtypes))
-        hashes, *columns = (np.concatenate(column) for column in zip(empty, *parts, strict=True))
-        order = np.argsort(hashes)
-        self._hashes, self._columns = hashes[order], [column[order] for column in columns]
-
-    def __len__(self) -> int:
-        return len(self._hashes)
-
-    def find(self, hashes: NDArray[np.uint64]) -> tuple[Mask, list[NDArray]]:
-        """Which hashes are in the index, and each column's values for them; those of the others mean nothing."""
-        if not len(self):
-            return np.zeros(len(hashes), bool), [np.zeros(len(hashes), column.dtype) for column in self._columns]
-        places = np.minimum(np.searchsorted(self._hashes, hashes), len(self) - 1)
-        return self._hashes[places] == hashes, [column[places] for column in self._columns]
-
-
-def _read_records(run: Run, categories: list[str], annotated: _HashIndex) -> tuple[Records, NDArray[np.uint64]]:
+def _read_records(run: Run, categories: list[str], annotated: HashIndex) -> tuple[Records, NDArray[np.uint64]]:
     """The corpus with its labels, and the id hashes of its annotated records in corpus order."""
     labels, duplicates = _read_labels(run, categories), _read_duplicates(run)
     shots = pa.array(shot_texts(run), pa.string())
@@ -270,31 +242,26 @@ def _share_gold_among_copies(whole: dict[str, NDArray], first_copy: NDArray[np.u
     """Give the first record of a text, which is the annotated one, the gold label of a duplicate if it has none."""
     is_duplicate, has_gold = whole["is_duplicate"], whole["has_gold"]
     sources = np.flatnonzero(_one_per_text(has_gold, is_duplicate, first_copy) & is_duplicate)
-    gold_of_text = _HashIndex([(first_copy[sources], whole["gold"][sources])], np.int16)
+    gold_of_text = HashIndex([(first_copy[sources], whole["gold"][sources])], np.int16)
     firsts = np.flatnonzero(~is_duplicate & ~has_gold)
     found, (gold,) = gold_of_text.find(first_copy[firsts])
     whole["gold"][firsts[found]] = gold[found]
     has_gold[firsts[found]] = True
 
 
-def _read_labels(run: Run, categories: list[str]) -> _HashIndex:
+def _read_labels(run: Run, categories: list[str]) -> HashIndex:
     """Each record's label and score by the classifier, its final label, and who decided that."""
-    name = final_table(run)
-    is_decided, stored = name == "decisions", run.table(name)
-    names = schema.DECISIONS.names if is_decided else schema.LABELS.names
+    table = run.table(final_table(run))
 
     def columns(rows: pa.Table) -> tuple[NDArray, ...]:
-        final = _known_codes(rows[schema.LABEL], categories, stored)
-        label, by = final, np.zeros(len(final), np.int16)
-        if is_decided:
-            label = _known_codes(rows[schema.CLASSIFIER_LABEL], categories, stored)
-            by, _ = _codes(rows[schema.DECIDED_BY], list(DECIDERS))
-        return hash64(rows[schema.RECORD_ID]), label, rows[schema.SCORE].to_numpy(), final, by
+        own, final = (_known_codes(rows[name], categories, table) for name in (schema.CLASSIFIER_LABEL, schema.LABEL))
+        by, _ = _codes(rows[schema.DECIDED_BY], list(DECIDERS))
+        return hash64(rows[schema.RECORD_ID]), own, rows[schema.SCORE].to_numpy(), final, by
 
-    return _HashIndex(map(columns, stored.iter_tables(names)), np.int16, np.float32, np.int16, np.int16)
+    return HashIndex(map(columns, iter_decided(run)), np.int16, np.float32, np.int16, np.int16)
 
 
-def _read_answers(run: Run, categories: list[str]) -> tuple[Answers, NDArray[np.uint64], _HashIndex]:
+def _read_answers(run: Run, categories: list[str]) -> tuple[Answers, NDArray[np.uint64], HashIndex]:
     """What the annotator answered, the id hashes of the records it was asked about, and the raw labels.
 
     Raw labels are the most probable categories before prior correction.
@@ -318,10 +285,10 @@ def _read_answers(run: Run, categories: list[str]) -> tuple[Answers, NDArray[np.
     probabilities = schema.decode_probabilities(rows[schema.LABEL_PROBABILITIES], categories)
     has_label = probabilities.sum(axis=1) > 0
     raw_labels = probabilities[has_label].argmax(axis=1).astype(np.int16)
-    return answers, hashes, _HashIndex([(hashes[has_label], raw_labels)], np.int16)
+    return answers, hashes, HashIndex([(hashes[has_label], raw_labels)], np.int16)
 
 
-def _read_silver(run: Run, categories: list[str], rows: _HashIndex, raw_labels: _HashIndex) -> Silver:
+def _read_silver(run: Run, categories: list[str], rows: HashIndex, raw_labels: HashIndex) -> Silver:
     directory = run.table("silver")
     table = directory.read([schema.RECORD_ID, schema.LABEL, schema.CONFIDENCE])
     confidence = table[schema.CONFIDENCE]
@@ -334,7 +301,7 @@ def _read_silver(run: Run, categories: list[str], rows: _HashIndex, raw_labels: 
     )
 
 
-def _read_rejects(run: Run, rows: _HashIndex) -> Rejects:
+def _read_rejects(run: Run, rows: HashIndex) -> Rejects:
     directory = run.table("rejects")
     table = directory.read([schema.RECORD_ID, schema.REJECT_REASON])
     return Rejects(
@@ -342,7 +309,7 @@ def _read_rejects(run: Run, rows: _HashIndex) -> Rejects:
     )
 
 
-def _rows_of(rows: _HashIndex, table: TableDirectory, ids: pa.ChunkedArray) -> NDArray[np.int64]:
+def _rows_of(rows: HashIndex, table: TableDirectory, ids: pa.ChunkedArray) -> NDArray[np.int64]:
     """The places in the corpus of the records ``ids`` of ``table``; ``InputError`` if one was never annotated."""
     found, (places,) = rows.find(hash64(ids))
     if not found.all():
@@ -360,10 +327,10 @@ def _read_training_record(run: Run) -> dict[str, Any]:
     return record
 
 
-def _read_duplicates(run: Run) -> _HashIndex:
+def _read_duplicates(run: Run) -> HashIndex:
     """For each duplicate the id hash of the first record with its text."""
     tables = run.table("duplicates").iter_tables([schema.RECORD_ID, schema.DUPLICATE_OF])
-    return _HashIndex(((hash64(t[schema.RECORD_ID]), hash64(t[schema.DUPLICATE_OF])) for t in tables), np.uint64)
+    return HashIndex(((hash64(t[schema.RECORD_ID]), hash64(t[schema.DUPLICATE_OF])) for t in tables), np.uint64)
 
 
 def shot_texts(run: Run) -> list[str]:

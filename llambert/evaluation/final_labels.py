@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llambert.evaluation.evidence import DECIDERS, Records
+from llambert.evaluation.evidence import Records
+from llambert.evaluation.final_table import DECIDERS
 from llambert.evaluation.frontier import FrontierPoint
 from llambert.evaluation.guaranteed import Guaranteed
 from llambert.evaluation.metrics import Estimate, accuracy
@@ -30,7 +31,7 @@ class FinalLabels:
 
 def assess_final(records: Records, guaranteed: Guaranteed) -> FinalLabels:
     """Of the records' ``final`` labels, and of the certificate that they were decided by."""
-    judged, found, weights = records.judges_final, {}, {}
+    judged, found, weights = records.judges_classifier & ~records.is_given_away, {}, {}
     for code, who in enumerate(DECIDERS[:2]):
         is_by = records.decided_by == code
         if num := int((is_by & records.has_label).sum()):

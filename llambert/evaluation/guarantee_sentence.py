@@ -1,4 +1,4 @@
-"""What is guaranteed of a run's final labels, in words that need no statistics: what its report and its card begin with."""
+"""What is guaranteed of a run's final labels, in words that need no statistics: its report begins with it."""
 
 import math
 

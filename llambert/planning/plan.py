@@ -120,15 +120,17 @@ def _guarantees(plan: Plan, accelerator: str | None) -> Iterator[str]:
         return
     yield ""
     oracle = "people's" if wanted and wanted.oracle == "people" else "the LLM's"
-    yield f"What a guarantee would cost (with probability {found[0].confidence:.0%} the share of final labels that are {oracle}):"
-    yield f"{'share':<8}{'labels kept':>12}  {'95 % interval':<18}{'certified':>10}{'escalated':>12}{'tokens':>14}{'time':>14}{'USD':>10}"
+    confidence = f"{found[0].confidence:.0%}"
+    yield f"What a guarantee would cost (with probability {confidence} this share of the final labels is {oracle}):"
+    header = f"{'share':<8}{'labels kept':>12}  {'95 % interval':<18}{'certified':>10}{'escalated':>12}"
+    yield f"{header}{'tokens':>14}{'time':>14}{'USD':>10}"
     for each in found:
         dollars = usd(plan.recipe, each.annotator, plan.prices, accelerator)
         yield _guarantee_row(each, dollars, is_wanted=wanted is not None and each.target == wanted.target)
     yield (
-        f"By {num_judged(pilot):,} pilot records, judged by classifiers trained on {pilot.curve[-1].num_labels:,} others. "
-        "The run's classifier learns from more and is better: then more labels are kept, and less is asked. Copies of a "
-        "text are asked about once."
+        f"By {num_judged(pilot):,} pilot records, judged by classifiers trained on {pilot.curve[-1].num_labels:,} "
+        "others. The run's classifier learns from more and is better: then more labels are kept, and less is asked. "
+        "Copies of a text are asked about once."
     )
     if oracle == "people's":
         yield "The records to certify are decided by people; the figures take their answers to be like the LLM's."

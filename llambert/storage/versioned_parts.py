@@ -28,7 +28,10 @@ def version_of(name: str) -> str:
 
 
 def remove_other_versions(table: TableDirectory, version: str) -> None:
-    """Remove the parts of a complete table that were made of other versions, those in folders too; none that its manifest lists."""
+    """Remove the parts of a complete table that were made of other versions; none that its manifest lists.
+
+    Those in folders of the table too.
+    """
     manifest = table.read_manifest()
     listed = {part.name for part in manifest.parts} if manifest else set()
     for name in table.file_names():
