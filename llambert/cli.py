@@ -345,8 +345,7 @@ def _prompt_for(flag: str, question: str) -> str:
 def _open_checked(recipe: str, settings: list[str] | None) -> Run:
     """The run, after every check that reads no record."""
     from llambert.corpora import gold
-    from llambert.stages import certify, parse
-    from llambert.stages.label import by_label
+    from llambert.stages import by_label, certify, parse
 
     opened = open_run(recipe, settings)
     gold.check(opened.recipe.corpus, opened.task.category_names)

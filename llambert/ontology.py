@@ -2,12 +2,13 @@
 
 ::
 
-    FOLDER/nodes.parquet      record_id (the CUI), text, score
+    FOLDER/nodes.parquet      record_id (the CUI), text, score (the classifier's, of its own label)
     FOLDER/edges.parquet      parent, child, num_rows (how many rows of MRREL say so)
     FOLDER/ontology.graphml   both, for graph tools; a node's label is the concept's shortest synonym
     FOLDER/ontology.gexf      the same, for Gephi
 
-Holds the category's concepts and their texts in memory, not the corpus.
+The labels are the final ones: those that certify and escalate decided, where the recipe has a guarantee. Holds the
+category's concepts and their texts in memory, not the corpus.
 """
 
 import io
@@ -24,6 +25,7 @@ import pyarrow.parquet as pq
 from llambert import schema
 from llambert.corpora import rrf
 from llambert.errors import InputError, one_line
+from llambert.evaluation.final_table import final_table
 from llambert.run import Run
 from llambert.storage.atomic import write_atomically
 from llambert.storage.locations import open_filesystem
@@ -82,7 +84,7 @@ def ontology(run: Run, category: str) -> Ontology:
         raise InputError(f"--category {category}: the task's categories are {', '.join(run.task.category_names)}")
     labels = pa.concat_tables(
         table.filter(pc.equal(table[schema.LABEL], category)).drop_columns([schema.LABEL])
-        for table in run.table("labels").iter_tables([schema.RECORD_ID, schema.SCORE, schema.LABEL])
+        for table in run.table(final_table(run)).iter_tables([schema.RECORD_ID, schema.SCORE, schema.LABEL])
     )
     texts = pa.concat_tables(
         table.filter(pc.is_in(table[schema.RECORD_ID], labels[schema.RECORD_ID].combine_chunks()))

@@ -277,7 +277,8 @@ class LabelRecipe(Section):
     keep: tuple[str, ...] = ()
     """Corpus columns passed through to the labels table."""
     by_label: bool = placement_field(False)
-    """Also publish the labels in Hive's layout, a folder a label: ``labels_by_label/<fingerprint>/data/label=…``."""
+    """Also publish the labels in Hive's layout, a folder a label: ``labels_by_label/<fingerprint>/data/label=…``;
+    with a guarantee the final labels alone, as ``decisions_by_label/…``."""
     max_batch_tokens: PositiveInt | None = placement_field(None)
     """Null: 2,048 on a CPU; on a GPU 65,536, or fewer where its memory is small."""
     min_actors: PositiveInt = placement_field(1)

@@ -32,7 +32,7 @@ from llambert.storage.run_directory import DELETE, REPAIR, RunDirectory, TableDi
 from llambert.tables import TABLES, TableGraph
 from llambert.tasks import Task, load_task
 
-PILOT_VERSION = 2
+PILOT_VERSION = 3
 """Part of a plan's fingerprint: a pilot whose figures have another meaning is made again."""
 REPORT_VERSION = 2
 """Part of the report's fingerprint. Raise it when a report of the same tables would say something else: a figure is

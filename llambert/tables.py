@@ -155,7 +155,12 @@ def _keeps_gold_labels(recipe: Recipe) -> bool:
 
 
 def _is_by_label(recipe: Recipe) -> bool:
-    return recipe.label.by_label
+    """Of a recipe with a guarantee the final labels are published, and no others."""
+    return recipe.label.by_label and recipe.guarantee is None
+
+
+def _is_decided_by_label(recipe: Recipe) -> bool:
+    return recipe.label.by_label and _annotator_is_oracle(recipe)
 
 
 def _has_guarantee(recipe: Recipe) -> bool:
@@ -346,6 +351,17 @@ TABLES = TableGraph(
         may_hold_more=True,
         is_asked_for=_annotator_is_oracle,
         is_shown=True,
+    ),
+    TableSpec(
+        "decisions_by_label",
+        "escalate",
+        upstream=("decisions",),
+        fingerprint_of="decisions",
+        covers="decisions",
+        is_made_whole=True,
+        may_hold_more=True,
+        copy_of="decisions",
+        is_asked_for=_is_decided_by_label,
     ),
     TableSpec("plan", "plan", is_made_whole=True, is_files=True, has_ids=False),
     TableSpec(

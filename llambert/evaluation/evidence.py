@@ -5,19 +5,21 @@ Texts are read for their length and dropped; a record takes about 50 bytes, and 
 """
 
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from llambert import schema
 from llambert.annotation.responses import iter_answers
 from llambert.annotation.splits import is_sampled
 from llambert.errors import InputError
+from llambert.evaluation.final_table import DECIDERS, final_table, iter_decided
+from llambert.evaluation.guaranteed import Guaranteed
+from llambert.evaluation.hash_index import HashIndex
 from llambert.hashing import hash64
 from llambert.run import Run
 from llambert.storage.manifest import Manifest
@@ -39,8 +41,13 @@ class Records:
     num_gold: int
     """Records that have a gold label themselves."""
     label: Codes
+    """The classifier's."""
     has_label: Mask
     score: NDArray[np.float32]
+    final: Codes
+    """The label that users take: what certify and escalate decided, or else the classifier's."""
+    decided_by: Codes
+    """Whose label that is, by its place in ``DECIDERS``."""
     num_chars: NDArray[np.int32]
     split: NDArray[np.int16]
     splits: list[str]
@@ -134,15 +141,20 @@ class Evidence:
     rejects: Rejects
     answers: Answers
     training_record: dict[str, Any]
+    guaranteed: Guaranteed | None
+    """None if the recipe wants no guarantee."""
 
 
 def read_evidence(run: Run) -> Evidence:
-    """Read a run whose stages are all complete; ``InputError`` naming the table that is not."""
+    """Read a run whose stages are all complete; ``InputError`` naming the table that is not.
+
+    Certify and escalate may wait for people's answers.
+    """
     manifests = {name: run.table(name).require_manifest() for name in run.tables.upstream("report", run.recipe)}
     categories = run.task.category_names
     answers, annotated, raw_labels = _read_answers(run, categories)
-    records, annotated_in_order = _read_records(run, categories, _HashIndex([(annotated,)]))
-    rows = _HashIndex([(annotated_in_order, np.flatnonzero(records.is_annotated))], np.int64)
+    records, annotated_in_order = _read_records(run, categories, HashIndex([(annotated,)]))
+    rows = HashIndex([(annotated_in_order, np.flatnonzero(records.is_annotated))], np.int64)
     return Evidence(
         categories=categories,
         manifests=manifests,
@@ -151,31 +163,11 @@ def read_evidence(run: Run) -> Evidence:
         rejects=_read_rejects(run, rows),
         answers=answers,
         training_record=_read_training_record(run),
+        guaranteed=Guaranteed.read(run),
     )
 
 
-class _HashIndex:
-    """Columns of a table, looked up by the 64-bit hash of a record's id."""
-
-    def __init__(self, parts: Iterable[tuple[NDArray, ...]], *dtypes: DTypeLike) -> None:
-        """``parts``: hashes and columns of each part of the table. ``dtypes``: of the columns."""
-        empty = (np.empty(0, np.uint64), *(np.empty(0, dtype) for dtype in dtypes))
-        hashes, *columns = (np.concatenate(column) for column in zip(empty, *parts, strict=True))
-        order = np.argsort(hashes)
-        self._hashes, self._columns = hashes[order], [column[order] for column in columns]
-
-    def __len__(self) -> int:
-        return len(self._hashes)
-
-    def find(self, hashes: NDArray[np.uint64]) -> tuple[Mask, list[NDArray]]:
-        """Which hashes are in the index, and each column's values for them; those of the others mean nothing."""
-        if not len(self):
-            return np.zeros(len(hashes), bool), [np.zeros(len(hashes), column.dtype) for column in self._columns]
-        places = np.minimum(np.searchsorted(self._hashes, hashes), len(self) - 1)
-        return self._hashes[places] == hashes, [column[places] for column in self._columns]
-
-
-def _read_records(run: Run, categories: list[str], annotated: _HashIndex) -> tuple[Records, NDArray[np.uint64]]:
+def _read_records(run: Run, categories: list[str], annotated: HashIndex) -> tuple[Records, NDArray[np.uint64]]:
     """The corpus with its labels, and the id hashes of its annotated records in corpus order."""
     labels, duplicates = _read_labels(run, categories), _read_duplicates(run)
     shots = pa.array(shot_texts(run), pa.string())
@@ -188,7 +180,7 @@ def _read_records(run: Run, categories: list[str], annotated: _HashIndex) -> tup
     for table in run.table("corpus").iter_tables(wanted):
         hashes = hash64(table[schema.RECORD_ID])
         gold, has_gold = _codes(table[schema.GOLD_LABEL], categories)
-        has_label, (label, score) = labels.find(hashes)
+        has_label, (label, score, final, decided_by) = labels.find(hashes)
         is_annotated, _ = annotated.find(hashes)
         is_duplicate, (first_copy,) = duplicates.find(hashes)
         texts = hash64(table[schema.TEXT])
@@ -200,6 +192,8 @@ def _read_records(run: Run, categories: list[str], annotated: _HashIndex) -> tup
             "label": label,
             "has_label": has_label,
             "score": score,
+            "final": final,
+            "decided_by": decided_by,
             "num_chars": pc.utf8_length(table[schema.TEXT]).to_numpy().astype(np.int32),
             "split": _split_codes(table[schema.SPLIT], splits),
             "is_sampled": np.asarray(is_sampled(run.recipe, table[schema.SPLIT])),
@@ -248,23 +242,26 @@ def _share_gold_among_copies(whole: dict[str, NDArray], first_copy: NDArray[np.u
     """Give the first record of a text, which is the annotated one, the gold label of a duplicate if it has none."""
     is_duplicate, has_gold = whole["is_duplicate"], whole["has_gold"]
     sources = np.flatnonzero(_one_per_text(has_gold, is_duplicate, first_copy) & is_duplicate)
-    gold_of_text = _HashIndex([(first_copy[sources], whole["gold"][sources])], np.int16)
+    gold_of_text = HashIndex([(first_copy[sources], whole["gold"][sources])], np.int16)
     firsts = np.flatnonzero(~is_duplicate & ~has_gold)
     found, (gold,) = gold_of_text.find(first_copy[firsts])
     whole["gold"][firsts[found]] = gold[found]
     has_gold[firsts[found]] = True
 
 
-def _read_labels(run: Run, categories: list[str]) -> _HashIndex:
-    """Each record's label and score."""
-    labels = run.table("labels")
-    tables = labels.iter_tables([schema.RECORD_ID, schema.LABEL, schema.SCORE])
-    codes = ((table, _known_codes(table[schema.LABEL], categories, labels)) for table in tables)
-    parts = ((hash64(table[schema.RECORD_ID]), label, table[schema.SCORE].to_numpy()) for table, label in codes)
-    return _HashIndex(parts, np.int16, np.float32)
+def _read_labels(run: Run, categories: list[str]) -> HashIndex:
+    """Each record's label and score by the classifier, its final label, and who decided that."""
+    table = run.table(final_table(run))
+
+    def columns(rows: pa.Table) -> tuple[NDArray, ...]:
+        own, final = (_known_codes(rows[name], categories, table) for name in (schema.CLASSIFIER_LABEL, schema.LABEL))
+        by, _ = _codes(rows[schema.DECIDED_BY], list(DECIDERS))
+        return hash64(rows[schema.RECORD_ID]), own, rows[schema.SCORE].to_numpy(), final, by
+
+    return HashIndex(map(columns, iter_decided(run)), np.int16, np.float32, np.int16, np.int16)
 
 
-def _read_answers(run: Run, categories: list[str]) -> tuple[Answers, NDArray[np.uint64], _HashIndex]:
+def _read_answers(run: Run, categories: list[str]) -> tuple[Answers, NDArray[np.uint64], HashIndex]:
     """What the annotator answered, the id hashes of the records it was asked about, and the raw labels.
 
     Raw labels are the most probable categories before prior correction.
@@ -288,10 +285,10 @@ def _read_answers(run: Run, categories: list[str]) -> tuple[Answers, NDArray[np.
     probabilities = schema.decode_probabilities(rows[schema.LABEL_PROBABILITIES], categories)
     has_label = probabilities.sum(axis=1) > 0
     raw_labels = probabilities[has_label].argmax(axis=1).astype(np.int16)
-    return answers, hashes, _HashIndex([(hashes[has_label], raw_labels)], np.int16)
+    return answers, hashes, HashIndex([(hashes[has_label], raw_labels)], np.int16)
 
 
-def _read_silver(run: Run, categories: list[str], rows: _HashIndex, raw_labels: _HashIndex) -> Silver:
+def _read_silver(run: Run, categories: list[str], rows: HashIndex, raw_labels: HashIndex) -> Silver:
     directory = run.table("silver")
     table = directory.read([schema.RECORD_ID, schema.LABEL, schema.CONFIDENCE])
     confidence = table[schema.CONFIDENCE]
@@ -304,7 +301,7 @@ def _read_silver(run: Run, categories: list[str], rows: _HashIndex, raw_labels: 
     )
 
 
-def _read_rejects(run: Run, rows: _HashIndex) -> Rejects:
+def _read_rejects(run: Run, rows: HashIndex) -> Rejects:
     directory = run.table("rejects")
     table = directory.read([schema.RECORD_ID, schema.REJECT_REASON])
     return Rejects(
@@ -312,7 +309,7 @@ def _read_rejects(run: Run, rows: _HashIndex) -> Rejects:
     )
 
 
-def _rows_of(rows: _HashIndex, table: TableDirectory, ids: pa.ChunkedArray) -> NDArray[np.int64]:
+def _rows_of(rows: HashIndex, table: TableDirectory, ids: pa.ChunkedArray) -> NDArray[np.int64]:
     """The places in the corpus of the records ``ids`` of ``table``; ``InputError`` if one was never annotated."""
     found, (places,) = rows.find(hash64(ids))
     if not found.all():
@@ -330,10 +327,10 @@ def _read_training_record(run: Run) -> dict[str, Any]:
     return record
 
 
-def _read_duplicates(run: Run) -> _HashIndex:
+def _read_duplicates(run: Run) -> HashIndex:
     """For each duplicate the id hash of the first record with its text."""
     tables = run.table("duplicates").iter_tables([schema.RECORD_ID, schema.DUPLICATE_OF])
-    return _HashIndex(((hash64(t[schema.RECORD_ID]), hash64(t[schema.DUPLICATE_OF])) for t in tables), np.uint64)
+    return HashIndex(((hash64(t[schema.RECORD_ID]), hash64(t[schema.DUPLICATE_OF])) for t in tables), np.uint64)
 
 
 def shot_texts(run: Run) -> list[str]:

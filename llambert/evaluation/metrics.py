@@ -10,7 +10,6 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
-from sklearn.metrics import confusion_matrix as sklearn_confusion_matrix
 
 from llambert.intervals import CONFIDENCE_LEVEL, Z
 
@@ -91,6 +90,9 @@ class ClassFigures:
 
 def confusion(gold: Codes, predicted: Codes, num_categories: int) -> NDArray[np.int64]:
     """Counts of shape (gold category, predicted category)."""
+    # Imported here: it takes a second, and certify and a complete report need other figures of this module alone.
+    from sklearn.metrics import confusion_matrix as sklearn_confusion_matrix
+
     return sklearn_confusion_matrix(gold, predicted, labels=np.arange(num_categories)).astype(np.int64)
 
 

@@ -16,6 +16,7 @@ from scipy.stats import chi2_contingency, ks_2samp
 
 from llambert.annotation.calibration import CalibrationError, ReliabilityBin, calibration_error, reliability_bins
 from llambert.evaluation.evidence import Evidence, Records
+from llambert.evaluation.final_labels import FinalLabels, assess_final
 from llambert.evaluation.metrics import (
     ClassFigures,
     CoveragePoint,
@@ -58,7 +59,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class CategoryShare:
-    """The share of the corpus that one category has: as labelled, and corrected by gold if there is any."""
+    """The share of the corpus that one category has: by the final labels, and corrected by gold if there is any."""
 
     category: str
     num_labelled: int
@@ -81,7 +82,11 @@ class PriorCorrection:
 
 @dataclass(frozen=True)
 class Drift:
-    """The annotated subset beside the splits it was drawn from: a random subset differs by chance only."""
+    """The annotated subset beside the splits it was drawn from: a random subset differs by chance only.
+
+    By the classifier's own labels, of both alike: of a certified run's final labels those of the subset are the
+    annotator's, and a difference would tell of the judges, not of the draw.
+    """
 
     label_shares: dict[str, tuple[Estimate, float]]
     """Category -> (share among annotated records with its interval, share of all), by the classifier's label."""
@@ -122,6 +127,8 @@ class Quality:
     coverage: list[CoveragePoint]
     thresholds: dict[float, ScoreThreshold | None]
     """Wanted accuracy -> the lowest threshold that is proven to reach it."""
+    final: FinalLabels | None
+    """Of a certified run; None otherwise."""
     agreement: Estimate | None
     """Share of the silver records to which the classifier gives the silver label; needs no gold."""
     rejected: dict[str, tuple[int, dict[str, float]]]
@@ -131,7 +138,7 @@ class Quality:
 
 def assess(evidence: Evidence) -> Quality:
     """All quality figures of a run."""
-    records = evidence.records
+    records, guaranteed = evidence.records, evidence.guaranteed
     unseen, unlearned = records.is_unseen, records.is_unlearned
     silver = _evaluate_silver(evidence)
     unseen_evaluation = _evaluate_classifier(evidence, unseen)
@@ -161,6 +168,7 @@ def assess(evidence: Evidence) -> Quality:
         thresholds={
             wanted: score_threshold(records.score[unseen], right, all_scores, wanted) for wanted in wanted_accuracies
         },
+        final=assess_final(records, guaranteed) if guaranteed and guaranteed.is_certified else None,
         agreement=_agreement(evidence),
         rejected=_rejected(evidence),
         drift=_drift(evidence),
@@ -237,17 +245,18 @@ def _prior_correction(evidence: Evidence) -> PriorCorrection | None:
 
 
 def _shares(evidence: Evidence) -> tuple[list[CategoryShare], str | None]:
-    """Shares of the labelled records, corrected if there is enough gold."""
+    """Shares of the labelled records by their final labels, corrected if there is enough gold."""
     records, categories = evidence.records, evidence.categories
-    num_labelled = np.bincount(records.label[records.has_label], minlength=len(categories))
+    num_labelled = np.bincount(records.final[records.has_label], minlength=len(categories))
     raw = num_labelled / max(1, num_labelled.sum())
-    with_gold = records.has_gold & records.has_label & ~records.is_trained_on_gold
+    is_given = records.is_trained_on_gold | (records.is_given_away & (records.decided_by > 0))
+    with_gold = records.has_gold & records.has_label & ~is_given
     text = records.text[with_gold]
     enough = len(np.unique(text)) >= _MIN_FOR_SHARES
     corrected: Sequence[Estimate | None] = [None] * len(categories)
     if enough:
         num_copies = np.bincount(records.text[records.has_label])[text]
-        gold, label = records.gold[with_gold], records.label[with_gold]
+        gold, label = records.gold[with_gold], records.final[with_gold]
         corrected = corrected_shares(gold, label, num_labelled, text, num_copies)
     num_silver = len(evidence.silver.label)
     silver = np.bincount(evidence.silver.label, minlength=len(categories))

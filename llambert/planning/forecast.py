@@ -63,6 +63,8 @@ class Pilot(BaseModel):
 
     ``num_requested``: records that were asked for, of splits that the regime learns from, or all of a smaller sample;
     ``num_pilot_records``: those annotated, more where the sample has other splits too.
+    ``usable_share``: of the pilot's annotated records, those whose answer names a category.
+    ``scores``: half, record -> the score of the classifiers in the first repeat of the curve's last point.
     ``num_annotatable``: records of the corpus that could be annotated: of the recipe's splits, no duplicates or shots.
     ``num_unlearned``: records to be annotated that are in splits the regime does not learn from. ``learned_share``:
     share of the pilot's annotated records that can be learned from; the others are in other splits or have no usable
@@ -78,12 +80,14 @@ class Pilot(BaseModel):
     num_steps: int
     num_unlearned: int = 0
     learned_share: float = Field(1.0, gt=0, le=1)
+    usable_share: float = Field(1.0, ge=0, le=1)
     ray_seconds: float = 0.0
     """Time to start or join Ray; counted in the first stage."""
     stages: dict[str, Timing]
     with_curve: bool = False
     """Whether a learning curve was requested; with too few records it is empty."""
     curve: list[CurvePoint] = Field(default_factory=list)
+    scores: list[list[float]] = Field(default_factory=list)
     measured_at: str = ""
 
 
@@ -165,7 +169,7 @@ def forecast(recipe: Recipe, pilot: Pilot, num_stored: int | None = None) -> For
     if ingest := pilot.stages.get("ingest"):
         numbers["ingest"] = ingest.num
     stages = [
-        _forecast_stage(recipe, name, pilot.stages[name], numbers.get(name, pilot.num_corpus))
+        forecast_stage(recipe, name, pilot.stages[name], numbers.get(name, pilot.num_corpus))
         for name in STAGES
         if name in pilot.stages
     ]
@@ -176,11 +180,12 @@ def forecast(recipe: Recipe, pilot: Pilot, num_stored: int | None = None) -> For
     everything = None
     if annotate := pilot.stages.get("annotate"):
         timing = annotate.model_copy(update={"num_kept": 0, "spent_seconds": 0.0})
-        everything = _add_seconds(_forecast_stage(recipe, "annotate", timing, pilot.num_corpus), pilot.ray_seconds)
+        everything = _add_seconds(forecast_stage(recipe, "annotate", timing, pilot.num_corpus), pilot.ray_seconds)
     return Forecast(stages=stages, total=add([stage.seconds for stage in stages]), llm_on_everything=everything)
 
 
-def _forecast_stage(recipe: Recipe, name: str, measured: Timing, num: int) -> StageForecast:
+def forecast_stage(recipe: Recipe, name: str, measured: Timing, num: int) -> StageForecast:
+    """One stage of ``num`` records, or optimizer steps, by what was measured of it."""
     replicas, records_per_unit, gpus, cpus = _resources(recipe, name)
     is_measured = measured.num_kept >= num
     remaining = max(num - measured.num_kept, 0)

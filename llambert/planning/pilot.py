@@ -21,7 +21,7 @@ from llambert.annotation.sampling import Exclusion
 from llambert.annotation.splits import is_training_gold, unused_splits
 from llambert.execution.ray_executor import connect
 from llambert.planning.forecast import PILOT_FILE, CurvePoint, Pilot, Timing, relative_deviation
-from llambert.planning.subset_training import measure_learning_curve
+from llambert.planning.subset_training import CrossValidation, measure_learning_curve
 from llambert.recipe import ClassifierRecipe
 from llambert.run import Run
 from llambert.stages.annotate import annotate
@@ -66,7 +66,8 @@ def pilot(run: Run, num_records: int, with_curve: bool) -> Pilot:
         deviation = relative_deviation(lengths[:num_few])
         stages["finetune"] = _training_timing(trained, deviation)
         stages["label"] = _labelling_timing(small, labelled, relative_deviation(lengths))
-        curve = measure_learning_curve(small) if with_curve and run.recipe.classifier.learns_silver else {}
+        is_measured = with_curve and run.recipe.classifier.learns_silver
+        curve = measure_learning_curve(small) if is_measured else CrossValidation()
         num_learned = trained.counts.get("num_silver_train", 0) + trained.counts.get("num_silver_held_out", 0)
         scales = {"silver": sampled.num_kept / num_few, "gold": num_gold_records(run) / max(num_gold_records(small), 1)}
         num_steps = num_training_steps(run.recipe.classifier, trained, scales)
@@ -80,11 +81,13 @@ def pilot(run: Run, num_records: int, with_curve: bool) -> Pilot:
         num_unlearned=sum(
             sampled.counts.get(f"split.{name}", 0) for name in unused_splits(run.recipe.classifier.regime)
         ),
-        learned_share=num_learned / num_few if curve else 1.0,
+        learned_share=num_learned / num_few if curve.wrong else 1.0,
+        usable_share=silver.num_kept / num_few,
         ray_seconds=ray_seconds,
         with_curve=with_curve,
         stages=stages,
-        curve=[CurvePoint(num_labels=size, wrong=wrong) for size, wrong in curve.items()],
+        curve=[CurvePoint(num_labels=size, wrong=wrong) for size, wrong in curve.wrong.items()],
+        scores=curve.scores,
         measured_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     _store(run, found)

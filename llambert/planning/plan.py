@@ -11,6 +11,7 @@ from llambert.execution.devices import placed, with_label_dtype
 from llambert.intervals import Z
 from llambert.planning.costs import Prices, format_duration, format_usd
 from llambert.planning.forecast import Figure, Forecast, Pilot, StageForecast, Timing, add, forecast, read_pilot, usd
+from llambert.planning.guarantee_forecast import GuaranteeForecast, forecast_guarantees, num_judged
 from llambert.planning.learning_curve import Advice, advise
 from llambert.recipe import Recipe
 from llambert.run import Run
@@ -105,6 +106,47 @@ def render(plan: Plan, accelerator: str | None = None) -> Iterator[str]:
         yield _line(everything, "LLM on everything", usd(plan.recipe, everything, prices, name))
     yield ""
     yield from _notes(plan, name)
+    yield from _guarantees(plan, name)
+
+
+def _guarantees(plan: Plan, accelerator: str | None) -> Iterator[str]:
+    """What a guarantee would cost; nothing where the pilot does not tell, but for a recipe that wants one."""
+    wanted, pilot = plan.recipe.guarantee, plan.pilot
+    found = forecast_guarantees(plan.recipe, pilot)
+    if not found:
+        if wanted:
+            yield ""
+            yield "What the guarantee will cost is unknown: the pilot has no learning curve, from which it is forecast."
+        return
+    yield ""
+    oracle = "people's" if wanted and wanted.oracle == "people" else "the LLM's"
+    confidence = f"{found[0].confidence:.0%}"
+    yield f"What a guarantee would cost (with probability {confidence} this share of the final labels is {oracle}):"
+    header = f"{'share':<8}{'labels kept':>12}  {'95 % interval':<18}{'certified':>10}{'escalated':>12}"
+    yield f"{header}{'tokens':>14}{'time':>14}{'USD':>10}"
+    for each in found:
+        dollars = usd(plan.recipe, each.annotator, plan.prices, accelerator)
+        yield _guarantee_row(each, dollars, is_wanted=wanted is not None and each.target == wanted.target)
+    yield (
+        f"By {num_judged(pilot):,} pilot records, judged by classifiers trained on {pilot.curve[-1].num_labels:,} "
+        "others. The run's classifier learns from more and is better: then more labels are kept, and less is asked. "
+        "Copies of a text are asked about once."
+    )
+    if oracle == "people's":
+        yield "The records to certify are decided by people; the figures take their answers to be like the LLM's."
+
+
+def _guarantee_row(each: GuaranteeForecast, dollars: Figure | None, is_wanted: bool) -> str:
+    kept, stage = each.share_kept, each.annotator
+    tokens = stage.num_prompt_tokens + stage.num_response_tokens
+    row = (
+        f"{f'{100 * each.target:g} %':<8}{kept.value:>12.1%}  {f'{kept.low:.1%} – {kept.high:.1%}':<18}"
+        f"{each.num_certified:>10,}{each.num_escalated.value:>12,.0f}{f'{tokens:,.0f}' if tokens else '-':>14}"
+        f"{format_duration(stage.seconds.value):>14}{format_usd(dollars.value if dollars else None):>10}"
+    )
+    if each.smallest is not None:
+        row += f"  (guarantee.certify_records: at least {each.smallest:,} are needed to keep any)"
+    return row + ("  <- the recipe's" if is_wanted else "")
 
 
 def _notes(plan: Plan, accelerator: str | None) -> Iterator[str]:

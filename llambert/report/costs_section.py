@@ -94,8 +94,9 @@ def _money(findings: Findings) -> list[Block]:
         caption = f"{gpu_hours:,.2f} GPU-hours at list prices of {prices.as_of}:"
         blocks.append(Table(["accelerator", "USD per GPU-hour", "USD"], rows, caption))
     if annotator.engine == "openai" and (price := prices.tokens.get(annotator.model)):
-        spent = findings.costs["responses"].usd(tokens=price) or 0.0
-        every = spent / max(1, findings.evidence.answers.num) * len(findings.evidence.records)
+        spent = sum(cost.usd(tokens=price) or 0.0 for cost in findings.costs.values() if cost.num_prompt_tokens)
+        asked = findings.costs["responses"].usd(tokens=price) or 0.0
+        every = asked / max(1, findings.evidence.answers.num) * len(findings.evidence.records)
         blocks.append(
             f"Tokens of {annotator.model} at list prices of {prices.as_of}: {spent:,.2f} USD; "
             f"for every record it would be {every:,.2f} USD."

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from llambert.annotation.splits import format_splits
 from llambert.corpora.checks import unmatched_gold
 from llambert.evaluation.evidence import Evidence
+from llambert.evaluation.guarantee_sentence import guarantee_sentences
+from llambert.evaluation.guaranteed import TABLES
 from llambert.evaluation.metrics import Estimate
 from llambert.evaluation.quality import Quality
 from llambert.evaluation.suspects import Suspects
@@ -12,6 +14,7 @@ from llambert.planning.costs import Comparison, Prices, StageCost, format_durati
 from llambert.planning.forecast import Pilot
 from llambert.report.estimates import interval, of_100, percent
 from llambert.run import Run
+from llambert.storage.manifest import Manifest
 
 _FEW_RECORDS = 30
 """Fewer than so many gold records are too few to speak for all the others."""
@@ -34,6 +37,13 @@ class Findings:
     """The measurements of the plan, if one was made before the run."""
 
     @property
+    def manifests(self) -> dict[str, Manifest]:
+        """Of the tables that the report shows, in the order of the method: those of a guarantee come last."""
+        guaranteed = self.evidence.guaranteed
+        of_guarantee = guaranteed.manifests if guaranteed else {}
+        return self.evidence.manifests | {name: of_guarantee[name] for name in TABLES if name in of_guarantee}
+
+    @property
     def sampled(self) -> str:
         """What the annotated sample was drawn from: ``the corpus``, or some splits."""
         splits = self.run.recipe.annotator.splits
@@ -41,7 +51,7 @@ class Findings:
 
 
 def answer(findings: Findings) -> list[str]:
-    """The sentences at the top: the result, its accuracy, and the time it took."""
+    """The sentences at the top: what is guaranteed, the result, its accuracy, and the time it took."""
     shares = sorted(findings.quality.shares, key=lambda share: -share.raw)
     num = sum(share.num_labelled for share in shares)
     named = ", ".join(f"{percent(share.raw)} {share.category}" for share in shares[:5])
@@ -49,11 +59,30 @@ def answer(findings: Findings) -> list[str]:
         named += f" and {len(shares) - 5} more categories"
     unmatched = unmatched_gold(findings.evidence.manifests["corpus"].counts, findings.run.recipe.corpus)
     warnings = [unmatched] if unmatched else []
-    return [f"{num:,} records labelled: {named}.", _trust(findings), *warnings, _duration(findings)]
+    guaranteed = findings.evidence.guaranteed
+    promise = guarantee_sentences(guaranteed) if guaranteed else []
+    return [*promise, f"{num:,} records labelled: {named}.", _trust(findings), *warnings, _duration(findings)]
 
 
 def _trust(findings: Findings) -> str:
-    return f"{_classifier_accuracy(findings)} {_annotator_accuracy(findings)}".strip()
+    parts = [_final_accuracy(findings), _classifier_accuracy(findings), _annotator_accuracy(findings)]
+    return " ".join(part for part in parts if part)
+
+
+def _final_accuracy(findings: Findings) -> str:
+    """Of a certified run's final labels, by gold; empty without."""
+    final = findings.quality.final
+    if final is None or final.whole is None or final.whole.num < _FEW_RECORDS:
+        return ""
+    return (
+        f"About {of_100(final.whole.value)} of 100 final labels are right by gold (95 % interval "
+        f"{interval(final.whole)}), measured on {final.whole.num:,} gold records."
+    )
+
+
+def _labels(findings: Findings) -> str:
+    """What the sentences on the classifier are about: the labels, unless others were decided in their place."""
+    return "labels" if findings.quality.final is None else "labels of the classifier alone"
 
 
 def _classifier_accuracy(findings: Findings) -> str:
@@ -77,17 +106,18 @@ def _classifier_accuracy(findings: Findings) -> str:
 
 
 def _measured(findings: Findings, accuracy: Estimate, whose: str) -> str:
+    labels = _labels(findings)
     checked, unchecked = _checked_splits(findings)
     if accuracy.num < _FEW_RECORDS:
         return (
-            f"How many of these labels are right is hardly known: of only {accuracy.num:,} gold records {whose} "
+            f"How many of these {labels} are right is hardly known: of only {accuracy.num:,} gold records {whose} "
             f"{round(accuracy.value * accuracy.num):,} are labelled right (95 % interval {interval(accuracy)}). "
             f"{_advice('like these')}"
         )
     of_splits = f" of {checked}" if unchecked else ""
     but = f"; of {unchecked} none could be checked" if unchecked else ""
     return (
-        f"About {of_100(accuracy.value)} of 100 labels{of_splits} are right (95 % interval {interval(accuracy)}), "
+        f"About {of_100(accuracy.value)} of 100 {labels}{of_splits} are right (95 % interval {interval(accuracy)}), "
         f"measured on {accuracy.num:,} gold records {whose}{but}."
     )
 
@@ -107,12 +137,13 @@ def _checked_splits(findings: Findings) -> tuple[str, str]:
 
 def _unknown(findings: Findings) -> str:
     num_gold, recipe = findings.quality.num_gold, findings.run.recipe.classifier
+    how_many = f"How many of these {_labels(findings)} are right"
     if not num_gold:
-        return f"How many of these labels are right cannot be said: the corpus has no gold labels. {_advice()}"
+        return f"{how_many} cannot be said: the corpus has no gold labels. {_advice()}"
     if not findings.evidence.records.is_trained_on_gold.any():
-        return f"How many of these labels are right is unknown: no record with a gold label has one. {_advice()}"
+        return f"{how_many} is unknown: no record with a gold label has one. {_advice()}"
     return (
-        f"How many of these labels are right is unknown: the classifier may have learned from the gold label of "
+        f"{how_many} is unknown: the classifier may have learned from the gold label of "
         f"every record that has one ({num_gold:,}; classifier.regime {recipe.regime}). "
         f"{_advice('of another split than train')}"
     )

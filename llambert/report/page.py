@@ -16,6 +16,7 @@ from llambert import schema
 from llambert.annotation.responses import NUM_FOUND, RESPONSES_VERSION
 from llambert.errors import Damaged
 from llambert.evaluation.evidence import Evidence, read_evidence
+from llambert.evaluation.guaranteed import ASKED, Guaranteed, guarantee_version
 from llambert.planning.costs import StageCost, compare, format_duration, load_prices
 from llambert.planning.forecast import read_pilot
 from llambert.report.estimates import of_100
@@ -34,12 +35,15 @@ _METRICS_JSON = "metrics.json"
 METRICS_PART = "metrics.parquet"
 SUSPECTS_PART = "suspects.parquet"
 _SUMMARY_WIDTH = 100
+_GUARANTEE = "guarantee"
+"""In the upstream of the report's manifest: the ``guarantee_version`` that it is made of."""
 
 
 def report(run: Run, prices: str | None = None) -> Manifest:
     """Compute every figure of a finished run and write its report; skipped when it is complete.
 
-    It is written again with ``prices`` (a price table's path), and if a plan was made or records were answered since.
+    It is written again with ``prices`` (a price table's path), and if a plan was made, records were answered, or labels
+    were certified or decided since.
     ``InputError`` names the missing table if a stage is not complete. Gold labels are not required: figures that need
     them say so.
     """
@@ -48,11 +52,13 @@ def report(run: Run, prices: str | None = None) -> Manifest:
     manifest = directory.read_manifest()
     silver = run.table("silver").read_manifest()
     answers = silver.upstream.get(RESPONSES_VERSION) if silver else None
+    guaranteed = guarantee_version(run)
     if (
         manifest
         and prices is None
         and (pilot is None or manifest.upstream.get("plan") == pilot.measured_at)
         and manifest.upstream.get(RESPONSES_VERSION) == answers
+        and manifest.upstream.get(_GUARANTEE, "") == guaranteed
     ):
         return manifest
     # Imported here: matplotlib and scikit-learn take seconds, and a complete run needs neither.
@@ -86,11 +92,12 @@ def report(run: Run, prices: str | None = None) -> Manifest:
         _write_table(directory, METRICS_PART, pa.Table.from_pylist(rows, schema=schema.METRICS)),
         _write_table(directory, SUSPECTS_PART, findings.suspects.rows),
     ]
+    made_of = {"plan": pilot and pilot.measured_at, RESPONSES_VERSION: answers, _GUARANTEE: guaranteed}
     return run.complete(
         "report",
         parts,
         files=stored,
-        upstream=({"plan": pilot.measured_at} if pilot else {}) | ({RESPONSES_VERSION: answers} if answers else {}),
+        upstream={name: version for name, version in made_of.items() if version},
         num_kept=int(evidence.records.has_label.sum()),
         counts={"num_gold": findings.quality.num_gold, "num_unseen_gold": findings.quality.num_unseen},
         wall_seconds=time.monotonic() - started,
@@ -111,6 +118,7 @@ def _summary_lines(figures: dict[str, Any], directory: TableDirectory) -> list[s
     lines = [line for sentence in figures["answer"] for line in textwrap.wrap(sentence, _SUMMARY_WIDTH)]
     lines.append("")
     shown = {
+        "final_accuracy": "final labels right",
         "silver_accuracy": "silver labels right",
         "silver_accuracy_rejects_wrong": "the same, rejects counted as wrong",
         "classifier_accuracy_unseen": "classifier right, never seen by LLM",
@@ -138,18 +146,43 @@ def _costs(run: Run, evidence: Evidence) -> dict[str, StageCost]:
         "labels": (manifests["labels"].counts.get("num_tokens", 0),),
     }
     costs = {name: StageCost.of(manifest, *num_tokens.get(name, ())) for name, manifest in manifests.items()}
-    if manifests["responses"].counts.get(NUM_FOUND):  # what earlier starts asked took its time then
-        asked = costs["responses"]
-        replicas = min(run.recipe.annotator.max_replicas, len(manifests["responses"].parts))
-        costs["responses"] = dataclasses.replace(
-            asked, wall_seconds=max(asked.wall_seconds, asked.busy_seconds / replicas)
-        )
-    return costs
+    costs["responses"] = _as_if_asked_now(run, costs["responses"], manifests["responses"])
+    return costs | (_costs_of_guarantee(run, evidence.guaranteed) if evidence.guaranteed else {})
+
+
+def _as_if_asked_now(run: Run, cost: StageCost, responses: Manifest) -> StageCost:
+    """What earlier starts asked took its time then."""
+    if not responses.counts.get(NUM_FOUND):
+        return cost
+    replicas = min(run.recipe.annotator.max_replicas, len(responses.parts))
+    return dataclasses.replace(cost, wall_seconds=max(cost.wall_seconds, cost.busy_seconds / replicas))
+
+
+def _costs_of_guarantee(run: Run, guaranteed: Guaranteed) -> dict[str, StageCost]:
+    """Of certify and escalate, under the names of their last tables: the questions asked, and the time of both.
+
+    The time to draw the records and to decide is part of it. Without a question it is that of the stage's records.
+    """
+    found = {}
+    for name, others in {"certificate": ("certification",), "decisions": ("deferred",)}.items():
+        if (manifest := guaranteed.manifests.get(name)) is None:
+            continue
+        cost = StageCost.of(manifest)
+        if responses := guaranteed.manifests.get(ASKED[name]):
+            tokens = (responses.counts[key] for key in (schema.NUM_PROMPT_TOKENS, schema.NUM_RESPONSE_TOKENS))
+            asked = _as_if_asked_now(run, StageCost.of(responses, *tokens), responses)
+            # The certificate's time is that of its questions too, unless another start asked them.
+            beside = max(cost.wall_seconds - asked.wall_seconds, 0.0) if name == "certificate" else cost.wall_seconds
+            cost = dataclasses.replace(asked, wall_seconds=asked.wall_seconds + beside)
+        drawn = sum(run.table(other).require_manifest().wall_seconds for other in others)
+        found[name] = dataclasses.replace(cost, wall_seconds=cost.wall_seconds + drawn)
+    return found
 
 
 def _metric_rows(findings: "Findings") -> list[dict[str, Any]]:
     """Rows of ``schema.METRICS``; figures that need gold and have none are left out."""
     from llambert.evaluation.metrics import Estimate
+    from llambert.report.guarantee_section import guarantee_figures
 
     run, evidence, quality, suspects = findings.run, findings.evidence, findings.quality, findings.suspects
     annotator = {"model": run.recipe.annotator.model, "training_labels": None, "num_train": None, "seed": None}
@@ -194,6 +227,12 @@ def _metric_rows(findings: "Findings") -> list[dict[str, Any]]:
     add(classifier, "silver_agreement", quality.agreement)
     add(annotator, "silver_wrong", suspects.base_rate)
     add(annotator, "silver_suspects_wrong", suspects.precision)
+    if quality.final is not None:
+        add(classifier, "final_accuracy", quality.final.whole)
+        for who, estimate in quality.final.by_decider.items():
+            add(annotator if who == "annotator" else classifier, f"final_accuracy[{who}]", estimate)
+    for name, figure in guarantee_figures(findings).items():
+        add(classifier, name, figure)
     for share in quality.shares:
         add(classifier, f"share_as_labelled[{share.category}]", share.raw)
         add(classifier, f"share_corrected[{share.category}]", share.corrected)
@@ -201,7 +240,7 @@ def _metric_rows(findings: "Findings") -> list[dict[str, Any]]:
 
 
 def _metrics_json(findings: "Findings", rows: list[dict[str, Any]], answer: list[str]) -> str:
-    manifests, run = findings.evidence.manifests, findings.run
+    manifests, run = findings.manifests, findings.run
     counts = {"num_in", "num_kept", "num_rejected", "counts", "labels"}
     provenance = {"fingerprint", "model", "model_identity", "code_version", "completed_at"}
     values = {

@@ -4,7 +4,7 @@ import io
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llambert.annotation.calibration import ReliabilityBin
-from llambert.evaluation.metrics import CoveragePoint
+from llambert.evaluation.metrics import CoveragePoint, Estimate
 from llambert.markdown import visible_characters
 from llambert.planning.costs import format_duration
 
@@ -135,6 +135,39 @@ def accuracy_by_coverage(name: str, points: Sequence[CoveragePoint]) -> str:
         axes.fill_between(kept, bounds[:, 0], bounds[:, 1], color=DARK, alpha=0.25, linewidth=0)
         axes.plot(kept, [100 * point.accuracy.value for point in points], color=DARK, marker="o", markersize=4)
         axes.set(xlabel="records kept, most certain first (%)", ylabel="of these right (%)", xlim=(0, 102))
+        return finish()
+
+
+def frontier(
+    name: str,
+    curves: Mapping[str, Sequence[tuple[int, Estimate]]],
+    chosen: tuple[int, float],
+    num_records: int,
+    target: float,
+    axis: str,
+) -> str:
+    """Shares of all final labels by how many records the oracle decides, with their 95 % intervals.
+
+    ``curves``: what the share is of -> number of decided records and the share; ``chosen``: the marked point;
+    ``target``: of the first curve; ``axis``: which records these are.
+    """
+    styles = [(DARK, "-", "o"), (LIGHT, "--", "s")]
+    with _styled_axes(name, 5.8, 3.6) as (axes, finish):
+        for (title, points), (colour, line, marker) in zip(curves.items(), styles, strict=False):
+            decided = [num for num, _ in points]
+            bounds = np.array([share.bounds for _, share in points]) * 100
+            axes.fill_between(decided, bounds[:, 0], bounds[:, 1], color=colour, alpha=0.2, linewidth=0)
+            values = [100 * share.value for _, share in points]
+            axes.plot(
+                decided, values, color=colour, linestyle=line, marker=marker, markersize=4, markevery=5, label=title
+            )
+        axes.axhline(100 * target, color=_INK, linewidth=0.8, linestyle=":", label=f"target {100 * target:g} %")
+        num, share = chosen
+        axes.plot([num], [100 * share], color=_INK, marker="D", markersize=8, linestyle="none", label="chosen")
+        axes.set(xlim=(0, num_records * 1.02), xlabel=f"{axis} (of {num_records:,})")
+        axes.set_ylabel("of all final labels (%)")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, fontsize=9, handlelength=2.5, columnspacing=1)
         return finish()
 
 

@@ -20,7 +20,7 @@ def provenance_section(findings: Findings) -> Section:
     """Section "Where this comes from"."""
     evidence, run = findings.evidence, findings.run
     rows = []
-    for table, manifest in evidence.manifests.items():
+    for table, manifest in findings.manifests.items():
         is_named_only = manifest.model is not None and manifest.model_identity == manifest.model
         identity = "(an endpoint's)" if is_named_only else manifest.model_identity
         model = " ".join(part for part in (manifest.model, identity) if part) or "-"

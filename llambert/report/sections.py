@@ -1,5 +1,7 @@
 """The sections of the report below its answer."""
 
+import numpy as np
+
 from llambert.annotation.responses import NUM_FOUND
 from llambert.annotation.sampling import Exclusion
 from llambert.corpora.checks import warnings
@@ -15,6 +17,7 @@ from llambert.report.document import Block, Document, Figure, Section, Table, Ve
 from llambert.report.estimates import NEEDS_GOLD, estimate_row, interval, of_100, percent, points
 from llambert.report.findings import Findings, answer
 from llambert.report.growth_section import growth_section, growth_sentence
+from llambert.report.guarantee_section import guarantee_section
 from llambert.report.provenance_section import provenance_section
 from llambert.report.wrong_labels import confusion_section, suspects_section
 
@@ -30,6 +33,7 @@ def compose(findings: Findings) -> Document:
             _question(findings),
             _counts(findings),
             *growth_section(findings),
+            *guarantee_section(findings),
             _accuracy(findings),
             confusion_section(findings),
             suspects_section(findings),
@@ -82,7 +86,7 @@ def _of_some_splits(findings: Findings, what: str) -> list[Block]:
 def _counts(findings: Findings) -> Section:
     evidence = findings.evidence
     rows = []
-    for table, manifest in evidence.manifests.items():
+    for table, manifest in findings.manifests.items():
         rejected = ", ".join(f"{num:,} {reason}" for reason, num in manifest.num_rejected.items() if num) or "none"
         rows.append([findings.run.tables[table].stage, f"{manifest.num_in:,}", f"{manifest.num_kept:,}", rejected])
     answers, records = evidence.answers, evidence.records
@@ -121,8 +125,9 @@ def _counts(findings: Findings) -> Section:
             [reason, f"{num:,}", *(percent(shares[c]) if shares else "-" for c in categories)]
             for reason, (num, shares) in findings.quality.rejected.items()
         ]
-        shares = [percent(share.raw) for share in findings.quality.shares]
-        rejected_rows.append(["the whole corpus", f"{int(records.has_label.sum()):,}", *shares])
+        labelled = records.label[records.has_label]
+        whole = np.bincount(labelled, minlength=len(categories)) / max(1, len(labelled))
+        rejected_rows.append(["the whole corpus", f"{len(labelled):,}", *map(percent, whole.tolist())])
         header = ["rejected answers", "records", *(f"labelled {c}" for c in categories)]
         blocks.append(
             Table(header, rejected_rows, "What the classifier calls the records whose answers were rejected:")
@@ -145,6 +150,7 @@ def _accuracy(findings: Findings) -> Section:
     is_learned = bool(records.is_trained_on_gold.any())
     need = f"{NEEDS_GOLD} not learned from" if is_learned else NEEDS_GOLD
     rows = [
+        *_final_rows(findings),
         estimate_row("silver labels", _accuracy_of(quality.silver)),
         estimate_row("silver labels, rejects counted as wrong", quality.silver_rejects_wrong),
         estimate_row("classifier, records never seen by the LLM", _accuracy_of(quality.unseen), need=need),
@@ -170,6 +176,16 @@ def _accuracy(findings: Findings) -> Section:
     if quality.unseen is None:
         blocks.insert(0, f"Accuracy {need} on records that were not annotated; agreement does not show it.")
     return Section("How many labels are right", blocks)
+
+
+def _final_rows(findings: Findings) -> list[list[str]]:
+    """Of a certified run the final labels, and those that each has decided."""
+    if (final := findings.quality.final) is None:
+        return []
+    deciders = {"classifier": "final labels, kept from the classifier", "annotator": "final labels, by the annotator"}
+    need = f"{NEEDS_GOLD} of each"
+    rows = [estimate_row("final labels, weighted by who decided them", final.whole, need=need)]
+    return [*rows, *(estimate_row(deciders[who], share) for who, share in final.by_decider.items())]
 
 
 def _probabilities(findings: Findings) -> Section:

@@ -20,12 +20,22 @@ def unversioned(name: str) -> str:
     return f"{match[1]}.parquet"
 
 
+def version_of(name: str) -> str:
+    """The version of which ``versioned`` made ``name``."""
+    match = _VERSIONED.fullmatch(name)
+    assert match, f"{name} is no versioned part"
+    return match[2]
+
+
 def remove_other_versions(table: TableDirectory, version: str) -> None:
-    """Remove the parts of a complete table that were made of other versions; none that its manifest lists."""
+    """Remove the parts of a complete table that were made of other versions; none that its manifest lists.
+
+    Those in folders of the table too.
+    """
     manifest = table.read_manifest()
     listed = {part.name for part in manifest.parts} if manifest else set()
-    for name in table.part_names():
-        match = _VERSIONED.fullmatch(name)
+    for name in table.file_names():
+        match = _VERSIONED.fullmatch(name.rpartition("/")[2])
         if match and match[2] != version and name not in listed:
             with contextlib.suppress(FileNotFoundError):  # another driver was faster
                 table.filesystem.rm_file(table.path(name))

@@ -66,6 +66,8 @@ def test_a_plan_is_made_and_the_run_goes_on_from_its_pilot(planned, monkeypatch)
     assert [stage.stage for stage in forecast(run.recipe, pilot).stages] == list(STAGES)
     assert pilot.num_steps == 2 * -(-round(NUM_ANNOTATED * 0.95) // 16)
     assert np.shape(pilot.curve[0].wrong) == (2, 2, round(pilot.learned_share * NUM_PILOT) // 2)
+    assert np.shape(pilot.scores) == np.shape(pilot.curve[-1].wrong)[1:]
+    assert "What a guarantee would cost" in printed
     for shown in ("annotate", "LLM on everything", "GPU-hours", "Advised annotations", "list prices of"):
         assert shown in printed
     answers = run.table("answers")

@@ -9,6 +9,7 @@ from llambert.execution import Executor
 from llambert.execution.ray_executor import RAY
 from llambert.run import Run
 from llambert.stages.asking import ask
+from llambert.stages.by_label import publish_by_label
 from llambert.stages.escalate.decide import decide, is_escalated
 from llambert.stages.escalate.deferred import defer
 from llambert.storage.manifest import Manifest
@@ -19,7 +20,7 @@ def escalate(run: Run, executor: Executor = RAY) -> Manifest | None:
 
     None if the recipe has no ``guarantee``, or while people have not decided what its certificate needs. Where the
     budget ends before all deferred records are asked, those with the lowest scores were asked first, and the guarantee
-    says what was reached.
+    says what was reached. If the recipe asks for labels by label, the final ones are published so.
     """
     if run.recipe.guarantee is None:
         return None
@@ -31,4 +32,7 @@ def escalate(run: Run, executor: Executor = RAY) -> Manifest | None:
     deferred = defer(run, certificate, certified)
     if is_escalated(certificate, deferred):
         ask(run, "escalated", executor, may_end_early=True)
-    return decide(run, executor, certificate, certified, deferred)
+    decisions = decide(run, executor, certificate, certified, deferred)
+    if run.recipe.label.by_label:
+        publish_by_label(run, "decisions_by_label", executor)
+    return decisions

@@ -21,6 +21,7 @@ from llambert.execution.stage_progress import PartByPartProgress
 from llambert.hashing import hash64
 from llambert.recipe import digest
 from llambert.run import Run
+from llambert.stages.escalate.decisions_card import decisions_card
 from llambert.stages.escalate.deferred import LOWEST_LEFT_OUT, forgotten_texts
 from llambert.stages.response_parser import RESPONSE_COLUMNS, ResponseParser
 from llambert.stages.undecided import Hashes, codes_of, contains, labelled_part
@@ -86,6 +87,7 @@ def decide(run: Run, executor: Executor, certificate: Manifest, certified: Certi
         upstream={ANSWERS_MADE_OF: version, **_deferred_upstream(run, is_asked)},
         counts=dict(counts),
         measures=_reached(run, certified, deferred, is_asked, counts),
+        card=lambda decisions: decisions_card(run, decisions, certificate),
         **progress.seconds,
     )
     remove_other_versions(table, version)

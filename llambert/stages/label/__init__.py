@@ -18,7 +18,7 @@ from llambert.execution.ray_executor import RAY
 from llambert.execution.replica_metrics import ReplicaMetrics
 from llambert.execution.stage_progress import PartByPartProgress
 from llambert.run import Run
-from llambert.stages.label.by_label import check, publish_by_label
+from llambert.stages.by_label import check, publish_by_label
 from llambert.stages.label.dataset_card import dataset_card
 from llambert.storage.manifest import Growth, Manifest, Part, total
 from llambert.storage.set_aside import set_aside_manifest
@@ -38,8 +38,8 @@ def label(run: Run, executor: Executor = RAY) -> Manifest:
         run.remove_replaced("labels")
     else:
         manifest = _label(run, executor)
-    if run.recipe.label.by_label:
-        publish_by_label(run, executor)
+    if run.recipe.label.by_label and run.recipe.guarantee is None:  # escalate publishes the final labels
+        publish_by_label(run, "labels_by_label", executor)
     return manifest
 
 

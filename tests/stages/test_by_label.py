@@ -12,8 +12,8 @@ from llambert.errors import InputError
 from llambert.execution.in_process import IN_PROCESS
 from llambert.integrity.repair import set_aside
 from llambert.integrity.verify import FindingKind, verify
+from llambert.stages.by_label import check, publish_by_label
 from llambert.stages.label import label
-from llambert.stages.label.by_label import check, publish_by_label
 from tests.fixtures.label_runs import fill, make_run
 from tests.fixtures.tiny_classifier import save_tiny_classifier, tiny_texts
 
@@ -112,6 +112,6 @@ def test_through_ray_the_same_files_are_published(tmp_path, run):
     table = run.table("labels_by_label")
     expected = table.require_manifest()
     table.filesystem.rm(table.path(), recursive=True)
-    manifest = publish_by_label(run)
+    manifest = publish_by_label(run, "labels_by_label")
     assert manifest.parts == expected.parts
     assert len(published(run)) == manifest.num_kept == 70
