@@ -13,6 +13,7 @@ import pyarrow as pa
 from llambert.errors import InputError
 from llambert.integrity.finding import Finding, FindingKind
 from llambert.integrity.part_checks import check_file, check_part, fault
+from llambert.integrity.peoples_answers_checks import check_peoples_answers
 from llambert.integrity.record_ids import RecordIds, check_coverage, check_unique
 from llambert.integrity.store_checks import check_store
 from llambert.run import Run
@@ -22,6 +23,7 @@ from llambert.storage.run_directory import PROGRESS, TableDirectory
 from llambert.tables import TableSpec
 
 _PART_READERS = 4
+_STORES = {"answers": check_store, "people": check_peoples_answers}
 
 
 def verify(run: Run) -> list[Finding]:
@@ -30,8 +32,9 @@ def verify(run: Run) -> list[Finding]:
     Per table: its manifest is there and its sums are right; the tables that it was completed with are there and are
     those; each of its parts and other files is there, has the bytes, rows, counts, schema and values that it must have,
     and no other file is there; record IDs are unique. The parts of an incomplete table can be read, and so can those of
-    the answer store, which hold the answers that the responses refer to. Across tables: labels and their rejects cover
-    the corpus, silver labels and theirs the sample, and the checkpoint is the one that made the labels.
+    the answer store, which hold the answers that the responses refer to, and the saved answers of people. Across
+    tables: labels and their rejects cover the corpus, silver labels and theirs the sample, and the checkpoint is the
+    one that made the labels.
 
     They are the tables of the generation of the corpus that was read last: that the source has changed since is no
     fault (``source_changes.py``).
@@ -48,7 +51,7 @@ def verify(run: Run) -> list[Finding]:
             findings += _check_table(spec, directory, manifest, ids)
         for spec in run.tables:
             if spec.is_store:
-                findings += check_store(run, spec, manifests)
+                findings += _STORES[spec.name](run, spec, manifests)
         for name in manifests:
             findings += check_unique(ids, [name])
         for table in run.tables:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from llambert import schema
+from llambert.annotation.peoples_answers import PEOPLES_VERSION, PeoplesAnswers
 from llambert.annotation.responses import NUM_FOUND, RESPONSES_VERSION
 from llambert.errors import Damaged
 from llambert.evaluation.evidence import Evidence, read_evidence
@@ -39,7 +40,8 @@ _SUMMARY_WIDTH = 100
 def report(run: Run, prices: str | None = None) -> Manifest:
     """Compute every figure of a finished run and write its report; skipped when it is complete.
 
-    It is written again with ``prices`` (a price table's path), and if a plan was made or records were answered since.
+    It is written again with ``prices`` (a price table's path), and if a plan was made, records were answered, or what
+    people answered was saved since.
     ``InputError`` names the missing table if a stage is not complete. Gold labels are not required: figures that need
     them say so.
     """
@@ -48,11 +50,13 @@ def report(run: Run, prices: str | None = None) -> Manifest:
     manifest = directory.read_manifest()
     silver = run.table("silver").read_manifest()
     answers = silver.upstream.get(RESPONSES_VERSION) if silver else None
+    people = PeoplesAnswers.read(run.table("people"), run.task.category_names).version
     if (
         manifest
         and prices is None
         and (pilot is None or manifest.upstream.get("plan") == pilot.measured_at)
         and manifest.upstream.get(RESPONSES_VERSION) == answers
+        and manifest.upstream.get(PEOPLES_VERSION, "") == people
     ):
         return manifest
     # Imported here: matplotlib and scikit-learn take seconds, and a complete run needs neither.
@@ -90,7 +94,9 @@ def report(run: Run, prices: str | None = None) -> Manifest:
         "report",
         parts,
         files=stored,
-        upstream=({"plan": pilot.measured_at} if pilot else {}) | ({RESPONSES_VERSION: answers} if answers else {}),
+        upstream=({"plan": pilot.measured_at} if pilot else {})
+        | ({RESPONSES_VERSION: answers} if answers else {})
+        | ({PEOPLES_VERSION: people} if people else {}),
         num_kept=int(evidence.records.has_label.sum()),
         counts={"num_gold": findings.quality.num_gold, "num_unseen_gold": findings.quality.num_unseen},
         wall_seconds=time.monotonic() - started,
@@ -209,6 +215,7 @@ def _metrics_json(findings: "Findings", rows: list[dict[str, Any]], answer: list
         "task": run.task.name,
         "answer": answer,
         "num_gold": findings.quality.num_gold,
+        "num_saved_gold": findings.evidence.records.num_saved_gold,
         "metrics": rows,
         "counts": {name: manifest.model_dump(include=counts) for name, manifest in manifests.items()},
         "stages": list(findings.costs.values()),

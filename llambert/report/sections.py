@@ -101,6 +101,12 @@ def _counts(findings: Findings) -> Section:
         ["answers without a usable category", f"{len(evidence.rejects.reason):,}"],
         ["labelled by the classifier", f"{int(records.has_label.sum()):,}"],
     ]
+    if num := records.num_saved_gold:
+        facts.append(
+            ["of the gold labels, those that people gave and `llambert review import --save` kept", f"{num:,}"]
+        )
+    if num := records.num_saved_differ:
+        facts.append(["texts that people judge otherwise than the corpus' gold label, which counts", f"{num:,}"])
     if num := int((records.has_gold & records.is_trained_on_gold).sum()):
         facts.append(["gold labels that the classifier may have learned from", f"{num:,}"])
     if evidence.manifests["responses"].counts.get(NUM_FOUND):

@@ -7,10 +7,12 @@ import numpy as np
 import pyarrow as pa
 
 from llambert import schema
+from llambert.annotation.peoples_answers import PeoplesAnswers
 from llambert.annotation.sampling import Purpose, Selection
 from llambert.errors import InputError
 from llambert.evaluation.guarantee import Population, Promise, max_wrong
 from llambert.evaluation.sample_sizes import smallest_sample
+from llambert.hashing import hash64
 from llambert.run import Run
 from llambert.stages.rank_order import in_rank_order
 from llambert.stages.undecided import contains, decided_texts, iter_labelled, iter_texts
@@ -71,6 +73,12 @@ def draw(run: Run) -> Manifest:
         counts=counts,
         wall_seconds=time.monotonic() - started,
     )
+
+
+def num_unanswered(run: Run, people: PeoplesAnswers) -> int:
+    """How many texts of the certification sample no person has answered."""
+    texts = np.unique(hash64(run.table("certification").read([schema.TEXT])[schema.TEXT]))
+    return sum(text not in people for text in texts.tolist())
 
 
 def check_size(population: Population, num_sampled: int, promise: Promise) -> None:
