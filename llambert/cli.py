@@ -15,21 +15,20 @@ from typing import Annotated
 import typer
 
 from llambert import __version__, engines, stopping
+from llambert.command_arguments import RecipePath, Settings
 from llambert.errors import InputError
 from llambert.execution import Executor
 from llambert.experiments.experiment_recipe import AnyExperiment, load_experiment
 from llambert.printable import SURROGATE, visible
+from llambert.review import command_line
 from llambert.run import Run, open_run, record_recipe
 from llambert.section import validate
 from llambert.storage.manifest import Manifest
 from llambert.urls import without_secrets
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-review = typer.Typer(no_args_is_help=True, help="Have people look at the records where two labels disagree.")
-app.add_typer(review, name="review")
+app.add_typer(command_line.app, name="review")
 
-RecipePath = Annotated[str, typer.Argument(help="The recipe file.", show_default=False)]
-Settings = Annotated[list[str] | None, typer.Option("--set", help="A value of the recipe, as key.path=value.")]
 InProcess = Annotated[
     bool, typer.Option("--in-process", help="One worker in this process, no Ray: for small corpora and for debugging.")
 ]
@@ -288,51 +287,6 @@ def report(
     from llambert.report.page import report
 
     _start(_open_checked(recipe, settings).last_read(), lambda run: report(run, prices))
-
-
-@review.command("export")
-def review_export(
-    recipe: RecipePath,
-    n: Annotated[int, typer.Option("--n", min=1, help="How many disagreements.")] = 100,
-    order: Annotated[
-        str, typer.Option(help="random, or hardest: the classifier's least sure labels first.")
-    ] = "random",
-    seed: Annotated[int, typer.Option(help="Random seed for the sample.")] = 0,
-    split: Annotated[str | None, typer.Option(help="Only records of this split of the corpus.")] = None,
-    mixed: Annotated[str, typer.Option(help="What people may answer besides the categories.")] = "mixed/neutral",
-    output: Annotated[str, typer.Option(help="Where the files go: a folder or s3://….")] = "review",
-    settings: Settings = None,
-) -> None:
-    """Write a blind sample of disagreements as CSV and for Label Studio and Argilla."""
-    from llambert.review import disagreements as review
-    from llambert.review import formats as review_files
-
-    if order not in ("random", "hardest"):
-        raise InputError(f"--order: random or hardest, not {order!r}")
-    sample = review.draw(open_run(recipe, settings).last_read(), n, order, seed, split, mixed)  # type: ignore[arg-type]
-    files = review_files.write(sample, output)
-    print(
-        f"{len(sample.items):,} of {sample.num_disagreements:,} records whose {sample.reference} label the classifier "
-        f"does not give, {order}, written to {output}: {', '.join(files)}"
-    )
-    print(f"answers: {', '.join(sample.answers)}; then: llambert review import {recipe} FILE…")
-
-
-@review.command("import")
-def review_import(
-    recipe: RecipePath,
-    files: Annotated[list[str], typer.Argument(help="Answered CSV files, exports of Label Studio or Argilla.")],
-    settings: Settings = None,
-) -> None:
-    """Read people's answers and print the cross-table of gold, model and person, and how far people agree."""
-    from llambert.review import disagreements as review
-    from llambert.review import formats as review_files
-
-    opened, answers = open_run(recipe, settings).last_read(), review_files.read(files)
-    for reason, num in sorted(answers.left_out.items()):
-        print(f"left out, {reason}: {num:,}", file=sys.stderr)
-    for line in review.render(review.cross_table(opened, answers.given)):
-        print(line)
 
 
 def _prompt_for(flag: str, question: str) -> str:

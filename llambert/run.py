@@ -224,6 +224,7 @@ class Run:
         found |= {
             "labels": made_of_labels,
             "report": digest(corpus, labels, REPORT_VERSION, *guarantee),
+            "people": digest([self.task.question, self.task.category_names]),
             # What a pilot measures depends on placement too; the models are in `labels`, whatever they are called.
             "plan": digest(
                 made_of_labels, PILOT_VERSION, *(each.model_dump(mode="json", exclude=left_out) for each in placed)

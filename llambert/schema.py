@@ -179,12 +179,12 @@ PEOPLES_ANSWERS = pa.schema(
         _RECORD_ID,
         pa.field(ANSWER, pa.string(), nullable=False),
         pa.field(PERSON, pa.string(), nullable=False),
-        pa.field(ANSWERED_AT, pa.timestamp("s", tz="UTC"), nullable=False),
+        pa.field(ANSWERED_AT, pa.timestamp("us", tz="UTC"), nullable=False),
     ]
 )
 """What people said of a text, a row an answer; saved by ``llambert review import --save``. ``text_hash``: the 64-bit
 hash of the text, so that an answer holds for all its copies. ``answer`` is a category, or the word for texts that fit
-no single one."""
+no single one; ``answered_at`` is the time of the import. Of a person's answers to one text the last one counts."""
 
 SUSPECTS = pa.schema([_RECORD_ID, _TEXT, _LABEL, pa.field("suggested_label", pa.string(), nullable=False), _SCORE])
 """Silver labels that are probably wrong, most suspicious first; written by evaluation. ``suggested_label`` is the

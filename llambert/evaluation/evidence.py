@@ -20,6 +20,7 @@ from llambert.errors import InputError
 from llambert.evaluation.final_table import DECIDERS, final_table, iter_decided
 from llambert.evaluation.guaranteed import Guaranteed
 from llambert.evaluation.hash_index import HashIndex
+from llambert.evaluation.saved_gold import SavedGold
 from llambert.hashing import hash64
 from llambert.run import Run
 from llambert.storage.manifest import Manifest
@@ -39,7 +40,11 @@ class Records:
     has_gold: Mask
     """Also true of the first record of a text without a gold label if a copy has one: it gets that of the first."""
     num_gold: int
-    """Records that have a gold label themselves."""
+    """Records that have a gold label themselves, or have people's saved one."""
+    num_saved_gold: int
+    """Records of these whose gold label is what people answered, and was saved: no copy has one in the corpus."""
+    num_saved_differ: int
+    """Texts with a gold label in the corpus, which counts, that people gave another one."""
     label: Codes
     """The classifier's."""
     has_label: Mask
@@ -175,6 +180,7 @@ def _read_records(run: Run, categories: list[str], annotated: HashIndex) -> tupl
     columns: dict[str, list[NDArray]] = {}
     splits: dict[str, int] = {}
     wanted = [schema.RECORD_ID, schema.TEXT, schema.SPLIT, schema.GOLD_LABEL]
+    saved = SavedGold.read(run)
     parse = run.recipe.parse
     fitted = pa.array(list(parse.gold_labels) if parse.prior_correction == "gold" else [], pa.string())
     for table in run.table("corpus").iter_tables(wanted):
@@ -186,9 +192,12 @@ def _read_records(run: Run, categories: list[str], annotated: HashIndex) -> tupl
         texts = hash64(table[schema.TEXT])
         is_learned = np.isin(texts, learned)
         is_shot = np.asarray(pc.is_in(pc.utf8_trim_whitespace(table[schema.TEXT]), value_set=shots))
+        saved_gold, has_saved_gold = saved.find(texts)
         part = {
             "gold": gold,
             "has_gold": has_gold,
+            "saved_gold": saved_gold,
+            "has_saved_gold": has_saved_gold,
             "label": label,
             "has_label": has_label,
             "score": score,
@@ -214,10 +223,26 @@ def _read_records(run: Run, categories: list[str], annotated: HashIndex) -> tupl
     of_texts = ("is_trained_on_gold", "is_learned", "is_given_away", "is_seen")
     for name in of_texts:  # properties of a text hold for all of its copies
         whole[name] = np.isin(first_copies, first_copies[whole[name]])
+    num_saved, num_differ = _take_saved_gold(whole, first_copies)
     whole["is_evaluated"] = _one_per_text(whole["has_gold"] & whole["has_label"], whole["is_duplicate"], first_copies)
     num_gold = int(whole["has_gold"].sum())
     _share_gold_among_copies(whole, first_copies)
-    return Records(splits=list(splits), num_gold=num_gold, **whole), annotated_hashes
+    return Records(
+        splits=list(splits), num_gold=num_gold, num_saved_gold=num_saved, num_saved_differ=num_differ, **whole
+    ), annotated_hashes
+
+
+def _take_saved_gold(whole: dict[str, NDArray], first_copy: NDArray[np.uint64]) -> tuple[int, int]:
+    """Give each record of a text that has no gold label in the corpus the one that people gave the text.
+
+    How many records these are, and how many texts have a gold label in the corpus that differs from people's.
+    """
+    saved, has_saved = whole.pop("saved_gold"), whole.pop("has_saved_gold")
+    gold, has_gold = whole["gold"], whole["has_gold"]
+    differs = has_gold & has_saved & (gold != saved)
+    taken = has_saved & ~np.isin(first_copy, first_copy[has_gold])
+    gold[taken], has_gold[taken] = saved[taken], True
+    return int(taken.sum()), len(np.unique(first_copy[differs]))
 
 
 def learned_texts(run: Run) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:

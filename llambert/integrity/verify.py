@@ -13,6 +13,7 @@ import pyarrow as pa
 from llambert.errors import InputError
 from llambert.integrity.finding import Finding, FindingKind
 from llambert.integrity.part_checks import check_file, check_part, fault
+from llambert.integrity.peoples_answers_checks import check_peoples_answers
 from llambert.integrity.record_ids import RecordIds, check_coverage, check_unique
 from llambert.integrity.store_checks import check_store
 from llambert.run import Run
@@ -22,6 +23,7 @@ from llambert.storage.run_directory import PROGRESS, TableDirectory
 from llambert.tables import TableSpec
 
 _PART_READERS = 4
+_STORES = {"answers": check_store, "people": check_peoples_answers}
 
 
 def verify(run: Run) -> list[Finding]:
@@ -30,9 +32,9 @@ def verify(run: Run) -> list[Finding]:
     Per table: its manifest is there and its sums are right; the tables that it was completed with are there and are
     those; each of its parts and other files is there, has the bytes, rows, counts, schema and values that it must have,
     and no other file is there; record IDs are unique. The parts of an incomplete table can be read, and so can those of
-    the answer store, which hold the answers that the responses refer to. Across tables: labels and their rejects cover
-    the corpus, silver labels and theirs the sample, a certificate its sample and decisions the labels; what these were
-    made from is there; and the checkpoint is the one that made the labels.
+    the answer store, which hold the answers that the responses refer to, and the saved answers of people. Across
+    tables: labels and their rejects cover the corpus, silver labels and theirs the sample, a certificate its sample and
+    decisions the labels; what these were made from is there; and the checkpoint is the one that made the labels.
 
     They are the tables of the generation of the corpus that was read last: that the source has changed since is no
     fault (``source_changes.py``).
@@ -49,7 +51,7 @@ def verify(run: Run) -> list[Finding]:
             findings += _check_table(spec, directory, manifest, ids)
         for spec in run.tables:
             if spec.is_store:
-                findings += check_store(run, spec, manifests)
+                findings += _STORES[spec.name](run, spec, manifests)
         for name in manifests:
             findings += check_unique(ids, [name])
         for table in run.tables:
@@ -75,7 +77,7 @@ def _read_manifests(run: Run) -> tuple[dict[str, Manifest], list[Finding]]:
             continue
         if manifest is not None:
             manifests[name] = manifest
-        elif name in needed or (table.written_with is None and directory.file_names()):
+        elif name in needed or (table.written_with is None and directory.file_names() - {PROGRESS}):
             findings.append(Finding(FindingKind.INCOMPLETE, name, None, f"not complete: it has no {MANIFEST}"))
             findings += _check_unfinished(run, table)
     return manifests, [*findings, *_check_upstream(run, manifests, {finding.table for finding in findings})]

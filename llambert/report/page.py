@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from llambert import schema
+from llambert.annotation.peoples_answers import PEOPLES_VERSION, PeoplesAnswers
 from llambert.annotation.responses import NUM_FOUND, RESPONSES_VERSION
 from llambert.errors import Damaged
 from llambert.evaluation.evidence import Evidence, read_evidence
@@ -42,8 +43,8 @@ _GUARANTEE = "guarantee"
 def report(run: Run, prices: str | None = None) -> Manifest:
     """Compute every figure of a finished run and write its report; skipped when it is complete.
 
-    It is written again with ``prices`` (a price table's path), and if a plan was made, records were answered, or labels
-    were certified or decided since.
+    It is written again with ``prices`` (a price table's path), and if a plan was made, records were answered, labels
+    were certified or decided, or what people answered was saved since.
     ``InputError`` names the missing table if a stage is not complete. Gold labels are not required: figures that need
     them say so.
     """
@@ -53,12 +54,14 @@ def report(run: Run, prices: str | None = None) -> Manifest:
     silver = run.table("silver").read_manifest()
     answers = silver.upstream.get(RESPONSES_VERSION) if silver else None
     guaranteed = guarantee_version(run)
+    people = PeoplesAnswers.read(run.table("people"), run.task.category_names).version
     if (
         manifest
         and prices is None
         and (pilot is None or manifest.upstream.get("plan") == pilot.measured_at)
         and manifest.upstream.get(RESPONSES_VERSION) == answers
         and manifest.upstream.get(_GUARANTEE, "") == guaranteed
+        and manifest.upstream.get(PEOPLES_VERSION, "") == people
     ):
         return manifest
     # Imported here: matplotlib and scikit-learn take seconds, and a complete run needs neither.
@@ -92,7 +95,12 @@ def report(run: Run, prices: str | None = None) -> Manifest:
         _write_table(directory, METRICS_PART, pa.Table.from_pylist(rows, schema=schema.METRICS)),
         _write_table(directory, SUSPECTS_PART, findings.suspects.rows),
     ]
-    made_of = {"plan": pilot and pilot.measured_at, RESPONSES_VERSION: answers, _GUARANTEE: guaranteed}
+    made_of = {
+        "plan": pilot and pilot.measured_at,
+        RESPONSES_VERSION: answers,
+        _GUARANTEE: guaranteed,
+        PEOPLES_VERSION: people,
+    }
     return run.complete(
         "report",
         parts,
@@ -248,6 +256,7 @@ def _metrics_json(findings: "Findings", rows: list[dict[str, Any]], answer: list
         "task": run.task.name,
         "answer": answer,
         "num_gold": findings.quality.num_gold,
+        "num_saved_gold": findings.evidence.records.num_saved_gold,
         "metrics": rows,
         "counts": {name: manifest.model_dump(include=counts) for name, manifest in manifests.items()},
         "stages": list(findings.costs.values()),

@@ -95,6 +95,7 @@ def _counts(findings: Findings) -> Section:
         ["distinct texts in the corpus", f"{int((~records.is_duplicate).sum()):,}"],
         ["records whose text an earlier record has", f"{int(records.is_duplicate.sum()):,}"],
         ["records with a gold label", f"{findings.quality.num_gold:,}"],
+        *([["of these, saved answers of people", f"{records.num_saved_gold:,}"]] if records.num_saved_gold else []),
         ["gold values that match no category", _count(evidence, "corpus", NUM_UNKNOWN_GOLD)],
         ["sampled for annotation", f"{int(records.is_annotated.sum()):,}"],
         [f"answers, by how they ended ({finished})", f"{answers.num:,}"],
@@ -105,6 +106,10 @@ def _counts(findings: Findings) -> Section:
         ["answers without a usable category", f"{len(evidence.rejects.reason):,}"],
         ["labelled by the classifier", f"{int(records.has_label.sum()):,}"],
     ]
+    if num := records.num_saved_gold:
+        facts.append(["of these, saved answers of people", f"{num:,}"])
+    if num := records.num_saved_differ:
+        facts.append(["texts whose gold label, which counts, differs from people's saved answers", f"{num:,}"])
     if num := int((records.has_gold & records.is_trained_on_gold).sum()):
         facts.append(["gold labels that the classifier may have learned from", f"{num:,}"])
     if evidence.manifests["responses"].counts.get(NUM_FOUND):

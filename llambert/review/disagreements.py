@@ -6,8 +6,8 @@ stay in the run, in ``review/<key>/key.parquet``, by item number.
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass
-from itertools import chain, combinations
-from typing import Literal
+from itertools import chain
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -21,49 +21,34 @@ from llambert.errors import InputError
 from llambert.evaluation.evidence import learned_texts, shot_texts
 from llambert.hashing import hash64
 from llambert.recipe import digest
+from llambert.review.agreement import Agreement, agreements
+from llambert.review.items import (
+    ITEM,
+    KEY,
+    MIXED,
+    OTHER_ANSWER,
+    REFERENCE,
+    Sample,
+    check_other_answer,
+    keys_of,
+    number_items,
+    read_keys,
+    store_key,
+)
 from llambert.run import Run
-from llambert.storage.run_directory import DELETE, TableDirectory
 
 Reference = Literal["gold", "silver"]
 Order = Literal["random", "hardest"]
 
-MIXED = "mixed/neutral"
-"""Default answer for texts that fit no single category."""
 DISPUTED = "people disagree"
-ITEM = "item"
-KEY = pa.schema(
-    [
-        pa.field(ITEM, pa.string(), nullable=False),
-        pa.field(schema.RECORD_ID, pa.string(), nullable=False),
-        pa.field("reference", pa.string(), nullable=False),
-        pa.field(schema.LABEL, pa.string(), nullable=False),
-        pa.field(schema.SCORE, pa.float32(), nullable=False),
-    ]
-)
-"""The record of each item; never shown to the people who answer. ``reference``: gold or silver label."""
-_KEY_PART = "key.parquet"
 
 
 @dataclass(frozen=True)
-class Sample:
-    """The items that people are shown, in order, and the number of disagreements in the run."""
+class Disagreements(Sample):
+    """A sample of disagreements, and how many of them the run has."""
 
-    items: list[str]
-    texts: list[str]
-    question: str
-    answers: list[str]
     num_disagreements: int
     reference: Reference
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """Cohen's kappa of two people on the items both answered; ``kappa`` None where it is not defined."""
-
-    people: tuple[str, str]
-    num: int
-    num_equal: int
-    kappa: float | None
 
 
 @dataclass(frozen=True)
@@ -81,14 +66,13 @@ class CrossTable:
 
 def draw(
     run: Run, num: int, order: Order = "random", seed: int = 0, split: str | None = None, mixed: str = MIXED
-) -> Sample:
+) -> Disagreements:
     """Draw ``num`` disagreements and store their key in the run; ``InputError`` if there are none.
 
     ``random``: by hash of seed and record, so a larger sample contains a smaller one, and independent of the annotation
     sample. ``hardest``: the classifier's lowest scores first.
     """
-    if mixed in run.task.category_names:
-        raise InputError(f"--mixed: {mixed!r} is a category of the task; choose another word")
+    check_other_answer(run, mixed)
     reference: Reference = "gold" if _has_gold(run) else "silver"
     table = _disagreements(run, reference, split)
     if not table.num_rows:
@@ -97,12 +81,14 @@ def draw(
     first = np.zeros(len(hashes)) if order == "random" else table[schema.SCORE].to_numpy()
     chosen = table.take(np.lexsort((hashes, first))[:num])
     made_of = [run.fingerprints[name] for name in ("labels", "corpus")]
-    key = digest(made_of, run.generation, Purpose.REVIEW, reference, order, seed, split)
-    items = [f"{key}-{number:04d}" for number in range(1, chosen.num_rows + 1)]
-    _store_key(run, key, chosen.append_column(ITEM, pa.array(items, pa.string())).select(KEY.names).cast(KEY))
+    key = digest(made_of, run.generation, Purpose.REVIEW, reference, order, seed, split, mixed)
+    items = number_items(key, chosen.num_rows)
     texts = chosen[schema.TEXT].to_pylist()
+    columns: dict[str, Any] = {name: chosen[name] for name in chosen.column_names if name in KEY.names}
+    columns |= {ITEM: items, schema.TEXT_HASH: hash64(texts), OTHER_ANSWER: [mixed] * len(items)}
+    store_key(run, key, pa.table({name: columns[name] for name in KEY.names}).cast(KEY))
     answers = [*run.task.category_names, mixed]
-    return Sample(items, texts, run.task.question, answers, table.num_rows, reference)
+    return Disagreements(items, texts, run.task.question, answers, table.num_rows, reference)
 
 
 def cross_table(run: Run, answers: dict[str, dict[str, str]]) -> CrossTable:
@@ -132,9 +118,8 @@ def cross_table(run: Run, answers: dict[str, dict[str, str]]) -> CrossTable:
         row[columns.index(next(iter(said)) if len(said) == 1 else DISPUTED)] += 1
     names = run.task.category_names
     ordered = dict(sorted(counts.items(), key=lambda row: (names.index(row[0][1]), names.index(row[0][0]))))
-    agreements = [_agreement(people, answers) for people in combinations(sorted(answers), 2)]
     reference = "gold" if _has_gold(run) else "silver"
-    return CrossTable(reference, columns, ordered, len(key), len(joint), agreements)
+    return CrossTable(reference, columns, ordered, len(key), len(joint), agreements(answers))
 
 
 def render(table: CrossTable) -> list[str]:
@@ -151,24 +136,7 @@ def render(table: CrossTable) -> list[str]:
         right[table.reference] += counts[table.answers.index(reference)]
     total = max(sum(sums), 1)
     lines += ["", *(f"People agree with the {who} label of {num} ({num / total:.1%})." for who, num in right.items())]
-    for one in table.agreements:
-        kappa = "not defined" if one.kappa is None else f"{one.kappa:.3f}"
-        lines.append(
-            f"{one.people[0]} and {one.people[1]}: {one.num_equal} of {one.num} answers equal, Cohen's kappa {kappa}."
-        )
-    return lines
-
-
-def _agreement(people: tuple[str, str], answers: dict[str, dict[str, str]]) -> Agreement:
-    from sklearn.metrics import cohen_kappa_score
-
-    first, second = (answers[person] for person in people)
-    both = sorted(first.keys() & second.keys())
-    pairs = [(first[item], second[item]) for item in both]
-    # Kappa is 0/0 if both people give a single, equal answer to everything.
-    is_defined = len({answer for pair in pairs for answer in pair}) > 1
-    kappa = float(cohen_kappa_score(*zip(*pairs, strict=True))) if is_defined else None
-    return Agreement(people, len(both), sum(a == b for a, b in pairs), kappa)
+    return [*lines, *(one.sentence for one in table.agreements)]
 
 
 # Which records disagree
@@ -187,7 +155,7 @@ def _disagreements(run: Run, reference: Reference, split: str | None) -> pa.Tabl
     if not found:
         return known.slice(0, 0)
     table = pa.concat_tables(found)
-    return table.filter(pc.not_equal(table["reference"], table[schema.LABEL]))
+    return table.filter(pc.not_equal(table[REFERENCE], table[schema.LABEL]))
 
 
 def _references(run: Run, reference: Reference, split: str | None) -> pa.Table:
@@ -205,9 +173,9 @@ def _references(run: Run, reference: Reference, split: str | None) -> pa.Table:
     shots = pa.array(shot_texts(run), pa.string())
     found = []
     for part in run.table(name).iter_tables([schema.RECORD_ID, schema.TEXT, schema.SPLIT, label]):
-        rows = part.rename_columns([schema.RECORD_ID, schema.TEXT, schema.SPLIT, "reference"])
+        rows = part.rename_columns([schema.RECORD_ID, schema.TEXT, schema.SPLIT, REFERENCE])
         is_shot = pc.is_in(pc.utf8_trim_whitespace(rows[schema.TEXT]), shots)
-        kept = pc.and_(pc.is_valid(rows["reference"]), pc.invert(is_shot))
+        kept = pc.and_(pc.is_valid(rows[REFERENCE]), pc.invert(is_shot))
         if split is not None:
             kept = pc.and_(kept, pc.equal(rows[schema.SPLIT], split))
         elif learned:
@@ -219,7 +187,7 @@ def _references(run: Run, reference: Reference, split: str | None) -> pa.Table:
         found.append(rows.append_column("first", first).filter(is_unseen))
     rows = pa.concat_tables(found)
     once = unique_text_positions(rows[schema.RECORD_ID], rows["first"])
-    return rows.take(once).select([schema.RECORD_ID, schema.TEXT, "reference"])
+    return rows.take(once).select([schema.RECORD_ID, schema.TEXT, REFERENCE])
 
 
 def _learned_texts(run: Run) -> np.ndarray:
@@ -231,38 +199,11 @@ def _learned_texts(run: Run) -> np.ndarray:
     return np.concatenate(found)
 
 
-# The key
-
-
-def _store_key(run: Run, key: str, rows: pa.Table) -> None:
-    """Store the key unless a longer one with the same settings is stored: a shorter sample is its prefix."""
-    table = _key_table(run, key)
-    manifest = table.read_manifest()
-    if manifest and manifest.num_kept >= rows.num_rows:
-        return
-    part = table.commit_part(f"{rows.num_rows:06d}-{_KEY_PART}", rows)
-    table.complete("review", [part])
-
-
 def _read_key(run: Run, answers: dict[str, dict[str, str]]) -> dict[str, tuple[str, str]]:
     """Item -> its reference label and the model's; all answered items must belong to one sample of this run."""
     items = {item for of in answers.values() for item in of}
-    if not items:
-        raise InputError("no item has an answer; the column is 'answer', and empty ones are left out")
-    keys = {item.rpartition("-")[0] for item in items}
-    if len(keys) > 1:
+    if len(keys := keys_of(items)) > 1:
         raise InputError(
             f"the answers are of {len(keys)} samples ({', '.join(sorted(keys)[:3])}); import one at a time"
         )
-    table = _key_table(run, keys.pop())
-    if table.read_manifest() is None:
-        raise InputError(f"item {min(items)!r}: no sample of this run; is the recipe the one it was exported with?")
-    rows = table.read().to_pylist()
-    key = {row[ITEM]: (row["reference"], row[schema.LABEL]) for row in rows}
-    if unknown := sorted(items - key.keys()):
-        raise InputError(f"item {unknown[0]!r} was never exported, nor were {len(unknown) - 1} others")
-    return key
-
-
-def _key_table(run: Run, key: str) -> TableDirectory:
-    return run.directory.table("review", key or "none", KEY, DELETE)
+    return {item: (row[REFERENCE], row[schema.LABEL]) for item, row in read_keys(run, items).items()}

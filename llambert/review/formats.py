@@ -23,13 +23,14 @@ from xml.etree import ElementTree
 
 from llambert.corpora.rows import shortened
 from llambert.errors import InputError, described
-from llambert.review.disagreements import ITEM, Sample
+from llambert.review.items import ITEM, Sample
 from llambert.section import read_text
 from llambert.storage.atomic import write_atomically
 from llambert.storage.locations import open_filesystem
 from llambert.untrusted import parse_json
 
 _MAX_BYTES = 256 << 20  # of an answered file, which holds texts
+_CSV = "review.csv"
 ANSWER = "answer"
 PERSON = "annotator"
 COLUMNS = (ITEM, "text", "choices", ANSWER, "comment", PERSON)
@@ -39,10 +40,16 @@ _MAX_FIELD_CHARS = 16 << 20
 
 
 def write(sample: Sample, folder: str) -> list[str]:
-    """Write the sample in every format into ``folder``, local or on an object store; the names of the files."""
+    """Write the sample in every format into ``folder``, local or on an object store; the names of the files.
+
+    ``InputError`` if the table there has answers: they would be lost.
+    """
     filesystem, path = open_filesystem(folder)
+    written = f"{folder.rstrip('/')}/{_CSV}"
+    if filesystem.exists(f"{path}/{_CSV}") and (num := sum(map(len, read([written]).given.values()))):
+        raise InputError(f"{written} has {num:,} answers, which this would replace; choose another --output")
     files = {
-        "review.csv": to_csv(sample),
+        _CSV: to_csv(sample),
         "label_studio_tasks.json": _to_json(
             [{"data": {ITEM: item, "text": text}} for item, text in zip(sample.items, sample.texts, strict=True)]
         ),

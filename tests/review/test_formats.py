@@ -7,8 +7,8 @@ import json
 import pytest
 
 from llambert.errors import InputError
-from llambert.review.disagreements import Sample
 from llambert.review.formats import read, to_csv
+from llambert.review.items import Sample
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_what_is_no_export_is_one_line(tmp_path, content):
 )
 @pytest.mark.parametrize("sign", ["=1+1", "+1", "-1", "@SUM(A1)", "＝1", "\ufe661", "\u22121"])
 def test_a_cell_that_might_be_a_formula_is_guarded_and_read_back_as_it_was(tmp_path, blank, sign):
-    sample = Sample(["I"], [blank + sign], "?", ["'" + sign, sign], 1, "gold")
+    sample = Sample(["I"], [blank + sign], "?", ["'" + sign, sign])
     row = next(csv.DictReader(io.StringIO(to_csv(sample).removeprefix("\ufeff"), newline="")))
     assert row["text"] == "'" + blank + sign
     for answer, cell in (("'" + sign, "''" + sign), (sign, "'" + sign), ("good", "good")):

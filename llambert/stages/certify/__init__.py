@@ -34,6 +34,7 @@ from llambert.stages.certify.draw import (
     NUM_UNDECIDED,
     check_before_annotation,
     draw,
+    num_unanswered,
     populations_of,
     promise_of,
     read_sample,
@@ -71,10 +72,10 @@ def certify(run: Run, executor: Executor = RAY) -> Manifest | None:
     started = time.monotonic()
     if recipe.oracle == "annotator":
         ask(run, "certification_responses", executor)
-    elif missing := _num_unanswered(run, people):
+    elif missing := num_unanswered(run, people):
         print(
-            f"certify: people are to decide {missing:,} of {drawn.num_kept:,} records of the certification sample: "
-            "`llambert review export --certify`, then `llambert review import --save`, then start again",
+            f"certify: {missing:,} texts of the certification sample ({drawn.num_kept:,} records) have no answer of "
+            "people yet: `llambert review export --certify`, then `llambert review import --save`, then start again",
             flush=True,
         )
         return None
@@ -110,11 +111,6 @@ def describe(certified: Certified, judges: Judges) -> str:
     """What was found, in a line."""
     kept = sum(each.num_kept for each in certified.certificates.values())
     return f"{kept:,} of {certified.num_sampled:,} sampled records may keep their label; {judges.sentence}"
-
-
-def _num_unanswered(run: Run, people: PeoplesAnswers) -> int:
-    texts = np.unique(hash64(run.table("certification").read([schema.TEXT])[schema.TEXT]))
-    return sum(text not in people for text in texts.tolist())
 
 
 def _version(run: Run, drawn: Manifest, people: PeoplesAnswers) -> str:
