@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from tests.drills import drill, drill_annotate, drill_label, schedule
+from tests.drills import drill, drill_annotate, drill_guarantee, drill_label, schedule
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -23,3 +23,7 @@ def test_faults_anywhere_in_the_pipeline_cost_no_record():
     [result] = drill.drill({0: schedule.parse("annotate+0.3 kill driver; label+0.1 corrupt part")})
     assert result.problems == []
     assert result.done == ["kill driver", "corrupt part"]
+
+
+def test_killed_drivers_cost_a_guarantee_no_answer_and_no_decision(tmp_path):
+    assert drill_guarantee.drill(tmp_path, num_kills=3, seed=5, num_rows=40) == []
