@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import AwareDatetime, Field, NonNegativeInt, PositiveInt, model_validator
 
 from llambert.corpus_recipe import CorpusRecipe
+from llambert.gold_recipe import GoldPhase, GoldShots
 from llambert.guarantee_recipe import GuaranteeRecipe
 from llambert.section import (
     Section,
@@ -65,18 +66,6 @@ class EndpointLimits(Section):
         if self.budget_usd is not None and None in prices:
             raise ValueError("budget_usd needs usd_per_million_prompt_tokens and usd_per_million_response_tokens")
         return self
-
-
-class GoldShots(Section):
-    """Shots drawn from gold records by ``seed``, as many of each category as of any other (to one).
-
-    From split ``train`` where the corpus has one, never from ``test``; the records drawn are not annotated. The draw is
-    independent of the annotation sample, whatever the seeds.
-    """
-
-    seed: int = 0
-    max_chars: PositiveInt = 1_000
-    """Longer texts are no shots."""
 
 
 class AnnotatorRecipe(Section):
@@ -165,15 +154,6 @@ class ParseRecipe(Section):
     min_confidence: Share = Field(0.0, ge=0, le=1)
 
 
-class GoldPhase(Section):
-    """The second phase of regime ``combined``: gold records, from the silver checkpoint; the paper's values."""
-
-    epochs: PositiveInt = 5
-    learning_rate: float = Field(1e-6, gt=0)
-    num_records: PositiveInt | None = None
-    """So many, drawn by ``classifier.seed``: nested subsets, independent of which records are annotated; null: all."""
-
-
 class ClassifierRecipe(Section):
     """How the encoder is fine-tuned; defaults are the paper's (arXiv 2403.15938).
 
@@ -191,6 +171,9 @@ class ClassifierRecipe(Section):
     num_records: PositiveInt | None = None
     """So many silver (regime gold: gold) records, drawn by ``seed``: nested subsets; null: all. With ``annotator.seed``
     the silver records are the first of the sample; gold records are drawn independently of it."""
+    learn_answers_until: AwareDatetime | None = None
+    """Regimes ``gold`` and ``combined`` also learn what people had answered, and saved, at this time, such as
+    "2026-11-28T10:00:00Z", in quotes. Later answers are not learned, so that they can certify this classifier."""
     mislabel_share: Share = Field(0.0, ge=0, le=1)
     """Share of the training records given a wrong label on purpose, by seed."""
     epochs: PositiveInt = 5
@@ -248,6 +231,13 @@ class ClassifierRecipe(Section):
     """Take an encoder that has no safetensors file; unpickling a file from strangers can run their code."""
     trust_remote_code: bool = placement_field(False)
     """Run code that comes with the encoder; its checkpoint needs ``label.trust_remote_code`` then."""
+
+    @model_validator(mode="after")
+    def _answers_are_learned(self) -> Self:
+        if self.learn_answers_until is not None and not self.learns_gold:
+            message = f"regime {self.regime} learns from no gold label; choose gold or combined"
+            raise inconsistent(message, "learn_answers_until")
+        return self
 
     @property
     def learns_gold(self) -> bool:
@@ -323,6 +313,13 @@ class Recipe(Section):
         if self.annotator.splits is not None and self.corpus.columns.split is None:
             message = "the corpus has no splits; name the column they are in as corpus.columns.split"
             raise inconsistent(message, "annotator", "splits")
+        return self
+
+    @model_validator(mode="after")
+    def _no_certified_text_is_learned(self) -> Self:
+        if self.guarantee and self.guarantee.oracle == "annotator" and self.classifier.learn_answers_until is not None:
+            message = "texts that people answered may be in the certification sample; set guarantee.oracle: people"
+            raise inconsistent(message, "classifier", "learn_answers_until")
         return self
 
     @property

@@ -4,14 +4,18 @@ import csv
 import io
 import json
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
+from llambert import schema
 from llambert.cli import app
 from llambert.errors import InputError
 from llambert.execution.in_process import IN_PROCESS
+from llambert.hashing import hash64
 from llambert.integrity.repair import repair
 from llambert.integrity.verify import verify
 from llambert.pipeline import pipeline
@@ -168,7 +172,7 @@ def test_people_certify_then_escalate_and_their_labels_are_final(copied, certifi
     assert asked == {row["text"] for row in deferred[:20]}
     assert [row["text"] for row in read_csv(REVIEW)] != [row["text"] for row in deferred[:20]]
     said = llambert(*IMPORT, str(answered(REVIEW)), "--save")
-    assert "20 answers saved\n" in said
+    assert said.startswith("20 answers saved at ")
     assert "next: llambert run recipe.yaml" in said
     pipeline(run := open_growing(), IN_PROCESS)
     after = figures(run, "decisions")
@@ -201,7 +205,7 @@ def test_half_the_answers_are_kept_and_the_other_half_is_asked_for(copied, waiti
     llambert(*EXPORT, "--certify")
     num = len(read_csv(REVIEW))
     said = llambert(*IMPORT, str(answered(REVIEW, num=50)), "--save")
-    assert "50 answers saved\n" in said
+    assert said.startswith("50 answers saved at ")
     assert f"{num - 50} texts of the certification sample have no answer yet" in said
     pipeline(open_growing(), IN_PROCESS)
     assert f"certify: {num - 50} texts" in capsys.readouterr().out
@@ -212,7 +216,8 @@ def test_half_the_answers_are_kept_and_the_other_half_is_asked_for(copied, waiti
     assert not rest & first
     # The same file again, answered to the end: what was saved is not saved twice.
     said = llambert(*IMPORT, str(answered(REVIEW)), "--save")
-    assert f"{num - 50} answers saved, 50 were saved before" in said
+    assert said.startswith(f"{num - 50} answers saved at ")
+    assert ", 50 were saved before\n" in said
     assert "every text of the certification sample has an answer" in said
     assert "people have answered all" in refused(*EXPORT, "--certify", "--output", "more")
 
@@ -223,7 +228,7 @@ def test_the_same_import_and_the_same_start_write_nothing(copied, certified, ann
     names = ("people", "certification", "certificate", "deferred", "decisions", "report")
     before = {name: states(run, name) for name in names}
     said = llambert(*IMPORT, "review/kim.csv", "--save")
-    assert said.startswith("0 answers saved, ")
+    assert said.startswith("0 answers saved at ")
     pipeline(run := open_growing(), IN_PROCESS)
     assert {name: states(run, name) for name in names} == before
     assert len(annotator.calls) == num_calls
@@ -360,3 +365,70 @@ def test_damaged_answers_are_found_and_set_aside_and_their_texts_asked_again(cop
     llambert(*IMPORT, "review/kim.csv", "--save")
     pipeline(open_growing(), IN_PROCESS)
     assert figures(open_growing(), "decisions")["by_person"] >= NUM_CERTIFY
+
+
+def change_recipe(**sections: dict) -> None:
+    recipe = yaml.safe_load(Path("recipe.yaml").read_text())
+    for name, fields in sections.items():
+        recipe[name] = recipe[name] | fields
+    Path("recipe.yaml").write_text(yaml.safe_dump(recipe))
+
+
+def test_a_classifier_that_learned_saved_answers_is_certified_by_answers_about_other_texts(copied, certified, capsys):
+    copied(certified)
+    before = open_growing()
+    first = {row["text"] for row in contents(before, "certification")["certification"]}
+    llambert(*EXPORT, "--escalate", "20", "--output", "more")
+    llambert(*IMPORT, str(answered(Path("more/review.csv"))), "--save")
+    escalated = {row["text"] for row in read_csv(Path("more/review.csv"))}
+    change_recipe(classifier={"regime": "combined", "learn_answers_until": datetime.now(UTC).isoformat()})
+    pipeline(run := open_growing(), IN_PROCESS)
+    assert run.table("checkpoint").uri != before.table("checkpoint").uri
+    rows_ = run.table("learned").read().to_pylist()
+    learned = {row[schema.TEXT_HASH] for row in rows_ if row[schema.LABELS_OF] == "gold"}
+    assert learned == set(hash64(sorted(first | escalated)).tolist())
+    assert run.table("checkpoint").require_manifest().counts["num_learned_answers"] == len(learned)
+    sampled = {row["text"] for row in contents(run, "certification")["certification"]}
+    assert not learned & set(hash64(sorted(sampled)).tolist())
+    assert f"certify: {len(sampled)} texts of the certification sample" in capsys.readouterr().out
+    # They judge nothing any more: the classifier has learned them.
+    assert json.loads(run.table("report").read_file("metrics.json"))["num_saved_gold"] == 0
+    llambert(*EXPORT, "--certify", "--output", "second")
+    assert sorted(row["text"] for row in read_csv(Path("second/review.csv"))) == sorted(sampled)
+    llambert(*IMPORT, str(answered(Path("second/review.csv"))), "--save")
+    pipeline(after := open_growing(), IN_PROCESS)
+    assert after.table("checkpoint").uri == run.table("checkpoint").uri  # what is saved later is not learned
+    texts = {row["record_id"]: row["text"] for row in contents(after, "corpus")["corpus"]}
+    decided = [row for row in contents(after, "decisions")["decisions"] if row["decided_by"] == "person"]
+    assert {texts[row["record_id"]] for row in decided} == first | escalated | sampled
+    assert all(row["label"] == verdict(texts[row["record_id"]]) for row in decided)
+    assert verify(after) == []
+
+
+@pytest.mark.parametrize(
+    ("until", "message"),
+    [
+        ("2999-01-01T00:00:00Z", "is in the future"),
+        ("2020-01-01T00:00:00Z", "no label that people gave was saved by 2020"),
+    ],
+)
+def test_a_time_at_which_there_is_nothing_to_learn_is_refused(copied, certified, until, message):
+    copied(certified)
+    change_recipe(classifier={"regime": "gold", "learn_answers_until": until})
+    with pytest.raises(InputError, match=f"classifier.learn_answers_until: .*{message}"):
+        pipeline(open_growing(), IN_PROCESS)
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"classifier": {"regime": "silver"}}, "regime silver learns from no gold label; choose gold or combined"),
+        ({"guarantee": {"oracle": "annotator"}}, "may be in the certification sample; set guarantee.oracle: people"),
+    ],
+)
+def test_a_recipe_whose_certificate_might_rest_on_learned_answers_is_refused(copied, waiting, sections, message):
+    copied(waiting)
+    change_recipe(classifier={"regime": "gold", "learn_answers_until": "2026-01-01T00:00:00Z"})
+    change_recipe(**sections)
+    with pytest.raises(InputError, match=f"classifier.learn_answers_until: .*{message}"):
+        open_growing()

@@ -1,7 +1,8 @@
 import pytest
 
 from llambert.errors import InputError
-from llambert.recipe import AnnotatorRecipe, Decoding, GoldShots, digest, dump_recipe, load_recipe, result_fields
+from llambert.gold_recipe import GoldShots
+from llambert.recipe import AnnotatorRecipe, Decoding, digest, dump_recipe, load_recipe, result_fields
 
 GOOD = """\
 name: films

@@ -20,7 +20,7 @@ from llambert.errors import InputError
 from llambert.evaluation.final_table import DECIDERS, final_table, iter_decided
 from llambert.evaluation.guaranteed import Guaranteed
 from llambert.evaluation.hash_index import HashIndex
-from llambert.evaluation.saved_gold import SavedGold
+from llambert.evaluation.saved_gold import SavedGold, take_saved_gold
 from llambert.hashing import hash64
 from llambert.run import Run
 from llambert.storage.manifest import Manifest
@@ -223,26 +223,13 @@ def _read_records(run: Run, categories: list[str], annotated: HashIndex) -> tupl
     of_texts = ("is_trained_on_gold", "is_learned", "is_given_away", "is_seen")
     for name in of_texts:  # properties of a text hold for all of its copies
         whole[name] = np.isin(first_copies, first_copies[whole[name]])
-    num_saved, num_differ = _take_saved_gold(whole, first_copies)
+    num_saved, num_differ = take_saved_gold(whole, first_copies)
     whole["is_evaluated"] = _one_per_text(whole["has_gold"] & whole["has_label"], whole["is_duplicate"], first_copies)
     num_gold = int(whole["has_gold"].sum())
     _share_gold_among_copies(whole, first_copies)
     return Records(
         splits=list(splits), num_gold=num_gold, num_saved_gold=num_saved, num_saved_differ=num_differ, **whole
     ), annotated_hashes
-
-
-def _take_saved_gold(whole: dict[str, NDArray], first_copy: NDArray[np.uint64]) -> tuple[int, int]:
-    """Give each record of a text that has no gold label in the corpus the one that people gave the text.
-
-    How many records these are, and how many texts have a gold label in the corpus that differs from people's.
-    """
-    saved, has_saved = whole.pop("saved_gold"), whole.pop("has_saved_gold")
-    gold, has_gold = whole["gold"], whole["has_gold"]
-    differs = has_gold & has_saved & (gold != saved)
-    taken = has_saved & ~np.isin(first_copy, first_copy[has_gold])
-    gold[taken], has_gold[taken] = saved[taken], True
-    return int(taken.sum()), len(np.unique(first_copy[differs]))
 
 
 def learned_texts(run: Run) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:

@@ -21,7 +21,8 @@ from fsspec import AbstractFileSystem
 
 from llambert.annotation.sampling import Purpose
 from llambert.experiments.sources import Labels
-from llambert.recipe import TRAINING_VERSION, ClassifierRecipe, GoldPhase, digest, result_fields
+from llambert.gold_recipe import GoldPhase
+from llambert.recipe import TRAINING_VERSION, ClassifierRecipe, digest, result_fields
 from llambert.storage.atomic import create_atomically, remove_temporaries, write_atomically
 from llambert.storage.locations import open_filesystem
 from llambert.storage.reference import content_identity, find_commit, is_hub_name

@@ -53,16 +53,13 @@ def report(run: Run, prices: str | None = None) -> Manifest:
     manifest = directory.read_manifest()
     silver = run.table("silver").read_manifest()
     answers = silver.upstream.get(RESPONSES_VERSION) if silver else None
-    guaranteed = guarantee_version(run)
-    people = PeoplesAnswers.read(run.table("people"), run.task.category_names).version
-    if (
-        manifest
-        and prices is None
-        and (pilot is None or manifest.upstream.get("plan") == pilot.measured_at)
-        and manifest.upstream.get(RESPONSES_VERSION) == answers
-        and manifest.upstream.get(_GUARANTEE, "") == guaranteed
-        and manifest.upstream.get(PEOPLES_VERSION, "") == people
-    ):
+    made_of = {
+        "plan": pilot.measured_at if pilot else "",
+        RESPONSES_VERSION: answers or "",
+        _GUARANTEE: guarantee_version(run),
+        PEOPLES_VERSION: PeoplesAnswers.read(run.table("people"), run.task.category_names).version,
+    }
+    if manifest and prices is None and all(manifest.upstream.get(name, "") == made_of[name] for name in made_of):
         return manifest
     # Imported here: matplotlib and scikit-learn take seconds, and a complete run needs neither.
     from llambert.evaluation.quality import assess
@@ -95,12 +92,6 @@ def report(run: Run, prices: str | None = None) -> Manifest:
         _write_table(directory, METRICS_PART, pa.Table.from_pylist(rows, schema=schema.METRICS)),
         _write_table(directory, SUSPECTS_PART, findings.suspects.rows),
     ]
-    made_of = {
-        "plan": pilot and pilot.measured_at,
-        RESPONSES_VERSION: answers,
-        _GUARANTEE: guaranteed,
-        PEOPLES_VERSION: people,
-    }
     return run.complete(
         "report",
         parts,

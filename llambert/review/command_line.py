@@ -75,7 +75,8 @@ def review_import(
         for line in disagreements.render(disagreements.cross_table(run, answers.given)):
             print(line)
     if save:
-        saved = saving.save_answers(run, answers.given, datetime.now(UTC))
+        now = datetime.now(UTC)
+        saved = saving.save_answers(run, answers.given, now.replace(microsecond=now.microsecond // 1000 * 1000))
         for line in saving.render(saved, recipe, with_agreement=not is_of_disagreements):
             print(line)
 

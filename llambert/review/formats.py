@@ -46,8 +46,10 @@ def write(sample: Sample, folder: str) -> list[str]:
     """
     filesystem, path = open_filesystem(folder)
     written = f"{folder.rstrip('/')}/{_CSV}"
-    if filesystem.exists(f"{path}/{_CSV}") and (num := sum(map(len, read([written]).given.values()))):
-        raise InputError(f"{written} has {num:,} answers, which this would replace; choose another --output")
+    with contextlib.suppress(FileNotFoundError):
+        before = filesystem.cat_file(f"{path}/{_CSV}").decode(errors="replace")
+        if num := sum(not isinstance(entry, str) for entry in _entries(before, written)):
+            raise InputError(f"{written} has {num:,} answers, which this would replace; choose another --output")
     files = {
         _CSV: to_csv(sample),
         "label_studio_tasks.json": _to_json(
@@ -129,9 +131,7 @@ def read(paths: Iterable[str]) -> Answers:
     """
     found, left_out = dict[str, dict[str, str]](), Counter[str]()
     for path in paths:
-        text = read_text(path, _MAX_BYTES).removeprefix("\ufeff")
-        is_json = text.lstrip()[:1] in ("[", "{")
-        for entry in _from_json(text, path) if is_json else _from_csv(text, path):
+        for entry in _entries(read_text(path, _MAX_BYTES), path):
             if isinstance(entry, str):
                 left_out[entry] += 1
                 continue
@@ -147,6 +147,12 @@ def read(paths: Iterable[str]) -> Answers:
 
 Entry = tuple[str, str, str] | str
 """Person, item and answer; or why it is no answer."""
+
+
+def _entries(text: str, path: str) -> Iterator[Entry]:
+    """Those of a file's ``text``."""
+    text = text.removeprefix("\ufeff")
+    return _from_json(text, path) if text.lstrip()[:1] in ("[", "{") else _from_csv(text, path)
 
 
 def _entry(path: str, person: Any, item: Any, value: Any) -> Entry:

@@ -27,6 +27,7 @@ class Saved:
     num_missing: int | None
     """Texts of the certification sample that nobody has answered; None if people are not to answer any."""
     agreements: list[Agreement]
+    answered_at: datetime
 
 
 def is_of_disagreements(run: Run, given: Given) -> bool:
@@ -52,13 +53,14 @@ def save_answers(run: Run, given: Given, answered_at: datetime) -> Saved:
     missing, guarantee = None, run.recipe.guarantee
     if guarantee is not None and guarantee.oracle == "people" and run.table("certification").read_manifest():
         missing = num_unanswered(run, PeoplesAnswers.read(table, categories))
-    return Saved(sum(map(len, answers.values())), num_saved, missing, agreements(answers))
+    return Saved(sum(map(len, answers.values())), num_saved, missing, agreements(answers), answered_at)
 
 
 def render(saved: Saved, recipe: str, with_agreement: bool = True) -> list[str]:
     """What is printed: what was saved, how far people agree, what is missing, and what to do next."""
     num_known = saved.num_answers - saved.num_saved
-    lines = [f"{saved.num_saved:,} answers saved" + (f", {num_known:,} were saved before" if num_known else "")]
+    known = f", {num_known:,} were saved before" if num_known else ""
+    lines = [f"{saved.num_saved:,} answers saved at {saved.answered_at.isoformat(timespec='milliseconds')}{known}"]
     if with_agreement:
         lines += [one.sentence for one in saved.agreements]
     if saved.num_missing:

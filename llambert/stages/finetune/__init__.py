@@ -15,6 +15,7 @@ from llambert.execution.ray_executor import RAY
 from llambert.execution.stage_progress import ProgressFile
 from llambert.run import Run
 from llambert.stages.finetune.refresh import choose_checkpoint, decision_note
+from llambert.stages.finetune.saved_answers import count_learned_answers
 from llambert.stages.finetune.selection import (
     NUM_SILVER,
     counts,
@@ -76,7 +77,8 @@ def _provide_model(run: Run, executor: Executor) -> str:
 
 
 def _complete(run: Run, selected: dict[str, Selection], trained: Trained, seconds: dict[str, float]) -> Manifest:
-    run.complete("learned", [run.table("learned").commit_part(_LEARNED_PART, learned_texts(selected))])
+    learned = learned_texts(selected)
+    run.complete("learned", [run.table("learned").commit_part(_LEARNED_PART, learned)])
     num_silver = {NUM_SILVER: selected["silver"].num_in} if "silver" in selected else {}
     num_trained = {"num_steps": trained.num_steps, "num_workers": trained.num_workers}
     return run.complete(
@@ -85,7 +87,7 @@ def _complete(run: Run, selected: dict[str, Selection], trained: Trained, second
         num_left_out(selected),
         num_in=sum(phase.num_in for phase in selected.values()),
         num_kept=sum(len(phase.train) + len(phase.held_out) for phase in selected.values()),
-        counts=counts(selected) | num_silver | num_trained,
+        counts=counts(selected) | num_silver | num_trained | count_learned_answers(run, learned),
         measures=trained.measures,
         wall_seconds=seconds["wall_seconds"],
         busy_seconds=seconds["busy_seconds"],

@@ -18,6 +18,7 @@ from llambert.corpora.duplicates import first_occurrences
 from llambert.errors import Damaged, InputError
 from llambert.hashing import hash64
 from llambert.run import Run
+from llambert.stages.finetune.saved_answers import learned_answers
 from llambert.storage.locations import remove_folder
 from llambert.storage.manifest import Manifest
 from llambert.training.loop import Phase
@@ -75,7 +76,10 @@ def _with_left_out(selected: Selection, reason: Exclusion, num: int) -> Selectio
 
 
 def _gold_rows(run: Run) -> tuple[pa.Table, int]:
-    """Corpus records of split ``train`` that have a gold label, each text once, and how many duplicates are left out.
+    """Records whose gold label is learned, each text once, and how many duplicates are left out.
+
+    These are the corpus records of split ``train`` that have a gold label, and those that people gave one
+    (``saved_answers.py``).
 
     So what is held out was not trained on in another copy. A record whose text only another split has too stays: it is
     the figures on that split that leave the text out.
@@ -84,7 +88,7 @@ def _gold_rows(run: Run) -> tuple[pa.Table, int]:
     found = [schema.CORPUS.empty_table().select(columns)]
     for part in run.table("corpus").iter_tables([*columns, schema.SPLIT]):
         found.append(part.filter(is_training_gold(part)).select(columns).cast(found[0].schema))
-    rows = pa.concat_tables(found)
+    rows = pa.concat_tables([*found, learned_answers(run)])
     first_of_each = np.sort(
         np.unique(first_occurrences(run.table("duplicates"), rows[schema.RECORD_ID]), return_index=True)[1]
     )

@@ -155,7 +155,10 @@ def test_people_who_have_not_answered_are_waited_for(films, oracle, capsys):
     run = open_labelled("guarantee.oracle=people")
     assert certify(run, IN_PROCESS) is None
     num = len(set(read_sample(run)[schema.TEXT].to_pylist()))
-    assert f"people are to decide {num:,} of {CERTIFY_RECORDS:,} records" in capsys.readouterr().out
+    assert (
+        f"{num:,} texts of the certification sample ({CERTIFY_RECORDS:,} records) have no answer"
+        in capsys.readouterr().out
+    )
     assert oracle.calls == []
     assert run.table("certificate").read_manifest() is None
 
