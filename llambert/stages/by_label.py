@@ -66,7 +66,11 @@ def _remove_others(run: Run, name: str, copied: Manifest) -> None:
     if run.tables.grows(name):
         run.remove_replaced(name)
     elif copied.parts:
-        remove_other_versions(run.table(name), version_of(copied.parts[0].name))
+        source, version = run.tables[name].copy_of, version_of(copied.parts[0].name)
+        assert source, f"{name} is a copy of no table"
+        remove_other_versions(
+            run.table(name), version, lambda: run.table(source).require_manifest().content == copied.content
+        )
 
 
 def _files(part: Part) -> list[str]:

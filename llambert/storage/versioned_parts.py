@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+from collections.abc import Callable
 
 from llambert.storage.run_directory import TableDirectory
 
@@ -27,15 +28,18 @@ def version_of(name: str) -> str:
     return match[2]
 
 
-def remove_other_versions(table: TableDirectory, version: str) -> None:
+def remove_other_versions(table: TableDirectory, version: str, is_current: Callable[[], bool]) -> None:
     """Remove the parts of a complete table that were made of other versions; none that its manifest lists.
 
-    Those in folders of the table too.
+    Those in folders of the table too. Nothing is removed if ``is_current`` says that ``version`` is not what the table is to be made of any more: another
+    driver may be making parts of what is. Its parts are not in the listing either, which was made before that was seen.
     """
     manifest = table.read_manifest()
     listed = {part.name for part in manifest.parts} if manifest else set()
-    for name in table.file_names():
-        match = _VERSIONED.fullmatch(name.rpartition("/")[2])
-        if match and match[2] != version and name not in listed:
-            with contextlib.suppress(FileNotFoundError):  # another driver was faster
-                table.filesystem.rm_file(table.path(name))
+    found = [(name, _VERSIONED.fullmatch(name.rpartition("/")[2])) for name in table.file_names()]
+    others = [name for name, match in found if match and match[2] != version and name not in listed]
+    if not others or not is_current():
+        return
+    for name in others:
+        with contextlib.suppress(FileNotFoundError):  # another driver was faster
+            table.filesystem.rm_file(table.path(name))

@@ -33,14 +33,29 @@ def test_parts_of_other_versions_go_those_that_the_manifest_lists_and_other_file
     table.commit_part("part-0.parquet", rows)
     table.complete("decide", [table.commit_part(versioned("part-0.parquet", NEW), rows)])
     kept = {versioned("part-0.parquet", NEW), "part-0.parquet", "manifest.json"}
-    remove_other_versions(table, NEW)
+    remove_other_versions(table, NEW, lambda: True)
     assert table.file_names() == kept
-    remove_other_versions(table, OTHER)  # a driver of before, which is late
+    remove_other_versions(table, OTHER, lambda: True)  # a driver of before, which is late
     assert table.file_names() == kept
 
 
 def test_of_a_table_without_a_manifest_all_other_versions_go(table):
     for version in (OLD, NEW):
         table.commit_part(versioned("part-0.parquet", version), pa.table({"record_id": ["a"]}))
-    remove_other_versions(table, NEW)
+    remove_other_versions(table, NEW, lambda: True)
     assert table.part_names() == [versioned("part-0.parquet", NEW)]
+
+
+def test_what_is_made_of_newer_answers_stays(table):
+    rows = pa.table({"record_id": ["a"]})
+    table.complete("decide", [table.commit_part(versioned("part-0.parquet", OLD), rows)])
+
+    def answers_changed():
+        table.commit_part(versioned("part-0.parquet", OTHER), rows)  # by another driver, as soon as they had changed
+        return True
+
+    table.commit_part(versioned("part-0.parquet", NEW), rows)
+    remove_other_versions(table, OLD, lambda: False)
+    assert versioned("part-0.parquet", NEW) in table.part_names()
+    remove_other_versions(table, OLD, answers_changed)
+    assert table.part_names() == [versioned("part-0.parquet", OLD), versioned("part-0.parquet", OTHER)]

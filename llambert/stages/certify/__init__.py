@@ -79,11 +79,11 @@ def certify(run: Run, executor: Executor = RAY) -> Manifest | None:
             flush=True,
         )
         return None
-    version = _version(run, drawn, people)
+    version = _version(run, drawn)
     table = run.table("certificate")
     complete = table.read_manifest()
     if complete and complete.upstream.get(RESPONSES_VERSION) == version:
-        remove_other_versions(table, version)
+        remove_other_versions(table, version, lambda: _version(run, drawn) == version)
         return complete
     sample = read_sample(run)
     labels, reasons = _oracles_labels(run, sample, people)
@@ -102,7 +102,7 @@ def certify(run: Run, executor: Executor = RAY) -> Manifest | None:
         measures={**measures, **judges.measures},
         wall_seconds=time.monotonic() - started,
     )
-    remove_other_versions(table, version)
+    remove_other_versions(table, version, lambda: _version(run, drawn) == version)
     print(f"certify: {describe(certified, judges)}", flush=True)
     return made
 
@@ -113,9 +113,10 @@ def describe(certified: Certified, judges: Judges) -> str:
     return f"{kept:,} of {certified.num_sampled:,} sampled records may keep their label; {judges.sentence}"
 
 
-def _version(run: Run, drawn: Manifest, people: PeoplesAnswers) -> str:
+def _version(run: Run, drawn: Manifest) -> str:
     """Stands for the sample, with the classifier's labels, and all the answers that the certificate rests on."""
     assert run.recipe.guarantee is not None
+    people = PeoplesAnswers.read(run.table("people"), run.task.category_names)
     asked = [answers_version(run.table(name).read_manifest()) for name in ("certification_responses", "responses")]
     return digest(drawn.content, people.version, *(asked if run.recipe.guarantee.oracle == "annotator" else []))
 

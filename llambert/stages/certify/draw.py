@@ -42,7 +42,7 @@ def draw(run: Run) -> Manifest:
     assert recipe is not None
     version, complete = run.table("labels").require_manifest().content, table.read_manifest()
     if complete and complete.upstream.get(MADE_OF) == version:
-        remove_other_versions(table, version)
+        remove_other_versions(table, version, lambda: run.table("labels").require_manifest().content == version)
         return complete
     started = time.monotonic()
     decided, selection = decided_texts(run), Selection.empty()
@@ -79,7 +79,7 @@ def draw(run: Run) -> Manifest:
         counts=counts,
         wall_seconds=time.monotonic() - started,
     )
-    remove_other_versions(table, version)
+    remove_other_versions(table, version, lambda: run.table("labels").require_manifest().content == version)
     return made
 
 

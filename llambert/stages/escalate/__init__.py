@@ -29,7 +29,7 @@ def escalate(run: Run, executor: Executor = RAY) -> Manifest | None:
     if certificate is None:
         return None
     certified = Certified.of(certificate)
-    deferred = defer(run, certificate, certified)
+    deferred = defer(run, certified)
     if is_escalated(certificate, deferred):
         ask(run, "escalated", executor, may_end_early=True)
     decisions = decide(run, executor, certificate, certified, deferred)

@@ -69,10 +69,10 @@ def decide(run: Run, executor: Executor, certificate: Manifest, certified: Certi
     table, labels = run.table("decisions"), run.table("labels").require_manifest()
     is_asked = is_escalated(certificate, deferred)
     people = PeoplesAnswers.read(run.table("people"), run.task.category_names)
-    version = _version(run, [labels, certificate, deferred], people, is_asked)
+    version = _version(run, is_asked)
     complete = table.read_manifest()
     if complete and complete.upstream.get(ANSWERS_MADE_OF) == version:
-        remove_other_versions(table, version)
+        remove_other_versions(table, version, lambda: _version(run, is_asked) == version)
         return complete
     answered = _answered(run, people, is_asked)
     upstream = [part.model_copy(update={"name": versioned(part.name, version)}) for part in labels.parts]
@@ -90,7 +90,7 @@ def decide(run: Run, executor: Executor, certificate: Manifest, certified: Certi
         card=lambda decisions: decisions_card(run, decisions, certificate),
         **progress.seconds,
     )
-    remove_other_versions(table, version)
+    remove_other_versions(table, version, lambda: _version(run, is_asked) == version)
     return made
 
 
@@ -99,7 +99,10 @@ def is_escalated(certificate: Manifest, deferred: Manifest) -> bool:
     return bool(certificate.counts[ESCALATES] and deferred.num_kept)
 
 
-def _version(run: Run, made_of: list[Manifest], people: PeoplesAnswers, is_asked: bool) -> str:
+def _version(run: Run, is_asked: bool) -> str:
+    """Stands for all that decides whose label each record gets."""
+    people = PeoplesAnswers.read(run.table("people"), run.task.category_names)
+    made_of = [run.table(name).require_manifest() for name in ("labels", "certificate", "deferred")]
     names = ["responses", *(["escalated"] if is_asked else [])]
     asked = [answers_version(run.table(name).read_manifest()) for name in names]
     return digest(*(manifest.content for manifest in made_of), people.version, *asked)

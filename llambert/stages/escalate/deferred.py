@@ -21,7 +21,7 @@ MADE_OF = "deferred_made_of"
 NUM_DEFERRED, NUM_LEFT_OUT, LOWEST_LEFT_OUT = "num_deferred", "num_left_out", "lowest_left_out"
 
 
-def defer(run: Run, certificate: Manifest, certified: Certified) -> Manifest:
+def defer(run: Run, certified: Certified) -> Manifest:
     """Write the table ``deferred``: one record of each text whose label may not be kept, from the lowest score up.
 
     At most ``guarantee.max_records`` of them. Skipped when it is complete, and labels and certificate are the same. Its
@@ -33,11 +33,10 @@ def defer(run: Run, certificate: Manifest, certified: Certified) -> Manifest:
     table, recipe = run.table("deferred"), run.recipe.guarantee
     assert recipe is not None
     people = PeoplesAnswers.read(run.table("people"), run.task.category_names)
-    labels = run.table("labels").require_manifest()
-    version = digest(labels.content, certificate.content, people.version if recipe.oracle == "people" else "")
+    version = _version(run)
     complete = table.read_manifest()
     if complete and complete.upstream.get(MADE_OF) == version:
-        remove_other_versions(table, version)
+        remove_other_versions(table, version, lambda: _version(run) == version)
         return complete
     started = time.monotonic()
     rows, num_deferred = _below_threshold(run, certified, _answered_texts(run, people), forgotten_texts(run))
@@ -61,8 +60,16 @@ def defer(run: Run, certificate: Manifest, certified: Certified) -> Manifest:
         measures=_lowest_scores(left_out),
         wall_seconds=time.monotonic() - started,
     )
-    remove_other_versions(table, version)
+    remove_other_versions(table, version, lambda: _version(run) == version)
     return made
+
+
+def _version(run: Run) -> str:
+    """Stands for all that decides who is deferred."""
+    assert run.recipe.guarantee is not None
+    people = PeoplesAnswers.read(run.table("people"), run.task.category_names).version
+    made_of = [run.table(name).require_manifest().content for name in ("labels", "certificate")]
+    return digest(*made_of, people if run.recipe.guarantee.oracle == "people" else "")
 
 
 def _answered_texts(run: Run, people: PeoplesAnswers) -> Hashes:
