@@ -31,8 +31,9 @@ def version_of(name: str) -> str:
 def remove_other_versions(table: TableDirectory, version: str, is_current: Callable[[], bool]) -> None:
     """Remove the parts of a complete table that were made of other versions; none that its manifest lists.
 
-    Those in folders of the table too. Nothing is removed if ``is_current`` says that ``version`` is not what the table is to be made of any more: another
-    driver may be making parts of what is. Its parts are not in the listing either, which was made before that was seen.
+    Those in folders of the table too. Nothing is removed if ``is_current`` says that ``version`` is not what the table
+    is to be made of any more: another driver may be making parts of what is. Its parts are not in the listing either,
+    which was made before that was seen.
     """
     manifest = table.read_manifest()
     listed = {part.name for part in manifest.parts} if manifest else set()
