@@ -179,7 +179,7 @@ PEOPLES_ANSWERS = pa.schema(
         _RECORD_ID,
         pa.field(ANSWER, pa.string(), nullable=False),
         pa.field(PERSON, pa.string(), nullable=False),
-        pa.field(ANSWERED_AT, pa.timestamp("s", tz="UTC"), nullable=False),
+        pa.field(ANSWERED_AT, pa.timestamp("us", tz="UTC"), nullable=False),
     ]
 )
 """What people said of a text, a row an answer; saved by ``llambert review import --save``. ``text_hash``: the 64-bit
