@@ -50,7 +50,7 @@ class Frontier:
     def at(self, kept: Mask, num_deferred: int) -> FrontierPoint:
         """The point at which these sampled records keep their label, and ``num_deferred`` open ones do not.
 
-        The figures of the open records and of the others are estimated from the same sample, and the bounds are the sums
+        The figures of the open records and of the others are estimated from one sample, and the bounds are the sums
         of Wilson's, weighted: an interval that is wider than it has to be. They hold for a point chosen beforehand, not
         for all points at once.
         """
