@@ -103,11 +103,11 @@ def _certificate(guaranteed: Guaranteed) -> Table:
             ]
         )
     header = [
-        "classifier's label", "records", "undecided", "sampled", "threshold", "kept", "wrong", "allowed", "certified",
+        "label", "records", "undecided", "sampled", "threshold", "kept", "wrong", "allowed", "certified",
         "reached",
     ]  # fmt: skip
     caption = (
-        "The certificate. Undecided: records that the oracle had not decided, from which the sample was drawn; kept, "
+        "The certificate, by the classifier's label. Undecided: records that the oracle had not decided, from which the sample was drawn; kept, "
         "wrong, allowed: sampled records with a score of at least the threshold, those of them whose label is not the "
         "oracle's, and how many may be; certified: the share of right labels if the oracle decides everything below "
         "the threshold; reached: with what was decided:"
