@@ -52,7 +52,9 @@ class Guaranteed:
             manifests = {"certification": run.table("certification").require_manifest()}
             return cls(recipe, manifests, None, _num_unanswered(run), run.task.category_names)
         manifests = {name: run.table(name).require_manifest() for name in TABLES}
-        others = {name: run.table(name).read_manifest() for name in ASKED.values()}
+        escalates = bool(manifests["certificate"].counts[ESCALATES])
+        asked = [name for name in ASKED.values() if escalates or name != "escalated"]  # asked before: of no use now
+        others = {name: run.table(name).read_manifest() for name in asked}
         manifests |= {name: manifest for name, manifest in others.items() if manifest}
         return cls(recipe, manifests, run.table("certificate").read(), 0, run.task.category_names)
 

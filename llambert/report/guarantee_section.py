@@ -107,10 +107,10 @@ def _certificate(guaranteed: Guaranteed) -> Table:
         "reached",
     ]  # fmt: skip
     caption = (
-        "The certificate, by the classifier's label. Undecided: records that the oracle had not decided, from which the sample was drawn; kept, "
-        "wrong, allowed: sampled records with a score of at least the threshold, those of them whose label is not the "
-        "oracle's, and how many may be; certified: the share of right labels if the oracle decides everything below "
-        "the threshold; reached: with what was decided:"
+        "The certificate, by the classifier's label. Undecided: records that the oracle had not decided, from which the "
+        "sample was drawn; kept, wrong, allowed: sampled records with a score of at least the threshold, those of them "
+        "whose label is not the oracle's, and how many may be; certified: the share of right labels if the oracle "
+        "decides everything below the threshold; reached: with what was decided:"
     )
     return Table(header, rows, caption)
 
