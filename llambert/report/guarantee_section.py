@@ -94,7 +94,7 @@ def _certificate(guaranteed: Guaranteed) -> Table:
                 f"{population.num_records:,}",
                 f"{population.num_undecided:,}",
                 f"{certificate.num_sampled:,}",
-                "none" if certificate.threshold is None else f"{certificate.threshold:.6g}",
+                "none" if certificate.threshold is None else str(np.float32(certificate.threshold)),
                 f"{certificate.num_kept:,}",
                 f"{certificate.num_wrong:,}",
                 "too few records" if certificate.max_wrong < 0 else f"{certificate.max_wrong:,}",
@@ -107,7 +107,7 @@ def _certificate(guaranteed: Guaranteed) -> Table:
         "reached",
     ]  # fmt: skip
     caption = (
-        "The certificate, by the classifier's label. Undecided: records that the oracle had not decided, from which the "
+        "The certificate, by the classifier's label. Undecided: records the oracle had not decided, from which the "
         "sample was drawn; kept, wrong, allowed: sampled records with a score of at least the threshold, those of them "
         "whose label is not the oracle's, and how many may be; certified: the share of right labels if the oracle "
         "decides everything below the threshold; reached: with what was decided:"
