@@ -23,6 +23,14 @@ def test_a_guarantee_that_holds_is_one_sentence():
     ]
 
 
+@pytest.mark.parametrize("target", [0.93, 0.95, 0.97, 0.98, 0.99])
+def test_a_target_that_is_reached_to_the_record_is_reached(target):
+    num_allowed = round((1 - target) * 2_000)
+    guaranteed = made_guarantee({"classifier": 2_000}, {"": 1 - num_allowed / 2_000}, target=target)
+    [sentence] = guarantee_sentences(guaranteed)
+    assert sentence.startswith(f"At least {100 * target:g} % of the 2,000 final labels")
+
+
 def test_with_people_it_is_about_right_labels():
     [sentence] = guarantee_sentences(made_guarantee({"classifier": 90, "person": 10}, {"": 0.97}, oracle="people"))
     assert sentence == (
