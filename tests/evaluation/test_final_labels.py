@@ -57,6 +57,8 @@ def test_peoples_labels_are_what_is_promised_and_judge_nothing(records):
     assert set(found.by_decider) == {"classifier"}
     assert found.whole.value == pytest.approx(found.by_decider["classifier"].value)
     assert found.whole.num == 300
+    assert found.has_peoples
+    assert not assess_final(records, NOBODY_SAMPLED).has_peoples
 
 
 def test_gold_that_training_or_the_prompt_was_given_judges_no_final_label(records):

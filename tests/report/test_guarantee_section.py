@@ -155,7 +155,7 @@ def test_of_categories_the_lowest_is_named():
     run = start("guarantee.per_category=true", "guarantee.target=0.7")
     measures = run.table("decisions").require_manifest().measures
     lowest = min(("positive", "negative"), key=lambda name: measures[f"share_bound.{name}"])
-    assert f"(that is the figure of {lowest}, the lowest;" in figures(run)["answer"][0]
+    assert f"that is the figure of {lowest}, the lowest." in figures(run)["answer"][0]
     rows = [line for line in section(run).splitlines() if line.startswith(("| positive | ", "| negative | "))]
     assert len(rows) == 2
 
