@@ -71,8 +71,9 @@ def _reasons(guaranteed: Guaranteed) -> str:
     """Why the target is missed, and what to do."""
     found = []
     if num := guaranteed.num_undecided:
+        were = "was" if num == 1 else "were"
         found.append(
-            f"{_records(num)} that the classifier is not sure enough of {'was' if num == 1 else 'were'} decided by nobody: {_why(guaranteed)}"
+            f"{_records(num)} that the classifier is not sure enough of {were} decided by nobody: {_why(guaranteed)}"
         )
     if num := guaranteed.num_unusable:
         found.append(
