@@ -13,8 +13,8 @@ from llambert.evaluation.evidence import read_evidence
 from llambert.evaluation.guaranteed import Guaranteed
 from llambert.evaluation.quality import assess
 from llambert.report.page import report, summary
-from tests.fixtures.certified_runs import FallibleAnnotator, save_answers, start, write_certified
 from tests.fixtures.growing_corpora import open_growing
+from tests.fixtures.guaranteed_runs import FallibleAnnotator, save_answers, start, write_certified
 from tests.fixtures.openai_endpoint import KEY, serve
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from llambert import schema
 from llambert.integrity.verify import FindingKind, verify
-from tests.fixtures.certified_runs import FallibleAnnotator, save_answers, start, write_certified
 from tests.fixtures.growing_corpora import open_growing
+from tests.fixtures.guaranteed_runs import FallibleAnnotator, save_answers, start, write_certified
 from tests.fixtures.openai_endpoint import KEY, serve
 
 
