@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import networkx as nx
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -6,6 +8,7 @@ import pytest
 from llambert import schema
 from llambert.cli import app
 from llambert.errors import InputError
+from llambert.guarantee_recipe import GuaranteeRecipe
 from llambert.ontology import ontology
 from llambert.run import Run, open_run, record_recipe
 from tests.fixtures import umls_sample as sample
@@ -46,6 +49,18 @@ def test_the_concepts_of_a_category_and_the_child_relations_between_them(tmp_pat
     edges = {(parent, child) for parent, child in sample.EDGES if {parent, child} <= kept}
     assert edges == {("C0000001", "C0000002"), ("C0000009", "C0000001")}
     assert {(edge["parent"], edge["child"]) for edge in found.edges.to_pylist()} == edges
+
+
+def test_of_a_run_with_a_guarantee_the_final_labels_count(tmp_path):
+    run = labelled_run(tmp_path)
+    guaranteed = replace(run, recipe=run.recipe.model_copy(update={"guarantee": GuaranteeRecipe(target=0.9)}))
+    assert ontology(guaranteed, "yes").nodes.equals(ontology(run, "yes").nodes)  # not decided yet
+    final = ["no", "yes", "yes", "no", "no"]
+    columns = [list(LABELS), final, [0.75] * 5, ["annotator"] * 5, list(LABELS.values())]
+    table = guaranteed.table("decisions")
+    part = table.commit_part("part-0.parquet", pa.table(columns, schema=schema.DECISIONS))
+    table.complete("escalate", [part])
+    assert ontology(guaranteed, "yes").nodes["record_id"].to_pylist() == ["C0000002", "C0000003"]
 
 
 def test_an_edge_that_several_sources_state_is_one_edge_with_their_number(tmp_path):

@@ -23,6 +23,8 @@ class FinalLabels:
     whole: Estimate | None
     """Of all final labels that people have not decided: weighted by how many labels each has decided, since the gold
     records may have another mixture. None if none of a decider's labels can be judged."""
+    has_peoples: bool
+    """Whether people have decided some labels."""
     frontier: list[FrontierPoint]
     """Empty without a certification sample."""
     chosen: FrontierPoint | None
@@ -39,11 +41,12 @@ def assess_final(records: Records, guaranteed: Guaranteed) -> FinalLabels:
         if (chosen := is_by & judged).any():
             found[who] = accuracy(records.gold[chosen], records.final[chosen])
     whole = _weighted(found, weights) if weights and weights.keys() <= found.keys() else None
+    has_peoples = bool((records.decided_by == DECIDERS.index("person")).any())
     if not guaranteed.certified.num_sampled:
-        return FinalLabels(found, whole, [], None)
+        return FinalLabels(found, whole, has_peoples, [], None)
     is_decided = records.is_trained_on_gold if guaranteed.recipe.oracle == "people" else records.is_seen
     frontier = guaranteed.frontier(np.sort(records.score[records.has_label & ~is_decided]))
-    return FinalLabels(found, whole, frontier.points(_NUM_STEPS), guaranteed.chosen(frontier))
+    return FinalLabels(found, whole, has_peoples, frontier.points(_NUM_STEPS), guaranteed.chosen(frontier))
 
 
 def _weighted(shares: Mapping[str, Estimate], weights: Mapping[str, int]) -> Estimate:

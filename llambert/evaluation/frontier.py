@@ -50,23 +50,22 @@ class Frontier:
     def at(self, kept: Mask, num_deferred: int) -> FrontierPoint:
         """The point at which these sampled records keep their label, and ``num_deferred`` open ones do not.
 
-        The bounds are Wilson's for the open records, taken to all: a linear map. Of accuracy those of both groups,
-        whose figures come from the same records, are added up: an interval that is wider than it has to be. They hold
-        for a point chosen beforehand, not for all points at once.
+        The figures of the open records and of the others are estimated from one sample, and the bounds are the sums
+        of Wilson's, weighted: an interval that is wider than it has to be. They hold for a point chosen beforehand, not
+        for all points at once.
         """
         num, open_share = len(self.score), self.num_open / self.num_records
         final_agrees = np.where(kept, self.classifier_agrees, True) & self.is_usable
-        agreement = _taken_to_all(
-            Estimate.share(int(final_agrees.sum()), num), Estimate.share(int(self.is_usable.sum()), num), open_share
-        )
+        by_oracle = Estimate.share(int(self.is_usable.sum()), num)
+        agreement = _mixed(Estimate.share(int(final_agrees.sum()), num), by_oracle, open_share)
         accuracy = None
         if num_gold := int(self.has_gold.sum()):
             of_oracle = np.where(self.is_usable, self.oracle_right, self.classifier_right)
             final_right = np.where(kept, self.classifier_right, of_oracle)
-            right, by_oracle = (int(each[self.has_gold].sum()) for each in (final_right, of_oracle))
-            accuracy = _taken_to_all(
-                Estimate.share(right, num_gold), Estimate.share(by_oracle, num_gold), open_share, num_gold
+            right, right_by_oracle = (
+                Estimate.share(int(each[self.has_gold].sum()), num_gold) for each in (final_right, of_oracle)
             )
+            accuracy = _mixed(right, right_by_oracle, open_share)
         return FrontierPoint(self.num_records - self.num_open + num_deferred, agreement, accuracy)
 
     def points(self, num: int) -> list[FrontierPoint]:
@@ -84,17 +83,14 @@ class Frontier:
         return list(found.values())
 
 
-def _taken_to_all(of_open: Estimate, of_decided: Estimate, open_share: float, num: int | None = None) -> Estimate:
-    """A share of all records, of which ``open_share`` are like ``of_open`` and the others like ``of_decided``.
-
-    ``num``: of the records that both estimates rest on, if neither is known to be exact.
-    """
-    decided_low, decided_high = (of_decided.value,) * 2 if num is None else of_decided.bounds
-    low, high = of_open.bounds
-    rest = 1 - open_share
-    return Estimate(
-        open_share * of_open.value + rest * of_decided.value,
-        open_share * low + rest * decided_low,
-        open_share * high + rest * decided_high,
-        of_open.num,
+def _mixed(of_open: Estimate, of_decided: Estimate, open_share: float) -> Estimate:
+    """A share of all records, of which ``open_share`` are like ``of_open`` and the others like ``of_decided``."""
+    low, value, high = (
+        open_share * one + (1 - open_share) * other
+        for one, other in (
+            (of_open.bounds[0], of_decided.bounds[0]),
+            (of_open.value, of_decided.value),
+            (of_open.bounds[1], of_decided.bounds[1]),
+        )
     )
+    return Estimate(value, low, high, of_open.num)

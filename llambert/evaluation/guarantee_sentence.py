@@ -54,7 +54,8 @@ def _holds(guaranteed: Guaranteed) -> str:
         return f"At least {at_least(bound)} of the {guaranteed.num_records:,} final labels {whose}"
     return (
         f"Of the records that the classifier gives any one category, at least {at_least(bound)} of the final labels "
-        f"{whose} (that is the figure of {category}, the lowest; {guaranteed.num_records:,} labels in all)"
+        f"{whose}: that is the figure of {category}, the lowest. This holds for all {len(guaranteed.share_bounds)} "
+        "categories at once"
     )
 
 
@@ -70,17 +71,22 @@ def _reasons(guaranteed: Guaranteed) -> str:
     """Why the target is missed, and what to do."""
     found = []
     if num := guaranteed.num_undecided:
+        were = "was" if num == 1 else "were"
         found.append(
-            f"{num:,} records that the classifier is not sure enough of were decided by nobody: {_why(guaranteed)}"
+            f"{_records(num)} that the classifier is not sure enough of {were} decided by nobody: {_why(guaranteed)}"
         )
     if num := guaranteed.num_unusable:
         found.append(
-            f"the annotator's answers about {num:,} records name no category: see the reasons in the table "
+            f"the annotator's answers about {_records(num)} name no category: see the reasons in the table "
             "certificate, and make the prompt clearer (`llambert try` shows how answers are read)"
         )
     return (
         "; and ".join(found) or "the certification sample shows too many other labels: raise guarantee.certify_records"
     )
+
+
+def _records(num: int) -> str:
+    return "1 record" if num == 1 else f"{num:,} records"
 
 
 def _why(guaranteed: Guaranteed) -> str:

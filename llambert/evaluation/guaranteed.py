@@ -19,6 +19,7 @@ from llambert.recipe import digest
 from llambert.run import Run
 from llambert.storage.manifest import Manifest
 
+_ROUNDING = 1e-9  # 1 - 140 / 2000 is a little less than 0.93
 TABLES = ("certification", "certificate", "decisions")
 """Tables of a guarantee that the report shows."""
 ASKED = {"certificate": "certification_responses", "decisions": "escalated"}
@@ -52,7 +53,9 @@ class Guaranteed:
             manifests = {"certification": run.table("certification").require_manifest()}
             return cls(recipe, manifests, None, _num_unanswered(run), run.task.category_names)
         manifests = {name: run.table(name).require_manifest() for name in TABLES}
-        others = {name: run.table(name).read_manifest() for name in ASKED.values()}
+        escalates = bool(manifests["certificate"].counts[ESCALATES])
+        asked = [name for name in ASKED.values() if escalates or name != "escalated"]  # asked before: of no use now
+        others = {name: run.table(name).read_manifest() for name in asked}
         manifests |= {name: manifest for name, manifest in others.items() if manifest}
         return cls(recipe, manifests, run.table("certificate").read(), 0, run.task.category_names)
 
@@ -113,7 +116,7 @@ class Guaranteed:
     @property
     def is_reached(self) -> bool:
         """Whether the target is reached of all records, or of those of every category."""
-        return self.num_others == 0 and self.lowest[1] >= self.recipe.target
+        return self.num_others == 0 and self.lowest[1] >= self.recipe.target - _ROUNDING
 
     @property
     def num_others(self) -> int:

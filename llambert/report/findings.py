@@ -74,8 +74,9 @@ def _final_accuracy(findings: Findings) -> str:
     final = findings.quality.final
     if final is None or final.whole is None or final.whole.num < _FEW_RECORDS:
         return ""
+    others = " that people did not decide" if final.has_peoples else ""
     return (
-        f"About {of_100(final.whole.value)} of 100 final labels are right by gold (95 % interval "
+        f"About {of_100(final.whole.value)} of 100 final labels{others} are right by gold (95 % interval "
         f"{interval(final.whole)}), measured on {final.whole.num:,} gold records."
     )
 

@@ -30,8 +30,8 @@ def guarantee_section(findings: Findings) -> list[Section]:
     blocks: list[Block] = [
         _promise(guaranteed),
         _certificate(guaranteed),
-        "The guarantee is about the records of this corpus as a whole, copies included, and holds whatever the scores "
-        "are worth; which of the kept labels are the wrong ones is unknown.",
+        "The guarantee is about all these records together, copies included, and holds whatever the scores are worth; "
+        "which of the kept labels are the wrong ones is unknown.",
         _who_decided(guaranteed),
         *_who_judges_better(guaranteed),
         *_cost(findings, guaranteed),
@@ -74,11 +74,11 @@ def _of(figure: str, name: str) -> str:
 
 def _promise(guaranteed: Guaranteed) -> str:
     recipe = guaranteed.recipe
-    oracle = "people" if recipe.oracle == "people" else "the annotator"
+    oracle, gives = ("people", "give") if recipe.oracle == "people" else ("the annotator", "gives")
     each = "of the records that the classifier gives each category" if recipe.per_category else "of all records"
     return (
         f"Wanted (recipe, section guarantee): with probability {percent(recipe.confidence, 0)} at least "
-        f"{at_least(recipe.target)} {each} have the label that {oracle} gives. To find out which labels may be kept, "
+        f"{at_least(recipe.target)} {each} have the label that {oracle} {gives}. To find out which labels may be kept, "
         f"{oracle} decided {guaranteed.certified.num_sampled:,} records drawn at random from those that the "
         "classifier's training had not seen decided."
     )
@@ -94,7 +94,7 @@ def _certificate(guaranteed: Guaranteed) -> Table:
                 f"{population.num_records:,}",
                 f"{population.num_undecided:,}",
                 f"{certificate.num_sampled:,}",
-                "none" if certificate.threshold is None else f"{certificate.threshold:.6g}",
+                "none" if certificate.threshold is None else str(np.float32(certificate.threshold)),
                 f"{certificate.num_kept:,}",
                 f"{certificate.num_wrong:,}",
                 "too few records" if certificate.max_wrong < 0 else f"{certificate.max_wrong:,}",
@@ -103,14 +103,14 @@ def _certificate(guaranteed: Guaranteed) -> Table:
             ]
         )
     header = [
-        "classifier's label", "records", "undecided", "sampled", "threshold", "kept", "wrong", "allowed", "certified",
+        "label", "records", "undecided", "sampled", "threshold", "kept", "wrong", "allowed", "certified",
         "reached",
     ]  # fmt: skip
     caption = (
-        "The certificate. Undecided: records that the oracle had not decided, from which the sample was drawn; kept, "
-        "wrong, allowed: sampled records with a score of at least the threshold, those of them whose label is not the "
-        "oracle's, and how many may be; certified: the share of right labels if the oracle decides everything below "
-        "the threshold; reached: with what was decided:"
+        "The certificate, by the classifier's label. Undecided: records the oracle had not decided, from which the "
+        "sample was drawn; kept, wrong, allowed: sampled records with a score of at least the threshold, those of them "
+        "whose label is not the oracle's, and how many may be; certified: the share of right labels if the oracle "
+        "decides everything below the threshold; reached: with what was decided:"
     )
     return Table(header, rows, caption)
 
@@ -130,9 +130,10 @@ def _who_decided(guaranteed: Guaranteed) -> Table:
 def _who_judges_better(guaranteed: Guaranteed) -> list[Block]:
     judges = guaranteed.judges
     if judges.difference is None:
-        return [
-            "Who judges the records below the threshold better is unknown: none of the sampled ones has a gold label."
-        ]
+        certificates = guaranteed.certified.certificates.values()
+        if all(each.num_kept == each.num_sampled for each in certificates):
+            return ["No sampled record is below the threshold."]
+        return ["Who judges the records below the threshold better is unknown: no sampled one has a gold label."]
     num = judges.difference.num
     rows = [
         estimate_row("the annotator", Estimate.share(judges.num_annotator_right, num)),
@@ -140,7 +141,8 @@ def _who_judges_better(guaranteed: Guaranteed) -> list[Block]:
         estimate_row("annotator minus classifier (percentage points)", judges.difference, points),
     ]
     asked = "were asked of the annotator" if guaranteed.escalates else "were not asked of the annotator"
-    caption = f"Who is right about sampled records below the threshold, by gold; those records {asked}:"
+    by = "as people judge it" if guaranteed.recipe.oracle == "people" else "by gold"
+    caption = f"Who is right about sampled records below the threshold, {by}; those records {asked}:"
     return [Table(["right", "value", "95 % interval", "records"], rows, caption)]
 
 
@@ -185,7 +187,8 @@ def _frontier(findings: Findings, guaranteed: Guaranteed) -> list[Block]:
     header = [decides, "share", f"agree with {oracle}", "95 % interval"]
     if chosen.accuracy:
         header += ["right by gold", "95 % interval"]
-    listed = sorted([*_listed(final.frontier), chosen], key=lambda each: each.num_decided)
+    others = [point for point in _listed(final.frontier) if point.num_decided != chosen.num_decided]
+    listed = sorted([*others, chosen], key=lambda each: each.num_decided)
     rows = [_row(each, num_records, is_chosen=each is chosen) for each in listed]
     caption = (
         f"What each call buys: final labels by how many records {decides}, the least sure first; the diamond is "

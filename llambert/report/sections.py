@@ -189,7 +189,8 @@ def _final_rows(findings: Findings) -> list[list[str]]:
         return []
     deciders = {"classifier": "final labels, kept from the classifier", "annotator": "final labels, by the annotator"}
     need = f"{NEEDS_GOLD} of each"
-    rows = [estimate_row("final labels, weighted by who decided them", final.whole, need=need)]
+    which = "final labels that people did not decide" if final.has_peoples else "final labels"
+    rows = [estimate_row(f"{which}, weighted by who decided them", final.whole, need=need)]
     return [*rows, *(estimate_row(deciders[who], share) for who, share in final.by_decider.items())]
 
 
