@@ -20,6 +20,12 @@ def unversioned(name: str) -> str:
     return f"{match[1]}.parquet"
 
 
+def is_of(name: str, part: str) -> bool:
+    """Whether ``name`` is that of ``part``, or of a version of it."""
+    match = _VERSIONED.fullmatch(name)
+    return name == part or (match is not None and f"{match[1]}.parquet" == part)
+
+
 def remove_other_versions(table: TableDirectory, version: str) -> None:
     """Remove the parts of a complete table that were made of other versions; none that its manifest lists."""
     manifest = table.read_manifest()
