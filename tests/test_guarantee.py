@@ -137,13 +137,13 @@ def test_damage_to_a_table_of_the_guarantee_is_found_and_made_again(films, oracl
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["certificate", "decisions"])
-def test_a_row_that_is_lost_with_all_sums_agreeing_is_found(films, name):
+@pytest.mark.parametrize(("name", "covered"), [("certificate", "certification"), ("decisions", "labels")])
+def test_a_row_that_is_lost_with_all_sums_agreeing_is_found(films, name, covered):
     run = open_growing()
     expected = contents_of(run)
     lose_row(run.table(name))
     assert FindingKind.MISSING_RECORD in {finding.kind for finding in verify(run)}
-    check_repaired(run, expected, name)
+    check_repaired(run, expected, covered)
 
 
 @pytest.mark.slow

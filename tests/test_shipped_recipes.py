@@ -140,3 +140,15 @@ def test_the_papers_concepts_are_of_the_papers_semantic_types(question, semantic
     assert set(rules.semantic_types) == set(semantic_types.split())
     assert (rules.languages, rules.relations, rules.suppressed) == (("ENG",), ("CHD",), ())
     assert len(rules.excluded_term_types) == 27
+
+
+def test_the_certified_demo_is_the_demo_with_fewer_annotations_and_a_guarantee():
+    demo, certified = (load_recipe(RECIPES / f"{name}.yaml") for name in ("reviews", "reviews-certified"))
+    assert certified.guarantee is not None
+    assert demo.guarantee is None
+    fewer = {"annotator": ("num_records",), "classifier": ("epochs",)}
+    for name, fields in fewer.items():
+        changed = {field: getattr(getattr(demo, name), field) for field in fields}
+        assert getattr(certified, name).model_copy(update=changed) == getattr(demo, name)
+        assert all(getattr(getattr(certified, name), field) < value for field, value in changed.items())
+    assert (certified.corpus, certified.parse, certified.label) == (demo.corpus, demo.parse, demo.label)

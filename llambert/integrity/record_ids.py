@@ -17,6 +17,7 @@ from llambert.hashing import hash64
 from llambert.integrity.finding import Finding, FindingKind, Location
 from llambert.run import Run
 from llambert.storage.manifest import Manifest
+from llambert.storage.versioned_parts import is_of
 
 HASHES_PER_BUCKET = 4 << 20
 _NUM_EXAMPLES = 3
@@ -89,8 +90,10 @@ def check_coverage(ids: RecordIds, names: list[str], whole: str) -> Iterator[Fin
         yield from check_unique(ids, names)
     missing = ids.locations([whole], ids.only_in([whole], names))
     for ((table, part), *_), record_ids in _by_place(missing):
-        # The covering part has the name of the one it covers, or its table is made again whole, as that may be too.
-        redo = ((names[0], part), *([(whole, part)] if ids.run.tables[whole].is_made_whole else []))
+        # The covering part has the name of the one it covers, perhaps with a version, or its table is made again whole,
+        # as that may be too.
+        listed = [(names[0], each.name) for each in ids.manifests[names[0]].parts if is_of(each.name, part)]
+        redo = (*(listed or [(names[0], part)]), *([(whole, part)] if ids.run.tables[whole].is_made_whole else []))
         problem = f"{describe_ids(record_ids)} in neither {' nor '.join(names)}"
         yield Finding(FindingKind.MISSING_RECORD, table, part, problem, redo)
     yield from check_unexpected(ids, names, whole)

@@ -28,6 +28,12 @@ def version_of(name: str) -> str:
     return match[2]
 
 
+def is_of(name: str, part: str) -> bool:
+    """Whether ``name`` is that of ``part``, or of a version of it."""
+    match = _VERSIONED.fullmatch(name)
+    return name == part or (match is not None and f"{match[1]}.parquet" == part)
+
+
 def remove_other_versions(table: TableDirectory, version: str, is_current: Callable[[], bool]) -> None:
     """Remove the parts of a complete table that were made of other versions; none that its manifest lists.
 

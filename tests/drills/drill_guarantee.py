@@ -13,6 +13,7 @@ import argparse
 import os
 import random
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -39,12 +40,14 @@ def main() -> int:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="llambert-guarantee-") as name:
         problems = drill(Path(name), arguments.kills, arguments.seed, arguments.rows)
+    for problem in problems:
+        print(problem)
     print(f"{len(problems)} things are wrong" if problems else "nothing is wrong")
     return int(bool(problems))
 
 
 def drill(folder: Path, num_kills: int, seed: int, num_rows: int = 100) -> list[str]:
-    """What is wrong, a line each, which is printed too; see the module."""
+    """What is wrong, a line each; see the module."""
     problems: list[str] = []
     chance, killed, num_runs, num_writes = random.Random(seed), 0, 0, 0
     with serve(Oracle()) as oracle:
@@ -52,7 +55,8 @@ def drill(folder: Path, num_kills: int, seed: int, num_rows: int = 100) -> list[
         oracle.requests.clear()
         shutil.copytree(folder / "films", folder / "whole")
         with in_folder(folder / "whole"):
-            problems += failed(folder / "whole", "undisturbed") if start(folder / "whole") else []
+            if start(folder / "whole"):
+                return failed(folder / "whole", "undisturbed")
             expected, num_asked = contents_of(open_growing()), len(oracle.calls)
             num_writes = int(Path("writes").read_text())
         num_rows_of = {name: len(expected[name]) for name in CERTIFIED}
@@ -62,9 +66,12 @@ def drill(folder: Path, num_kills: int, seed: int, num_rows: int = 100) -> list[
             shutil.copytree(folder / "films", place)
             oracle.requests.clear()
             with in_folder(place):
-                while in_a_row < MOST_IN_A_ROW and killed < num_kills and start(place, chance.randint(1, num_writes)):
+                while in_a_row < MOST_IN_A_ROW and killed < num_kills:
+                    if start(place, chance.randint(1, num_writes)) != -signal.SIGKILL:
+                        break  # done, or the next start fails as well
                     killed, in_a_row = killed + 1, in_a_row + 1
-                problems += failed(place, f"run {num_runs}") if start(place) else []
+                if start(place):
+                    return [*problems, *failed(place, f"run {num_runs}")]
                 run, calls = open_growing(), list(oracle.calls)
                 print(f"killed {in_a_row} times: {len(calls)} questions, {num_asked} undisturbed", flush=True)
                 if len(set(calls)) != num_asked or len(calls) > num_asked + in_a_row * RECORDS_PER_PART:
@@ -79,8 +86,6 @@ def drill(folder: Path, num_kills: int, seed: int, num_rows: int = 100) -> list[
             shutil.rmtree(place)
             num_runs += 1
     print(f"seed {seed}: {killed} kills before one of {num_writes} writes over {num_runs} runs", flush=True)
-    for problem in problems:
-        print(problem, flush=True)
     return problems
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from llambert.annotation.part_names import part_name, rank_range
 from llambert.storage.run_directory import RunDirectory
-from llambert.storage.versioned_parts import remove_other_versions, unversioned, versioned
+from llambert.storage.versioned_parts import is_of, remove_other_versions, unversioned, versioned
 
 OLD, NEW, OTHER = "0" * 12, "a" * 12, "b" * 12
 NAMES = ["part-0.parquet", "part-0123456789ab-ba9876543210-000003.parquet", part_name(0, 25)]
@@ -14,6 +14,14 @@ NAMES = ["part-0.parquet", "part-0123456789ab-ba9876543210-000003.parquet", part
 @pytest.mark.parametrize("name", NAMES)
 def test_the_name_without_its_version_is_the_name_before(name):
     assert unversioned(versioned(name, NEW)) == name
+
+
+def test_a_version_of_a_part_is_of_it_and_that_of_another_is_not():
+    name, other = NAMES[1], NAMES[1].replace("000003", "000004")
+    assert is_of(name, name)
+    assert is_of(versioned(name, NEW), name)
+    assert not is_of(versioned(name, NEW), other)
+    assert not is_of(name, versioned(name, NEW))
 
 
 def test_a_part_in_rank_order_keeps_its_ranks():
