@@ -158,7 +158,7 @@ CERTIFICATE = pa.schema(
     ]
 )
 """Written by certify, for each record of ``certification``: the classifier's label and score, the oracle's label or why
-it has none, and the gold label, if the corpus has one."""
+it has none, and the gold label, if the corpus has one or people's answer is saved."""
 
 DECISIONS = pa.schema(
     [

@@ -432,3 +432,45 @@ def test_a_recipe_whose_certificate_might_rest_on_learned_answers_is_refused(cop
     change_recipe(**sections)
     with pytest.raises(InputError, match=f"classifier.learn_answers_until: .*{message}"):
         open_growing()
+
+
+def test_saved_answers_say_whether_the_annotator_is_the_better_judge(copied, certified):
+    copied(certified)
+    change_recipe(guarantee={"oracle": "annotator", "escalate": "auto"})
+    pipeline(run := open_growing(), IN_PROCESS)
+    assert figures(run, "certificate")["judges.num"] > 0
+    rows_ = contents(run, "certificate")["certificate"]
+    texts = {row["record_id"]: row["text"] for row in contents(run, "certification")["certification"]}
+    said = {row["text"]: verdict(row["text"]) for row in read_csv(REVIEW)}
+    assert [row["gold_label"] for row in rows_] == [said.get(texts[row["record_id"]]) for row in rows_]
+    # What nobody has answered of this sample can be asked too.
+    more = llambert(*EXPORT, "--certify", "--output", "more")
+    num = len({text for text in texts.values() if text not in said})
+    assert f"{num} of {num} texts of the certification sample" in more
+    before = figures(run, "certificate")["judges.num"]
+    said = llambert(*IMPORT, str(answered(Path("more/review.csv"))), "--save")
+    assert said.endswith("next: llambert run recipe.yaml\n")
+    assert "have no answer yet" not in said
+    pipeline(run := open_growing(), IN_PROCESS)
+    assert figures(run, "certificate")["judges.num"] > before
+
+
+def test_of_a_corpus_that_has_grown_people_are_asked_what_they_have_not_answered(copied, certified, capsys):
+    copied(certified)
+    known = {row["text"] for row in read_csv(REVIEW)}
+    write(Path("corpus"), "g")
+    pipeline(open_growing(), IN_PROCESS)
+    run = open_growing()  # now it is decided which checkpoint labels this generation
+    sampled = {row["text"] for row in contents(run, "certification")["certification"]}
+    assert sampled & known
+    assert sampled - known
+    assert f"certify: {len(sampled - known)} texts" in capsys.readouterr().out
+    llambert(*EXPORT, "--certify", "--output", "more")
+    assert {row["text"] for row in read_csv(Path("more/review.csv"))} == sampled - known
+    llambert(*IMPORT, str(answered(Path("more/review.csv"))), "--save")
+    pipeline(open_growing(), IN_PROCESS)
+    run = open_growing()
+    texts = {row["record_id"]: row["text"] for row in contents(run, "corpus")["corpus"]}
+    decided = [row for row in contents(run, "decisions")["decisions"] if row["decided_by"] == "person"]
+    assert {texts[row["record_id"]] for row in decided} == sampled | known
+    assert verify(run) == []

@@ -41,8 +41,8 @@ class Records:
     """Also true of the first record of a text without a gold label if a copy has one: it gets that of the first."""
     num_gold: int
     """Records that have a gold label themselves, or have people's saved one."""
-    num_saved_gold: int
-    """Records of these whose gold label is what people answered, and was saved: no copy has one in the corpus."""
+    is_saved_gold: Mask
+    """Its gold label is what people answered, and was saved: no copy has one in the corpus."""
     num_saved_differ: int
     """Texts with a gold label in the corpus, which counts, that people gave another one."""
     label: Codes
@@ -77,6 +77,11 @@ class Records:
 
     def __len__(self) -> int:
         return len(self.label)
+
+    @property
+    def num_saved_gold(self) -> int:
+        """Records whose gold label is a saved answer of people."""
+        return int(self.is_saved_gold.sum())
 
     @property
     def judges_annotator(self) -> Mask:
@@ -223,13 +228,11 @@ def _read_records(run: Run, categories: list[str], annotated: HashIndex) -> tupl
     of_texts = ("is_trained_on_gold", "is_learned", "is_given_away", "is_seen")
     for name in of_texts:  # properties of a text hold for all of its copies
         whole[name] = np.isin(first_copies, first_copies[whole[name]])
-    num_saved, num_differ = take_saved_gold(whole, first_copies)
+    num_differ = take_saved_gold(whole, first_copies)
     whole["is_evaluated"] = _one_per_text(whole["has_gold"] & whole["has_label"], whole["is_duplicate"], first_copies)
     num_gold = int(whole["has_gold"].sum())
     _share_gold_among_copies(whole, first_copies)
-    return Records(
-        splits=list(splits), num_gold=num_gold, num_saved_gold=num_saved, num_saved_differ=num_differ, **whole
-    ), annotated_hashes
+    return Records(splits=list(splits), num_gold=num_gold, num_saved_differ=num_differ, **whole), annotated_hashes
 
 
 def learned_texts(run: Run) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:

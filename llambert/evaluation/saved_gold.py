@@ -46,16 +46,17 @@ class SavedGold(NamedTuple):
         return np.where(is_found, self.codes[places], 0).astype(np.int16), is_found
 
 
-def take_saved_gold(whole: dict[str, NDArray], first_copy: NDArray[np.uint64]) -> tuple[int, int]:
+def take_saved_gold(whole: dict[str, NDArray], first_copy: NDArray[np.uint64]) -> int:
     """Give each record of a text that has no gold label in the corpus the one that people gave the text.
 
     ``whole``: ``gold`` and ``has_gold`` of each record, which are changed, and ``saved_gold`` and ``has_saved_gold``,
-    which are taken out; ``first_copy``: the id hash of the first record with its text. Returns how many records get a
-    label, and how many texts have one in the corpus that differs from people's.
+    for which ``is_saved_gold`` comes; ``first_copy``: the id hash of the first record with its text. Returns how many
+    texts have a gold label in the corpus that differs from people's.
     """
     saved, has_saved = whole.pop("saved_gold"), whole.pop("has_saved_gold")
     gold, has_gold = whole["gold"], whole["has_gold"]
     differs = has_gold & has_saved & (gold != saved)
     taken = has_saved & ~np.isin(first_copy, first_copy[has_gold])
     gold[taken], has_gold[taken] = saved[taken], True
-    return int(taken.sum()), len(np.unique(first_copy[differs]))
+    whole["is_saved_gold"] = taken
+    return len(np.unique(first_copy[differs]))

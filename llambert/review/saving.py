@@ -9,7 +9,7 @@ from llambert import schema
 from llambert.annotation.peoples_answers import PeoplesAnswers, PersonsAnswer, save
 from llambert.errors import InputError
 from llambert.review.agreement import Agreement, agreements
-from llambert.review.items import OTHER_ANSWER, REFERENCE, keys_of, read_keys
+from llambert.review.items import OTHER_ANSWER, REFERENCE, read_keys
 from llambert.run import Run
 from llambert.stages.certify.draw import num_unanswered
 
@@ -31,10 +31,10 @@ class Saved:
 
 
 def is_of_disagreements(run: Run, given: Given) -> bool:
-    """Whether ``given`` answers a sample of disagreements, of which a cross-table can be made."""
+    """Whether ``given`` has answers to a sample of disagreements, of which a cross-table is made."""
     items = {item for of in given.values() for item in of}
     key = read_keys(run, items)
-    return len(keys_of(items)) == 1 and key[min(items)][REFERENCE] is not None
+    return any(key[item][REFERENCE] is not None for item in items)
 
 
 def save_answers(run: Run, given: Given, answered_at: datetime) -> Saved:

@@ -87,7 +87,8 @@ def certify(run: Run, executor: Executor = RAY) -> Manifest | None:
         return complete
     sample = read_sample(run)
     labels, reasons = _oracles_labels(run, sample, people)
-    gold = _gold_of(run, sample[schema.RECORD_ID])
+    said, _ = people.find(hash64(sample[schema.TEXT]))
+    gold = pc.coalesce(_gold_of(run, sample[schema.RECORD_ID]), pa.array(said, pa.string()))
     rows = pa.table([*(sample[name] for name in schema.LABELS.names), labels, reasons, gold], schema=schema.CERTIFICATE)
     certified = _certify(run, drawn, rows)
     counts, measures = certified.figures()
