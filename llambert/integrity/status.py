@@ -52,7 +52,7 @@ class TableStatus:
 def status(run: Run) -> list[TableStatus]:
     """The tables of ``run``, of the generation of the corpus that was read last, in pipeline order.
 
-    Nothing is written, no row is read.
+    Those of a section that the recipe does not have are left out. Nothing is written, no row is read.
     """
     note, run = source_note(run), run.last_read()
     found = [
@@ -60,7 +60,7 @@ def status(run: Run) -> list[TableStatus]:
         if table.is_store
         else table_status(table.name, run.table(table.name))
         for table in run.tables
-        if table.is_shown or table.is_store
+        if table.is_store or (table.is_shown and (not table.section or getattr(run.recipe, table.section) is not None))
     ]
     tables = {table.name: table for table in found if table is not None}
     if tables["corpus"].state == "complete" and (manifest := run.table("corpus").read_manifest()):
