@@ -51,7 +51,7 @@ class Guaranteed:
         waits = recipe.oracle == "people" and run.table("decisions").read_manifest() is None
         if waits:
             manifests = {"certification": run.table("certification").require_manifest()}
-            return cls(recipe, manifests, None, _num_unanswered(run), run.task.category_names)
+            return cls(recipe, manifests, None, num_unanswered(run), run.task.category_names)
         manifests = {name: run.table(name).require_manifest() for name in TABLES}
         escalates = bool(manifests["certificate"].counts[ESCALATES])
         asked = [name for name in ASKED.values() if escalates or name != "escalated"]  # asked before: of no use now
@@ -190,7 +190,8 @@ def guarantee_version(run: Run) -> str:
     return digest([[each.content, each.upstream] if each else None for each in found], people)
 
 
-def _num_unanswered(run: Run) -> int:
+def num_unanswered(run: Run) -> int:
+    """How many texts of the certification sample no person has answered."""
     people = PeoplesAnswers.read(run.table("people"), run.task.category_names)
     texts = np.unique(hash64(run.table("certification").read([schema.TEXT])[schema.TEXT]))
     return sum(text not in people for text in texts.tolist())

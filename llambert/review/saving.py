@@ -8,10 +8,10 @@ from typing import Any
 from llambert import schema
 from llambert.annotation.peoples_answers import PeoplesAnswers, PersonsAnswer, save
 from llambert.errors import InputError
+from llambert.evaluation.guaranteed import num_unanswered
 from llambert.review.agreement import Agreement, agreements
 from llambert.review.items import OTHER_ANSWER, REFERENCE, read_keys
 from llambert.run import Run
-from llambert.stages.certify.draw import num_unanswered
 
 Given = Mapping[str, Mapping[str, str]]
 """Person -> item -> answer."""
@@ -52,7 +52,7 @@ def save_answers(run: Run, given: Given, answered_at: datetime) -> Saved:
     num_saved = save(table, _by_text(answers, key), PeoplesAnswers.read(table, categories), answered_at)
     missing, guarantee = None, run.recipe.guarantee
     if guarantee is not None and guarantee.oracle == "people" and run.table("certification").read_manifest():
-        missing = num_unanswered(run, PeoplesAnswers.read(table, categories))
+        missing = num_unanswered(run)
     return Saved(sum(map(len, answers.values())), num_saved, missing, agreements(answers), answered_at)
 
 

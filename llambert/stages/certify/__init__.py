@@ -22,6 +22,7 @@ from llambert.evaluation.certified import ALL, ESCALATES, Certified
 from llambert.evaluation.evidence import learned_texts
 from llambert.evaluation.guarantee import Population, certify_categories
 from llambert.evaluation.guarantee import certify as certify_all
+from llambert.evaluation.guaranteed import num_unanswered
 from llambert.evaluation.judges import Judges
 from llambert.execution import Executor
 from llambert.execution.ray_executor import RAY
@@ -34,7 +35,6 @@ from llambert.stages.certify.draw import (
     NUM_UNDECIDED,
     check_before_annotation,
     draw,
-    num_unanswered,
     populations_of,
     promise_of,
     read_sample,
@@ -72,7 +72,7 @@ def certify(run: Run, executor: Executor = RAY) -> Manifest | None:
     started = time.monotonic()
     if recipe.oracle == "annotator":
         ask(run, "certification_responses", executor)
-    elif missing := num_unanswered(run, people):
+    elif missing := num_unanswered(run):
         print(
             f"certify: {missing:,} texts of the certification sample ({drawn.num_kept:,} records) have no answer of "
             "people yet: `llambert review export --certify`, then `llambert review import --save`, then start again",

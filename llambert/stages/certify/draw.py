@@ -8,7 +8,6 @@ import pyarrow as pa
 
 from llambert import schema
 from llambert.annotation.part_names import part_name, rank_range
-from llambert.annotation.peoples_answers import PeoplesAnswers
 from llambert.annotation.sampling import Purpose, Selection
 from llambert.errors import InputError
 from llambert.evaluation.guarantee import Population, Promise, max_wrong
@@ -105,12 +104,6 @@ def check_before_annotation(run: Run) -> None:
         num_records += rows.num_rows
         num_undecided += int((~contains(decided, rows[schema.TEXT_HASH].to_numpy())).sum())
     check_size(Population(num_records, num_undecided), recipe.certify_records, promise_of(run))
-
-
-def num_unanswered(run: Run, people: PeoplesAnswers) -> int:
-    """How many texts of the certification sample no person has answered."""
-    texts = np.unique(hash64(run.table("certification").read([schema.TEXT])[schema.TEXT]))
-    return sum(text not in people for text in texts.tolist())
 
 
 def check_size(population: Population, num_sampled: int, promise: Promise) -> None:
