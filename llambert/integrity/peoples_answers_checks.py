@@ -12,7 +12,7 @@ from llambert.storage.part_file import is_part
 from llambert.storage.run_directory import TableDirectory
 from llambert.tables import TableSpec
 
-_MADE_OF_ANSWERS = ("certificate", "deferred", "decisions")
+_MADE_OF_ANSWERS = ("certificate", "deferred", "decisions", "decisions_by_label")
 
 
 def check_peoples_answers(run: Run, spec: TableSpec, manifests: Mapping[str, Manifest]) -> Iterator[Finding]:

@@ -77,6 +77,8 @@ def _read_manifests(run: Run) -> tuple[dict[str, Manifest], list[Finding]]:
             continue
         if manifest is not None:
             manifests[name] = manifest
+        elif table.copy_of and name not in needed:
+            continue  # of an earlier generation or recipe: nothing is made of it
         elif name in needed or (table.written_with is None and directory.file_names() - {PROGRESS}):
             findings.append(Finding(FindingKind.INCOMPLETE, name, None, f"not complete: it has no {MANIFEST}"))
             findings += _check_unfinished(run, table)
