@@ -29,6 +29,7 @@ def pipeline(run: Run, executor: Executor = RAY) -> None:
     run = choose_checkpoint(run, executor)  # of a corpus that has grown the one that is there may stay
     finetune(run, executor)  #  (iv)  a small encoder is fine-tuned on these silver labels
     label(run, executor)  #     (v)   and labels the whole corpus
-    certify(run, executor)  #   from which score on its labels may be kept, if the recipe wants a guarantee
-    escalate(run, executor)  #  and the others go back to the LLM
+    if run.recipe.guarantee:
+        certify(run, executor)  #   from which score on its labels may be kept
+        escalate(run, executor)  #  and the others go back to the LLM
     report(run)  #    how good, how fast, at what cost

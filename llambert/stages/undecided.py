@@ -8,11 +8,22 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from llambert import schema
+from llambert.errors import InputError
+from llambert.guarantee_recipe import GuaranteeRecipe
 from llambert.hashing import hash64
 from llambert.run import Run
 from llambert.storage.manifest import Part
 
 Hashes = NDArray[np.uint64]
+
+
+def require_guarantee(run: Run) -> GuaranteeRecipe:
+    """The recipe's section; ``InputError`` if it has none."""
+    if run.recipe.guarantee is None:
+        raise InputError(
+            "guarantee: the recipe has no such section, so there is nothing to certify or to escalate; add it"
+        )
+    return run.recipe.guarantee
 
 
 def decided_texts(run: Run) -> Hashes:

@@ -40,7 +40,7 @@ from llambert.stages.certify.draw import (
     read_sample,
 )
 from llambert.stages.response_parser import RESPONSE_COLUMNS, ResponseParser
-from llambert.stages.undecided import Hashes, codes_of, contains
+from llambert.stages.undecided import Hashes, codes_of, contains, require_guarantee
 from llambert.storage.manifest import Manifest
 from llambert.storage.versioned_parts import remove_other_versions, versioned
 
@@ -60,12 +60,10 @@ def check(run: Run) -> None:
 def certify(run: Run, executor: Executor = RAY) -> Manifest | None:
     """Write the table ``certificate``; skipped when it is complete and no answer has changed since.
 
-    None if the recipe has no ``guarantee``, or while people have not answered the whole sample; a line says how many
-    answers are missing.
+    None while people have not answered the whole sample; a line says how many answers are missing. ``InputError`` if
+    the recipe has no ``guarantee``.
     """
-    recipe = run.recipe.guarantee
-    if recipe is None:
-        return None
+    recipe = require_guarantee(run)
     check(run)
     drawn = draw(run)
     people = PeoplesAnswers.read(run.table("people"), run.task.category_names)

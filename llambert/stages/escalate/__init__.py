@@ -12,20 +12,19 @@ from llambert.stages.asking import ask
 from llambert.stages.by_label import publish_by_label
 from llambert.stages.escalate.decide import decide, is_escalated
 from llambert.stages.escalate.deferred import defer
+from llambert.stages.undecided import require_guarantee
 from llambert.storage.manifest import Manifest
 
 
 def escalate(run: Run, executor: Executor = RAY) -> Manifest | None:
     """Write the table ``decisions``; skipped when it is complete and no answer has changed since.
 
-    None if the recipe has no ``guarantee``, or while people have not decided what its certificate needs. Where the
-    budget ends before all deferred records are asked, those with the lowest scores were asked first, and the guarantee
-    says what was reached. If the recipe asks for labels by label, the final ones are published so.
+    None while people have not decided what the certificate needs; ``InputError`` if the recipe has no ``guarantee``.
+    Where the budget ends before all deferred records are asked, those with the lowest scores were asked first, and the
+    guarantee says what was reached. If the recipe asks for labels by label, the final ones are published so.
     """
-    if run.recipe.guarantee is None:
-        return None
-    table = run.table("certificate")
-    certificate = table.require_manifest() if run.recipe.guarantee.oracle == "annotator" else table.read_manifest()
+    recipe, table = require_guarantee(run), run.table("certificate")
+    certificate = table.require_manifest() if recipe.oracle == "annotator" else table.read_manifest()
     if certificate is None:
         return None
     certified = Certified.of(certificate)

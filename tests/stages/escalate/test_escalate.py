@@ -229,7 +229,8 @@ def test_a_record_that_failed_for_a_passing_reason_is_asked_again_and_decided_th
 
 
 def test_where_there_is_no_certificate_nothing_is_escalated(films):
-    assert escalate(open_labelled("guarantee=null"), IN_PROCESS) is None
+    with pytest.raises(InputError, match="guarantee: the recipe has no such section"):
+        escalate(open_labelled("guarantee=null"), IN_PROCESS)
     assert escalate(open_labelled("guarantee.oracle=people"), IN_PROCESS) is None
     with pytest.raises(InputError, match=r"certificate/.* is not complete"):
         escalate(open_labelled(), IN_PROCESS)
