@@ -164,8 +164,8 @@ def test_people_who_have_not_answered_are_waited_for(films, oracle, capsys):
 
 
 def test_without_a_guarantee_nothing_is_certified(films, oracle):
-    run = open_labelled("guarantee=null")
-    assert certify(run, IN_PROCESS) is None
+    with pytest.raises(InputError, match="guarantee: the recipe has no such section"):
+        certify(open_labelled("guarantee=null"), IN_PROCESS)
     assert oracle.calls == []
 
 
