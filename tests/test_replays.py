@@ -1,4 +1,4 @@
-"""The counts of ``bench_replays``: what a threshold leaves wrong, what it costs, and the intervals of its accuracies."""
+"""The counts of ``bench_replays``: what a threshold leaves wrong, what it costs, and the intervals of accuracies."""
 
 from pathlib import Path
 

@@ -91,8 +91,8 @@ def report_annotator(options: argparse.Namespace) -> bool:
     """The LLM as oracle: promises broken, LLM calls, and other rules with the same samples."""
     module, reason = load_package(options.bargain)
     print(
-        f"\n{reason}\n\nThe annotator as oracle, {options.certify_records:,} records sampled to certify. Broken: in % of "
-        "the\nreplays, with the exact 95 % interval (limit 5). LLM calls are of distinct texts.\n"
+        f"\n{reason}\n\nThe annotator as oracle, {options.certify_records:,} records sampled to certify. Broken: in %"
+        "\nof the replays, with the exact 95 % interval (limit 5). LLM calls are of distinct texts.\n"
     )
     print(
         "| task | target | broken, % | agreement | classifier alone | training | certification | escalation | "
