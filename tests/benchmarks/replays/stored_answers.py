@@ -61,6 +61,7 @@ def train_and_store(task: ReplayTask, cache: Path, seed: int) -> None:
     paths = {name: stored_path(cache, name, seed) for name in task.corpora}
     if all(path.exists() for path in paths.values()):
         return
+    torch.set_num_threads(1)  # more wait for each other at every layer; in labelling each has a batch
     corpus, started = next(iter(task.corpora.values())), time.monotonic()
     annotated = annotated_texts(corpus, task.num_annotated, seed)
     chosen = pa.array(sorted({corpus.texts[row] for row in np.flatnonzero(annotated)}))
@@ -73,7 +74,7 @@ def train_and_store(task: ReplayTask, cache: Path, seed: int) -> None:
     trained = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         encoder.save(Path(folder))
-        classifier = Classifier(folder, device="cpu", dtype="float32", num_threads=torch.get_num_threads())
+        classifier = Classifier(folder, device="cpu", dtype="float32", num_threads=os.cpu_count())
         for name, judged in task.corpora.items():
             decided = annotated if judged is corpus else np.zeros(len(judged.texts), bool)
             labelled(classifier, judged, decided).save(paths[name])
