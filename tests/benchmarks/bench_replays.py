@@ -15,6 +15,8 @@ Exit status 1 if a promise is broken more often than stated, beyond chance.
 import argparse
 import os
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -24,7 +26,7 @@ import torch
 from transformers import logging
 
 from llambert.classifier.chip import chip_name
-from llambert.evaluation.guarantee import Population, Promise
+from llambert.evaluation.guarantee import Promise
 from llambert.evaluation.metrics import Estimate
 from llambert.evaluation.sample_sizes import smallest_sample
 from tests.benchmarks import umls_regions
@@ -39,7 +41,9 @@ LEVEL = 0.05
 BY_ANNOTATOR = ("reviews", "thesaurus", "umls", "news")
 BY_PEOPLE = ("reviews", "thesaurus", "umls_people", "news")
 SIZES = (200, 300, 500, 1_000, 2_000, 3_000)
-SHOWN = (5, 10, 15, 20, 30)
+PER_ALLOWED_SHARE = (10, 15, 20, 30, 40)
+SHOWN = (10, 20, 30)
+DEFAULT_PER_ALLOWED_SHARE = 20
 
 
 def main() -> int:
@@ -52,7 +56,7 @@ def main() -> int:
         "--texts", type=int, help="make: annotate so many texts of a task, drawn at random; default: all"
     )
     parser.add_argument("--bargain", type=Path, help="folder in which BARGAIN's package is installed")
-    parser.add_argument("--certify-records", type=int, default=1_000, help="records sampled to certify")
+    parser.add_argument("--certify-records", type=int, help="sampled to certify; default: 20 / (1 - target)")
     parser.add_argument("--per-seed", type=int, default=200, help="certification samples for each training seed")
     parser.add_argument("--seed", type=int, default=0, help="of the certification samples")
     options = parser.parse_args()
@@ -97,7 +101,7 @@ def report_annotator(options: argparse.Namespace) -> bool:
     found_answers = load_stored(options.cache, BY_ANNOTATOR)
     print(reason)
     print(
-        f"\nThe annotator as oracle, {options.certify_records:,} records sampled to certify. Broken: in %"
+        f"\nThe annotator as oracle, {sample_sizes(options)} records sampled to certify. Broken: in %"
         "\nof the replays, with the exact 95 % interval (limit 5). LLM calls are of distinct texts.\n"
     )
     print(
@@ -113,7 +117,8 @@ def report_annotator(options: argparse.Namespace) -> bool:
         for target in TARGETS:
             promise = promise_of(target)
             found = {
-                name: replay(open_records, promise, rule, options.certify_records, draw) for name, rule in RULES.items()
+                name: replay(open_records, promise, rule, num_sampled(options, target), draw)
+                for name, rule in RULES.items()
             }
             ours = found["ours"]
             held &= ours.broken_interval[0] <= LEVEL
@@ -128,6 +133,15 @@ def report_annotator(options: argparse.Namespace) -> bool:
             others.append((TITLES[corpus], target, found))
     print_rules(others)
     return held
+
+
+def num_sampled(options: argparse.Namespace, target: float) -> int:
+    return options.certify_records or round(DEFAULT_PER_ALLOWED_SHARE / (1 - target))
+
+
+def sample_sizes(options: argparse.Namespace) -> str:
+    """For the line above a table."""
+    return ", ".join(f"{num:,}" for num in dict.fromkeys(num_sampled(options, target) for target in TARGETS))
 
 
 def replayed_bargain(module: object, open_records: list[Undecided], promise: Promise, per_seed: int) -> Replays:
@@ -157,7 +171,7 @@ def report_people(options: argparse.Namespace) -> bool:
     """People as oracle, played by gold labels, against asking them about a uniform sample of as many records."""
     found_answers = load_stored(options.cache, BY_PEOPLE)
     print(
-        f"\nPeople as oracle, nothing decided before, {options.certify_records:,} records sampled to certify. Accuracy:"
+        f"\nPeople as oracle, nothing decided before, {sample_sizes(options)} records sampled to certify. Accuracy:"
         "\nagreement with their labels; uniform: as many questions about randomly drawn records, the classifier's label"
         "\nelsewhere; errors: ours / uniform.\n"
     )
@@ -171,7 +185,7 @@ def report_people(options: argparse.Namespace) -> bool:
         num = open_records[0].num_records
         alone = float(np.mean([1 - records.wrong.mean() for records in open_records]))
         for target in TARGETS:
-            ours = replay(open_records, promise_of(target), RULES["ours"], options.certify_records, draw)
+            ours = replay(open_records, promise_of(target), RULES["ours"], num_sampled(options, target), draw)
             held &= ours.broken_interval[0] <= LEVEL
             accuracy, share = ours.mean("agreement"), ours.mean("num_questions") / num
             uniform = share + (1 - share) * alone
@@ -204,7 +218,7 @@ def report_accuracy(options: argparse.Namespace) -> bool:
         print(f"| {TITLES[corpus]} | LLM alone | | {percent(mean(annotator))} | {difference} | | |")
         for oracle, replayed in gold_accuracy.ORACLES.items():
             for target in TARGETS:
-                right = replayed(stored, target, options.certify_records, draw)
+                right = replayed(stored, target, num_sampled(options, target), draw)
                 below = ""
                 if oracle == "LLM" and right.below.any():
                     below = percent(mean(annotator - classifier, right.below), signed=True)
@@ -254,13 +268,9 @@ def report_sizes(options: argparse.Namespace) -> bool:
         for num in SIZES:
             place = min(SIZES.index(num), len(sizes) - 1)
             questions.setdefault(f"{num:,} records", []).append(found["ours"][place])
-        for shown_wrong in SHOWN:
-
-            def size(one: Undecided, target: float = target, num: int = shown_wrong) -> int:
-                return size_for(one.population, promise_of(target), num)
-
+        for name, size in size_rules(target).items():
             mean = replay(records, promise_of(target), RULES["ours"], size, draw).mean("num_questions")
-            questions.setdefault(f"the smallest in which {shown_wrong} wrong pass", []).append(mean)
+            questions.setdefault(name, []).append(mean)
     print(
         "\nQuestions over those of the best size, for rules that choose the size: mean and worst of the rows above.\n"
     )
@@ -271,9 +281,17 @@ def report_sizes(options: argparse.Namespace) -> bool:
     return True
 
 
-def size_for(population: Population, promise: Promise, num_wrong: int) -> int:
+def size_rules(target: float) -> dict[str, int | Callable[[Undecided], int]]:
+    """How many records are sampled, by the share that may be wrong, or by the wrong ones that pass the exact test."""
+    rules: dict[str, int | Callable[[Undecided], int]] = {
+        f"{num} / (1 - target)": round(num / (1 - target)) for num in PER_ALLOWED_SHARE
+    }
+    return rules | {f"the smallest in which {num} wrong pass": partial(size_for, target, num) for num in SHOWN}
+
+
+def size_for(target: float, num_wrong: int, records: Undecided) -> int:
     """The smallest sample in which ``num_wrong`` kept wrong records pass; all records where there is none."""
-    return smallest_sample(population, promise, num_wrong) or population.num_undecided
+    return smallest_sample(records.population, promise_of(target), num_wrong) or len(records.score)
 
 
 def report_escalation(options: argparse.Namespace) -> bool:

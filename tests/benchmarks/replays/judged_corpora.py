@@ -145,6 +145,8 @@ def _annotated(
     annotate(run, IN_PROCESS)
     parse(run)
     classifier = run.recipe.classifier.model_copy(update=_TRAINING)
+    if num_texts is not None:
+        num_annotated = min(num_annotated, num_texts // 4)
     return ReplayTask(name, num_annotated, classifier, {name: _judged(run)})
 
 
