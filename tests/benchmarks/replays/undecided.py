@@ -64,6 +64,13 @@ class Undecided:
         """The share of these records that may not be wrong, for rules that know of no others."""
         return 1 - self.population.num_allowed(promise.target) / len(self.score)
 
+    def num_needed(self, promise: Promise) -> int:
+        """Questions about the records below the lowest threshold that keeps the promise, for one who knows it."""
+        ends = np.flatnonzero(np.append(self.score[1:] != self.score[:-1], True))
+        may_end = np.cumsum(self.wrong)[ends] <= self.population.num_allowed(promise.target)
+        num_kept = int(ends[may_end][-1]) + 1 if may_end.any() else 0
+        return int(self.num_questions_above[-1] - self.num_questions_above[num_kept])
+
     def num_kept(self, threshold: float | None) -> int:
         """The first so many records have a score of at least ``threshold``, a float32 number; None: 0."""
         return 0 if threshold is None else int(np.searchsorted(-self.score, -np.float32(threshold), side="right"))
