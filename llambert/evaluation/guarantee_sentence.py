@@ -80,9 +80,7 @@ def _reasons(guaranteed: Guaranteed) -> str:
             f"the annotator's answers about {_records(num)} name no category: see the reasons in the table "
             "certificate, and make the prompt clearer (`llambert try` shows how answers are read)"
         )
-    return (
-        "; and ".join(found) or "the certification sample shows too many other labels: raise guarantee.certify_records"
-    )
+    return "; and ".join(found) or "the certification sample shows too many other labels: choose a lower target"
 
 
 def _records(num: int) -> str:

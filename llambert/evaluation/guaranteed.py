@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from llambert import schema
 from llambert.annotation.peoples_answers import PeoplesAnswers
-from llambert.evaluation.certified import ALL, ESCALATES, Certified
+from llambert.evaluation.certified import ALL, ESCALATES, NUM_TRIES, Certified
 from llambert.evaluation.frontier import Frontier, FrontierPoint
 from llambert.evaluation.judges import Judges
 from llambert.guarantee_recipe import GuaranteeRecipe
@@ -79,6 +79,11 @@ class Guaranteed:
     def escalates(self) -> bool:
         """Whether records below the threshold were to be asked of the annotator."""
         return bool(self.manifests["certificate"].counts[ESCALATES])
+
+    @property
+    def num_tries(self) -> int:
+        """Certificates made of these labels, with whatever settings."""
+        return self.manifests["certificate"].counts[NUM_TRIES]
 
     @property
     def num_records(self) -> int:

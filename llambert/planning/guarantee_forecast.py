@@ -58,7 +58,8 @@ def num_judged(pilot: Pilot) -> int:
 def _forecast(recipe: Recipe, pilot: Pilot, wanted: GuaranteeRecipe, target: float) -> GuaranteeForecast:
     population = Population(pilot.num_corpus, pilot.num_corpus - pilot.num_annotated)
     promise = Promise(target, wanted.confidence, answers_replace=True)
-    num_certified = min(wanted.certify_records, population.num_undecided)
+    num_wanted = wanted.model_copy(update={"target": target}).num_to_certify(pilot.num_corpus)
+    num_certified = min(num_wanted, population.num_undecided)
     kept = _simulated_shares_kept(pilot, population, promise, num_certified)
     low, middle, high = np.percentile(kept, _INTERVAL).tolist()
     num_open = population.num_undecided - num_certified

@@ -29,6 +29,7 @@ def guarantee_section(findings: Findings) -> list[Section]:
         return [Section(_TITLE, [*guarantee_sentences(guaranteed)])]
     blocks: list[Block] = [
         _promise(guaranteed),
+        *_tries(guaranteed),
         _certificate(guaranteed),
         "The guarantee is about all these records together, copies included, and holds whatever the scores are worth; "
         "which of the kept labels are the wrong ones is unknown.",
@@ -82,6 +83,17 @@ def _promise(guaranteed: Guaranteed) -> str:
         f"{oracle} decided {guaranteed.certified.num_sampled:,} records drawn at random from those that the "
         "classifier's training had not seen decided."
     )
+
+
+def _tries(guaranteed: Guaranteed) -> list[str]:
+    """What remains of the promise for whoever chooses among several certificates: each may be wrong (union bound)."""
+    if (num := guaranteed.num_tries) == 1:
+        return []
+    confidence = max(1 - num * guaranteed.certified.promise.level, 0.0)
+    return [
+        f"{num:,} certificates were made of these labels, with different settings. Each keeps its promise with the "
+        f"stated probability; all of them do, and so the one that is chosen, with {percent(confidence, 0)} at least."
+    ]
 
 
 def _certificate(guaranteed: Guaranteed) -> Table:

@@ -18,7 +18,7 @@ from llambert import schema
 from llambert.annotation.peoples_answers import PeoplesAnswers
 from llambert.annotation.responses import RESPONSES_VERSION, answers_version, iter_answers
 from llambert.errors import InputError
-from llambert.evaluation.certified import ALL, ESCALATES, Certified
+from llambert.evaluation.certified import ALL, ESCALATES, NUM_TRIES, Certified
 from llambert.evaluation.evidence import learned_texts
 from llambert.evaluation.guarantee import Population, certify_categories
 from llambert.evaluation.guarantee import certify as certify_all
@@ -31,6 +31,7 @@ from llambert.recipe import digest
 from llambert.run import Run
 from llambert.stages.asking import ask
 from llambert.stages.certify.draw import (
+    MADE_OF,
     NUM_RECORDS,
     NUM_UNDECIDED,
     check_before_annotation,
@@ -41,6 +42,7 @@ from llambert.stages.certify.draw import (
 )
 from llambert.stages.response_parser import RESPONSE_COLUMNS, ResponseParser
 from llambert.stages.undecided import Hashes, codes_of, contains, require_guarantee
+from llambert.storage.locations import names_in
 from llambert.storage.manifest import Manifest
 from llambert.storage.versioned_parts import remove_other_versions, versioned
 
@@ -92,17 +94,19 @@ def certify(run: Run, executor: Executor = RAY) -> Manifest | None:
     counts, measures = certified.figures()
     judges = _compare(run, executor, certified, rows, hash64(sample[schema.TEXT]))
     counts |= {ESCALATES: int(judges.escalates(recipe.escalate, recipe.oracle)), **judges.counts}
-    counts[NUM_UNUSABLE] = labels.count(None)
+    counts |= {NUM_UNUSABLE: labels.count(None), NUM_TRIES: 1 + _num_other_certificates(run, drawn)}
     made = run.complete(
         "certificate",
         [table.commit_part(versioned("part-0.parquet", version), rows)],
-        upstream={RESPONSES_VERSION: version},
+        upstream={RESPONSES_VERSION: version, MADE_OF: drawn.upstream[MADE_OF]},
         counts=counts,
         measures={**measures, **judges.measures},
         wall_seconds=time.monotonic() - started,
     )
     remove_other_versions(table, version, lambda: _version(run, drawn) == version)
     print(f"certify: {describe(certified, judges)}", flush=True)
+    if (num := counts[NUM_TRIES]) > 1:
+        print(f"certify: {num:,} certificates were made of these labels; the best of them promises less", flush=True)
     return made
 
 
@@ -110,6 +114,16 @@ def describe(certified: Certified, judges: Judges) -> str:
     """What was found, in a line."""
     kept = sum(each.num_kept for each in certified.certificates.values())
     return f"{kept:,} of {certified.num_sampled:,} sampled records may keep their label; {judges.sentence}"
+
+
+def _num_other_certificates(run: Run, drawn: Manifest) -> int:
+    """Certificates that were made of the same labels with other settings: whoever chooses among them tests again."""
+    num = 0
+    for fingerprint in sorted(names_in(f"{run.directory.uri.rstrip('/')}/certificate")):
+        if fingerprint != run.table("certificate").fingerprint:
+            other = run.directory.table("certificate", fingerprint).read_manifest()
+            num += other is not None and other.upstream.get(MADE_OF) == drawn.upstream[MADE_OF]
+    return num
 
 
 def _version(run: Run, drawn: Manifest) -> str:

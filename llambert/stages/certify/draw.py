@@ -44,6 +44,7 @@ def draw(run: Run) -> Manifest:
         remove_other_versions(table, version, lambda: run.table("labels").require_manifest().content == version)
         return complete
     started = time.monotonic()
+    num_wanted = recipe.num_to_certify(run.table("labels").require_manifest().num_kept)
     decided, selection = decided_texts(run), Selection.empty()
     num_records: Counter[str] = Counter()
     num_undecided: Counter[str] = Counter()
@@ -53,8 +54,8 @@ def draw(run: Run) -> Manifest:
         num_records.update(rows[schema.LABEL].to_pylist())
         num_undecided.update(undecided[schema.LABEL].to_pylist())
         ids = undecided[schema.RECORD_ID]
-        smallest = Selection.smallest(ids, recipe.certify_records, recipe.seed, Purpose.CERTIFICATION)
-        selection = selection.merge(smallest, recipe.certify_records)
+        smallest = Selection.smallest(ids, num_wanted, recipe.seed, Purpose.CERTIFICATION)
+        selection = selection.merge(smallest, num_wanted)
     population = Population(num_records.total(), num_undecided.total())
     check_size(population, len(selection), promise_of(run))
     parts = [
@@ -103,7 +104,7 @@ def check_before_annotation(run: Run) -> None:
     for rows in run.table("corpus_keys").iter_tables([schema.TEXT_HASH]):
         num_records += rows.num_rows
         num_undecided += int((~contains(decided, rows[schema.TEXT_HASH].to_numpy())).sum())
-    check_size(Population(num_records, num_undecided), recipe.certify_records, promise_of(run))
+    check_size(Population(num_records, num_undecided), recipe.num_to_certify(num_records), promise_of(run))
 
 
 def check_size(population: Population, num_sampled: int, promise: Promise) -> None:

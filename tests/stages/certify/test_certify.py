@@ -59,14 +59,15 @@ def test_a_rerun_asks_nothing_and_writes_nothing(films, oracle, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_another_target_and_a_part_of_the_sample_ask_nothing_again(films, oracle):
-    certified()
+def test_another_target_and_a_part_of_the_sample_ask_nothing_again_and_are_counted_as_tries(films, oracle):
+    _, first = certified()
     oracle.requests.clear()
     _, higher = certified("guarantee.target=0.98")
     assert oracle.calls == []
     _, smaller = certified("guarantee.certify_records=100")
     assert oracle.calls == []
     assert (higher.num_kept, smaller.num_kept) == (CERTIFY_RECORDS, 100)
+    assert [made.counts["num_tries"] for made in (first, higher, smaller)] == [1, 2, 3]
     run, _ = certified("guarantee.certify_records=170")
     texts = {row[schema.TEXT] for row in read_sample(run).to_pylist()[CERTIFY_RECORDS:]}
     assert 0 < len(oracle.calls) <= len(texts) <= 20
