@@ -233,7 +233,8 @@ class Run:
         for table in self.tables:  # those that need no rule of their own
             if table.fingerprint == table.name and table.name not in found:
                 seen = found if table.reads_gold(recipe) else {**found, "corpus": records}
-                of_recipe = getattr(recipe, table.section) if table.section else None
+                # How it is asked the fingerprint of ``responses``, which is upstream, covers.
+                of_recipe = getattr(recipe, table.section) if table.section and not table.texts else None
                 section = result_fields(of_recipe) if of_recipe else {}
                 found[table.name] = digest(
                     table.name, section, [seen[name] for name in self.tables.upstream(table.name, recipe)]

@@ -15,6 +15,10 @@ from tests.fixtures.split_corpora import open_films
 
 UPSTREAM = ("sample", "responses", "silver", "checkpoint", "labels")
 
+GUARANTEE = {"certification", "certification_responses", "certificate", "deferred", "escalated", "decisions"}
+OF_LABELS = {*GUARANTEE, "plan", "report"}
+"""Tables that are made of labels."""
+
 
 def changed(first, second) -> set[str]:
     return {name for name, value in first.fingerprints.items() if second.fingerprints[name] != value}
@@ -22,9 +26,9 @@ def changed(first, second) -> set[str]:
 
 def test_annotated_splits_decide_the_sample_and_what_follows_and_no_splits_are_as_before(tmp_path):
     plain, some = open_films(tmp_path), open_films(tmp_path, "annotator.splits=[train,extra]")
-    assert changed(plain, some) == {*UPSTREAM, "plan", "report"}
+    assert changed(plain, some) == {*UPSTREAM, *OF_LABELS}
     assert changed(some, open_films(tmp_path, "annotator.splits=[extra, train, extra]")) == set()
-    assert changed(some, open_films(tmp_path, "annotator.splits=[train]")) == {*UPSTREAM, "plan", "report"}
+    assert changed(some, open_films(tmp_path, "annotator.splits=[train]")) == {*UPSTREAM, *OF_LABELS}
     assert changed(plain, open_films(tmp_path, "annotator.splits=null")) == set()
 
 
@@ -45,7 +49,7 @@ def test_the_version_of_training_leaves_annotations_as_they_are(tmp_path, monkey
     before = open_films(tmp_path)
     before.fingerprints  # noqa: B018  looked up before the change
     monkeypatch.setattr("llambert.run.TRAINING_VERSION", 1000)
-    assert changed(before, open_films(tmp_path)) == {"checkpoint", "labels", "plan", "report"}
+    assert changed(before, open_films(tmp_path)) == {"checkpoint", "labels", *OF_LABELS}
 
 
 def test_a_head_in_float32_changes_what_models_of_16_bits_score_and_nothing_else(tmp_path, monkeypatch):
@@ -59,7 +63,7 @@ def test_a_head_in_float32_changes_what_models_of_16_bits_score_and_nothing_else
         run.fingerprints  # noqa: B018  looked up before the change
     monkeypatch.setattr("llambert.annotation.questions.HALF_SCORE_VERSION", 1000)
     after = {name: changed(run, open_films(tmp_path, *settings[name])) for name, run in before.items()}
-    assert after["score"] == {"answers", *UPSTREAM, "plan", "report"} - {"sample"}
+    assert after["score"] == {"answers", *UPSTREAM, *OF_LABELS} - {"sample"}
     assert (after["float32"], after["generate"]) == (set(), set())
 
 
@@ -84,14 +88,14 @@ def test_what_is_asked_is_not_how_it_is_answered(tmp_path, setting):
 )
 def test_how_it_is_answered_decides_the_answers_and_what_is_made_of_them(tmp_path, setting):
     plain, other = open_films(tmp_path), open_films(tmp_path, f"annotator.{setting}")
-    assert changed(plain, other) == {"answers", *UPSTREAM, "plan", "report"} - {"sample"}
+    assert changed(plain, other) == {"answers", *UPSTREAM, *OF_LABELS} - {"sample"}
 
 
 @pytest.mark.parametrize("regime", ["gold", "silver_extra", "combined"])
 def test_one_set_of_answers_serves_every_regime(tmp_path, regime):
     settings = ["annotator.splits=[train,extra,test]"]
     silver, other = open_films(tmp_path, *settings), open_films(tmp_path, *settings, f"classifier.regime={regime}")
-    assert changed(silver, other) == {"checkpoint", "labels", "plan", "report"}
+    assert changed(silver, other) == {"checkpoint", "labels", *OF_LABELS}
 
 
 def test_a_complete_table_says_where_it_comes_from_and_so_does_what_it_rejects(tmp_path):
