@@ -723,7 +723,7 @@ def test_of_two_runs_that_share_a_store_the_second_takes_what_the_repair_of_the_
     part(first.table("answers"), 1).unlink()
     list(repair(first, IN_PROCESS))
     stored = {path: path.stat().st_mtime_ns for path in store.rglob("*.parquet")}
-    monkeypatch.setattr("llambert.stages.asking.worker.create_engine", None)
+    monkeypatch.setattr("llambert.stages.asking.replica.create_engine", None)
     [finding] = repair(second, IN_PROCESS)
     assert (finding.kind, finding.table) == (FindingKind.OTHER_COMPANION, "answers")
     assert verify(first) == verify(second) == []

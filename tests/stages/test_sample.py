@@ -17,7 +17,7 @@ from llambert.annotation.splits import warn_of_unused_annotations
 from llambert.errors import InputError
 from llambert.recipe import dump_recipe
 from llambert.run import Run
-from llambert.stages.asking.worker import AskPart
+from llambert.stages.asking.replica import AskPart
 from llambert.stages.sample import sample
 from llambert.stages.shots import draw_shots, prompted_task
 from tests.fixtures.annotate_runs import DUPLICATES, IDS, NUM_RECORDS, eligible_in_hash_order

@@ -21,7 +21,7 @@ from llambert.recipe import EndpointLimits
 from llambert.run import Run
 from llambert.stages.asking.completion import NUM_PASSING, TEXTS, have_failed, write_responses
 from llambert.stages.asking.ordered_questions import OrderedQuestions
-from llambert.stages.asking.worker import NUM_DONE, AskPart
+from llambert.stages.asking.replica import NUM_DONE, AskPart
 from llambert.storage.manifest import Manifest
 from llambert.storage.reference import provide_model
 

@@ -15,7 +15,7 @@ from llambert.execution.in_process import IN_PROCESS
 from llambert.run import Run
 from llambert.stages.annotate import annotate as annotate_alone
 from llambert.stages.asking.ordered_questions import questions_of
-from llambert.stages.asking.worker import AskPart
+from llambert.stages.asking.replica import AskPart
 from llambert.stages.parse import parse
 from llambert.stages.sample import sample
 from llambert.storage.reference import resolve
@@ -87,7 +87,7 @@ def test_engine_that_stops_early_leaves_the_answers_it_gave(make_run, monkeypatc
         paid_before.append(num_tokens_before)
         return Budgeted()
 
-    monkeypatch.setattr("llambert.stages.asking.worker.create_engine", create)
+    monkeypatch.setattr("llambert.stages.asking.replica.create_engine", create)
     with pytest.raises(StoppedEarly, match="budget used up"):
         AskPart(run, num_tokens_before=(70, 7))({"ranks": [[8, 16]]})
     assert paid_before == [(70, 7)]
@@ -122,7 +122,7 @@ def test_stage_answers_every_sampled_record_and_other_samples_ask_what_is_new(ma
 
 def test_where_every_answer_is_stored_no_engine_is_made_and_ray_is_not_started(make_run, monkeypatch):
     annotate(make_run(num_records=30), IN_PROCESS)
-    monkeypatch.setattr("llambert.stages.asking.worker.create_engine", None)
+    monkeypatch.setattr("llambert.stages.asking.replica.create_engine", None)
     ray.shutdown()
     assert annotate(make_run(num_records=20)).num_in == 20
     other = make_run(num_records=20, parse={"min_confidence": 0.6}, records_per_part=5)

@@ -19,7 +19,7 @@ from llambert.execution.in_process import IN_PROCESS
 from llambert.integrity.repair import set_aside
 from llambert.integrity.verify import verify
 from llambert.stages.annotate import annotate as annotate_alone
-from llambert.stages.asking.worker import AskPart
+from llambert.stages.asking.replica import AskPart
 from llambert.stages.parse import parse
 from llambert.stages.sample import sample
 from tests.fixtures.annotate_runs import NUM_RECORDS, open_run
@@ -143,7 +143,7 @@ def test_a_complete_table_stays_complete_where_nothing_can_be_asked_again(
     if fault == "server off":
         endpoint.models_status = 401
     elif fault == "no key":
-        monkeypatch.setattr("llambert.stages.asking.worker.create_engine", lambda *_: no_engine())
+        monkeypatch.setattr("llambert.stages.asking.replica.create_engine", lambda *_: no_engine())
     else:
         run = make_run(limits={"budget_tokens": 1})
     endpoint.otherwise = chat()
