@@ -107,7 +107,8 @@ def fresh_run(place: Place) -> Run:
     return run
 
 
-@pytest.mark.parametrize("place", [pytest.param("s3", marks=pytest.mark.s3), "disk"], indirect=True)
+@pytest.mark.s3
+@pytest.mark.parametrize("place", ["s3"], indirect=True)
 def test_what_is_new_is_read_asked_and_labelled_on_ray_and_the_rest_stays_byte_for_byte(place, annotator):
     before = place.open()
     keys = {key_of(before, name) for name in "cd"}

@@ -95,7 +95,8 @@ def test_one_fingerprint_before_and_after_the_download_and_after_main_has_moved(
     other = python(OPEN + SHOW, recipe, f"storage={tmp_path}/other", hub=hub, cache=cache)
     assert other[1] == moved
     changed = {name for name in before[0] if before[0][name] != other[0][name]}
-    assert changed == {"checkpoint", "labels", "plan", "report"}
+    of_guarantees = {"certification", "certification_responses", "certificate", "deferred", "escalated", "decisions"}
+    assert changed == {"checkpoint", "labels", "plan", "report", *of_guarantees}
 
 
 def test_a_tag_and_the_commit_that_it_is_at_have_one_fingerprint(tmp_path, recipe, hub):

@@ -300,7 +300,7 @@ def test_workers_that_always_fail_end_the_stage_with_what_to_do(tmp_path, encode
 @pytest.mark.s3
 def test_a_killed_worker_goes_on_from_object_storage_to_the_same_weights(tmp_path, encoder, local_ray):
     # Long enough that the process which uploads the first state has started before training is over.
-    lasting = {**LONG, "epochs": 40}
+    lasting = {**LONG, "epochs": 25}
     finetune(undisturbed := make_run(tmp_path / "undisturbed", encoder, **lasting))
     ray.shutdown()  # workers of the cluster above do not have this server's settings
     with running_server(tmp_path / "s3"):
