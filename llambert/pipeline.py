@@ -6,7 +6,8 @@ from llambert.execution.ray_executor import RAY
 from llambert.report.page import report
 from llambert.run import Run
 from llambert.stages.annotate import annotate
-from llambert.stages.certify import certify, check_before_annotation
+from llambert.stages.certify import certify
+from llambert.stages.certify.draw import check_before_annotation
 from llambert.stages.escalate import escalate
 from llambert.stages.finetune import finetune
 from llambert.stages.finetune.refresh import choose_checkpoint

@@ -12,6 +12,8 @@ from llambert.storage.manifest import Manifest
 
 ESCALATES = "escalates"
 """Count of the certificate: 1 if records below the threshold are to be asked of the annotator, else 0."""
+NUM_UNUSABLE = "num_unusable"
+"""Count of certificate and decisions: records whose answer names no category."""
 NUM_TRIES = "num_tries"
 """Count of the certificate: how many were made of the same labels, with whatever settings, this one included."""
 ALL = ""

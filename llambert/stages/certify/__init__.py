@@ -18,7 +18,7 @@ from llambert import schema
 from llambert.annotation.peoples_answers import PeoplesAnswers
 from llambert.annotation.responses import RESPONSES_VERSION, answers_version, iter_answers
 from llambert.errors import InputError
-from llambert.evaluation.certified import ALL, ESCALATES, NUM_TRIES, Certified
+from llambert.evaluation.certified import ALL, ESCALATES, NUM_TRIES, NUM_UNUSABLE, Certified
 from llambert.evaluation.evidence import learned_texts
 from llambert.evaluation.guarantee import Population, certify_categories
 from llambert.evaluation.guarantee import certify as certify_all
@@ -34,7 +34,6 @@ from llambert.stages.certify.draw import (
     MADE_OF,
     NUM_RECORDS,
     NUM_UNDECIDED,
-    check_before_annotation,
     draw,
     populations_of,
     promise_of,
@@ -45,9 +44,6 @@ from llambert.stages.undecided import Hashes, codes_of, contains, require_guaran
 from llambert.storage.locations import names_in
 from llambert.storage.manifest import Manifest
 from llambert.storage.versioned_parts import remove_other_versions, versioned
-
-NUM_UNUSABLE = "num_unusable"
-__all__ = ["annotators_labels", "certify", "check", "check_before_annotation", "describe"]
 
 
 def check(run: Run) -> None:

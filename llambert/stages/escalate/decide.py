@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from llambert import schema
 from llambert.annotation.peoples_answers import PeoplesAnswers
 from llambert.annotation.responses import answers_version, is_transient, iter_answers
-from llambert.evaluation.certified import ALL, ESCALATES, Certified
+from llambert.evaluation.certified import ALL, ESCALATES, NUM_UNUSABLE, Certified
 from llambert.evaluation.evidence import learned_texts
 from llambert.evaluation.guarantee import achieved_share
 from llambert.execution import Executor, Outcome, Pool
@@ -29,7 +29,6 @@ from llambert.storage.manifest import Manifest, total
 from llambert.storage.versioned_parts import remove_other_versions, unversioned, versioned
 
 ANSWERS_MADE_OF = "decisions_made_of"
-NUM_UNUSABLE = "num_unusable"
 Labels = Sequence[str | None]
 
 
